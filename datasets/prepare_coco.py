@@ -1,0 +1,43 @@
+#!/usr/bin/env python
+"""Download, unpack and check COCO (2017: 20 GB, 2014: 20 GB; twice that while unpacking).
+
+Example: python datasets/prepare_coco.py --year 2017
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from resnet_backbone.data.catalog import datasets_root
+from resnet_backbone.data.coco_files import COCO_RELEASES, COCO_URL, fetch_coco, split_problems
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Download, unpack and check COCO.")
+    parser.add_argument("--year", type=int, choices=sorted(COCO_RELEASES), required=True)
+    parser.add_argument("--output", type=Path, default=datasets_root() / "coco", help="default: %(default)s")
+    parser.add_argument("--no-train", action="store_true", help="only the validation images")
+    parser.add_argument(
+        "--check", action="store_true", help="download nothing, say what is missing; status 1 if anything is"
+    )
+    parser.add_argument("--url", default=COCO_URL, help="a mirror with the same files (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    release, train = COCO_RELEASES[arguments.year], not arguments.no_train
+    if not arguments.check:
+        fetch_coco(arguments.output, release, train=train, base_url=arguments.url)
+    incomplete = False
+    for split in release.splits(train):
+        problems = split_problems(arguments.output, split)
+        incomplete |= bool(problems)
+        print(f"{split.name}: {'; '.join(problems) or f'complete, {split.num_images} images'}")
+    return int(incomplete)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""A torch data set over a COCO-format JSON file and a folder of images."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from resnet_backbone.data.coco_json import read_coco_json
+from resnet_backbone.data.images import read_image
+from resnet_backbone.data.masks import decode_segmentation
+
+logger = logging.getLogger(__name__)
+
+Target = dict[str, Any]
+Sample = tuple[torch.Tensor, Target]
+
+
+class CocoDataset(Dataset[Sample]):
+    """Images and instances of a COCO-format file, sorted by image id.
+
+    Everything is held in a few NumPy arrays, so forked DataLoader workers share it. The whole JSON is checked on
+    construction (see :func:`~resnet_backbone.data.coco_json.read_coco_json`); images are read when asked for.
+
+    Args:
+        json_path: the annotation file.
+        image_folder: its ``file_name`` entries are relative to this folder.
+        transforms: called as ``transforms(image, target)`` on every sample; None leaves it as read.
+        with_masks: also give instance masks; every annotation then needs a ``segmentation``.
+        training: leave out crowd regions and images without a box. False keeps every image, and crowd regions,
+            marked by ``target["iscrowd"]``.
+
+    Attributes:
+        category_ids: the K ids of the file, ascending; ``category_ids[label]`` turns a label back.
+        class_names: K names, one a label.
+        image_ids: int64 array of shape (N,).
+        sizes: int64 array of shape (N, 2), height and width in pixels as the file states them.
+
+    Raises:
+        FileNotFoundError: the file or the folder is missing.
+        ValueError: the file is malformed; the message says which entry and what it should be.
+    """
+
+    def __init__(
+        self,
+        json_path: str | Path,
+        image_folder: str | Path,
+        transforms: Callable[[torch.Tensor, Target], Sample] | None = None,
+        with_masks: bool = False,
+        training: bool = True,
+    ) -> None:
+        self.json_path = Path(json_path)
+        self.image_folder = Path(image_folder)
+        self.transforms = transforms
+        self.training = training
+        if not self.image_folder.is_dir():
+            raise FileNotFoundError(f"{self.image_folder}: no such image folder (annotation file: {self.json_path})")
+        self._annotations = read_coco_json(self.json_path, training=training, with_masks=with_masks)
+        logger.info(
+            "%s: %d images, %d boxes, %d classes",
+            self.json_path,
+            len(self),
+            len(self._annotations.boxes),
+            self.num_classes,
+        )
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        return self._annotations.category_ids
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._annotations.class_names
+
+    @property
+    def num_classes(self) -> int:
+        return len(self._annotations.class_names)
+
+    @property
+    def image_ids(self) -> np.ndarray:
+        return self._annotations.image_ids
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return self._annotations.sizes
+
+    def image_path(self, index: int) -> Path:
+        """Where the image of sample ``index`` lies."""
+        return self.image_folder / self._annotations.file_names[index].decode()
+
+    def __len__(self) -> int:
+        return len(self._annotations.image_ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample.
+
+        Returns:
+            ``(image, target)`` after ``transforms``. ``image`` is a uint8 ``tv_tensors.Image`` of shape (3, H, W), RGB.
+            ``target`` holds ``boxes`` (``tv_tensors.BoundingBoxes``, float32 (N, 4), x1 y1 x2 y2 in pixels), ``labels``
+            (int64 (N,), 0..K-1), ``masks`` (``tv_tensors.Mask``, uint8 (N, H, W), 0 or 1; only with masks), ``iscrowd``
+            (bool (N,); only when not training), ``image_id`` (int) and ``size`` ((height, width) of the file on disk).
+
+        Raises:
+            IndexError: ``index`` is not in 0..len-1.
+            OSError, ValueError: the image cannot be read, or has another size than the annotation file says.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {self.json_path}; it has 0..{len(self) - 1}")
+        notes = self._annotations
+        height, width = size = tuple(self.sizes[index].tolist())
+        own = slice(notes.first[index], notes.first[index + 1])
+        image = tv_tensors.Image(read_image(self.image_path(index), size))
+        target: Target = {
+            "boxes": tv_tensors.BoundingBoxes(
+                torch.tensor(notes.boxes[own]), format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=size
+            ),
+            "labels": torch.tensor(notes.labels[own]),
+            "image_id": int(notes.image_ids[index]),
+            "size": size,
+        }
+        if notes.segmentations is not None:
+            masks = np.zeros((len(target["labels"]), height, width), dtype=np.uint8)
+            for mask, entry in zip(masks, range(own.start, own.stop), strict=True):
+                mask[:] = decode_segmentation(json.loads(notes.segmentations[entry]), height, width)
+            target["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
+        if not self.training:
+            target["iscrowd"] = torch.tensor(notes.is_crowd[own])
+        if self.transforms is None:
+            return image, target
+        return self.transforms(image, target)

@@ -1,0 +1,56 @@
+"""Random colored textures for generated images."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+
+def draw_texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A texture of a random kind between two random colors, with grain; float32 (height, width, 3), 0..255."""
+    pattern = _PATTERNS[int(rng.integers(len(_PATTERNS)))](rng, height, width).astype(np.float32)
+    first = rng.uniform(40, 215, 3).astype(np.float32)
+    second = first + rng.uniform(-70, 70, 3).astype(np.float32)
+    noise = _noise(rng, height // 2 + 1, width // 2 + 1)
+    grain = cv2.resize(noise, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.float32) - 127.5
+    grain *= np.float32(rng.uniform(0, 0.15))
+    channels = [grain + (start + pattern * (end - start)) for start, end in zip(first, second, strict=True)]
+    return cv2.merge(channels).clip(0, 255)
+
+
+def _noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    return rng.integers(0, 256, (height, width), dtype=np.uint8)
+
+
+def _plain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    return np.full((height, width), rng.uniform())
+
+
+def _gradient(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    ramp = _ramp(rng, height, width)
+    return (ramp - ramp.min()) / (np.ptp(ramp) + 1e-9)
+
+
+def _stripes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    return (_ramp(rng, height, width) / rng.uniform(6, 40) % 1 < rng.uniform(0.3, 0.7)).astype(np.float64)
+
+
+def _checks(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    side = int(rng.integers(6, 32))
+    y, x = np.mgrid[:height, :width] + rng.integers(0, side, (2, 1, 1))
+    return ((x // side + y // side) % 2).astype(np.float64)
+
+
+def _clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    cells = int(rng.integers(3, 24))
+    coarse = _noise(rng, cells, cells)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR_EXACT) / 255.0
+
+
+def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Distance in pixels along a random direction."""
+    angle = rng.uniform(0, 2 * np.pi)
+    return np.cos(angle) * np.arange(width) + np.sin(angle) * np.arange(height)[:, None]
+
+
+_PATTERNS = (_plain, _gradient, _stripes, _checks, _clouds)

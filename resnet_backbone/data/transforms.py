@@ -1,0 +1,130 @@
+"""Detectron2's resize and flip as ``torchvision.transforms.v2``, for images with their boxes and masks.
+
+All randomness comes from torch's global generator: seed it, and the sample is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from resnet_backbone.data.coco import Sample, Target
+
+
+def train_transforms(
+    min_sizes: Sequence[int],
+    max_size: int,
+    sampling: Literal["choice", "range"] = "choice",
+    flip: Literal["horizontal", "vertical", "none"] = "horizontal",
+) -> v2.Compose:
+    """Random resize, random flip (probability 0.5), then removal of what has vanished.
+
+    Args: as the config keys ``INPUT.MIN_SIZE_TRAIN``, ``MAX_SIZE_TRAIN``, ``MIN_SIZE_TRAIN_SAMPLING`` and
+        ``RANDOM_FLIP`` of Detectron2; sizes in pixels.
+
+    Returns:
+        A callable ``(image, target) -> (image, target)`` over the samples of a ``CocoDataset``.
+
+    Raises:
+        ValueError: a value is none of those.
+    """
+    steps: list[torch.nn.Module] = [ResizeShortestEdge(min_sizes, max_size, sampling)]
+    if flip == "horizontal":
+        steps.append(v2.RandomHorizontalFlip(0.5))
+    elif flip == "vertical":
+        steps.append(v2.RandomVerticalFlip(0.5))
+    elif flip != "none":
+        raise ValueError(f'flip is {flip!r}; expected "horizontal", "vertical" or "none"')
+    return v2.Compose([*steps, RemoveVanished()])
+
+
+def test_transforms(min_size: int, max_size: int) -> v2.Compose:
+    """Resize to one size (``INPUT.MIN_SIZE_TEST``, ``MAX_SIZE_TEST`` of Detectron2; pixels, 0 keeps the size).
+
+    Raises:
+        ValueError: a size is negative, or ``max_size`` is 0.
+    """
+    return v2.Compose([ResizeShortestEdge((min_size,), max_size)])
+
+
+test_transforms.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
+
+
+def shortest_edge_size(height: int, width: int, short_edge: int, max_size: int) -> tuple[int, int]:
+    """(height, width) with the shorter side at ``short_edge`` and the longer side at most ``max_size``; all in pixels.
+
+    Source: ``ResizeShortestEdge.get_output_shape`` of Detectron2, in its order of floating-point operations.
+    """
+    scale = short_edge / min(height, width)
+    if height < width:
+        new_height, new_width = float(short_edge), scale * width
+    else:
+        new_height, new_width = scale * height, float(short_edge)
+    if max(new_height, new_width) > max_size:
+        scale = max_size / max(new_height, new_width)
+        new_height *= scale
+        new_width *= scale
+    return int(new_height + 0.5), int(new_width + 0.5)
+
+
+class ResizeShortestEdge(v2.Transform):
+    """Resize to a random length of the shorter side: antialiased bilinear for images, nearest for masks.
+
+    Args:
+        sizes: lengths in pixels; one is drawn from the list (``choice``), or between its two values, both included
+            (``range``). 0 keeps the size of the image, whatever ``max_size``.
+        max_size: upper limit of the longer side, pixels.
+        sampling: ``"choice"`` or ``"range"``.
+
+    Raises:
+        ValueError: a length is negative, ``max_size`` is not positive, or ``range`` has not two ascending values.
+    """
+
+    def __init__(self, sizes: Sequence[int], max_size: int, sampling: str = "choice") -> None:
+        super().__init__()
+        if not sizes or min(sizes) < 0:
+            raise ValueError(
+                f"the sizes of the shorter side are {tuple(sizes)}; expected one or more, in pixels, 0 = as it is"
+            )
+        if max_size <= 0:
+            raise ValueError(f"max_size is {max_size}; expected a length in pixels")
+        if sampling not in ("choice", "range"):
+            raise ValueError(f'sampling is {sampling!r}; expected "choice" or "range"')
+        if sampling == "range" and (len(sizes) != 2 or sizes[0] > sizes[1]):
+            raise ValueError(f'sampling "range" needs two sizes, lowest and highest; found {tuple(sizes)}')
+        self.sizes = tuple(sizes)
+        self.max_size = max_size
+        self.sampling = sampling
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        if self.sampling == "range":
+            short_edge = int(torch.randint(self.sizes[0], self.sizes[1] + 1, ()))
+        else:
+            short_edge = self.sizes[int(torch.randint(len(self.sizes), ()))]
+        if short_edge == 0:
+            return {"size": (height, width)}
+        return {"size": shortest_edge_size(height, width, short_edge, self.max_size)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return v2.functional.resize(inpt, list(params["size"]), antialias=True)
+
+
+class RemoveVanished(torch.nn.Module):
+    """Take out of ``target`` every instance whose box has no area left, or whose mask no pixel."""
+
+    def forward(self, image: torch.Tensor, target: Target) -> Sample:
+        boxes = target["boxes"]
+        keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        if "masks" in target:
+            keep &= target["masks"].bool().flatten(1).any(dim=1)
+        kept: Target = {
+            key: tv_tensors.wrap(target[key][keep], like=target[key])
+            for key in ("boxes", "labels", "masks", "iscrowd")
+            if key in target
+        }
+        return image, {**target, **kept}

@@ -1,0 +1,1 @@
+"""What a detector is worth: COCO average precision, result files, and pictures beside the ground truth."""

@@ -1,0 +1,203 @@
+"""Reads and checks what :mod:`resnet_backbone.evaluation.coco` compares: COCO ground truth and COCO results.
+
+Both backends accept a good deal that they then count wrongly or crash on. Here it is refused, and the place named.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as coco_mask
+
+Record = dict[str, Any]
+
+
+def read_ground_truth(source: Path | Mapping[str, Any], iou_type: str) -> dict[str, list[Record]]:
+    """Return a checked copy of COCO ground truth; the source stays as it is.
+
+    In the copy, annotations are numbered from 1 (COCO's code takes an annotation with id 0 for "no match", and loses
+    all but one of those that share an id), a missing "iscrowd" is 0, and a missing "area" is the mask's where
+    ``iou_type`` is "segm", else the box's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not COCO ground truth; the message names the image, category or annotation.
+    """
+    data = _read_json(source) if isinstance(source, Path) else source
+    if not isinstance(data, Mapping):
+        raise ValueError(
+            f"COCO ground truth is an object with images, annotations, categories; got {type(data).__name__}"
+        )
+    missing = [key for key in ("images", "annotations", "categories") if key not in data]
+    if missing:
+        raise ValueError(f"COCO ground truth lacks {missing}; it has {sorted(data)}")
+    for key in ("images", "categories"):
+        if not data[key]:
+            raise ValueError(f"the ground truth has no {key}; there is nothing to measure")
+    images = _by_id(data["images"], "image")
+    categories = _by_id(data["categories"], "category")
+    _check_names(categories)
+    annotations = [
+        _checked_annotation(annotation, number, images, categories, iou_type)
+        for number, annotation in enumerate(data["annotations"], start=1)
+    ]
+    return {"images": list(images.values()), "annotations": annotations, "categories": list(categories.values())}
+
+
+def read_results(
+    source: Path | Sequence[Mapping[str, Any]], ground_truth: Mapping[str, list[Record]], iou_type: str
+) -> list[Record]:
+    """Return a checked copy of COCO results, with only the keys that ``iou_type`` needs.
+
+    With "segm" the boxes are left out: COCO's code would otherwise tell small objects from large by the area of the
+    box, where it should use the mask's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TypeError: the results are no list.
+        ValueError: a result for an unknown image or category, without the needed keys, with a score that is not
+            finite, with a broken box, or with a mask of another size than its image.
+    """
+    results = _read_json(source) if isinstance(source, Path) else source
+    if isinstance(results, str | bytes) or not isinstance(results, Sequence):
+        raise TypeError(f"COCO results are a list of objects, or the Path of a JSON file; got {type(results).__name__}")
+    images = {image["id"]: image for image in ground_truth["images"]}
+    category_ids = {category["id"] for category in ground_truth["categories"]}
+    return [_checked_result(result, index, images, category_ids, iou_type) for index, result in enumerate(results)]
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def _by_id(records: Sequence[Mapping[str, Any]], kind: str) -> dict[int, Record]:
+    by_id: dict[int, Record] = {}
+    for record in records:
+        key = record.get("id")
+        if not isinstance(key, int) or isinstance(key, bool):
+            raise ValueError(f"the id of every {kind} must be an integer, got {key!r} in {dict(record)}")
+        if key in by_id:
+            raise ValueError(f"two entries share the {kind} id {key}; ids must be unique")
+        by_id[key] = dict(record)
+    return by_id
+
+
+def _check_names(categories: Mapping[int, Record]) -> None:
+    seen: dict[str, int] = {}
+    for key, category in categories.items():
+        name = category.get("name")
+        if not isinstance(name, str):
+            raise ValueError(f"category {key} has no name, got {name!r}; add one, the figures are reported by name")
+        if name in seen:
+            raise ValueError(f"categories {seen[name]} and {key} are both called {name!r}; give them different names")
+        seen[name] = key
+
+
+def _checked_annotation(
+    annotation: Mapping[str, Any],
+    number: int,
+    images: Mapping[int, Record],
+    categories: Mapping[int, Record],
+    iou_type: str,
+) -> Record:
+    where = f"annotation {annotation.get('id')!r} (number {number} of the file)"
+    if annotation.get("image_id") not in images:
+        raise ValueError(f"{where}: image_id {annotation.get('image_id')!r} is not among the {len(images)} images")
+    if annotation.get("category_id") not in categories:
+        raise ValueError(f"{where}: category_id {annotation.get('category_id')!r} is not among {sorted(categories)}")
+    box = _checked_box(annotation.get("bbox"), where)
+    checked = {**annotation, "id": number, "bbox": box, "iscrowd": annotation.get("iscrowd", 0)}
+    if iou_type == "segm":
+        rle = _to_rle(annotation.get("segmentation"), images[annotation["image_id"]], where)
+        checked["segmentation"] = rle
+        checked.setdefault("area", float(coco_mask.area(rle)))
+    else:
+        checked.pop("segmentation", None)
+        checked.setdefault("area", box[2] * box[3])
+    return checked
+
+
+def _to_rle(segmentation: Any, image: Mapping[str, Any], where: str) -> Record:
+    """COCO polygons, or run lengths as a list or compressed, as compressed run lengths."""
+    height, width = _size(image)
+    if not segmentation:
+        raise ValueError(f'{where} has no segmentation, which iou_type "segm" needs; measure iou_type "bbox" instead')
+    if isinstance(segmentation, list):
+        if any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+            raise ValueError(f"{where}: a polygon is [x0, y0, x1, y1, ...] with at least three points")
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"{where}: mask of (height, width) {segmentation['size']} on an image of {[height, width]}")
+    if isinstance(segmentation["counts"], list):
+        return coco_mask.frPyObjects(segmentation, height, width)
+    return segmentation
+
+
+def _size(image: Mapping[str, Any]) -> tuple[int, int]:
+    if "height" not in image or "width" not in image:
+        raise ValueError(f'image {image["id"]} has no height and width, which iou_type "segm" needs; add them')
+    return image["height"], image["width"]
+
+
+def _checked_result(
+    result: Mapping[str, Any], index: int, images: Mapping[int, Record], category_ids: set[int], iou_type: str
+) -> Record:
+    where = f"result {index}"
+    key = "bbox" if iou_type == "bbox" else "segmentation"
+    missing = [name for name in ("image_id", "category_id", "score", key) if name not in result]
+    if missing:
+        raise ValueError(f"{where} lacks {missing}; it has {sorted(result)}")
+    if result["image_id"] not in images:
+        raise ValueError(
+            f"{where} is for image_id {result['image_id']!r}, which is not among the {len(images)} images; "
+            "compare results with the annotations of the data set they were made on"
+        )
+    if result["category_id"] not in category_ids:
+        raise ValueError(
+            f"{where} has category_id {result['category_id']!r}; the ground truth knows {sorted(category_ids)}. "
+            "Write the ids of the file, not the contiguous labels of the model"
+        )
+    score = result["score"]
+    if not _is_number(score):
+        raise ValueError(f"{where} has the score {score!r}; a score is a finite number")
+    if iou_type == "bbox":
+        measured: Any = _checked_box(result["bbox"], where)
+    else:
+        measured = _checked_rle(result["segmentation"], images[result["image_id"]], where)
+    ids = {"image_id": int(result["image_id"]), "category_id": int(result["category_id"])}
+    return {**ids, "score": float(score), key: measured}
+
+
+def _checked_rle(rle: Any, image: Mapping[str, Any], where: str) -> Record:
+    if not isinstance(rle, Mapping) or not isinstance(rle.get("counts"), str | bytes):
+        raise ValueError(
+            f"{where}: a result's segmentation is compressed run lengths "
+            '{"size": [height, width], "counts": "..."}, as pycocotools.mask.encode writes'
+        )
+    size = _size(image)
+    if tuple(rle["size"]) != size:
+        raise ValueError(f"{where}: mask of (height, width) {tuple(rle['size'])} on image {image['id']} of {size}")
+    return dict(rle)
+
+
+def _checked_box(box: Any, where: str) -> list[float]:
+    """``[x, y, width, height]`` as floats."""
+    if not isinstance(box, Sequence) or len(box) != 4 or not all(map(_is_number, box)):
+        raise ValueError(f"{where}: bbox must be four finite numbers [x, y, width, height], got {box!r}")
+    if box[2] < 0 or box[3] < 0:
+        raise ValueError(f"{where}: bbox is [x, y, width, height] and width and height are not negative, got {box!r}")
+    return [float(value) for value in box]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)

@@ -1,0 +1,90 @@
+"""Detections as COCO result records, and the JSON file that holds them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+
+def to_coco_results(
+    image_id: int,
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    category_ids: Sequence[int],
+    masks: Tensor | None = None,
+) -> list[dict[str, Any]]:
+    """Turn the detections of one image into COCO result records.
+
+    Args:
+        image_id: the image's id in the ground truth.
+        boxes: float, (N, 4), x0 y0 x1 y1 in pixels of the original image.
+        scores: float, (N,).
+        labels: integer, (N,), contiguous, 0 to K - 1.
+        category_ids: the K ids of the annotation file, in the order of the labels.
+        masks: bool, (N, H, W), of the original image's size; written as compressed run lengths.
+
+    Returns:
+        N records ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``, with ``"segmentation"`` where
+        there are masks; plain Python values, ready for JSON.
+
+    Raises:
+        TypeError: masks are not bool.
+        ValueError: shapes do not fit each other, or a label is outside 0 to K - 1.
+    """
+    count = len(boxes)
+    if boxes.shape != (count, 4) or scores.shape != (count,) or labels.shape != (count,):
+        raise ValueError(
+            "expected boxes (N, 4), scores (N,) and labels (N,), got "
+            f"{tuple(boxes.shape)}, {tuple(scores.shape)} and {tuple(labels.shape)}"
+        )
+    outside = [label for label in labels.tolist() if not 0 <= label < len(category_ids)]
+    if outside:
+        raise ValueError(f"labels must be 0 to {len(category_ids) - 1}, one for each category id; got {outside}")
+    corners = boxes.detach().double().cpu()
+    xywh = corners.clone()
+    xywh[:, 2:] -= corners[:, :2]
+    records = [
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+        for label, box, score in zip(labels.tolist(), xywh.tolist(), scores.tolist(), strict=True)
+    ]
+    if masks is not None:
+        for record, rle in zip(records, _encode(masks, count), strict=True):
+            record["segmentation"] = rle
+    return records
+
+
+def write_results(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
+    """Write COCO results as JSON, every digit kept. The file is moved into place when it is complete, never before.
+
+    Raises:
+        ValueError: a number is nan or infinite, which JSON cannot hold.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, allow_nan=False)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _encode(masks: Tensor, count: int) -> list[dict[str, Any]]:
+    if masks.ndim != 3 or len(masks) != count:
+        raise ValueError(f"expected masks of shape ({count}, height, width), got {tuple(masks.shape)}")
+    if not count:
+        return []
+    if masks.dtype != torch.bool:
+        raise TypeError(f"masks must be bool, got {masks.dtype}; threshold probabilities first: masks > 0.5")
+    # COCO's run lengths go down the columns
+    columns_first = np.asfortranarray(masks.detach().cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
+    return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in coco_mask.encode(columns_first)]

@@ -1,0 +1,1 @@
+"""The networks: ImageNet classifiers whose feature maps are public. Plain torch.nn."""

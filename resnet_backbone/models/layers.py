@@ -1,0 +1,120 @@
+"""The one layer that all networks are built of: a convolution with its norm and its activation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORMS = ("BN", "FrozenBN", "SyncBN", "GN", "")
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm whose statistics and affine parameters are constants: ``x * scale + shift``, per channel.
+
+    All four tensors are buffers, so nothing here is trained and training mode changes nothing. A new layer is the
+    identity. It keeps no ``num_batches_tracked``.
+
+    Source: Detectron2, ``layers/batch_norm.py``, whose arithmetic and state dict this follows.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight: Tensor
+        self.bias: Tensor
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("weight", torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features) - eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x``, shape (N, num_features, H, W)."""
+        if not x.requires_grad:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        # F.batch_norm would keep x for gradients of weight and bias that nobody asks for.
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.reshape(1, -1, 1, 1).to(x.dtype) + shift.reshape(1, -1, 1, 1).to(x.dtype)
+
+    @classmethod
+    def from_batch_norm(cls, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> FrozenBatchNorm2d:
+        """Return the frozen layer with the statistics and parameters that ``norm`` has now."""
+        frozen = cls(norm.num_features, norm.eps)
+        frozen.load_state_dict({name: getattr(norm, name).detach().clone() for name in frozen.state_dict()})
+        return frozen.to(norm.weight.device)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.numel()}, eps={self.eps}"
+
+
+def make_norm(name: str, channels: int) -> nn.Module | None:
+    """Return a norm layer for ``channels`` feature maps, or None for the name ``""``.
+
+    Raises:
+        ValueError: ``name`` is none of ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` (32 groups) and ``""``.
+    """
+    if name == "":
+        return None
+    if name == "BN":
+        return nn.BatchNorm2d(channels)
+    if name == "FrozenBN":
+        return FrozenBatchNorm2d(channels)
+    if name == "SyncBN":
+        return nn.SyncBatchNorm(channels)
+    if name == "GN":
+        return nn.GroupNorm(32, channels)
+    raise ValueError(f"unknown norm {name!r}; write one of {', '.join(map(repr, NORMS))}")
+
+
+class ConvNormActivation(nn.Conv2d):
+    """Convolution -> norm -> ReLU, the last two optional. Parameters: ``weight``, ``bias``, ``norm.*``.
+
+    The weight starts as He et al. propose, N(0, 2 / (out_channels * k * k)), the bias at zero.
+
+    Source: He et al. 2015, "Delving Deep into Rectifiers" (arXiv 1502.01852), equation 14.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
+        norm: str = "",
+        activation: bool = True,
+    ) -> None:
+        padding = dilation * (kernel_size // 2)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias)
+        self.norm = make_norm(norm, out_channels)
+        self.activation = activation
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride), rounded up."""
+        x = super().forward(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return F.relu_(x) if self.activation else x
+
+
+def freeze(module: nn.Module) -> None:
+    """Take ``module`` out of training: no gradients, and every batch norm inside keeps its statistics."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    for child in list(module.modules()):
+        if isinstance(child, ConvNormActivation) and isinstance(child.norm, nn.BatchNorm2d | nn.SyncBatchNorm):
+            child.norm = FrozenBatchNorm2d.from_batch_norm(child.norm)
+
+
+def check_images(x: Tensor, in_channels: int) -> None:
+    """Raise ValueError unless ``x`` has the shape (N, in_channels, H, W)."""
+    if x.ndim != 4 or x.shape[1] != in_channels:
+        raise ValueError(f"expected images of shape (N, {in_channels}, H, W), got {tuple(x.shape)}")

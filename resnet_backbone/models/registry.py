@@ -1,0 +1,126 @@
+"""Every network by name, and the one function that builds it, with weights if asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from resnet_backbone.weights import Weights, load_weights, read_weights
+
+from resnet_backbone.models.resnet import BasicBlock, Bottleneck, PlainBlock, ResNet
+from resnet_backbone.models.trunk import Trunk
+from resnet_backbone.models.vgg import VGG
+
+_MODELS: dict[str, Callable[..., Trunk]] = {}
+
+
+def register_model(arch: str, build: Callable[..., Trunk]) -> None:
+    """Make ``create_model(arch)`` call ``build(arch, **options)``.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if arch in _MODELS:
+        raise ValueError(f"model {arch!r} is already registered")
+    _MODELS[arch] = build
+
+
+def _resnet(block: Any, depths: tuple[int, int, int, int], arch: str, *, norm: str | None, **options: Any) -> ResNet:
+    return ResNet(arch, block, depths, norm="BN" if norm is None else norm, **options)
+
+
+def _vgg(
+    depths: tuple[int, int, int, int, int],
+    arch: str,
+    *,
+    norm: str | None,
+    stride_in_1x1: bool,
+    res5_dilation: int,
+    **options: Any,
+) -> VGG:
+    if stride_in_1x1 or res5_dilation != 1:
+        raise ValueError(f"{arch} has neither 1x1 convolutions nor res5: leave out stride_in_1x1 and res5_dilation")
+    has_norm = arch.endswith("_bn")
+    if norm is None:
+        norm = "BN" if has_norm else ""
+    if bool(norm) != has_norm:
+        other = arch.removesuffix("_bn") if has_norm else f"{arch}_bn"
+        raise ValueError(f"norm {norm!r} does not fit {arch}, which has {'' if has_norm else 'no '}norms: take {other!r}")
+    return VGG(arch, depths, norm=norm, **options)
+
+
+register_model("plain18", partial(_resnet, PlainBlock, (2, 2, 2, 2)))
+register_model("plain34", partial(_resnet, PlainBlock, (3, 4, 6, 3)))
+register_model("resnet18", partial(_resnet, BasicBlock, (2, 2, 2, 2)))
+register_model("resnet34", partial(_resnet, BasicBlock, (3, 4, 6, 3)))
+register_model("resnet50", partial(_resnet, Bottleneck, (3, 4, 6, 3)))
+register_model("resnet101", partial(_resnet, Bottleneck, (3, 4, 23, 3)))
+register_model("resnet152", partial(_resnet, Bottleneck, (3, 8, 36, 3)))
+register_model("vgg16", partial(_vgg, (2, 2, 3, 3, 3)))
+register_model("vgg16_bn", partial(_vgg, (2, 2, 3, 3, 3)))
+register_model("vgg19", partial(_vgg, (2, 2, 4, 4, 4)))
+register_model("vgg19_bn", partial(_vgg, (2, 2, 4, 4, 4)))
+
+
+def list_models() -> list[str]:
+    """Return the names that :func:`create_model` knows, in the order they were registered."""
+    return list(_MODELS)
+
+
+def create_model(
+    arch: str,
+    *,
+    weights: str | Path | Mapping[str, Tensor] | Weights | None = None,
+    num_classes: int = 1000,
+    out_features: Sequence[str] | None = None,
+    norm: str | None = None,
+    freeze_at: int = 0,
+    stride_in_1x1: bool | None = None,
+    res5_dilation: int = 1,
+    in_channels: int = 3,
+) -> Trunk:
+    """Build a network.
+
+    Args:
+        arch: one of :func:`list_models`.
+        weights: a catalog name such as ``"IMAGENET1K_V1"``, ``"imagenet://resnet101/MSRA"``, a file, a state dict, or
+            None for the initialisation of He et al.
+        num_classes: size of the classifier; 0 builds a trunk without one, whose ``model(images)`` returns features.
+        out_features: names of the feature maps to return, see ``feature_info``; None is all of them.
+        norm: ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` or ``""``; None is what the architecture was published with.
+        freeze_at: how many stages to freeze, counted as in Detectron2 (1 = stem, 2 = stem and res2; VGG: conv1, conv2).
+        stride_in_1x1: where bottlenecks carry the stride; None takes it from the weights, and is False without any.
+        res5_dilation: 2 gives res5 stride 16 (DC5).
+        in_channels: channels of the images, 3 or another number without published weights.
+
+    Raises:
+        ValueError: an unknown name, options that do not fit the architecture, or weights that do not fit the model.
+    """
+    if arch not in _MODELS:
+        near = difflib.get_close_matches(arch, _MODELS)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown model {arch!r}; {hint}Known: {', '.join(_MODELS)}")
+    if num_classes < 0 or in_channels < 1:
+        raise ValueError(f"num_classes={num_classes} must be 0 or more, in_channels={in_channels} 1 or more")
+    if isinstance(weights, str | Path):
+        weights = read_weights(weights, arch=arch)
+    if stride_in_1x1 is None:
+        stride_in_1x1 = isinstance(weights, Weights) and bool(weights.stride_in_1x1)
+    model = _MODELS[arch](
+        arch,
+        num_classes=num_classes,
+        out_features=out_features,
+        norm=norm,
+        freeze_at=freeze_at,
+        stride_in_1x1=stride_in_1x1,
+        res5_dilation=res5_dilation,
+        in_channels=in_channels,
+    )
+    if weights is not None:
+        load_weights(model, weights)
+    return model

@@ -1,0 +1,80 @@
+"""What every network of the registry is: a classifier, or a trunk whose feature maps a detector reads."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class FeatureInfo(NamedTuple):
+    """Shape facts of one feature map; adapters read these and never guess."""
+
+    channels: int
+    stride: int  # input pixels per feature-map cell
+
+
+class Trunk(nn.Module):
+    """Base of the networks. :meth:`forward` classifies, :meth:`forward_features` returns named feature maps.
+
+    Attributes:
+        arch: name in the registry, such as ``"resnet50"``.
+        num_classes: size of the classifier; 0 means that there is none.
+        in_channels: channels of the input images.
+        stride_in_1x1: True where bottlenecks carry their stride on the first 1x1 convolution.
+        feature_info: name to (channels, stride) of what :meth:`forward_features` returns, in its order.
+    """
+
+    arch: str
+    num_classes: int
+    in_channels: int
+    stride_in_1x1: bool
+    feature_info: dict[str, FeatureInfo]
+
+    @abstractmethod
+    def forward_features(self, x: Tensor) -> dict[str, Tensor]:
+        """Map images (N, in_channels, H, W) to ``{name: (N, channels, H / stride, W / stride)}``.
+
+        The images are normalised with the mean and std of the loaded weights, in their channel order.
+
+        Raises:
+            ValueError: ``x`` is not of shape (N, in_channels, H, W).
+        """
+
+    @abstractmethod
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Map the last feature map to logits, shape (N, num_classes)."""
+
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        """Return logits, shape (N, num_classes); without a head, what :meth:`forward_features` returns."""
+        features = self.forward_features(x)
+        if self.num_classes == 0:
+            return features
+        return self.forward_head(features[next(reversed(self.feature_info))])
+
+
+def select_features(
+    all_features: dict[str, FeatureInfo], out_features: Sequence[str] | None, num_classes: int
+) -> dict[str, FeatureInfo]:
+    """Return the facts of the features asked for, in network order; None asks for all.
+
+    Raises:
+        ValueError: an unknown or repeated name, none at all, or a head without the last feature map.
+    """
+    if out_features is None:
+        return all_features
+    unknown = [name for name in out_features if name not in all_features]
+    if unknown or not out_features or len(set(out_features)) != len(out_features):
+        raise ValueError(f"out_features {tuple(out_features)} must name one or more of {tuple(all_features)}, each once")
+    last = next(reversed(all_features))
+    if num_classes and last not in out_features:
+        raise ValueError(f"a head of {num_classes} classes reads {last!r}: add it to out_features, or write num_classes=0")
+    return {name: info for name, info in all_features.items() if name in out_features}
+
+
+def check_freeze_at(freeze_at: int, stages: Sequence[str]) -> None:
+    """Raise ValueError unless ``freeze_at`` counts some of the first ``stages``."""
+    if not 0 <= freeze_at <= len(stages):
+        raise ValueError(f"freeze_at={freeze_at} must be 0 (nothing) to {len(stages)} (all of {', '.join(stages)})")

@@ -1,0 +1,115 @@
+"""Detection checkpoints: written whole or not at all, and read without running code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+LAST = "last_checkpoint"
+_PREDICTOR = "roi_heads.box_predictor."
+
+
+def save_checkpoint(output_dir: Path, name: str, state: dict[str, Any]) -> Path:
+    """Write ``state`` to ``output_dir/name`` and make it the one that ``--resume`` continues from.
+
+    The file appears under its name only when it is complete.
+    """
+    path = output_dir / name
+    _replace(path, lambda temporary: torch.save(state, temporary))
+    _replace(output_dir / LAST, lambda temporary: temporary.write_text(name, encoding="utf-8"))
+    logger.info("wrote %s", path)
+    return path
+
+
+def _replace(path: Path, write: Any) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def last_checkpoint(output_dir: Path) -> Path | None:
+    """Return the newest checkpoint of a run, or None where there is none.
+
+    Raises:
+        FileNotFoundError: the run names a checkpoint that is not there.
+    """
+    marker = output_dir / LAST
+    if not marker.is_file():
+        return None
+    path = output_dir / marker.read_text(encoding="utf-8").strip()
+    if not path.is_file():
+        raise FileNotFoundError(f"{marker} names {path}, which is not there; write the name of another checkpoint into it")
+    return path
+
+
+def holds_detector(path: Path) -> bool:
+    """Return whether ``path`` is a checkpoint of this engine, and not a classifier's weights or no file at all."""
+    if path.suffix != ".pth" or not path.is_file():
+        return False
+    try:
+        return _is_detector(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        return False
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of this engine onto the CPU.
+
+    Raises:
+        ValueError: the file is no such checkpoint.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: not a checkpoint that can be read safely ({error})") from error
+    if not _is_detector(state):
+        raise ValueError(f"{path}: no detector of the torchvision engine; a checkpoint holds 'model' with 'roi_heads.*'")
+    return state
+
+
+def _is_detector(state: object) -> bool:
+    return (
+        isinstance(state, dict)
+        and {"model", "input", "class_names"} <= state.keys()
+        and any(str(key).startswith("roi_heads.") for key in state["model"])
+    )
+
+
+def load_detector(model: nn.Module, state: dict[str, Any], source: str, *, new_classes: bool) -> None:
+    """Fill ``model`` with the detector of a checkpoint.
+
+    Args:
+        model: the detector.
+        state: see :func:`load_checkpoint`.
+        source: name of the checkpoint for messages.
+        new_classes: allow that the last layer is of another number of classes; it then keeps its initialisation.
+
+    Raises:
+        ValueError: tensors are missing, left over or of other shapes; nothing is loaded then.
+    """
+    have, want = state["model"], model.state_dict()
+    differ = [key for key in want if key in have and have[key].shape != want[key].shape]
+    if new_classes and differ and all(key.startswith(_PREDICTOR) for key in differ):
+        logger.warning("%s has other classes: %s start anew", source, ", ".join(differ))
+        have = {key: want[key] if key in differ else value for key, value in have.items()}
+        differ = []
+    missing, left = sorted(want.keys() - have.keys()), sorted(have.keys() - want.keys())
+    if missing or left or differ:
+        shapes = [f"{key}: {tuple(have[key].shape)} in the file, {tuple(want[key].shape)} here" for key in differ]
+        problems = {"missing": missing, "left over": left, "of another shape": shapes}
+        lines = [f"  {len(keys)} {kind}: {', '.join(keys[:4])}" for kind, keys in problems.items() if keys]
+        raise ValueError(f"{source} is of another detector than the config describes:\n" + "\n".join(lines))
+    model.load_state_dict(have)

@@ -1,0 +1,228 @@
+"""The config tree: every key of Detectron2's that this engine obeys, with Detectron2's name, default and meaning."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from fvcore.common.config import CfgNode
+
+from resnet_backbone.config import add_backbone_keys, find_config_file
+
+# Keys of which this engine knows some values only.
+_ALLOWED: dict[str, tuple[object, ...]] = {
+    "VERSION": (2,),
+    "MODEL.RESNET_BACKBONE.STRICT_WEIGHTS": (True,),
+    "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN",),
+    "MODEL.MASK_ON": (False,),
+    "MODEL.BACKBONE.NAME": ("build_imagenet_backbone", "build_imagenet_fpn_backbone"),
+    "MODEL.FPN.FUSE_TYPE": ("sum",),
+    "MODEL.FPN.NORM": ("",),
+    "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
+    "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN",),
+    "MODEL.RPN.HEAD_NAME": ("StandardRPNHead",),
+    "MODEL.RPN.BOUNDARY_THRESH": (-1,),
+    "MODEL.ROI_HEADS.NAME": ("StandardROIHeads", "ImageNetRes5ROIHeads"),
+    "MODEL.ROI_BOX_HEAD.NAME": ("", "FastRCNNConvFCHead", "VGGBoxHead"),
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": (0,),
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": (False,),
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool"),
+    "INPUT.FORMAT": ("BGR", "RGB"),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
+    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
+    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler",),
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": (True,),
+    "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
+    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": (2.0,),
+    "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
+}
+
+_DEFAULTS = """
+VERSION: 2
+OUTPUT_DIR: ./output
+SEED: -1
+CUDNN_BENCHMARK: False
+MODEL:
+  META_ARCHITECTURE: GeneralizedRCNN
+  WEIGHTS: ""
+  DEVICE: cuda
+  PIXEL_MEAN: [103.53, 116.28, 123.675]
+  PIXEL_STD: [1.0, 1.0, 1.0]
+  MASK_ON: False
+  BACKBONE: {NAME: build_imagenet_fpn_backbone, FREEZE_AT: 2}
+  RESNETS: {STRIDE_IN_1X1: True}
+  FPN: {IN_FEATURES: [], OUT_CHANNELS: 256, NORM: "", FUSE_TYPE: sum}
+  PROPOSAL_GENERATOR: {NAME: RPN}
+  ANCHOR_GENERATOR:
+    NAME: DefaultAnchorGenerator
+    SIZES: [[32, 64, 128, 256, 512]]
+    ASPECT_RATIOS: [[0.5, 1.0, 2.0]]
+    OFFSET: 0.0
+  RPN:
+    HEAD_NAME: StandardRPNHead
+    IN_FEATURES: [res4]
+    BOUNDARY_THRESH: -1
+    IOU_THRESHOLDS: [0.3, 0.7]
+    BATCH_SIZE_PER_IMAGE: 256
+    POSITIVE_FRACTION: 0.5
+    SMOOTH_L1_BETA: 0.0
+    LOSS_WEIGHT: 1.0
+    BBOX_REG_LOSS_WEIGHT: 1.0
+    PRE_NMS_TOPK_TRAIN: 12000
+    PRE_NMS_TOPK_TEST: 6000
+    POST_NMS_TOPK_TRAIN: 2000
+    POST_NMS_TOPK_TEST: 1000
+    NMS_THRESH: 0.7
+  ROI_HEADS:
+    NAME: StandardROIHeads
+    NUM_CLASSES: 80
+    IN_FEATURES: [res4]
+    IOU_THRESHOLDS: [0.5]
+    BATCH_SIZE_PER_IMAGE: 512
+    POSITIVE_FRACTION: 0.25
+    SCORE_THRESH_TEST: 0.05
+    NMS_THRESH_TEST: 0.5
+  ROI_BOX_HEAD:
+    NAME: ""
+    BBOX_REG_WEIGHTS: [10.0, 10.0, 5.0, 5.0]
+    SMOOTH_L1_BETA: 0.0
+    BBOX_REG_LOSS_WEIGHT: 1.0
+    NUM_FC: 0
+    FC_DIM: 1024
+    NUM_CONV: 0
+    POOLER_RESOLUTION: 14
+    POOLER_SAMPLING_RATIO: 0
+    POOLER_TYPE: ROIAlignV2
+    CLS_AGNOSTIC_BBOX_REG: False
+INPUT:
+  MIN_SIZE_TRAIN: [800]
+  MIN_SIZE_TRAIN_SAMPLING: choice
+  MAX_SIZE_TRAIN: 1333
+  MIN_SIZE_TEST: 800
+  MAX_SIZE_TEST: 1333
+  RANDOM_FLIP: horizontal
+  FORMAT: BGR
+DATASETS:
+  TRAIN: []
+  TEST: []
+DATALOADER:
+  NUM_WORKERS: 4
+  ASPECT_RATIO_GROUPING: True
+  SAMPLER_TRAIN: TrainingSampler
+  FILTER_EMPTY_ANNOTATIONS: True
+SOLVER:
+  LR_SCHEDULER_NAME: WarmupMultiStepLR
+  MAX_ITER: 40000
+  BASE_LR: 0.001
+  BASE_LR_END: 0.0
+  MOMENTUM: 0.9
+  NESTEROV: False
+  WEIGHT_DECAY: 0.0001
+  WEIGHT_DECAY_NORM: 0.0
+  GAMMA: 0.1
+  STEPS: [30000]
+  WARMUP_FACTOR: 0.001
+  WARMUP_ITERS: 1000
+  WARMUP_METHOD: linear
+  CHECKPOINT_PERIOD: 5000
+  IMS_PER_BATCH: 16
+  CLIP_GRADIENTS: {ENABLED: False, CLIP_TYPE: value, CLIP_VALUE: 1.0, NORM_TYPE: 2.0}
+  AMP: {ENABLED: False}
+TEST:
+  EVAL_PERIOD: 0
+  DETECTIONS_PER_IMAGE: 100
+"""
+
+
+def get_cfg() -> CfgNode:
+    """Return the tree with its default values; MODEL.DEVICE is ``cuda`` where there is a GPU, else ``cpu``."""
+    cfg = CfgNode(yaml.safe_load(_DEFAULTS))
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    cfg.SOLVER.ACCUMULATION_STEPS = 1  # forward passes an optimizer step; IMS_PER_BATCH counts the images of all
+    add_backbone_keys(cfg)
+    return cfg
+
+
+def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+    """Read a YAML file (and its ``_BASE_`` files), then ``KEY VALUE`` pairs, over the defaults.
+
+    Raises:
+        FileNotFoundError: no such config.
+        ValueError: a key that this engine does not obey, a value of the wrong type or one that it cannot obey.
+    """
+    cfg = get_cfg()
+    path = find_config_file(str(config_file))
+    try:
+        values = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not a YAML file that can be read safely: {error}") from error
+    _merge(cfg, values, str(path))
+    if len(overrides) % 2:
+        raise ValueError(f"write overrides as pairs KEY VALUE; got {len(overrides)} words: {' '.join(overrides)}")
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        _check_keys(cfg, [key], "the command line")
+        try:
+            cfg.merge_from_list([key, value])
+        except ValueError as error:
+            raise ValueError(f"{key} {value}: {error}") from error
+    check_config(cfg)
+    return cfg
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Raise ValueError for a value, or a combination of values, that this engine cannot obey."""
+    for key, allowed in _ALLOWED.items():
+        node = cfg
+        for part in key.split("."):
+            node = node[part]
+        if node not in allowed:
+            values = " or ".join(repr(value) for value in allowed)
+            raise ValueError(
+                f"{key} is {node!r}, of which the torchvision engine knows only {values}; "
+                f"change it, or train on Detectron2 with --engine detectron2"
+            )
+    solver = cfg.SOLVER
+    if solver.ACCUMULATION_STEPS < 1 or solver.IMS_PER_BATCH % solver.ACCUMULATION_STEPS:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} must be a multiple of "
+            f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}, which must be at least 1"
+        )
+    if len(cfg.MODEL.PIXEL_MEAN) != len(cfg.MODEL.PIXEL_STD):
+        raise ValueError(
+            f"MODEL.PIXEL_MEAN {cfg.MODEL.PIXEL_MEAN} and MODEL.PIXEL_STD {cfg.MODEL.PIXEL_STD} differ in length"
+        )
+    if solver.AMP.ENABLED and solver.AMP.DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
+        raise ValueError("float16 does not train on the CPU: write SOLVER.AMP.DTYPE bfloat16")
+
+
+def _merge(cfg: CfgNode, values: dict, source: str) -> None:
+    _check_keys(cfg, list(_leaves(values)), source)
+    try:
+        cfg.merge_from_other_cfg(CfgNode(values))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _leaves(values: dict, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in values.items():
+        keys += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+    return keys
+
+
+def _check_keys(cfg: CfgNode, keys: Sequence[str], source: str) -> None:
+    known = _leaves(cfg)
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; the nearest that it obeys is {near[0]}" if near else ""
+            raise ValueError(
+                f"{source}: the torchvision engine does not obey the key {key}{hint}. "
+                f"If it is one of Detectron2's, train with --engine detectron2"
+            )

@@ -1,0 +1,88 @@
+"""The data sets that a config names, opened with its transforms."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+from fvcore.common.config import CfgNode
+from torch.utils.data import ConcatDataset, Dataset
+
+from resnet_backbone.data.catalog import check_dataset_files, get_dataset
+from resnet_backbone.data.coco import CocoDataset, Sample
+from resnet_backbone.data.transforms import test_transforms, train_transforms
+
+logger = logging.getLogger(__name__)
+
+
+class TrainSet(NamedTuple):
+    """What DATASETS.TRAIN names, as one data set."""
+
+    dataset: Dataset[Sample]
+    sizes: np.ndarray  # (N, 2), height and width of each image in pixels
+    class_names: tuple[str, ...]
+
+
+def check_files(cfg: CfgNode, *, training: bool) -> None:
+    """Raise FileNotFoundError for the first file or folder that a run would miss, with the command that gets it."""
+    for key, names in (("TRAIN", cfg.DATASETS.TRAIN if training else ()), ("TEST", cfg.DATASETS.TEST)):
+        if isinstance(names, str):
+            raise ValueError(f'DATASETS.{key} is the text {names!r}; write a list of names: ["{names}"]')
+        for name in names:
+            check_dataset_files(get_dataset(name, cfg.DATASETS.OWN))
+    if training and not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty: name the data set to train on")
+
+
+def open_train_set(cfg: CfgNode) -> TrainSet:
+    """Open what DATASETS.TRAIN names, one after another, with the training transforms of INPUT.
+
+    Raises:
+        ValueError: a malformed file, sets of different classes, or no image with a box.
+    """
+    transforms = train_transforms(
+        cfg.INPUT.MIN_SIZE_TRAIN,
+        cfg.INPUT.MAX_SIZE_TRAIN,
+        cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
+        cfg.INPUT.RANDOM_FLIP,
+    )
+    parts = []
+    for name in cfg.DATASETS.TRAIN:
+        spec = get_dataset(name, cfg.DATASETS.OWN)
+        parts.append(CocoDataset(spec.json_path, spec.image_folder, transforms))
+        _check_classes(parts[-1], parts[0].class_names, name)
+    if sum(map(len, parts)) == 0:
+        raise ValueError(f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)} holds no image with a box to learn from")
+    return TrainSet(ConcatDataset(parts), np.concatenate([part.sizes for part in parts]), parts[0].class_names)
+
+
+def open_test_sets(cfg: CfgNode, class_names: tuple[str, ...] | None) -> dict[str, CocoDataset]:
+    """Open what DATASETS.TEST names with the test transforms of INPUT.
+
+    Raises:
+        ValueError: a malformed file, or other classes than ``class_names``, those of the training.
+    """
+    transforms = test_transforms(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    sets = {}
+    for name in cfg.DATASETS.TEST:
+        spec = get_dataset(name, cfg.DATASETS.OWN)
+        sets[name] = CocoDataset(spec.json_path, spec.image_folder, transforms, training=False)
+        _check_classes(sets[name], class_names or sets[name].class_names, name)
+    return sets
+
+
+def set_num_classes(cfg: CfgNode, class_names: tuple[str, ...]) -> None:
+    """Write MODEL.ROI_HEADS.NUM_CLASSES, in place, from the classes of the data."""
+    if cfg.MODEL.ROI_HEADS.NUM_CLASSES != len(class_names):
+        logger.info("MODEL.ROI_HEADS.NUM_CLASSES: %d, from the data: %s", len(class_names), ", ".join(class_names))
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names)
+
+
+def _check_classes(dataset: CocoDataset, expected: tuple[str, ...], name: str) -> None:
+    if dataset.class_names != expected:
+        other = sorted(set(dataset.class_names) ^ set(expected)) or "the same in another order"
+        raise ValueError(
+            f"data set {name!r} has the classes {list(dataset.class_names)[:8]}, the detector learns "
+            f"{list(expected)[:8]} (in one of them only: {other[:8]}); both need the same categories"
+        )

@@ -1,0 +1,87 @@
+"""From a config to a detector: torchvision's GeneralizedRCNN around our parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.image_list import ImageList
+
+from resnet_backbone.weights import Weights
+
+from resnet_backbone.torchvision_plugin.backbone import build_backbone
+from resnet_backbone.torchvision_plugin.roi_heads import build_roi_heads
+from resnet_backbone.torchvision_plugin.rpn import RPN
+
+
+class Preprocess(nn.Module):
+    """Normalise the images and pad them with zeros to one size; resizing is the data's work, as in Detectron2.
+
+    Args:
+        pixel_mean: per channel, in the order of the images, on the scale of 0 to 255.
+        pixel_std: likewise.
+        size_divisibility: the padded height and width are multiples of it; 1 pads to the largest image only.
+    """
+
+    def __init__(self, pixel_mean: Sequence[float], pixel_std: Sequence[float], size_divisibility: int) -> None:
+        super().__init__()
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).reshape(-1, 1, 1), persistent=False)
+        self.size_divisibility = size_divisibility
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
+        """Batch images (C, H, W), uint8 or float from 0 to 255; the targets pass as they are."""
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        divisor = self.size_divisibility
+        height = math.ceil(max(h for h, _ in sizes) / divisor) * divisor
+        width = math.ceil(max(w for _, w in sizes) / divisor) * divisor
+        batch = self.pixel_mean.new_zeros(len(images), images[0].shape[0], height, width)
+        for row, image, (h, w) in zip(batch, images, sizes, strict=True):
+            row[:, :h, :w] = (image - self.pixel_mean) / self.pixel_std
+        return ImageList(batch, sizes), targets
+
+    def postprocess(
+        self,
+        detections: list[dict[str, Tensor]],
+        image_sizes: list[tuple[int, int]],
+        original_sizes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """Return the detections as they are: their boxes are in pixels of the images that came in."""
+        return detections
+
+
+class Detector(GeneralizedRCNN):
+    """Faster R-CNN.
+
+    Call it with a list of images, (C, H, W) from 0 to 255 in the channel order of INPUT.FORMAT. In training also with
+    targets ({"boxes": (N, 4) XYXY in pixels, "labels": (N,) from 1}), for a dict of losses; in eval mode it returns for
+    each image ``boxes`` (R, 4), ``labels`` (R,) from 1 and ``scores`` (R,) from 0 to 1, best first.
+    """
+
+
+def build_detector(cfg: CfgNode, weights: Weights | None = None) -> Detector:
+    """Build the detector that ``cfg`` describes on the CPU, its trunk (and head, where it is the classifier's) filled.
+
+    Args:
+        cfg: a checked config, see ``load_config``.
+        weights: ImageNet weights of the architecture; None leaves the initialisation.
+
+    Raises:
+        ValueError: parts that do not fit each other, or weights that do not fit the architecture.
+    """
+    backbone = build_backbone(cfg, weights)
+    divisibility = getattr(backbone, "size_divisibility", 1)
+    return Detector(
+        backbone,
+        RPN(cfg, backbone.feature_info),
+        build_roi_heads(cfg, backbone.feature_info, weights),
+        Preprocess(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, divisibility),
+    )

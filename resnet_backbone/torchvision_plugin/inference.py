@@ -1,0 +1,122 @@
+"""Run a detector over a data set and score it: results JSON, AP, pictures."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from fvcore.common.config import CfgNode
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from resnet_backbone.data.coco import CocoDataset
+from resnet_backbone.evaluation.coco import evaluate_coco
+from resnet_backbone.evaluation.metrics import CocoMetrics
+from resnet_backbone.evaluation.pictures import Sample as PictureSample
+from resnet_backbone.evaluation.pictures import save_comparison_pictures
+from resnet_backbone.evaluation.results import to_coco_results, write_results
+from resnet_backbone.torchvision_plugin.detector import Detector
+from resnet_backbone.torchvision_plugin.loader import build_test_loader, reorder_channels
+
+logger = logging.getLogger(__name__)
+
+NUM_PICTURES = 8
+PICTURE_SCORE = 0.5  # detections below it are not drawn
+
+
+def rescale(detections: dict[str, Tensor], from_size: tuple[int, int], to_size: tuple[int, int]) -> dict[str, Tensor]:
+    """Carry boxes from an image of ``from_size`` (height, width) over to ``to_size``, clip them, drop empty ones.
+
+    Labels then count from 0. Source: Detectron2, ``modeling/postprocessing.py``.
+    """
+    scale_y, scale_x = to_size[0] / from_size[0], to_size[1] / from_size[1]
+    boxes = detections["boxes"] * detections["boxes"].new_tensor([scale_x, scale_y, scale_x, scale_y])
+    boxes[:, 0::2] = boxes[:, 0::2].clamp(0, to_size[1])
+    boxes[:, 1::2] = boxes[:, 1::2].clamp(0, to_size[0])
+    keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    return {"boxes": boxes[keep], "scores": detections["scores"][keep], "labels": detections["labels"][keep] - 1}
+
+
+@torch.inference_mode()
+def predict(
+    cfg: CfgNode, detector: Detector, loader: DataLoader[Any], accelerator: Accelerator
+) -> dict[int, dict[str, Tensor]]:
+    """Return the detections of this process's images by image id, on the CPU, in pixels of the original images."""
+    was_training = detector.training
+    detector.eval()
+    found = {}
+    for images, targets in tqdm(loader, desc="evaluate", unit="image", disable=None, leave=False):
+        images = [reorder_channels(image, cfg.INPUT.FORMAT).to(accelerator.device) for image in images]
+        with accelerator.autocast():
+            outputs = detector(images)
+        for image, target, output in zip(images, targets, outputs, strict=True):
+            output = rescale(output, (image.shape[-2], image.shape[-1]), target["size"])
+            found[target["image_id"]] = {name: value.float().cpu() for name, value in output.items()}
+    detector.train(was_training)
+    return found
+
+
+def evaluate(
+    cfg: CfgNode, detector: Detector, dataset: CocoDataset, accelerator: Accelerator, folder: Path, *, pictures: bool
+) -> CocoMetrics | None:
+    """Detect, gather and score; only the main process scores, the others return None.
+
+    Args:
+        cfg: reads INPUT.FORMAT, DATALOADER and TEST.
+        detector: not wrapped for distribution.
+        dataset: with test transforms, every image of the set.
+        accelerator: says which share is this process's.
+        folder: gets ``coco_instances_results.json``, ``metrics.json`` and ``pictures/``.
+        pictures: whether to draw ground truth beside predictions.
+    """
+    loader = build_test_loader(cfg, dataset, rank=accelerator.process_index, world_size=accelerator.num_processes)
+    found = predict(cfg, detector, loader, accelerator)
+    results = []
+    for image_id, detections in found.items():
+        labels = detections["labels"].long()
+        results += to_coco_results(image_id, detections["boxes"], detections["scores"], labels, dataset.category_ids)
+    gathered = gather_object(results)
+    metrics = None
+    if accelerator.is_main_process:
+        gathered.sort(key=lambda result: result["image_id"])
+        path = folder / "coco_instances_results.json"
+        write_results(path, gathered)
+        metrics = evaluate_coco(dataset.json_path, path, max_detections=cfg.TEST.DETECTIONS_PER_IMAGE)
+        (folder / "metrics.json").write_text(json.dumps(metrics.to_dict(), indent=2) + "\n", encoding="utf-8")
+        logger.info("AP in percent on %d images of %s\n%s", len(dataset), dataset.json_path, metrics.table())
+        logger.info("wrote %s and %s", path, folder / "metrics.json")
+        if pictures:
+            _draw(dataset, found, folder / "pictures")
+    accelerator.wait_for_everyone()
+    return metrics
+
+
+def _draw(dataset: CocoDataset, found: dict[int, dict[str, Tensor]], folder: Path) -> None:
+    """Draw evenly spaced images of this process's share, ground truth beside detections."""
+    indices = [index for index, image_id in enumerate(dataset.image_ids.tolist()) if image_id in found]
+    originals = copy.copy(dataset)
+    originals.transforms = None
+    samples = []
+    for index in indices[:: max(1, len(indices) // NUM_PICTURES)][:NUM_PICTURES]:
+        image, target = originals[index]
+        detections = found[target["image_id"]]
+        samples.append(
+            PictureSample(
+                name=dataset.image_path(index).name,
+                image=image,
+                gt_boxes=target["boxes"],
+                gt_labels=target["labels"],
+                boxes=detections["boxes"],
+                labels=detections["labels"].long(),
+                scores=detections["scores"],
+            )
+        )
+    for path in save_comparison_pictures(folder, samples, dataset.class_names, PICTURE_SCORE):
+        logger.info("wrote %s", path)

@@ -1,0 +1,175 @@
+"""The second stage: torchvision's RoIHeads with Detectron2's losses, on a box head of one of three kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+from torchvision.models.detection.roi_heads import RoIHeads
+
+from resnet_backbone.config import build_trunk
+from resnet_backbone.models.trunk import FeatureInfo
+from resnet_backbone.weights import Weights
+
+from resnet_backbone.torchvision_plugin.poolers import ROIPooler
+
+
+class FastRCNNConvFCHead(nn.Sequential):
+    """New fully connected layers of FC_DIM units on a feature pyramid's crops; its initialisation is Detectron2's."""
+
+    def __init__(self, in_channels: int, resolution: int, num_fc: int, fc_dim: int) -> None:
+        if num_fc < 1:
+            raise ValueError(f"MODEL.ROI_BOX_HEAD.NUM_FC must be 1 or more, got {num_fc}")
+        layers: list[nn.Module] = [nn.Flatten()]
+        size = in_channels * resolution**2
+        for _ in range(num_fc):
+            linear = nn.Linear(size, fc_dim)
+            nn.init.kaiming_uniform_(linear.weight, a=1)
+            nn.init.zeros_(linear.bias)
+            layers += [linear, nn.ReLU()]
+            size = fc_dim
+        super().__init__(*layers)
+        self.out_channels = fc_dim
+
+
+class Res5BoxHead(nn.Module):
+    """The trunk's own res5 on crops of res4, then the mean over the cells ("C4").
+
+    Source: He et al. 2015, appendix A, "Networks on Conv feature maps".
+    """
+
+    def __init__(self, res5: nn.Module, out_channels: int) -> None:
+        super().__init__()
+        self.res5 = res5
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.res5(x).mean(dim=(2, 3))
+
+
+class VGGBoxHead(nn.Module):
+    """fc6 and fc7 of the ImageNet classifier on 7x7 crops of conv5, without dropout.
+
+    Source: Girshick 2015, "Fast R-CNN" (arXiv 1504.08083), section 2.2.
+    """
+
+    out_channels = 4096
+
+    def __init__(self, fc6: nn.Module, fc7: nn.Module) -> None:
+        super().__init__()
+        self.fc6 = fc6
+        self.fc7 = fc7
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu_(self.fc7(F.relu_(self.fc6(torch.flatten(x, 1)))))
+
+
+class BoxPredictor(nn.Module):
+    """Class logits (R, num_classes + 1), background first, and box deltas (R, 4 * (num_classes + 1)), float32."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(in_channels, num_classes + 1)
+        self.bbox_pred = nn.Linear(in_channels, 4 * (num_classes + 1))
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cls_score(x).float(), self.bbox_pred(x).float()
+
+
+class ROIHeads(RoIHeads):
+    """torchvision's RoIHeads with an L1 or smooth-L1 box loss, on Detectron2's pooler."""
+
+    def __init__(self, cfg: CfgNode, feature_info: Mapping[str, FeatureInfo], box_head: nn.Module) -> None:
+        heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
+        super().__init__(
+            ROIPooler(
+                heads.IN_FEATURES,
+                [feature_info[name].stride for name in heads.IN_FEATURES],
+                box.POOLER_RESOLUTION,
+                box.POOLER_SAMPLING_RATIO,
+                box.POOLER_TYPE,
+            ),
+            box_head,
+            BoxPredictor(box_head.out_channels, heads.NUM_CLASSES),
+            fg_iou_thresh=heads.IOU_THRESHOLDS[0],
+            bg_iou_thresh=heads.IOU_THRESHOLDS[0],
+            batch_size_per_image=heads.BATCH_SIZE_PER_IMAGE,
+            positive_fraction=heads.POSITIVE_FRACTION,
+            bbox_reg_weights=tuple(box.BBOX_REG_WEIGHTS),
+            score_thresh=heads.SCORE_THRESH_TEST,
+            nms_thresh=heads.NMS_THRESH_TEST,
+            detections_per_img=cfg.TEST.DETECTIONS_PER_IMAGE,
+        )
+        self.smooth_l1_beta = box.SMOOTH_L1_BETA
+        self.box_loss_weight = box.BBOX_REG_LOSS_WEIGHT
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Return detections (boxes, labels from 1, scores) in eval mode, the two losses in training mode."""
+        if self.training:
+            proposals, _, labels, regression_targets = self.select_training_samples(proposals, targets)
+        logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals, image_shapes)))
+        if self.training:
+            return [], self._losses(logits, deltas, torch.cat(labels), torch.cat(regression_targets))
+        detections = zip(*self.postprocess_detections(logits, deltas, proposals, image_shapes), strict=True)
+        return [{"boxes": boxes, "scores": scores, "labels": labels} for boxes, scores, labels in detections], {}
+
+    def _losses(self, logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Source: Detectron2, ``modeling/roi_heads/fast_rcnn.py``: both are divided by the number of samples."""
+        positive = torch.where(labels > 0)[0]
+        class_deltas = deltas.reshape(len(labels), -1, 4)[positive, labels[positive]]
+        box_loss = F.smooth_l1_loss(class_deltas, targets[positive], beta=self.smooth_l1_beta, reduction="sum")
+        return {
+            "loss_classifier": F.cross_entropy(logits, labels),
+            "loss_box_reg": self.box_loss_weight * box_loss / max(labels.numel(), 1),
+        }
+
+
+def build_roi_heads(cfg: CfgNode, feature_info: Mapping[str, FeatureInfo], weights: Weights | None) -> ROIHeads:
+    """Build the second stage on a backbone's features; heads that are part of the classifier take its weights.
+
+    Raises:
+        ValueError: the head does not fit the trunk or its feature maps.
+    """
+    in_features = list(cfg.MODEL.ROI_HEADS.IN_FEATURES)
+    channels = {info.channels for name, info in feature_info.items() if name in in_features}
+    if not set(in_features) <= set(feature_info) or len(channels) != 1:
+        raise ValueError(
+            f"MODEL.ROI_HEADS.IN_FEATURES {in_features} must be some of {list(feature_info)}, with as many channels each"
+        )
+    return ROIHeads(cfg, feature_info, _build_box_head(cfg, channels.pop(), weights))
+
+
+def _build_box_head(cfg: CfgNode, in_channels: int, weights: Weights | None) -> nn.Module:
+    arch, box = cfg.MODEL.RESNET_BACKBONE.ARCH, cfg.MODEL.ROI_BOX_HEAD
+    if cfg.MODEL.ROI_HEADS.NAME == "ImageNetRes5ROIHeads":
+        if arch.startswith("vgg") or list(cfg.MODEL.ROI_HEADS.IN_FEATURES) != ["res4"]:
+            raise ValueError(
+                f"MODEL.ROI_HEADS.NAME ImageNetRes5ROIHeads runs res5 on crops of res4: it needs a ResNet (not {arch}) "
+                f"and MODEL.ROI_HEADS.IN_FEATURES: [res4]"
+            )
+        classifier = build_trunk(cfg, out_features=["res5"], weights=weights)
+        return Res5BoxHead(classifier.get_submodule("res5"), classifier.feature_info["res5"].channels)
+    if box.NAME == "VGGBoxHead":
+        if not arch.startswith("vgg") or box.POOLER_RESOLUTION != 7 or in_channels != 512:
+            raise ValueError(
+                f"MODEL.ROI_BOX_HEAD.NAME VGGBoxHead runs fc6 and fc7 on 7x7 crops of conv5: it needs a VGG (not {arch}), "
+                f"MODEL.ROI_HEADS.IN_FEATURES: [conv5] and POOLER_RESOLUTION: 7"
+            )
+        classifier = build_trunk(cfg, out_features=["pool5"], num_classes=1000, weights=weights)
+        return VGGBoxHead(classifier.get_submodule("fc6"), classifier.get_submodule("fc7"))
+    if box.NAME == "FastRCNNConvFCHead":
+        return FastRCNNConvFCHead(in_channels, box.POOLER_RESOLUTION, box.NUM_FC, box.FC_DIM)
+    raise ValueError("MODEL.ROI_HEADS.NAME StandardROIHeads needs MODEL.ROI_BOX_HEAD.NAME: FastRCNNConvFCHead or VGGBoxHead")

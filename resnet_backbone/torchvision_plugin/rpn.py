@@ -1,0 +1,88 @@
+"""The region proposal network: torchvision's, with Detectron2's losses and choice of feature maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from fvcore.common.config import CfgNode
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+
+from resnet_backbone.models.trunk import FeatureInfo
+
+from resnet_backbone.torchvision_plugin.anchors import AnchorGenerator
+
+
+class Float32RPNHead(RPNHead):
+    """torchvision's head, whose outputs stay float32 under mixed precision: boxes need the digits."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, deltas = super().forward(x)
+        return [t.float() for t in logits], [t.float() for t in deltas]
+
+
+class RPN(RegionProposalNetwork):
+    """torchvision's RPN on the named feature maps, with an L1 or smooth-L1 box loss.
+
+    Both losses are summed over the sampled anchors and divided by how many are sampled at most, as in Detectron2
+    (``modeling/proposal_generator/rpn.py``).
+    """
+
+    def __init__(self, cfg: CfgNode, feature_info: Mapping[str, FeatureInfo]) -> None:
+        node = cfg.MODEL.RPN
+        unknown = [name for name in node.IN_FEATURES if name not in feature_info]
+        if unknown or not node.IN_FEATURES:
+            raise ValueError(f"MODEL.RPN.IN_FEATURES {list(node.IN_FEATURES)} must be some of {list(feature_info)}")
+        infos = [feature_info[name] for name in node.IN_FEATURES]
+        anchors = AnchorGenerator(
+            cfg.MODEL.ANCHOR_GENERATOR.SIZES,
+            cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS,
+            [info.stride for info in infos],
+            cfg.MODEL.ANCHOR_GENERATOR.OFFSET,
+        )
+        counts = set(anchors.num_anchors_per_location())
+        if len(counts) != 1 or len({info.channels for info in infos}) != 1:
+            raise ValueError("every level of MODEL.RPN.IN_FEATURES needs the same channels and number of anchors")
+        super().__init__(
+            anchors,
+            Float32RPNHead(infos[0].channels, counts.pop()),
+            fg_iou_thresh=node.IOU_THRESHOLDS[1],
+            bg_iou_thresh=node.IOU_THRESHOLDS[0],
+            batch_size_per_image=node.BATCH_SIZE_PER_IMAGE,
+            positive_fraction=node.POSITIVE_FRACTION,
+            pre_nms_top_n={"training": node.PRE_NMS_TOPK_TRAIN, "testing": node.PRE_NMS_TOPK_TEST},
+            post_nms_top_n={"training": node.POST_NMS_TOPK_TRAIN, "testing": node.POST_NMS_TOPK_TEST},
+            nms_thresh=node.NMS_THRESH,
+        )
+        self.in_features = tuple(node.IN_FEATURES)
+        self.batch_size_per_image = node.BATCH_SIZE_PER_IMAGE
+        self.smooth_l1_beta = node.SMOOTH_L1_BETA
+        self.cls_loss_weight = node.LOSS_WEIGHT
+        self.box_loss_weight = node.LOSS_WEIGHT * node.BBOX_REG_LOSS_WEIGHT
+
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Return the proposals of each image, (R, 4) XYXY in pixels, and in training the two losses."""
+        return super().forward(images, {name: features[name] for name in self.in_features}, targets)
+
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        positive_masks, negative_masks = self.fg_bg_sampler(labels)
+        positive = torch.where(torch.cat(positive_masks))[0]
+        sampled = torch.cat([positive, torch.where(torch.cat(negative_masks))[0]])
+        normaliser = self.batch_size_per_image * len(labels)
+        box_loss = F.smooth_l1_loss(
+            pred_bbox_deltas[positive],
+            torch.cat(regression_targets)[positive],
+            beta=self.smooth_l1_beta,
+            reduction="sum",
+        )
+        objectness_loss = F.binary_cross_entropy_with_logits(
+            objectness.flatten()[sampled], torch.cat(labels)[sampled], reduction="sum"
+        )
+        return self.cls_loss_weight * objectness_loss / normaliser, self.box_loss_weight * box_loss / normaliser

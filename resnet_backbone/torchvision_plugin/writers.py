@@ -1,0 +1,121 @@
+"""What a run leaves to read: the log, ``metrics.json``, TensorBoard, and the progress bar."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import time
+from collections import deque
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+logger = logging.getLogger(__name__)
+PERIOD = 20  # iterations between two records
+
+
+def set_up_logging(output_dir: Path | None) -> None:
+    """Log the package's messages to the terminal and, with a folder, to its ``log.txt``, too."""
+    root = logging.getLogger("resnet_backbone")
+    root.setLevel(logging.INFO)
+    root.propagate = False
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if output_dir is not None:
+        handlers.append(logging.FileHandler(output_dir / "log.txt", encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s", "%m/%d %H:%M:%S"))
+        root.addHandler(handler)
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Return the peak memory so far in MiB: of tensors on a GPU, of the whole process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+class RunWriter:
+    """Records of the training run of one process; only the main process writes.
+
+    Every :data:`PERIOD` iterations the medians since the last record go to ``metrics.json`` (a line of JSON, Detectron2's
+    names: ``iteration``, ``total_loss``, ``lr``, ``time``, ``data_time``, ``eta_seconds``, ...), TensorBoard and the log.
+    """
+
+    def __init__(self, output_dir: Path, max_iter: int, start: int, device: torch.device) -> None:
+        self.max_iter = max_iter
+        self.device = device
+        self._json = (output_dir / "metrics.json").open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(str(output_dir), purge_step=start if start else None)
+        self._times: deque[float] = deque(maxlen=200)
+        self._window: dict[str, list[float]] = {}
+        self._redirect = logging_redirect_tqdm(loggers=[logging.getLogger("resnet_backbone")])
+        self._redirect.__enter__()
+        # None: no bar where there is no terminal; the log tells the same.
+        self._bar = tqdm(total=max_iter, initial=start, disable=None, dynamic_ncols=True, unit="it")
+
+    def step(self, iteration: int, scalars: dict[str, float], seconds: float) -> None:
+        """Take in iteration number ``iteration`` (from 0), which took ``seconds``."""
+        self._times.append(seconds)
+        for name, value in {**scalars, "time": seconds}.items():
+            self._window.setdefault(name, []).append(value)
+        self._bar.update()
+        if (iteration + 1) % PERIOD == 0 or iteration + 1 == self.max_iter:
+            self._record(iteration)
+
+    def _record(self, iteration: int) -> None:
+        values = {name: median(window) for name, window in self._window.items()}
+        values["lr"] = self._window["lr"][-1]
+        values["eta_seconds"] = median(self._times) * (self.max_iter - iteration - 1)
+        values["peak_memory_mib"] = peak_memory_mib(self.device)
+        self._window.clear()
+        self.scalars(iteration, values)
+        losses = "  ".join(f"{name}: {value:.4g}" for name, value in values.items() if "loss" in name)
+        self._bar.set_postfix_str(f"loss {values['total_loss']:.3g}, {values['peak_memory_mib']:.0f} MiB")
+        logger.info(
+            "eta: %s  iter: %d/%d  %s  lr: %.3g  time: %.3f s (data %.3f)  memory: %.0f MiB",
+            timedelta(seconds=int(values["eta_seconds"])),
+            iteration + 1,
+            self.max_iter,
+            losses,
+            values["lr"],
+            values["time"],
+            values["data_time"],
+            values["peak_memory_mib"],
+        )
+
+    def scalars(self, iteration: int, values: dict[str, float]) -> None:
+        """Write ``values`` of iteration number ``iteration`` to ``metrics.json`` and TensorBoard."""
+        self._json.write(json.dumps({"iteration": iteration, **values}) + "\n")
+        self._json.flush()
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, iteration)
+
+    def close(self) -> None:
+        """Flush and close every file."""
+        self._bar.close()
+        self._redirect.__exit__(None, None, None)
+        self._json.close()
+        self._tensorboard.close()
+
+
+class Stopwatch:
+    """Seconds since the last lap."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        return seconds

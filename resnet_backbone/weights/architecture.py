@@ -1,0 +1,133 @@
+"""Telling the architecture of a state dict in our names: by its blocks, their kind, and their widths."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+HEAD = ("linear.", "fc6.", "fc7.", "fc8.")
+LAST_LINEAR = ("linear.weight", "linear.bias", "fc8.weight", "fc8.bias")
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How many blocks (or convolutions, for VGG) the stages have, and what is in one."""
+
+    kind: str  # "bottleneck", "basic", "plain", "vgg" or "vgg_bn"
+    depths: tuple[int, ...]
+
+
+_LAYOUTS = {
+    "plain18": _Layout("plain", (2, 2, 2, 2)),
+    "plain34": _Layout("plain", (3, 4, 6, 3)),
+    "resnet18": _Layout("basic", (2, 2, 2, 2)),
+    "resnet34": _Layout("basic", (3, 4, 6, 3)),
+    "resnet50": _Layout("bottleneck", (3, 4, 6, 3)),
+    "resnet101": _Layout("bottleneck", (3, 4, 23, 3)),
+    "resnet152": _Layout("bottleneck", (3, 8, 36, 3)),
+    "vgg16": _Layout("vgg", (2, 2, 3, 3, 3)),
+    "vgg16_bn": _Layout("vgg_bn", (2, 2, 3, 3, 3)),
+    "vgg19": _Layout("vgg", (2, 2, 4, 4, 4)),
+    "vgg19_bn": _Layout("vgg_bn", (2, 2, 4, 4, 4)),
+}
+_RESNET_MODULE = re.compile(r"res([2-5])\.(\d+)\.(conv[123]|shortcut)\.")
+_VGG_MODULE = re.compile(r"conv([1-5])_([1-4])\.")
+
+
+def known_archs() -> tuple[str, ...]:
+    """Return the architectures that :func:`candidate_archs` can tell."""
+    return tuple(_LAYOUTS)
+
+
+def has_bottlenecks(arch: str) -> bool:
+    """Say whether ``arch`` has 1x1 convolutions that could carry the stride."""
+    return arch in _LAYOUTS and _LAYOUTS[arch].kind == "bottleneck"
+
+
+def stage_of(name: str) -> str:
+    """Return the stage of a tensor in our names: ``"stem"``, ``"res2"``, ``"conv3"``, or ``"linear"``."""
+    match = _VGG_MODULE.match(name)
+    return f"conv{match[1]}" if match else name.split(".")[0]
+
+
+def candidate_archs(state_dict: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return the architectures that a state dict in our names can come from.
+
+    Every stage that is there must have the right number of blocks of the right kind and width; stages may be absent. So
+    a whole file names one architecture, the stem to res3 of ResNet-50 name two, and ResNeXt or a half of a stage none.
+    """
+    modules = _modules(state_dict)
+    if not modules:
+        stem_only = any(name.startswith("stem.") for name in state_dict)
+        return tuple(arch for arch, layout in _LAYOUTS.items() if stem_only and "vgg" not in layout.kind)
+    return tuple(arch for arch, layout in _LAYOUTS.items() if _fits(layout, modules, state_dict))
+
+
+def infer_arch(state_dict: Mapping[str, Tensor]) -> str | None:
+    """Return the architecture of a state dict in our names; None if it could be several, or none that we know."""
+    candidates = candidate_archs(state_dict)
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def num_classes_of(state_dict: Mapping[str, Tensor]) -> int:
+    """Return the size of the classifier in a state dict in our names, 0 for none."""
+    weights = [state_dict[name] for name in ("linear.weight", "fc8.weight") if name in state_dict]
+    return weights[0].shape[0] if weights else 0
+
+
+def norm_of(state_dict: Mapping[str, Tensor]) -> str:
+    """Return ``"BN"``, ``"GN"`` (norms without running statistics), or ``""`` for no norms."""
+    if any(name.endswith(".norm.running_mean") for name in state_dict):
+        return "BN"
+    return "GN" if any(name.endswith(".norm.weight") for name in state_dict) else ""
+
+
+def _modules(state_dict: Mapping[str, Tensor]) -> dict[int, dict[int, set[str]]]:
+    """Return the modules by stage and block: ``{2: {0: {"conv1", "conv2", "shortcut"}}}``; for VGG by convolution."""
+    modules: dict[int, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for name in state_dict:
+        if match := _RESNET_MODULE.match(name):
+            modules[int(match[1])][int(match[2])].add(match[3])
+        elif match := _VGG_MODULE.match(name):
+            modules[int(match[1])][int(match[2])].add("norm" if ".norm." in name else "conv")
+    return modules
+
+
+def _fits(layout: _Layout, modules: dict[int, dict[int, set[str]]], state_dict: Mapping[str, Tensor]) -> bool:
+    is_vgg = layout.kind.startswith("vgg")
+    if is_vgg != any(_VGG_MODULE.match(name) for name in state_dict):
+        return False
+    first_stage, first_block = (1, 1) if is_vgg else (2, 0)
+    for stage, blocks in modules.items():
+        depth = layout.depths[stage - first_stage]
+        if set(blocks) != set(range(first_block, first_block + depth)):
+            return False
+        for block, parts in blocks.items():
+            if parts != _expected_parts(layout.kind, stage, block):
+                return False
+            if not is_vgg and not _has_width(state_dict, stage, block):
+                return False
+    return True
+
+
+def _expected_parts(kind: str, stage: int, block: int) -> set[str]:
+    if kind == "vgg":
+        return {"conv"}
+    if kind == "vgg_bn":
+        return {"conv", "norm"}
+    parts = {"conv1", "conv2"}
+    if kind == "bottleneck":
+        parts.add("conv3")
+    if block == 0 and (kind == "bottleneck" or (kind == "basic" and stage > 2)):
+        parts.add("shortcut")
+    return parts
+
+
+def _has_width(state_dict: Mapping[str, Tensor], stage: int, block: int) -> bool:
+    """Say whether conv2 has 64, 128, 256 or 512 inputs; wide ResNets have more, and ResNeXt fewer in each group."""
+    weight = state_dict.get(f"res{stage}.{block}.conv2.weight")
+    return weight is None or (weight.ndim == 4 and weight.shape[1] == 64 * 2 ** (stage - 2))

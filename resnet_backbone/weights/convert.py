@@ -1,0 +1,175 @@
+"""Renaming the tensors of published files to our names, and telling an architecture by its names.
+
+Our names are Detectron2's for ResNet (``stem.conv1.norm.weight``, ``res2.0.shortcut.weight``, ``linear.bias``) and
+those of the Caffe models for VGG (``conv1_1.weight``, ``fc8.bias``). The renaming of Caffe2 blobs follows Detectron2's
+``checkpoint/c2_model_loading.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from .errors import WeightsError, shorten
+
+NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_NORM = "|".join(NORM_TENSORS)
+
+_OURS = re.compile(
+    rf"stem\.conv1\.(weight|norm\.({_NORM}))"
+    rf"|res[2-5]\.\d+\.(conv[123]|shortcut)\.(weight|norm\.({_NORM}))"
+    rf"|conv[1-5]_[1-4]\.(weight|bias|norm\.({_NORM}))"
+    r"|(linear|fc6|fc7|fc8)\.(weight|bias)"
+)
+_DETECTRON2_HEAD = re.compile(r"(?:stem\.fc|fc1000)\.(weight|bias)")
+
+_TORCHVISION = (
+    (re.compile(r"conv1\.weight"), r"stem.conv1.weight"),
+    (re.compile(rf"bn1\.({_NORM})"), r"stem.conv1.norm.\1"),
+    (re.compile(r"(layer[1-4])\.(\d+)\.(conv[123])\.weight"), r"\1.\2.\3.weight"),
+    (re.compile(rf"(layer[1-4])\.(\d+)\.bn([123])\.({_NORM})"), r"\1.\2.conv\3.norm.\4"),
+    (re.compile(r"(layer[1-4])\.(\d+)\.downsample\.0\.weight"), r"\1.\2.shortcut.weight"),
+    (re.compile(rf"(layer[1-4])\.(\d+)\.downsample\.1\.({_NORM})"), r"\1.\2.shortcut.norm.\3"),
+    (re.compile(r"fc\.(weight|bias)"), r"linear.\1"),
+)
+_STAGE_OF_LAYER = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
+
+_CAFFE2 = (
+    (re.compile(r"conv1_w"), r"stem.conv1.weight"),
+    (re.compile(r"(?:res_)?conv1_(?:bn|gn)_(\w+)"), r"stem.conv1.norm.\1"),
+    (re.compile(r"(res[2-5])_(\d+)_(branch1|branch2[abc])_w"), r"\1.\2.\3.weight"),
+    (re.compile(r"(res[2-5])_(\d+)_(branch1|branch2[abc])_(?:bn|gn)_(\w+)"), r"\1.\2.\3.norm.\4"),
+    (re.compile(r"(?:fc1000|pred|linear)_w"), r"linear.weight"),
+    (re.compile(r"(?:fc1000|pred|linear)_b"), r"linear.bias"),
+)
+_CONV_OF_BRANCH = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
+_NORM_OF_CAFFE2 = {
+    **{name: name for name in ("running_mean", "running_var")},
+    **{"s": "weight", "gamma": "weight", "b": "bias", "beta": "bias", "rm": "running_mean", "riv": "running_var"},
+}
+_CAFFE2_UNUSED = ("conv1_b",)
+
+_VGG_DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+_VGG_LINEAR = {"classifier.0": "fc6", "classifier.3": "fc7", "classifier.6": "fc8"}
+
+_DETECTOR_PREFIXES = ("backbone.bottom_up.", "backbone.body.", "backbone.")
+_DETECTOR_RES5 = "roi_heads.res5."
+
+
+def classifier_part(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Take the backbone out of a detector's state dict, and off its prefix.
+
+    Returns:
+        The tensors of the classifier or trunk, and the names of all others: necks, proposals and heads of a detector
+        (``backbone.bottom_up.`` of Detectron2, ``backbone.body.`` of torchvision; ``roi_heads.res5`` belongs to the
+        backbone), and ``conv1_b`` of Caffe2 files, a bias in front of a norm that neither Detectron uses.
+    """
+    prefix = next((p for p in _DETECTOR_PREFIXES if any(name.startswith(p) for name in state_dict)), "")
+    part: dict[str, Tensor] = {}
+    others: list[str] = []
+    for name, tensor in state_dict.items():
+        if name in _CAFFE2_UNUSED:
+            others.append(name)
+        elif name.startswith(prefix):
+            part[name.removeprefix(prefix)] = tensor
+        elif name.startswith(_DETECTOR_RES5):
+            part[name.removeprefix("roi_heads.")] = tensor
+        else:
+            others.append(name)
+    return part, others
+
+
+def to_our_names(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Rename the tensors of a classifier or trunk.
+
+    Args:
+        state_dict: in the names of torchvision or timm (ResNet, VGG), Caffe2 (Detectron), Detectron2 or our own, see
+            :func:`classifier_part` for detectors.
+
+    Returns:
+        The same tensors in our names, and the naming that was found: ``"torchvision"``, ``"caffe2"`` or ``"ours"``.
+
+    Raises:
+        WeightsError: tensors that are no part of the networks we know, or two tensors for one name.
+    """
+    layout = _layout(state_dict)
+    if layout == "ours":
+        new_names = {name: _from_ours(name) for name in state_dict}
+    elif layout == "caffe2":
+        new_names = {name: _from_caffe2(name) for name in state_dict}
+    elif any(name.startswith("features.") for name in state_dict):
+        new_names = _from_torchvision_vgg(state_dict)
+    else:
+        new_names = {name: _from_torchvision_resnet(name) for name in state_dict}
+
+    unknown = [name for name, new_name in new_names.items() if new_name is None]
+    if unknown:
+        raise WeightsError(
+            f"{len(unknown)} of {len(new_names)} tensors are no part of a ResNet or VGG as we know them "
+            f"(read as the naming of {layout}): {shorten(unknown)}"
+        )
+    renamed = {new_name: state_dict[name] for name, new_name in new_names.items() if new_name is not None}
+    if len(renamed) < len(new_names):
+        raise WeightsError("two tensors of the file have the same meaning, as in 'fc1000.bias' and 'linear.bias'")
+    return renamed, layout
+
+
+def _layout(names: Mapping[str, Tensor]) -> str:
+    if names and not any("." in name for name in names):
+        return "caffe2"
+    if any(_OURS.fullmatch(name) for name in names):
+        return "ours"
+    return "torchvision"
+
+
+def _from_ours(name: str) -> str | None:
+    if match := _DETECTRON2_HEAD.fullmatch(name):
+        return f"linear.{match[1]}"
+    return name if _OURS.fullmatch(name) else None
+
+
+def _from_torchvision_resnet(name: str) -> str | None:
+    for pattern, replacement in _TORCHVISION:
+        if match := pattern.fullmatch(name):
+            first, dot, rest = match.expand(replacement).partition(".")
+            return _STAGE_OF_LAYER.get(first, first) + dot + rest
+    return None
+
+
+def _from_caffe2(name: str) -> str | None:
+    for pattern, replacement in _CAFFE2:
+        if match := pattern.fullmatch(name):
+            *module, last = match.expand(replacement).split(".")
+            if module[-1] == "norm":
+                if last not in _NORM_OF_CAFFE2:
+                    return None
+                last = _NORM_OF_CAFFE2[last]
+            return ".".join([*(_CONV_OF_BRANCH.get(part, part) for part in module), last])
+    return None
+
+
+def _from_torchvision_vgg(names: Mapping[str, Tensor]) -> dict[str, str | None]:
+    """Number the convolutions of ``features.N`` by the depths of VGG-16 or VGG-19, whichever fits."""
+    with_norm = any(name.startswith("features.") and name.endswith("running_mean") for name in names)
+    candidates = []
+    for depths in _VGG_DEPTHS.values():
+        modules = dict(_vgg_modules(depths, with_norm)) | _VGG_LINEAR
+        renamed: dict[str, str | None] = {}
+        for name in names:
+            module, _, tensor = name.rpartition(".")
+            renamed[name] = f"{modules[module]}.{tensor}" if module in modules else None
+        candidates.append(renamed)
+    return min(candidates, key=lambda renamed: list(renamed.values()).count(None))
+
+
+def _vgg_modules(depths: tuple[int, ...], with_norm: bool) -> Iterator[tuple[str, str]]:
+    index = 0
+    for stage, depth in enumerate(depths, start=1):
+        for position in range(1, depth + 1):
+            yield f"features.{index}", f"conv{stage}_{position}"
+            if with_norm:
+                yield f"features.{index + 1}", f"conv{stage}_{position}.norm"
+            index += 3 if with_norm else 2
+        index += 1

@@ -1,0 +1,244 @@
+"""Copying weights into a model, all or nothing: whatever is not accounted for is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .architecture import (
+    HEAD,
+    LAST_LINEAR,
+    candidate_archs,
+    has_bottlenecks,
+    known_archs,
+    norm_of,
+    stage_of,
+)
+from .catalog import IMAGENET_CLASSES
+from .errors import WeightsError, shorten
+from .input_format import InputFormat
+from .source import Weights, read_weights, weights_from_state_dict
+
+_COUNTER = ".num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What :func:`load_weights` did.
+
+    Attributes:
+        source: what was read.
+        arch: the model's architecture.
+        loaded: how many tensors of the model were filled.
+        ignored: why to which tensors of the file were rightly not used: ``"counters of batch norm"``,
+            ``"classifier"``, ``"stages that the model lacks"``, ``"other parts of the file"``.
+        new_head: True where the model's last linear layer keeps its initialisation, for other classes than the file's.
+        input_format: the pixels that the weights were trained on; None where nobody said.
+        sha256: of the file; ``""`` for a state dict.
+    """
+
+    source: str
+    arch: str
+    loaded: int
+    ignored: dict[str, list[str]]
+    new_head: bool
+    input_format: InputFormat | None
+    sha256: str
+
+    def summary(self) -> str:
+        """Return a few lines for a log."""
+        lines = [f"{self.arch}: {self.loaded} tensors from {self.source}"]
+        lines += [f"  {len(names)} not used, {why}: {names[0]}, ..." for why, names in self.ignored.items()]
+        if self.new_head:
+            lines.append("  the last linear layer is new: it keeps its initialisation and needs training")
+        if self.input_format is None:
+            lines.append("  input format unknown: nobody said on which colour order, mean and std they were trained")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers, for JSON."""
+        return {
+            "source": self.source,
+            "sha256": self.sha256,
+            "arch": self.arch,
+            "loaded": self.loaded,
+            "ignored": self.ignored,
+            "new_head": self.new_head,
+            "input_format": self.input_format.to_dict() if self.input_format else None,
+        }
+
+
+@dataclass
+class _Match:
+    """Which tensor fills which, and what is wrong."""
+
+    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # of the model, of the file
+    missing: list[str] = field(default_factory=list)
+    leftover: list[str] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)  # in shape or kind
+    ignored: dict[str, list[str]] = field(default_factory=dict)
+
+    def ignore(self, why: str, name: str) -> None:
+        self.ignored.setdefault(why, []).append(name)
+
+
+def load_weights(model: nn.Module, source: str | Path | Mapping[str, Tensor] | Weights) -> LoadReport:
+    """Copy weights into a model of :func:`~resnet_backbone.models.registry.create_model`.
+
+    Every tensor of the model must be filled and every tensor of the file be used, except for what is harmless, which
+    the report lists: counters of batch norm, a classifier that was not asked for, stages after the model's last.
+    For another number of classes than the file's, the last linear layer keeps its initialisation.
+
+    Args:
+        model: with the attributes ``arch``, ``num_classes`` and ``stride_in_1x1``.
+        source: as for :func:`read_weights`, or a state dict in any naming that it knows, or its result.
+
+    Raises:
+        TypeError: not such a model, or not such a source.
+        WeightsError: anything that does not fit; the model is then as it was before.
+        FileNotFoundError, DownloadError: as :func:`read_weights`.
+    """
+    for attribute in ("arch", "num_classes", "stride_in_1x1"):
+        if not hasattr(model, attribute):
+            raise TypeError(f"{type(model).__name__} has no attribute {attribute!r}: build the model with create_model")
+    arch, num_classes = str(model.arch), int(model.num_classes)  # type: ignore[arg-type]
+    weights = _weights_of(source, arch)
+    _check_arch(arch, weights)
+    _check_stride(arch, bool(model.stride_in_1x1), weights)
+    new_head = _needs_new_head(num_classes, weights)
+
+    match = _match(dict(model.state_dict(keep_vars=True)), weights, has_head=num_classes > 0, new_head=new_head)
+    is_whole = arch not in known_archs() or arch in candidate_archs(weights.state_dict)
+    if match.missing or match.leftover or match.different or not is_whole:
+        raise WeightsError(_explain(arch, weights, match, norm_of(model.state_dict())))
+    with torch.no_grad():
+        for target, value in match.pairs:
+            target.copy_(value)
+    ignored = {why: sorted(names) for why, names in match.ignored.items()}
+    return LoadReport(
+        source=weights.source,
+        arch=arch,
+        loaded=len(match.pairs),
+        ignored=ignored,
+        new_head=new_head,
+        input_format=weights.input_format,
+        sha256=weights.sha256,
+    )
+
+
+def _weights_of(source: str | Path | Mapping[str, Tensor] | Weights, arch: str) -> Weights:
+    if isinstance(source, Weights):
+        return source
+    if isinstance(source, str | Path):
+        return read_weights(source, arch=arch)
+    if isinstance(source, Mapping):
+        return weights_from_state_dict(source, arch=arch)
+    raise TypeError(f"expected a catalog name, a file, a state dict or Weights, got {type(source).__name__}")
+
+
+def _check_arch(arch: str, weights: Weights) -> None:
+    looks_like = (weights.arch,) if weights.arch else candidate_archs(weights.state_dict)
+    if arch in known_archs() and looks_like and arch not in looks_like:
+        raise WeightsError(
+            f"{weights.source} holds the weights of {' or '.join(looks_like)}, the model is {arch}; "
+            f"write create_model({looks_like[0]!r}, ...), or take weights of {arch}"
+        )
+
+
+def _check_stride(arch: str, stride_in_1x1: bool, weights: Weights) -> None:
+    if has_bottlenecks(arch) and weights.stride_in_1x1 not in (None, stride_in_1x1):
+        raise WeightsError(
+            f"{weights.source} was trained with the stride in the {_stride_place(weights.stride_in_1x1)} convolution "
+            f"of bottlenecks, the model has it in the {_stride_place(stride_in_1x1)}; build the model with "
+            f"stride_in_1x1={weights.stride_in_1x1}"
+        )
+
+
+def _stride_place(stride_in_1x1: bool | None) -> str:
+    return "first 1x1" if stride_in_1x1 else "3x3"
+
+
+def _needs_new_head(num_classes: int, weights: Weights) -> bool:
+    if weights.num_classes == 0 and num_classes == IMAGENET_CLASSES:
+        raise WeightsError(
+            f"{weights.source} has no classifier, the model wants one of ImageNet's {num_classes} classes; "
+            "build the model with num_classes=0"
+        )
+    return num_classes not in (0, weights.num_classes)
+
+
+def _match(targets: dict[str, Tensor], weights: Weights, *, has_head: bool, new_head: bool) -> _Match:
+    match = _Match()
+    stages = {stage_of(name) for name in targets}
+    for name in weights.left_out:
+        match.ignore("other parts of the file", name)
+    for name, value in weights.state_dict.items():
+        target = targets.get(name)
+        if new_head and name in LAST_LINEAR:
+            match.ignore("classifier", name)
+        elif target is not None:
+            _pair(match, name, target, value)
+        elif name.endswith(_COUNTER):
+            match.ignore("counters of batch norm", name)
+        elif name.startswith(HEAD):
+            if has_head:
+                match.leftover.append(name)
+            else:
+                match.ignore("classifier", name)
+        elif stage_of(name) not in stages:
+            match.ignore("stages that the model lacks", name)
+        else:
+            match.leftover.append(name)
+    for name in targets:
+        optional = name.endswith(_COUNTER) or (new_head and name in LAST_LINEAR)
+        if name not in weights.state_dict and not optional:
+            match.missing.append(name)
+    return match
+
+
+def _pair(match: _Match, name: str, target: Tensor, value: Tensor) -> None:
+    if target.shape != value.shape:
+        match.different.append(f"{name} ({tuple(value.shape)} in the file, {tuple(target.shape)} in the model)")
+    elif target.is_floating_point() != value.is_floating_point():
+        match.different.append(f"{name} ({value.dtype} in the file, {target.dtype} in the model)")
+    elif target.is_meta:
+        match.different.append(f"{name} (the model is on the meta device and holds no values; write model.to_empty)")
+    else:
+        match.pairs.append((target, value))
+
+
+def _explain(arch: str, weights: Weights, match: _Match, model_norm: str) -> str:
+    lines = [f"{weights.source} does not fit {arch}; nothing was loaded."]
+    for what, names in (
+        ("tensors of the model are not in the file", match.missing),
+        ("tensors of the file fit nothing in the model", match.leftover),
+        ("tensors differ", match.different),
+    ):
+        if names:
+            lines.append(f"  {len(names)} {what}: {shorten(names)}")
+    lines += [f"  {advice}" for advice in _advice(weights, match, model_norm)]
+    return "\n".join(lines)
+
+
+def _advice(weights: Weights, match: _Match, model_norm: str) -> list[str]:
+    advice = []
+    file_norm = norm_of(weights.state_dict)
+    fused = file_norm == "GN" and any(name.endswith(".running_mean") for name in match.missing)
+    if fused:
+        advice.append('The file has norms without running statistics: with group norm, build the model with norm="GN";')
+        advice.append("a file of the first Detectron has its batch norm fused, take Detectron2's instead.")
+    elif file_norm != model_norm:
+        choices = {"BN": 'norm="BN" or "FrozenBN"', "GN": 'norm="GN"', "": "an architecture without norms"}
+        advice.append(f"The norms are not the same: build the model with {choices[file_norm]}.")
+    if any(name.startswith(HEAD) for name in match.missing):
+        advice.append("The file has no complete classifier: build the model with num_classes=0.")
+    if any(name.startswith(("stem.conv1.weight ", "conv1_1.weight ")) for name in match.different):
+        advice.append("The first convolution reads another number of channels: published weights take in_channels=3.")
+    if not candidate_archs(weights.state_dict):
+        advice.append("The file is no whole network that we know: is it complete, is it a ResNeXt or a wide ResNet?")
+    return advice

@@ -1,0 +1,111 @@
+"""Writing a weight file that says itself what it is, and that Detectron2 loads as it stands."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .architecture import has_bottlenecks
+from .errors import WeightsError
+from .input_format import InputFormat
+from .source import FORMAT_VERSION, PACKAGE_KEY, Weights, read_weights
+
+
+def package_weights(
+    source: str | Path,
+    destination: str | Path,
+    arch: str | None = None,
+    input_format: InputFormat | None = None,
+    stride_in_1x1: bool | None = None,
+) -> dict[str, Any]:
+    """Write weights in our names, together with how they were trained, as one ``.pth`` file.
+
+    The file is ``{"model": tensors, "matching_heuristics": True, "resnet_backbone": facts}``: ``torch.load`` reads it
+    with ``weights_only=True``, and Detectron2's ``DetectionCheckpointer`` matches it with any of its models.
+
+    Args:
+        source: as for :func:`read_weights`.
+        destination: the file to write, ending in ``.pth``. It is replaced at once when complete.
+        arch: needed only where the tensors do not tell.
+        input_format: the pixels that the network was trained on; needed for files that are not in the catalog.
+        stride_in_1x1: likewise for ResNet-50, 101 and 152.
+
+    Returns:
+        The facts that were written, in plain containers.
+
+    Raises:
+        FileNotFoundError: no such source, or no such folder for the destination.
+        WeightsError: weights that cannot be read, a fact that is not known, or one that contradicts what is known.
+    """
+    destination = Path(destination)
+    if destination.suffix != ".pth":
+        raise WeightsError(f"the destination must end in .pth, got {destination}")
+    if not destination.parent.is_dir():
+        raise FileNotFoundError(f"no folder {destination.parent} to write {destination.name} into; create it first")
+    weights = read_weights(source, arch)
+    facts = _facts(weights, input_format, stride_in_1x1)
+    tensors = {
+        name: _alone(tensor) for name, tensor in weights.state_dict.items() if not name.endswith(".num_batches_tracked")
+    }
+    partial = destination.with_name(f"{destination.name}.{os.getpid()}.part")
+    try:
+        torch.save({"model": tensors, "matching_heuristics": True, PACKAGE_KEY: facts}, partial)
+        partial.replace(destination)
+    finally:
+        partial.unlink(missing_ok=True)
+    return facts
+
+
+def _facts(weights: Weights, input_format: InputFormat | None, stride_in_1x1: bool | None) -> dict[str, Any]:
+    if weights.arch is None:
+        raise WeightsError(f"{weights.source}: the tensors fit several architectures or none; write arch=")
+    if weights.input_format is None and input_format is None:
+        raise WeightsError(
+            f"{weights.source} is not in the catalog: say on which pixels it was trained, as in\n"
+            '  input_format=InputFormat("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # torchvision, timm'
+        )
+    if weights.stride_in_1x1 is None and stride_in_1x1 is None and has_bottlenecks(weights.arch):
+        raise WeightsError(
+            f"{weights.source} is not in the catalog: say where its bottlenecks carry the stride, stride_in_1x1=False "
+            "(torchvision, timm) or stride_in_1x1=True (MSRA, Caffe)"
+        )
+    _refuse_contradiction(weights.source, "input_format", weights.input_format, input_format)
+    _refuse_contradiction(weights.source, "stride_in_1x1", weights.stride_in_1x1, stride_in_1x1)
+    final_format = weights.input_format or input_format
+    final_stride = stride_in_1x1 if weights.stride_in_1x1 is None else weights.stride_in_1x1
+    return {
+        "format_version": FORMAT_VERSION,
+        "arch": weights.arch,
+        "input_format": final_format.to_dict() if final_format else None,
+        "stride_in_1x1": bool(final_stride),
+        "norm": weights.norm,
+        "num_classes": weights.num_classes,
+        "source": Path(weights.source).name if Path(weights.source).is_file() else weights.source,
+        "source_sha256": weights.sha256,
+        "licence": weights.licence,
+        "acc1": weights.acc1,
+        "package_version": _package_version(),
+    }
+
+
+def _refuse_contradiction(source: str, name: str, known: Any, stated: Any) -> None:
+    if None not in (known, stated) and known != stated:
+        raise WeightsError(f"{source} was trained with {name}={known}, not {stated}; leave {name} out")
+
+
+def _package_version() -> str:
+    try:
+        return version("resnet_backbone")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """Return the tensor with memory of its own size: saving a view would save everything that it is a view of."""
+    tensor = tensor.detach().contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size() else tensor.clone()

@@ -1,0 +1,210 @@
+"""From what a user writes (a catalog name, a file, a state dict) to weights in our names with what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .architecture import HEAD, candidate_archs, has_bottlenecks, known_archs, norm_of, num_classes_of
+from .cache import download_weights
+from .catalog import CATALOG, SCHEME, WeightsEntry, find_entry_by_sha256, get_entry, parse_source
+from .convert import classifier_part, to_our_names
+from .download import file_hash
+from .errors import WeightsError, shorten
+from .input_format import InputFormat
+from .read import RawFile, read_file
+
+PACKAGE_KEY = "resnet_backbone"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors in our names, and what is known of how they were trained.
+
+    Attributes:
+        state_dict: our names to tensors on the CPU, all finite. They may be mapped from a file: copy, don't change.
+        arch: the architecture; None where the tensors fit several (the stem alone, say).
+        input_format: the pixels that the network was trained on; None where nobody said.
+        stride_in_1x1: where bottlenecks carry the stride; None where nobody said; False for other architectures.
+        norm: ``"BN"``, ``"GN"``, or ``""`` for a network without norms.
+        source: what was read, for messages and records.
+        sha256: of the file's content, 64 hexadecimal digits; ``""`` for a state dict.
+        num_classes: size of the classifier; 0 where there is none.
+        licence: SPDX identifier; ``""`` where unknown.
+        acc1: published ImageNet-1K top-1 in percent; None where unknown.
+        left_out: names in the file that are no part of a classifier: a detector's heads, say.
+    """
+
+    state_dict: Mapping[str, Tensor]
+    arch: str | None
+    input_format: InputFormat | None
+    stride_in_1x1: bool | None
+    norm: str
+    source: str
+    sha256: str
+    num_classes: int
+    licence: str = ""
+    acc1: float | None = None
+    left_out: tuple[str, ...] = ()
+
+
+def read_weights(source: str | Path, arch: str | None = None) -> Weights:
+    """Read weights, downloading published ones the first time.
+
+    Args:
+        source: ``"imagenet://resnet50/IMAGENET1K_V1"``, ``"resnet50/IMAGENET1K_V1"``, ``"IMAGENET1K_V1"`` together with
+            ``arch``, or a file (see :func:`~resnet_backbone.weights.read.read_file`). A published file is recognised by
+            its SHA-256, and one that ``package_weights`` wrote says itself what it is; of others the input format stays
+            unknown.
+        arch: the architecture that is expected.
+
+    Raises:
+        FileNotFoundError: neither a known name nor a file.
+        WeightsError: an unknown name, a damaged file, another architecture, or values that are not finite.
+        DownloadError: published weights could not be had.
+    """
+    entry = _named_entry(source, arch)
+    if entry is not None:
+        if arch is not None and arch != entry.arch:
+            raise WeightsError(f"{source} is for {entry.arch}, not {arch}; write one of {_names_for(arch)}")
+        path = download_weights(entry)
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{source} is neither a file nor a name in the catalog; write the path of a weight file, or "
+                f"imagenet://ARCH/NAME, as in imagenet://resnet50/IMAGENET1K_V1"
+            )
+    raw = read_file(path)
+    sha256 = file_hash(path, "sha256")
+    if entry is not None and not sha256.startswith(entry.sha256):
+        raise WeightsError(
+            f"{path} is damaged: its SHA-256 is {sha256}, published is {entry.sha256}...; delete the file"
+        )
+    if PACKAGE_KEY in raw.metadata:
+        return _packaged(raw, str(source), sha256, arch)
+    return _published(raw, str(source), sha256, arch, entry or find_entry_by_sha256(sha256))
+
+
+def weights_from_state_dict(state_dict: Mapping[str, Tensor], arch: str | None = None) -> Weights:
+    """Return what the tensors alone tell.
+
+    Raises:
+        TypeError: values that are not tensors.
+        WeightsError: tensors of no network that we know, of another than ``arch``, or not finite.
+    """
+    strange = [
+        f"{name} ({type(value).__name__})" for name, value in state_dict.items() if not isinstance(value, Tensor)
+    ]
+    if strange:
+        raise TypeError(f"expected a state dict, names with tensors; found also {shorten(strange)}")
+    return _published(RawFile(dict(state_dict), {}), "a state dict", "", arch, None)
+
+
+def _named_entry(source: str | Path, arch: str | None) -> WeightsEntry | None:
+    if isinstance(source, Path):
+        return None
+    if source.startswith(SCHEME):
+        return parse_source(source)
+    if source in CATALOG:
+        return CATALOG[source]
+    if source in {entry.name for entry in CATALOG.values()}:
+        if arch is None:
+            raise WeightsError(f"{source} is published for several architectures; write imagenet://ARCH/{source}")
+        return get_entry(arch, source)
+    if arch is not None and not Path(source).is_file() and source.replace("_", "").isalnum():
+        return get_entry(arch, source)
+    return None
+
+
+def _names_for(arch: str) -> str:
+    return ", ".join(name for name in sorted(CATALOG) if name.startswith(f"{arch}/")) or f"a file (none is for {arch})"
+
+
+def _published(raw: RawFile, source: str, sha256: str, arch: str | None, entry: WeightsEntry | None) -> Weights:
+    part, left_out = classifier_part(raw.tensors)
+    state_dict, _ = _renamed(part, source)
+    if entry is not None and not entry.has_classifier:
+        left_out += [name for name in state_dict if name.startswith(HEAD)]
+        state_dict = {name: tensor for name, tensor in state_dict.items() if not name.startswith(HEAD)}
+    _check_finite(state_dict, source)
+    arch = _resolve_arch(state_dict, source, entry.arch if entry else None, arch)
+    stride_in_1x1 = None if arch is None or has_bottlenecks(arch) else False
+    return Weights(
+        state_dict=state_dict,
+        arch=arch,
+        input_format=entry.input_format if entry else None,
+        stride_in_1x1=entry.stride_in_1x1 if entry else stride_in_1x1,
+        norm=norm_of(state_dict),
+        source=source,
+        sha256=sha256,
+        num_classes=num_classes_of(state_dict),
+        licence=entry.licence if entry else "",
+        acc1=entry.acc1 if entry else None,
+        left_out=tuple(sorted(left_out)),
+    )
+
+
+def _packaged(raw: RawFile, source: str, sha256: str, arch: str | None) -> Weights:
+    facts: Any = raw.metadata[PACKAGE_KEY]
+    state_dict, _ = _renamed(raw.tensors, source)
+    _check_finite(state_dict, source)
+    try:
+        if facts["format_version"] != FORMAT_VERSION:
+            raise WeightsError(
+                f"{source} is of format version {facts['format_version']}, this release reads {FORMAT_VERSION}; upgrade"
+            )
+        return Weights(
+            state_dict=state_dict,
+            arch=_resolve_arch(state_dict, source, facts["arch"], arch),
+            input_format=InputFormat.from_dict(facts["input_format"]),
+            stride_in_1x1=facts["stride_in_1x1"],
+            norm=facts["norm"],
+            source=source,
+            sha256=sha256,
+            num_classes=num_classes_of(state_dict),
+            licence=facts["licence"],
+            acc1=facts["acc1"],
+        )
+    except WeightsError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{source}: its description is damaged ({error!r}); package the weights again") from error
+
+
+def _renamed(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], str]:
+    try:
+        return to_our_names(tensors)
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {error}") from error
+
+
+def _resolve_arch(
+    state_dict: Mapping[str, Tensor], source: str, stated: str | None, expected: str | None
+) -> str | None:
+    """Return the architecture that the tensors show, settled by what is stated or expected where they fit several."""
+    candidates = candidate_archs(state_dict)
+    advice = f"; write {' or '.join(candidates)} for the architecture, or take other weights"
+    for arch in (stated, expected):
+        if arch is not None and candidates and arch not in candidates:
+            raise WeightsError(f"{source} holds the weights of {' or '.join(candidates)}, not of {arch}{advice}")
+    if stated is not None and expected is not None and stated != expected:
+        raise WeightsError(f"{source} holds the weights of {stated}, not of {expected}{advice}")
+    if stated is not None:
+        return stated
+    if len(candidates) == 1:
+        return candidates[0]
+    may_be_expected = expected in candidates or (not candidates and expected not in known_archs())
+    return expected if may_be_expected else None
+
+
+def _check_finite(state_dict: Mapping[str, Tensor], source: str) -> None:
+    bad = [name for name, tensor in state_dict.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise WeightsError(f"{source} has {len(bad)} tensors with values that are not finite: {shorten(bad)}")

@@ -1,0 +1,46 @@
+"""Packaging. Exact versions for development and CI are in constraints.txt; the ranges here are what the code needs."""
+
+import runpy
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = runpy.run_path(str(ROOT / "resnet_backbone" / "version.py"))["__version__"]
+
+TEST = ["pytest>=8", "hypothesis", "pytest-xdist", "build", "setuptools>=68"]
+
+setup(
+    name="resnet_backbone",
+    version=VERSION,
+    description="ImageNet classifiers (ResNet, VGG) as detection backbones for Detectron2 and torchvision",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=[*find_packages(include=["resnet_backbone", "resnet_backbone.*"]), "resnet_backbone.configs"],
+    # The configs stand at the top, where a reader looks for them, and are installed inside the package.
+    package_dir={"resnet_backbone.configs": "configs"},
+    package_data={"resnet_backbone.configs": ["*.yaml", "**/*.yaml"]},
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "fvcore",
+        "pycocotools>=2.0.8",
+        "faster-coco-eval>=1.8",
+        "opencv-python",
+        "accelerate>=1.0",
+        "safetensors",
+        "tensorboard",
+        "matplotlib",
+        "tqdm",
+        "numpy",
+        "pillow>=10.1",  # ImageFont.load_default(size=...)
+        "pyyaml",
+        "tabulate",
+    ],
+    extras_require={
+        # Not on PyPI. Its model zoo imports pkg_resources, which newer setuptools no longer bring.
+        "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git", "setuptools<81"],
+        "test": TEST,
+        "dev": [*TEST, "ruff==0.17.6", "mypy==2.4.1"],
+    },
+)

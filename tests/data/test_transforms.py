@@ -1,0 +1,219 @@
+"""Resize and flip against Detectron2's arithmetic, Pillow and NumPy."""
+
+from __future__ import annotations
+
+import random
+from decimal import ROUND_FLOOR, Decimal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+
+from resnet_backbone.data.transforms import (
+    RemoveVanished,
+    ResizeShortestEdge,
+    shortest_edge_size,
+    test_transforms,
+    train_transforms,
+)
+
+
+def sample(height=30, width=50, with_masks=True, seed=0):
+    rng = np.random.default_rng(seed)
+    pixels = torch.from_numpy(rng.integers(0, 256, (3, height, width), dtype=np.uint8))
+    boxes = torch.tensor([[3.0, 4.0, 20.0, 25.0], [0.0, 0.0, width, height], [10.5, 2.25, 11.5, 29.0]])
+    target = {
+        "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+        "labels": torch.tensor([2, 0, 1]),
+        "image_id": 17,
+        "size": (height, width),
+    }
+    if with_masks:
+        masks = torch.zeros(3, height, width, dtype=torch.uint8)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
+            mask[y1:y2, x1:x2] = 1
+        target["masks"] = tv_tensors.Mask(masks)
+    return tv_tensors.Image(pixels), target
+
+
+def detectron2_size(height, width, size, max_size):
+    """``get_output_shape`` of Detectron2's ``ResizeShortestEdge``, statement by statement."""
+    size = size * 1.0
+    scale = size / min(height, width)
+    newh, neww = (size, scale * width) if height < width else (scale * height, size)
+    if max(newh, neww) > max_size:
+        scale = max_size * 1.0 / max(newh, neww)
+        newh = newh * scale
+        neww = neww * scale
+    return int(newh + 0.5), int(neww + 0.5)
+
+
+def exact_size(height, width, size, max_size):
+    """The same in exact decimals: rounding half up of the ideal size."""
+    factor = min(Decimal(size) / min(height, width), Decimal(max_size) / max(height, width))
+    return [int((side * factor + Decimal("0.5")).to_integral_value(ROUND_FLOOR)) for side in (height, width)]
+
+
+@pytest.mark.parametrize(
+    ("short_edge", "max_size"), [(800, 1333), (640, 1333), (600, 1000), (320, 533), (1, 10), (97, 97)]
+)
+def test_size_arithmetic(short_edge, max_size):
+    rng = random.Random(0)
+    pairs = [(rng.randint(1, 2000), rng.randint(1, 2000)) for _ in range(3000)] + [(480, 640), (640, 480), (500, 500)]
+    for height, width in pairs:
+        ours = shortest_edge_size(height, width, short_edge, max_size)
+        assert ours == detectron2_size(height, width, short_edge, max_size)
+        assert all(abs(a - b) <= 1 for a, b in zip(ours, exact_size(height, width, short_edge, max_size), strict=True))
+        assert max(ours) <= max_size
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((480, 640), (800, 1067)), ((640, 480), (1067, 800)), ((427, 640), (800, 1199)), ((300, 1000), (400, 1333))],
+)
+def test_known_sizes(size, expected):
+    assert shortest_edge_size(*size, 800, 1333) == expected
+
+
+@pytest.mark.parametrize("size", [(20, 33), (45, 75), (30, 50), (7, 12)])
+def test_pixels_agree_with_pillow(size):
+    image, _ = sample()
+    resized, _ = ResizeShortestEdge((size[0],), 1000)(image, sample()[1])
+    pillow = np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).resize(size[::-1], Image.Resampling.BILINEAR))
+    assert resized.shape == (3, *size) and resized.dtype == torch.uint8 and isinstance(resized, tv_tensors.Image)
+    assert np.abs(resized.permute(1, 2, 0).numpy().astype(int) - pillow).max() <= 1
+
+
+def test_boxes_and_masks_follow():
+    image, target = sample()
+    _, resized = test_transforms(60, 1000)(image, target)
+    np.testing.assert_allclose(resized["boxes"].numpy(), target["boxes"].numpy() * 2, atol=1e-4)
+    assert resized["boxes"].canvas_size == (60, 100)
+    assert (resized["masks"].numpy() == target["masks"].numpy().repeat(2, axis=1).repeat(2, axis=2)).all()
+    assert resized["size"] == (30, 50) and resized["image_id"] == 17 and resized["labels"].tolist() == [2, 0, 1]
+
+
+def test_sides_scale_separately():
+    image, target = sample(33, 50)
+    resized, after = test_transforms(20, 1000)(image, target)
+    height, width = resized.shape[1:]
+    assert (height, width) == (20, 30)
+    expected = target["boxes"].numpy() * [30 / 50, 20 / 33, 30 / 50, 20 / 33]
+    np.testing.assert_allclose(after["boxes"].numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("direction", ["horizontal", "vertical"])
+def test_flip_agrees_with_numpy(direction):
+    transform = train_transforms((0,), 1000, flip=direction)
+    axis = {"horizontal": 2, "vertical": 1}[direction]
+    flipped = 0
+    for seed in range(40):
+        image, target = sample(seed=seed)
+        torch.manual_seed(seed)
+        after, moved = transform(image, target)
+        if torch.equal(after, image):
+            assert torch.equal(moved["boxes"], target["boxes"])
+            continue
+        flipped += 1
+        assert (after.numpy() == np.flip(image.numpy(), axis)).all()
+        assert (moved["masks"].numpy() == np.flip(target["masks"].numpy(), axis)).all()
+        x1, y1, x2, y2 = target["boxes"].numpy().T
+        expected = [50 - x2, y1, 50 - x1, y2] if direction == "horizontal" else [x1, 30 - y2, x2, 30 - y1]
+        np.testing.assert_allclose(moved["boxes"].numpy(), np.stack(expected, axis=1), atol=1e-5)
+        assert moved["labels"].tolist() == [2, 0, 1]
+    assert 8 <= flipped <= 32
+
+
+def test_no_flip():
+    image, target = sample()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        assert torch.equal(train_transforms((0,), 1000, flip="none")(image, target)[0], image)
+
+
+@pytest.mark.parametrize("max_size", [10, 1000])
+def test_zero_keeps_the_size(max_size):
+    image, target = sample()
+    after, moved = test_transforms(0, max_size)(image, target)
+    assert torch.equal(after, image) and torch.equal(moved["boxes"], target["boxes"])
+
+
+def short_sides(sizes, sampling, number):
+    transform = ResizeShortestEdge(sizes, 10_000, sampling)
+    return [min(transform(*sample(with_masks=False))[0].shape[1:]) for _ in range(number)]
+
+
+def test_choice_takes_every_listed_size():
+    torch.manual_seed(0)
+    assert set(short_sides((20, 31, 64), "choice", 60)) == {20, 31, 64}
+
+
+def test_range_includes_both_ends():
+    torch.manual_seed(0)
+    assert set(short_sides((20, 24), "range", 150)) == {20, 21, 22, 23, 24}
+
+
+def test_only_torch_decides():
+    transform = train_transforms((20, 40), 1000, "range")
+
+    def run(seed, other):
+        random.seed(other)
+        np.random.seed(other)
+        torch.manual_seed(seed)
+        return [transform(*sample()) for _ in range(6)]
+
+    def same(a, b):
+        return all(x.shape == y.shape and torch.equal(x, y) for (x, _), (y, _) in zip(a, b, strict=True))
+
+    assert same(run(1, 1), run(1, 2))
+    assert not same(run(1, 1), run(2, 1))
+
+
+def test_vanished_instances_are_removed():
+    image, target = sample()
+    target["boxes"][1] = torch.tensor([5.0, 5.0, 5.0, 9.0])
+    target["masks"][2] = 0
+    _, kept = RemoveVanished()(image, target)
+    assert kept["labels"].tolist() == [2] and kept["boxes"].shape == (1, 4) and kept["masks"].shape == (1, 30, 50)
+    assert isinstance(kept["boxes"], tv_tensors.BoundingBoxes) and isinstance(kept["masks"], tv_tensors.Mask)
+    assert len(target["labels"]) == 3
+
+
+def test_a_mask_lost_in_shrinking_takes_its_box_along():
+    image, target = sample()
+    target["masks"][0] = 0
+    target["masks"][0, 4, 3] = 1
+    _, kept = train_transforms((5,), 1000, flip="none")(image, target)
+    assert 2 not in kept["labels"].tolist() and len(kept["labels"]) == len(kept["masks"]) == len(kept["boxes"])
+
+
+def test_no_instance_at_all():
+    image, target = sample()
+    empty = {
+        **target,
+        "boxes": tv_tensors.wrap(target["boxes"][:0], like=target["boxes"]),
+        "labels": target["labels"][:0],
+    }
+    empty["masks"] = tv_tensors.Mask(target["masks"][:0])
+    _, after = train_transforms((45,), 1000)(image, empty)
+    assert after["boxes"].shape == (0, 4) and after["masks"].shape == (0, 45, 75) and len(after["labels"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((), 100), "shorter side"),
+        (((-1,), 100), "shorter side"),
+        (((10,), 0), "max_size is 0"),
+        (((10, 20), 100, "rang"), "'rang'"),
+        (((10,), 100, "range"), "two sizes"),
+        (((10, 20, 30), 100, "range"), "two sizes"),
+        (((20, 10), 100, "range"), "two sizes"),
+        (((10,), 100, "choice", "sideways"), "'sideways'"),
+    ],
+)
+def test_settings_that_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        train_transforms(*arguments)

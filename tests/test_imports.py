@@ -1,0 +1,133 @@
+"""Imports point one way, Detectron2 stays in its plug-in, and importing the package is cheap."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "resnet_backbone"
+PLUGIN_MAY = {"__init__", "version", "weights", "models", "data", "evaluation", "config"}
+
+# What each layer may import besides itself. The plug-ins and the classifiers' training do not know each other.
+MAY_IMPORT = {
+    "version": set(),
+    "weights": {"version"},
+    "models": {"version", "weights"},
+    "data": {"version", "weights"},
+    "evaluation": {"version", "weights"},
+    "config": {"version", "weights", "models", "data"},
+    "__init__": {"version", "weights", "models"},
+    "classification": PLUGIN_MAY,
+    "torchvision_plugin": PLUGIN_MAY,
+    "detectron2_plugin": PLUGIN_MAY,
+}
+OUTSIDE = {"tools", "datasets", "benchmarks", "tests"}
+
+
+def imported_modules(source: str, module: str, is_package: bool) -> Iterator[str]:
+    """Full names of all that a module imports, anywhere in it: relative ones resolved, ``from x import y`` as x.y."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = module.split(".")
+            base = base[: len(base) - node.level + is_package] if node.level else []
+            yield from (".".join([*base, *filter(None, [node.module]), alias.name]) for alias in node.names)
+
+
+def layer_of(name: str) -> str:
+    """``resnet_backbone.models.resnet`` -> ``models``; what ``resnet_backbone`` itself defines -> ``__init__``."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in MAY_IMPORT else "__init__"
+
+
+def forbidden_imports(source: str, module: str, is_package: bool = False) -> list[str]:
+    own = layer_of(module)
+    found = []
+    for name in imported_modules(source, module, is_package):
+        top = name.split(".")[0]
+        if top == "resnet_backbone" and layer_of(name) not in MAY_IMPORT[own] | {own}:
+            found.append(name)
+        if top in OUTSIDE or (top == "detectron2" and own != "detectron2_plugin"):
+            found.append(name)
+    return found
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    assert forbidden_imports(path.read_text(), module_name(path), path.name == "__init__.py") == []
+
+
+def test_every_part_of_the_package_has_its_place_in_the_order():
+    parts = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert parts <= set(MAY_IMPORT)
+    assert {"weights", "models", "data", "evaluation"} <= parts
+
+
+@pytest.mark.parametrize("folder", sorted(OUTSIDE - {"tests"}))
+def test_scripts_leave_detectron2_to_the_plugin(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        names = imported_modules(path.read_text(), module_name(path), False)
+        assert [name for name in names if name.split(".")[0] == "detectron2"] == [], path
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "forbidden"),
+    [
+        ("resnet_backbone.weights.load", "from ..models import resnet", True),
+        ("resnet_backbone.weights.load", "from resnet_backbone.models.registry import create_model", True),
+        ("resnet_backbone.weights.load", "import resnet_backbone.models.vgg as vgg", True),
+        ("resnet_backbone.weights.load", "from resnet_backbone import models", True),
+        ("resnet_backbone.weights.load", "def f():\n    from resnet_backbone import create_model", True),
+        ("resnet_backbone.weights.load", "from .catalog import find", False),
+        ("resnet_backbone.weights.load", "from . import catalog", False),
+        ("resnet_backbone.models.resnet", "from ..weights import catalog", False),
+        ("resnet_backbone.data.coco", "from ..evaluation import coco", True),
+        ("resnet_backbone.evaluation.coco", "from resnet_backbone.models import resnet", True),
+        ("resnet_backbone.config", "from .data import catalog", False),
+        ("resnet_backbone.config", "from .evaluation import coco", True),
+        ("resnet_backbone.config", "from . import torchvision_plugin", True),
+        ("resnet_backbone.torchvision_plugin.train", "from ..config import check", False),
+        ("resnet_backbone.torchvision_plugin.train", "from ..detectron2_plugin.config import x", True),
+        ("resnet_backbone.torchvision_plugin.train", "import detectron2.layers", True),
+        ("resnet_backbone.detectron2_plugin.train", "from detectron2.layers import ShapeSpec", False),
+        ("resnet_backbone.detectron2_plugin.train", "from tools import train_net", True),
+    ],
+)
+def test_the_check_itself(module, source, forbidden):
+    assert bool(forbidden_imports(source, module)) is forbidden
+
+
+def test_the_check_itself_in_a_package():
+    assert forbidden_imports("from ..models import resnet", "resnet_backbone.weights", is_package=True)
+    assert not forbidden_imports("from .load import read", "resnet_backbone.weights", is_package=True)
+    assert not forbidden_imports("from .models import resnet", "resnet_backbone", is_package=True)
+    assert forbidden_imports("from .data import coco", "resnet_backbone", is_package=True)
+
+
+PROBE = """
+import sys, time
+import torch
+start = time.perf_counter()
+import resnet_backbone
+print(time.perf_counter() - start)
+print(*(name for name in ("detectron2", "torchvision.models.detection") if name in sys.modules))
+"""
+
+
+def test_importing_the_package_is_cheap():
+    seconds = []
+    for _ in range(3):
+        probe = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, capture_output=True, text=True, check=True)
+        first_line, unwanted = probe.stdout.split("\n")[:2]
+        assert unwanted == ""
+        seconds.append(float(first_line))
+    assert min(seconds) < 0.3, f"importing resnet_backbone after torch took {seconds} seconds"

@@ -1,0 +1,107 @@
+import math
+import re
+
+import pytest
+import torch
+import torchvision
+
+from resnet_backbone.weights import find_entry_by_sha256, get_entry, list_weights
+from resnet_backbone.weights.catalog import CATALOG, parse_source
+from resnet_backbone.weights.errors import WeightsError
+
+ENUMS = {
+    "resnet18": "ResNet18_Weights",
+    "resnet34": "ResNet34_Weights",
+    "resnet50": "ResNet50_Weights",
+    "resnet101": "ResNet101_Weights",
+    "resnet152": "ResNet152_Weights",
+    "vgg16": "VGG16_Weights",
+    "vgg16_bn": "VGG16_BN_Weights",
+    "vgg19": "VGG19_Weights",
+    "vgg19_bn": "VGG19_BN_Weights",
+}
+TORCHVISION = [(arch, weights.name) for arch, enum in ENUMS.items() for weights in getattr(torchvision.models, enum)]
+
+
+@pytest.mark.parametrize(("arch", "name"), TORCHVISION)
+def test_facts_are_torchvisions_own(arch, name):
+    theirs = getattr(torchvision.models, ENUMS[arch])[name]
+    ours = get_entry(arch, name)
+    metrics = theirs.meta["_metrics"]["ImageNet-1K"]
+    accuracy = [None if math.isnan(metrics[key]) else metrics[key] for key in ("acc@1", "acc@5")]
+    transforms = theirs.transforms()
+    assert ours.url == theirs.url
+    assert [ours.acc1, ours.acc5] == accuracy
+    assert ours.num_params == theirs.meta["num_params"]
+    assert ours.num_classes == len(theirs.meta["categories"] or range(1000))
+    assert [ours.resize] == transforms.resize_size
+    assert [ours.crop] == transforms.crop_size
+    assert ours.interpolation == transforms.interpolation.value
+    assert ours.input_format.mean == pytest.approx([255 * value for value in transforms.mean])
+    assert ours.input_format.std == pytest.approx([255 * value for value in transforms.std])
+
+
+@pytest.mark.parametrize("full_name", list_weights())
+def test_every_entry_is_consistent(full_name):
+    entry = CATALOG[full_name]
+    assert entry.full_name == full_name == f"{entry.arch}/{entry.name}"
+    assert entry.url.startswith("https://")
+    if entry.sha256:
+        assert re.fullmatch("[0-9a-f]{8}", entry.sha256)
+        assert f"-{entry.sha256}.pth" in entry.url
+    else:
+        assert entry.url.endswith(".pkl")
+    assert entry.stride_in_1x1 == (entry.name == "MSRA")
+    with torch.device("meta"):
+        model = getattr(torchvision.models, entry.arch)()
+    assert entry.num_params == sum(parameter.numel() for parameter in model.parameters())
+    has_norm = any("running_mean" in name for name in model.state_dict())
+    assert entry.norm == ("BN" if has_norm else "")
+    assert (entry.acc1 is None) == (entry.acc5 is None)
+    if entry.acc1 is not None and entry.acc5 is not None:
+        assert 60 < entry.acc1 < entry.acc5 < 100
+
+
+def test_names_files_and_hashes_are_unique():
+    entries = list(CATALOG.values())
+    assert len({entry.url for entry in entries}) == len(entries)
+    assert len({entry.file_name for entry in entries}) == len(entries)
+    hashes = [entry.sha256 for entry in entries if entry.sha256]
+    assert len(set(hashes)) == len(hashes) == len(entries) - 3
+
+
+def test_list_weights():
+    assert list_weights() == sorted(list_weights())
+    assert list_weights("vgg16") == ["vgg16/IMAGENET1K_FEATURES", "vgg16/IMAGENET1K_V1"]
+    assert {name.split("/")[0] for name in list_weights()} == set(ENUMS)
+    assert list_weights("alexnet") == []
+
+
+@pytest.mark.parametrize("full_name", list_weights())
+def test_parse_source_reads_every_name(full_name):
+    assert parse_source(f"imagenet://{full_name}") is CATALOG[full_name]
+
+
+@pytest.mark.parametrize("source", ["resnet50/IMAGENET1K_V1", "imagenet://resnet50", "imagenet:resnet50/X", ""])
+def test_parse_source_refuses_another_form(source):
+    with pytest.raises(WeightsError, match="imagenet://ARCH/NAME"):
+        parse_source(source)
+
+
+def test_unknown_names_list_the_known():
+    with pytest.raises(WeightsError, match=r"IMAGENET1K_V1.*IMAGENET1K_V2.*MSRA"):
+        get_entry("resnet101", "IMAGENET1K_V3")
+    with pytest.raises(WeightsError, match=r"resnet18.*vgg19_bn"):
+        parse_source("imagenet://alexnet/IMAGENET1K_V1")
+
+
+@pytest.mark.parametrize("entry", [entry for entry in CATALOG.values() if entry.sha256], ids=lambda e: e.full_name)
+def test_find_by_hash(entry):
+    assert find_entry_by_sha256(entry.sha256 + "0" * 56) is entry
+    assert find_entry_by_sha256(entry.sha256.upper() + "F" * 56) is entry
+
+
+def test_find_by_hash_of_an_unknown_file():
+    assert find_entry_by_sha256("f" * 64) is None
+    with pytest.raises(ValueError, match="64"):
+        find_entry_by_sha256("0676ba61")

@@ -1,0 +1,281 @@
+import argparse
+import collections
+import io
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from resnet_backbone.weights.errors import WeightsError
+from resnet_backbone.weights.read import read_file
+
+TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.bias": torch.tensor([1.5]), "n": torch.tensor(7)}
+
+
+def assert_same(found, expected=TENSORS):
+    assert list(found) == list(expected)
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".PTH"])
+def test_torch_files(tmp_path, suffix, zipped):
+    path = tmp_path / f"w{suffix}"
+    torch.save(TENSORS, path, _use_new_zipfile_serialization=zipped)
+    assert_same(read_file(path).tensors)
+    assert_same(read_file(str(path)).tensors)
+
+
+def test_safetensors(tmp_path):
+    safetensors.torch.save_file(TENSORS, tmp_path / "w.safetensors", metadata={"format": "pt"})
+    raw = read_file(tmp_path / "w.safetensors")
+    assert_same({name: raw.tensors[name] for name in TENSORS})
+    assert raw.metadata["format"] == "pt"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("container", [dict, collections.OrderedDict])
+def test_pickles_of_arrays(tmp_path, protocol, container):
+    arrays = container((name, tensor.numpy()) for name, tensor in TENSORS.items())
+    content = {"model": arrays, "__author__": "torchvision", "step": np.float32(2.5)}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(content, protocol))
+    raw = read_file(tmp_path / "w.pkl")
+    assert_same(raw.tensors)
+    assert raw.metadata["__author__"] == "torchvision"
+    assert raw.metadata["step"] == 2.5
+
+
+@pytest.mark.parametrize("module", ["numpy.core", "numpy._core"])
+def test_pickles_of_old_and_new_numpy(tmp_path, module):
+    content = pickle.dumps({"a.weight": TENSORS["a.weight"].numpy()}, 2)
+    content = content.replace(b"numpy._core", b"numpy.core").replace(b"numpy.core", module.encode())
+    (tmp_path / "w.pkl").write_bytes(content)
+    assert_same(read_file(tmp_path / "w.pkl").tensors, {"a.weight": TENSORS["a.weight"]})
+
+
+def test_a_pickle_of_python_2(tmp_path):
+    """Byte for byte what Python 2 and numpy 1 write for {"w": array([1.5, -2], dtype=float32)}: data as short strings."""
+    content = (
+        b"\x80\x02}q\x01U\x01wq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85q\x05"
+        b"U\x01bq\x06\x87q\x07Rq\x08(K\x01K\x02\x85q\tcnumpy\ndtype\nq\nU\x02f4q\x0bK\x00K\x01\x87q\x0cRq\r(K\x03"
+        b"U\x01<q\x0eNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\x0fb\x89U\x08\x00\x00\xc0?\x00\x00\x00\xc0q\x10tq\x11bs."
+    )
+    (tmp_path / "w.pkl").write_bytes(content)
+    assert_same(read_file(tmp_path / "w.pkl").tensors, {"w": torch.tensor([1.5, -2.0])})
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+@pytest.mark.parametrize("dtype", [">f4", "<f8", "f2", "i8", "u1", "?"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_array_types_and_orders(tmp_path, dtype, order, protocol):
+    array = np.asarray(np.arange(24).reshape(2, 3, 4) % 2, dtype=dtype, order=order)
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"w": array}, protocol))
+    found = read_file(tmp_path / "w.pkl").tensors["w"]
+    np.testing.assert_array_equal(found.numpy(), array)
+    found.zero_()  # owns memory that may be written to
+
+
+def test_unwraps_and_says_what_it_leaves_out(tmp_path):
+    content = {
+        "state_dict": {f"module.{name}": tensor for name, tensor in TENSORS.items()},
+        "optimizer": {"state": {0: {"momentum": torch.zeros(3)}}},
+        "model_ema": dict(TENSORS),
+        "epoch": 3,
+        "classes": ["cat", "dog"],
+    }
+    torch.save(content, tmp_path / "w.pth")
+    raw = read_file(tmp_path / "w.pth")
+    assert_same(raw.tensors)
+    assert raw.metadata == {"epoch": 3, "classes": ["cat", "dog"], "left_out": ["model_ema", "optimizer"]}
+
+
+def test_blobs_of_caffe2_without_their_momentum(tmp_path):
+    blobs = {"conv1_w": np.ones((2, 2), "f4"), "conv1_w_momentum": np.zeros((2, 2), "f4")}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"blobs": blobs, "cfg": "text"}, 2))
+    raw = read_file(tmp_path / "w.pkl")
+    assert list(raw.tensors) == ["conv1_w"]
+    assert raw.metadata == {"cfg": "text", "left_out": ["conv1_w_momentum"]}
+
+
+def test_module_prefix_is_kept_where_it_is_not_common(tmp_path):
+    torch.save({"module.a": TENSORS["n"], "b": TENSORS["n"]}, tmp_path / "w.pth")
+    assert list(read_file(tmp_path / "w.pth").tensors) == ["module.a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({}, "no tensors"),
+        ({"model": {}}, "no tensors"),
+        ([TENSORS["n"]], "list"),
+        (TENSORS["n"], "Tensor"),
+        ({"a": TENSORS["n"], "lr": 0.1}, r"lr \(float\)"),
+        ({"a": TENSORS["n"], "b": {"c": TENSORS["n"]}}, r"b \(dict\)"),
+        ({"a": TENSORS["n"], 5: TENSORS["n"]}, "5"),
+    ],
+)
+def test_refuses_other_content(tmp_path, content, said):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=said) as caught:
+        read_file(tmp_path / "w.pth")
+    assert "w.pth" in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".pkl"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty"),
+        (b"\n <!DOCTYPE html><html>404</html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "git lfs pull"),
+        (b"garbage" * 100, r"damaged|complete"),
+        (b"\x80\x02}", r"damaged|complete"),
+        (b"PK\x03\x04" + b"\0" * 100, r"damaged|complete"),
+    ],
+)
+def test_damaged_files(tmp_path, suffix, content, said):
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=said) as caught:
+        read_file(path)
+    assert str(path) in str(caught.value)
+
+
+def complete_file(suffix):
+    buffer = io.BytesIO()
+    if suffix == ".safetensors":
+        return safetensors.torch.save(TENSORS)
+    if suffix == ".pkl":
+        return pickle.dumps({name: tensor.numpy() for name, tensor in TENSORS.items()})
+    torch.save(TENSORS, buffer, _use_new_zipfile_serialization=suffix == ".pth")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors", ".pkl"])
+@pytest.mark.parametrize("part", [0.05, 0.3, 0.6, 0.9, 0.999])
+def test_truncated_files(tmp_path, suffix, part):
+    content = complete_file(suffix)
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(WeightsError):
+        read_file(path)
+
+
+def test_missing_file_and_unknown_ending(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weight file"):
+        read_file(tmp_path / "w.pth")
+    with pytest.raises(FileNotFoundError):
+        read_file(tmp_path)
+    (tmp_path / "w.onnx").write_bytes(b"x")
+    with pytest.raises(WeightsError, match=r"\.safetensors.*\.onnx"):
+        read_file(tmp_path / "w.onnx")
+
+
+class Hostile:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.reduced = (function, arguments)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+class HostileState(dict):
+    """A dict whose reconstruction names a class of ours."""
+
+
+def hostile_contents(marker):
+    touch = f"touch {marker}"
+    good = np.ones(2, "f4")
+    return {
+        "os.system": Hostile(os.system, touch),
+        "eval": Hostile(eval, f"open({str(marker)!r}, 'w')"),
+        "exec": Hostile(exec, f"open({str(marker)!r}, 'w')"),
+        "getattr": Hostile(getattr, "".join, "__class__"),
+        "import": Hostile(__import__, "os"),
+        "nested": {"model": {"a": good, "b": [{"c": Hostile(os.system, touch)}]}},
+        "as key": {("x", Hostile(os.system, touch)): good},
+        "after the tensors": {"model": {"a": good}, "optimizer": Hostile(os.system, touch)},
+        "own class": HostileState(a=good),
+        "namespace": {"model": {"a": good}, "args": argparse.Namespace(lr=1)},
+        "array of objects": {"a": np.array([Hostile(os.system, touch)], dtype=object)},
+        "structured array": {"a": np.zeros(2, dtype=[("x", "f4")])},
+        "numpy loader": Hostile(np.load, str(marker)),
+        "numpy file": Hostile(np.memmap, str(marker), "uint8", "w+", 0, (1,)),
+        "tensor in a pickle": {"a": torch.ones(2)},
+    }
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("kind", list(hostile_contents("x")))
+def test_hostile_pickles_run_nothing(tmp_path, kind, protocol):
+    marker = tmp_path / "ran"
+    path = tmp_path / "w.pkl"
+    path.write_bytes(pickle.dumps(hostile_contents(marker)[kind], protocol))
+    with pytest.raises(WeightsError, match="could run code|numbers|names"):
+        read_file(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("kind", ["os.system", "eval", "nested", "after the tensors", "own class", "namespace"])
+def test_hostile_torch_files_run_nothing(tmp_path, kind, zipped):
+    marker = tmp_path / "ran"
+    path = tmp_path / "w.pth"
+    torch.save(hostile_contents(marker)[kind], path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match="could run code"):
+        read_file(path)
+    assert not marker.exists()
+
+
+def test_a_hostile_pickle_disguised_as_a_torch_file(tmp_path):
+    marker = tmp_path / "ran"
+    payload = pickle.dumps(Hostile(os.system, f"touch {marker}"), 2)
+    (tmp_path / "plain.pth").write_bytes(payload)
+    torch.save(TENSORS, tmp_path / "good.pth")
+    with zipfile.ZipFile(tmp_path / "good.pth") as good, zipfile.ZipFile(tmp_path / "zip.pth", "w") as bad:
+        for item in good.infolist():
+            bad.writestr(item.filename, payload if item.filename.endswith("data.pkl") else good.read(item))
+    (tmp_path / "data.safetensors").write_bytes(payload)
+    for name in ("plain.pth", "zip.pth", "data.safetensors"):
+        with pytest.raises(WeightsError):
+            read_file(tmp_path / name)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"cnumpy\nndarray\n((I1\ntS'O'\nS'12345678'\ntR.",  # an array made by hand over bytes
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"cbuiltins\neval\n(S'1'\ntR.",
+        b"cnumpy.core.multiarray\nos.system\n(S'true'\ntR.",  # a dotted name
+        b"cnumpy\ntesting._private.utils.runstring\n(S'1'\nd.",
+        b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR.",
+        b"c_codecs\ndecode\n(S'x'\nS'hex'\ntR.",
+        b"ccopyreg\n_reconstructor\n(cbuiltins\nobject\ncbuiltins\nobject\nNtR.",
+    ],
+)
+def test_hand_written_pickles(tmp_path, payload):
+    (tmp_path / "w.pkl").write_bytes(payload)
+    with pytest.raises(WeightsError):
+        read_file(tmp_path / "w.pkl")
+
+
+@pytest.mark.parametrize("shape", [(3,), (2**40,), (-2,), (1, 1)])
+def test_an_array_whose_shape_is_not_that_of_its_data(tmp_path, shape):
+    class Lying:
+        def __reduce__(self):
+            function, arguments, state = np.zeros(2, "f4").__reduce__()
+            return function, arguments, (state[0], shape, *state[2:])
+
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"a": Lying()}))
+    with pytest.raises(WeightsError, match="shape"):
+        read_file(tmp_path / "w.pkl")

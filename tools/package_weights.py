@@ -1,0 +1,61 @@
+#!/usr/bin/env python
+"""Write a weight file that says how it was trained, and that Detectron2 loads as it stands.
+
+Examples:
+    tools/package_weights.py --list
+    tools/package_weights.py imagenet://resnet101/IMAGENET1K_V1 resnet101.pth
+    tools/package_weights.py mine.pth out.pth --channel-order RGB --mean 123.675 116.28 103.53 \\
+        --std 58.395 57.12 57.375 --stride-in-1x1 no
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from resnet_backbone.weights import (
+    DownloadError,
+    InputFormat,
+    WeightsError,
+    list_weights,
+    package_weights,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse ``argv``, package the weights, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", nargs="?", help="imagenet://ARCH/NAME, or a weight file")
+    parser.add_argument("output", nargs="?", help="the .pth file to write")
+    parser.add_argument("--arch", help="architecture, where the tensors do not tell")
+    parser.add_argument("--channel-order", choices=("RGB", "BGR"), help="of the pixels the network was trained on")
+    parser.add_argument("--mean", type=float, nargs=3, metavar="M", help="for images in 0..255, in the channel order")
+    parser.add_argument("--std", type=float, nargs=3, metavar="S", help="likewise")
+    parser.add_argument("--stride-in-1x1", choices=("yes", "no"), help="yes for Caffe's bottlenecks, else no")
+    parser.add_argument("--list", action="store_true", help="print the published weights that have a name, and stop")
+    args = parser.parse_args(argv)
+    if args.list:
+        print("\n".join(f"imagenet://{name}" for name in list_weights()))
+        return 0
+    if args.source is None or args.output is None:
+        parser.error("write SOURCE and OUTPUT, or --list")
+    pixels = (args.channel_order, args.mean, args.std)
+    if None in pixels and pixels != (None, None, None):
+        parser.error("--channel-order, --mean and --std go together")
+
+    try:
+        input_format = InputFormat(*pixels) if args.channel_order else None
+        stride_in_1x1 = None if args.stride_in_1x1 is None else args.stride_in_1x1 == "yes"
+        facts = package_weights(args.source, args.output, args.arch, input_format, stride_in_1x1)
+    except (WeightsError, DownloadError, FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"wrote {args.output}: {facts['arch']} from {facts['source']}", file=sys.stderr)
+    print(json.dumps({"output": args.output, **facts}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+#!/usr/bin/env python
+"""Train and evaluate a detector from a config.
+
+Examples:
+    python tools/train_net.py --config-file configs/frcnn_r101.yaml --num-gpus 8
+    python tools/train_net.py --config-file configs/frcnn_r101.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
+    python tools/train_net.py --config-file configs/quickstart.yaml SOLVER.MAX_ITER 100 OUTPUT_DIR runs/short
+
+One process a GPU: --num-gpus starts them, or torchrun does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = parse_args(argv)
+    if args.num_gpus * args.num_machines > 1 and "LOCAL_RANK" not in os.environ:
+        relaunch(args, argv)
+    engine = choose_engine(args.engine)
+    if engine == "detectron2":
+        print("error: --engine detectron2 is not part of this version; write --engine torchvision", file=sys.stderr)
+        return 1
+    from resnet_backbone.torchvision_plugin.config import load_config
+    from resnet_backbone.torchvision_plugin.run import Run
+
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        run = Run(cfg, resume=args.resume, eval_only=args.eval_only)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    try:
+        run.start()
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="a YAML file, or the name of one in configs/")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
+    parser.add_argument("--engine", choices=("auto", "detectron2", "torchvision"), default="auto")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine (default: %(default)s)")
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0, help="from 0, different on each machine")
+    parser.add_argument("--dist-url", default="tcp://127.0.0.1:29500", help="address of the machine of rank 0")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
+    return parser.parse_args(argv)
+
+
+def choose_engine(asked: str) -> str:
+    """Return the engine to use; ``auto`` is Detectron2 where it and our plug-in for it can be imported."""
+    if asked != "auto":
+        return asked
+    there = all(importlib.util.find_spec(name) for name in ("detectron2", "resnet_backbone.detectron2_plugin"))
+    return "detectron2" if there else "torchvision"
+
+
+def relaunch(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Replace this process by torchrun with the processes asked for."""
+    address = urlsplit(args.dist_url)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={args.num_gpus}"]
+    torchrun += [f"--nnodes={args.num_machines}", f"--node-rank={args.machine_rank}"]
+    torchrun += [f"--master-addr={address.hostname}", f"--master-port={address.port}"]
+    os.execv(sys.executable, [*torchrun, __file__, *argv])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
