@@ -13,6 +13,7 @@ from fvcore.common.config import CfgNode
 from resnet_backbone.models.registry import create_model, list_models
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import InputFormat, Weights
+from resnet_backbone.weights.architecture import has_bottlenecks
 
 
 def add_backbone_keys(cfg: CfgNode) -> None:
@@ -76,11 +77,6 @@ def build_trunk(
         res5_dilation=node.RES5_DILATION,
         in_channels=len(cfg.MODEL.PIXEL_MEAN),
     )
-
-
-def has_bottlenecks(arch: str) -> bool:
-    """Return whether ``arch`` has 1x1 convolutions, so that MODEL.RESNETS.STRIDE_IN_1X1 means something."""
-    return arch in ("resnet50", "resnet101", "resnet152")
 
 
 def required_input(arch: str, input_format: InputFormat, stride_in_1x1: bool | None) -> dict[str, object]:

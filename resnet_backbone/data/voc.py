@@ -87,9 +87,10 @@ def voc_to_coco(
         image_path = _find_image(root, stem)
         size = _stated_size(tree, xml_path)
         if size is None:
-            size = tuple(read_image(image_path).shape[1:])
+            height, width = read_image(image_path).shape[1:]
             sizes_from_image.append(xml_path.name)
-        height, width = size
+        else:
+            height, width = size
         file_name = image_path.relative_to(root / "JPEGImages").as_posix()
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
         for number, item in enumerate(_objects(tree, xml_path), start=1):

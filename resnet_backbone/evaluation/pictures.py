@@ -164,10 +164,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def _class_color(label: int) -> Color:
-    """Steps of the golden ratio around the color wheel: neighbors are far apart, and no hue comes twice."""
+    """Steps of the golden ratio around the color wheel: neighbors are far apart. Every eight classes, darker."""
     golden_ratio = 0.618034
     hue = (0.02 + label * golden_ratio) % 1
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, (1.0, 0.78)[label % 2])
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, (1.0, 0.82, 0.66)[label // 8 % 3])
     return round(255 * red), round(255 * green), round(255 * blue)
 
 

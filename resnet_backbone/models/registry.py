@@ -10,11 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from resnet_backbone.weights import Weights, load_weights, read_weights
-
 from resnet_backbone.models.resnet import BasicBlock, Bottleneck, PlainBlock, ResNet
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.models.vgg import VGG
+from resnet_backbone.weights import Weights, load_weights, read_weights
 
 _MODELS: dict[str, Callable[..., Trunk]] = {}
 
@@ -50,7 +49,9 @@ def _vgg(
         norm = "BN" if has_norm else ""
     if bool(norm) != has_norm:
         other = arch.removesuffix("_bn") if has_norm else f"{arch}_bn"
-        raise ValueError(f"norm {norm!r} does not fit {arch}, which has {'' if has_norm else 'no '}norms: take {other!r}")
+        raise ValueError(
+            f"norm {norm!r} does not fit {arch}, which has {'' if has_norm else 'no '}norms: take {other!r}"
+        )
     return VGG(arch, depths, norm=norm, **options)
 
 

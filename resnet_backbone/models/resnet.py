@@ -7,6 +7,7 @@ Detectron2's, so its checkpoints fit as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +100,15 @@ def _projection(in_channels: int, out_channels: int, stride: int, norm: str) -> 
 
 
 def _make_stage(
-    block: Block, in_channels: int, channels: int, depth: int, stride: int, dilation: int, norm: str, stride_in_1x1: bool
+    block: Block,
+    in_channels: int,
+    channels: int,
+    depth: int,
+    *,
+    stride: int,
+    dilation: int = 1,
+    norm: str,
+    stride_in_1x1: bool,
 ) -> nn.Sequential:
     blocks = []
     for index in range(depth):
@@ -172,16 +181,15 @@ class ResNet(Trunk):
         built = list(stages)[: list(stages).index(last) + 1]
 
         self.stem = Stem(in_channels, norm)
-        stage_5 = {"stride": 2 // res5_dilation, "dilation": res5_dilation}
-        common = {"norm": norm, "stride_in_1x1": stride_in_1x1}
+        make_stage = partial(_make_stage, block, norm=norm, stride_in_1x1=stride_in_1x1)
         if "res2" in built:
-            self.res2 = _make_stage(block, 64, 64, depths[0], stride=1, dilation=1, **common)
+            self.res2 = make_stage(64, 64, depths[0], stride=1)
         if "res3" in built:
-            self.res3 = _make_stage(block, 64 * expansion, 128, depths[1], stride=2, dilation=1, **common)
+            self.res3 = make_stage(64 * expansion, 128, depths[1], stride=2)
         if "res4" in built:
-            self.res4 = _make_stage(block, 128 * expansion, 256, depths[2], stride=2, dilation=1, **common)
+            self.res4 = make_stage(128 * expansion, 256, depths[2], stride=2)
         if "res5" in built:
-            self.res5 = _make_stage(block, 256 * expansion, 512, depths[3], **stage_5, **common)
+            self.res5 = make_stage(256 * expansion, 512, depths[3], stride=2 // res5_dilation, dilation=res5_dilation)
         self.stage_names = tuple(built)
         if num_classes:
             self.linear = nn.Linear(512 * expansion, num_classes)

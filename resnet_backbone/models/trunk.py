@@ -67,10 +67,14 @@ def select_features(
         return all_features
     unknown = [name for name in out_features if name not in all_features]
     if unknown or not out_features or len(set(out_features)) != len(out_features):
-        raise ValueError(f"out_features {tuple(out_features)} must name one or more of {tuple(all_features)}, each once")
+        raise ValueError(
+            f"out_features {tuple(out_features)} must name one or more of {tuple(all_features)}, each once"
+        )
     last = next(reversed(all_features))
     if num_classes and last not in out_features:
-        raise ValueError(f"a head of {num_classes} classes reads {last!r}: add it to out_features, or write num_classes=0")
+        raise ValueError(
+            f"a head of {num_classes} classes reads {last!r}: add it to out_features, or write num_classes=0"
+        )
     return {name: info for name, info in all_features.items() if name in out_features}
 
 

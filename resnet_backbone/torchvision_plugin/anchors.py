@@ -65,7 +65,9 @@ def _one_per_level(key: str, values: Sequence[Sequence[float]], levels: int) -> 
     if len(values) == 1:
         return list(values) * levels
     if len(values) != levels:
-        raise ValueError(f"MODEL.ANCHOR_GENERATOR.{key} has {len(values)} lists for {levels} levels: write 1 or {levels}")
+        raise ValueError(
+            f"MODEL.ANCHOR_GENERATOR.{key} has {len(values)} lists for {levels} levels: write 1 or {levels}"
+        )
     return values
 
 

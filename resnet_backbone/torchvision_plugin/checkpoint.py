@@ -51,7 +51,9 @@ def last_checkpoint(output_dir: Path) -> Path | None:
         return None
     path = output_dir / marker.read_text(encoding="utf-8").strip()
     if not path.is_file():
-        raise FileNotFoundError(f"{marker} names {path}, which is not there; write the name of another checkpoint into it")
+        raise FileNotFoundError(
+            f"{marker} names {path}, which is not there; write the name of another checkpoint into it"
+        )
     return path
 
 
@@ -76,7 +78,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path}: not a checkpoint that can be read safely ({error})") from error
     if not _is_detector(state):
-        raise ValueError(f"{path}: no detector of the torchvision engine; a checkpoint holds 'model' with 'roi_heads.*'")
+        raise ValueError(
+            f"{path}: no detector of the torchvision engine; a checkpoint holds 'model' with 'roi_heads.*'"
+        )
     return state
 
 

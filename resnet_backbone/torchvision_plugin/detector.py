@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 
-from resnet_backbone.weights import Weights
-
 from resnet_backbone.torchvision_plugin.backbone import build_backbone
 from resnet_backbone.torchvision_plugin.roi_heads import build_roi_heads
 from resnet_backbone.torchvision_plugin.rpn import RPN
+from resnet_backbone.weights import Weights
 
 
 class Preprocess(nn.Module):

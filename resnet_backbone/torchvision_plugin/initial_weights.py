@@ -51,8 +51,9 @@ def fit_input(cfg: CfgNode, initial: Initial) -> None:
         if weights.input_format is None:
             if node.INPUT_FROM_WEIGHTS:
                 raise ValueError(
-                    f"{source} does not say which input it was trained on. Package it with tools/package_weights.py, or "
-                    f"write INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS: False"
+                    f"{source} does not say which input it was trained on. Package it with tools/package_weights.py, "
+                    f"or write INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD, and "
+                    f"MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS: False"
                 )
             return
         required = required_input(node.ARCH, weights.input_format, weights.stride_in_1x1)

@@ -36,7 +36,9 @@ class ROIPooler(nn.Module):
         self.min_level = int(math.log2(strides[0]))
         self.max_level = int(math.log2(strides[-1]))
         if 2**self.min_level != strides[0] or self.max_level - self.min_level != len(strides) - 1:
-            raise ValueError(f"strides of MODEL.ROI_HEADS.IN_FEATURES must double from level to level, got {self.strides}")
+            raise ValueError(
+                f"strides of MODEL.ROI_HEADS.IN_FEATURES must double from level to level, got {self.strides}"
+            )
 
     def forward(
         self, feature_maps: Mapping[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]

@@ -12,17 +12,23 @@ from torchvision.models.detection.roi_heads import RoIHeads
 
 from resnet_backbone.config import build_trunk
 from resnet_backbone.models.trunk import FeatureInfo
+from resnet_backbone.torchvision_plugin.poolers import ROIPooler
 from resnet_backbone.weights import Weights
 
-from resnet_backbone.torchvision_plugin.poolers import ROIPooler
+
+class BoxHead(nn.Module):
+    """From crops (R, C, resolution, resolution) to vectors (R, out_channels)."""
+
+    out_channels: int
 
 
-class FastRCNNConvFCHead(nn.Sequential):
+class FastRCNNConvFCHead(BoxHead):
     """New fully connected layers of FC_DIM units on a feature pyramid's crops; its initialisation is Detectron2's."""
 
     def __init__(self, in_channels: int, resolution: int, num_fc: int, fc_dim: int) -> None:
         if num_fc < 1:
             raise ValueError(f"MODEL.ROI_BOX_HEAD.NUM_FC must be 1 or more, got {num_fc}")
+        super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
         size = in_channels * resolution**2
         for _ in range(num_fc):
@@ -31,11 +37,14 @@ class FastRCNNConvFCHead(nn.Sequential):
             nn.init.zeros_(linear.bias)
             layers += [linear, nn.ReLU()]
             size = fc_dim
-        super().__init__(*layers)
+        self.layers = nn.Sequential(*layers)
         self.out_channels = fc_dim
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
 
-class Res5BoxHead(nn.Module):
+
+class Res5BoxHead(BoxHead):
     """The trunk's own res5 on crops of res4, then the mean over the cells ("C4").
 
     Source: He et al. 2015, appendix A, "Networks on Conv feature maps".
@@ -50,7 +59,7 @@ class Res5BoxHead(nn.Module):
         return self.res5(x).mean(dim=(2, 3))
 
 
-class VGGBoxHead(nn.Module):
+class VGGBoxHead(BoxHead):
     """fc6 and fc7 of the ImageNet classifier on 7x7 crops of conv5, without dropout.
 
     Source: Girshick 2015, "Fast R-CNN" (arXiv 1504.08083), section 2.2.
@@ -86,7 +95,7 @@ class BoxPredictor(nn.Module):
 class ROIHeads(RoIHeads):
     """torchvision's RoIHeads with an L1 or smooth-L1 box loss, on Detectron2's pooler."""
 
-    def __init__(self, cfg: CfgNode, feature_info: Mapping[str, FeatureInfo], box_head: nn.Module) -> None:
+    def __init__(self, cfg: CfgNode, feature_info: Mapping[str, FeatureInfo], box_head: BoxHead) -> None:
         heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
         super().__init__(
             ROIPooler(
@@ -147,12 +156,12 @@ def build_roi_heads(cfg: CfgNode, feature_info: Mapping[str, FeatureInfo], weigh
     channels = {info.channels for name, info in feature_info.items() if name in in_features}
     if not set(in_features) <= set(feature_info) or len(channels) != 1:
         raise ValueError(
-            f"MODEL.ROI_HEADS.IN_FEATURES {in_features} must be some of {list(feature_info)}, with as many channels each"
+            f"MODEL.ROI_HEADS.IN_FEATURES {in_features} must be some of {list(feature_info)}, with the same channels"
         )
     return ROIHeads(cfg, feature_info, _build_box_head(cfg, channels.pop(), weights))
 
 
-def _build_box_head(cfg: CfgNode, in_channels: int, weights: Weights | None) -> nn.Module:
+def _build_box_head(cfg: CfgNode, in_channels: int, weights: Weights | None) -> BoxHead:
     arch, box = cfg.MODEL.RESNET_BACKBONE.ARCH, cfg.MODEL.ROI_BOX_HEAD
     if cfg.MODEL.ROI_HEADS.NAME == "ImageNetRes5ROIHeads":
         if arch.startswith("vgg") or list(cfg.MODEL.ROI_HEADS.IN_FEATURES) != ["res4"]:
@@ -165,11 +174,13 @@ def _build_box_head(cfg: CfgNode, in_channels: int, weights: Weights | None) -> 
     if box.NAME == "VGGBoxHead":
         if not arch.startswith("vgg") or box.POOLER_RESOLUTION != 7 or in_channels != 512:
             raise ValueError(
-                f"MODEL.ROI_BOX_HEAD.NAME VGGBoxHead runs fc6 and fc7 on 7x7 crops of conv5: it needs a VGG (not {arch}), "
-                f"MODEL.ROI_HEADS.IN_FEATURES: [conv5] and POOLER_RESOLUTION: 7"
+                f"MODEL.ROI_BOX_HEAD.NAME VGGBoxHead runs fc6 and fc7 on 7x7 crops of conv5: it needs a VGG "
+                f"(not {arch}), MODEL.ROI_HEADS.IN_FEATURES: [conv5] and POOLER_RESOLUTION: 7"
             )
         classifier = build_trunk(cfg, out_features=["pool5"], num_classes=1000, weights=weights)
         return VGGBoxHead(classifier.get_submodule("fc6"), classifier.get_submodule("fc7"))
     if box.NAME == "FastRCNNConvFCHead":
         return FastRCNNConvFCHead(in_channels, box.POOLER_RESOLUTION, box.NUM_FC, box.FC_DIM)
-    raise ValueError("MODEL.ROI_HEADS.NAME StandardROIHeads needs MODEL.ROI_BOX_HEAD.NAME: FastRCNNConvFCHead or VGGBoxHead")
+    raise ValueError(
+        "MODEL.ROI_HEADS.NAME StandardROIHeads needs MODEL.ROI_BOX_HEAD.NAME: FastRCNNConvFCHead or VGGBoxHead"
+    )

@@ -12,7 +12,6 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from resnet_backbone.models.trunk import FeatureInfo
-
 from resnet_backbone.torchvision_plugin.anchors import AnchorGenerator
 
 

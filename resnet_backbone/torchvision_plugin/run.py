@@ -54,11 +54,15 @@ class Run:
         check_files(cfg, training=not eval_only)
         self.resumed = _resumed_checkpoint(self.output_dir) if resume else None
         initial = Initial(detector=self.resumed) if self.resumed else read_initial_weights(cfg)
-        if eval_only and initial.detector is None:
-            raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {cfg.MODEL.WEIGHTS!r}")
         fit_input(cfg, initial)
-        self.train_set: TrainSet | None = None if eval_only else open_train_set(cfg)
-        classes = self.train_set.class_names if self.train_set else tuple(initial.detector["class_names"])
+        self.train_set: TrainSet | None = None
+        if not eval_only:
+            self.train_set = open_train_set(cfg)
+            classes = self.train_set.class_names
+        elif initial.detector is not None:
+            classes = tuple(initial.detector["class_names"])
+        else:
+            raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {cfg.MODEL.WEIGHTS!r}")
         self.test_sets = open_test_sets(cfg, classes)
         set_num_classes(cfg, classes)
         self.class_names = classes
@@ -67,7 +71,9 @@ class Run:
         self.detector = build_detector(cfg, initial.classifier)
         if initial.detector is not None:
             new_classes = not (eval_only or self.resumed)
-            load_detector(self.detector, initial.detector, cfg.MODEL.WEIGHTS or "the checkpoint", new_classes=new_classes)
+            load_detector(
+                self.detector, initial.detector, cfg.MODEL.WEIGHTS or "the checkpoint", new_classes=new_classes
+            )
 
     def start(self) -> dict[str, CocoMetrics]:
         """Train and evaluate; return the figures of each test set, on the main process."""
@@ -75,7 +81,9 @@ class Run:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             set_up_logging(self.output_dir)
             (self.output_dir / "config.yaml").write_text(self.cfg.dump(), encoding="utf-8")
-            logger.info("resnet_backbone %s, torch %s, device %s", __version__, torch.__version__, self.accelerator.device)
+            logger.info(
+                "resnet_backbone %s, torch %s, device %s", __version__, torch.__version__, self.accelerator.device
+            )
             logger.info("config:\n%s", self.cfg.dump())
         torch.backends.cudnn.benchmark = self.cfg.CUDNN_BENCHMARK
         if self.train_set is None:

@@ -48,8 +48,9 @@ def peak_memory_mib(device: torch.device) -> float:
 class RunWriter:
     """Records of the training run of one process; only the main process writes.
 
-    Every :data:`PERIOD` iterations the medians since the last record go to ``metrics.json`` (a line of JSON, Detectron2's
-    names: ``iteration``, ``total_loss``, ``lr``, ``time``, ``data_time``, ``eta_seconds``, ...), TensorBoard and the log.
+    Every :data:`PERIOD` iterations the medians since the last record go to ``metrics.json`` (a line of JSON with
+    Detectron2's names: ``iteration``, ``total_loss``, ``lr``, ``time``, ``data_time``, ``eta_seconds``, ...), to
+    TensorBoard and to the log.
     """
 
     def __init__(self, output_dir: Path, max_iter: int, start: int, device: torch.device) -> None:

@@ -1,12 +1,12 @@
 """Facts about published checkpoints, and how a file becomes a state dict that is checked against a model."""
 
-from .catalog import WeightsEntry, find_entry_by_sha256, get_entry, list_weights
-from .download import DownloadError
-from .errors import WeightsError
-from .input_format import InputFormat
-from .load import LoadReport, load_weights
-from .package import package_weights
-from .source import Weights, read_weights
+from resnet_backbone.weights.catalog import WeightsEntry, find_entry_by_sha256, get_entry, list_weights
+from resnet_backbone.weights.download import DownloadError
+from resnet_backbone.weights.errors import WeightsError
+from resnet_backbone.weights.input_format import InputFormat
+from resnet_backbone.weights.load import LoadReport, load_weights
+from resnet_backbone.weights.package import package_weights
+from resnet_backbone.weights.source import Weights, read_weights
 
 __all__ = [
     "DownloadError",

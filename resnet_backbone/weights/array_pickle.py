@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import WeightsError
+from resnet_backbone.weights.errors import WeightsError
 
 
 def read_array_pickle(path: Path) -> Any:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from .catalog import WeightsEntry
-from .download import download, file_hash
+from resnet_backbone.weights.catalog import WeightsEntry
+from resnet_backbone.weights.download import download, file_hash
 
 
 def cached_weights_path(entry: WeightsEntry) -> Path:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from .errors import WeightsError
-from .input_format import MSRA_BGR, TORCHVISION_RGB, VGG_FEATURES_RGB, InputFormat
+from resnet_backbone.weights.errors import WeightsError
+from resnet_backbone.weights.input_format import MSRA_BGR, TORCHVISION_RGB, VGG_FEATURES_RGB, InputFormat
 
 SCHEME = "imagenet://"
 IMAGENET_CLASSES = 1000

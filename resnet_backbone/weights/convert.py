@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from .errors import WeightsError, shorten
+from resnet_backbone.weights.errors import WeightsError, shorten
 
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _NORM = "|".join(NORM_TENSORS)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .architecture import (
+from resnet_backbone.weights.architecture import (
     HEAD,
     LAST_LINEAR,
     candidate_archs,
@@ -19,10 +19,10 @@ from .architecture import (
     norm_of,
     stage_of,
 )
-from .catalog import IMAGENET_CLASSES
-from .errors import WeightsError, shorten
-from .input_format import InputFormat
-from .source import Weights, read_weights, weights_from_state_dict
+from resnet_backbone.weights.catalog import IMAGENET_CLASSES
+from resnet_backbone.weights.errors import WeightsError, shorten
+from resnet_backbone.weights.input_format import InputFormat
+from resnet_backbone.weights.source import Weights, read_weights, weights_from_state_dict
 
 _COUNTER = ".num_batches_tracked"
 
@@ -204,7 +204,7 @@ def _match(targets: dict[str, Tensor], weights: Weights, *, has_head: bool, new_
 def _pair(match: _Match, name: str, target: Tensor, value: Tensor) -> None:
     if target.shape != value.shape:
         match.different.append(f"{name} ({tuple(value.shape)} in the file, {tuple(target.shape)} in the model)")
-    elif target.is_floating_point() != value.is_floating_point():
+    elif target.is_floating_point() != value.is_floating_point() and not name.endswith(_COUNTER):
         match.different.append(f"{name} ({value.dtype} in the file, {target.dtype} in the model)")
     elif target.is_meta:
         match.different.append(f"{name} (the model is on the meta device and holds no values; write model.to_empty)")

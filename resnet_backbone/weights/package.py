@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .architecture import has_bottlenecks
-from .errors import WeightsError
-from .input_format import InputFormat
-from .source import FORMAT_VERSION, PACKAGE_KEY, Weights, read_weights
+from resnet_backbone.weights.architecture import has_bottlenecks
+from resnet_backbone.weights.errors import WeightsError
+from resnet_backbone.weights.input_format import InputFormat
+from resnet_backbone.weights.source import FORMAT_VERSION, PACKAGE_KEY, Weights, read_weights
 
 
 def package_weights(

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .array_pickle import read_array_pickle
-from .errors import WeightsError, shorten
+from resnet_backbone.weights.array_pickle import read_array_pickle
+from resnet_backbone.weights.errors import WeightsError, shorten
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".pkl")
 _WRAPPERS = ("model", "state_dict", "blobs")

@@ -168,7 +168,9 @@ def test_dilation_keeps_the_resolution_and_the_weights(arch):
     assert {k: v.shape for k, v in plain.state_dict().items()} == {k: v.shape for k, v in dilated.state_dict().items()}
     assert dilated.feature_info["res5"].stride == 16
     assert dilated(torch.zeros(1, 3, 65, 97))["res5"].shape[-2:] == (5, 7)
-    convolutions = [m for n, m in dilated.res5.named_modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)]
+    convolutions = [
+        m for n, m in dilated.res5.named_modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)
+    ]
     assert {m.dilation for m in convolutions} == {(2, 2)}
 
 
@@ -263,7 +265,10 @@ def test_a_trunk_takes_a_classifiers_weights(arch):
     [
         ({"arch": "resnet52"}, "unknown model 'resnet52'; did you mean 'resnet"),
         ({"arch": "resnet50", "norm": "LN"}, "unknown norm 'LN'"),
-        ({"arch": "resnet50", "out_features": ("res6",), "num_classes": 0}, r"must name one or more of \('stem', 'res2'"),
+        (
+            {"arch": "resnet50", "out_features": ("res6",), "num_classes": 0},
+            r"must name one or more of \('stem', 'res2'",
+        ),
         ({"arch": "resnet50", "out_features": ("res2", "res2"), "num_classes": 0}, "each once"),
         ({"arch": "resnet50", "out_features": (), "num_classes": 0}, "one or more"),
         ({"arch": "resnet50", "out_features": ("res4",)}, "write num_classes=0"),

@@ -1,5 +1,6 @@
 """Weight files made by the tests: torchvision's networks with every tensor told apart from every other."""
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -28,6 +29,7 @@ def torchvision_state() -> Callable[..., dict[str, Tensor]]:
 def random_torchvision() -> Callable[[str], torch.nn.Module]:
     """A torchvision ResNet whose norms are random too, so that no two of its tensors can be swapped unseen."""
 
+    @functools.cache
     def make(arch: str, num_classes: int = 1000) -> torch.nn.Module:
         generator = torch.Generator().manual_seed(len(arch))
         model = getattr(torchvision.models, arch)(weights=None, num_classes=num_classes).eval()

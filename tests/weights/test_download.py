@@ -25,6 +25,7 @@ class Site:
     etag: str = '"one"'
     last_modified: str = ""
     ranges: bool = True
+    minds_if_range: bool = True
     with_length: bool = True
     cut_after: list[int] = field(default_factory=list)  # bytes sent before the connection drops, one a request
     answers: list[int] = field(default_factory=list)  # error codes to give first
@@ -72,7 +73,7 @@ def site(monkeypatch):
             asked = self.headers.get("Range")
             if not asked or not site.ranges:
                 return None
-            if self.headers.get("If-Range") not in (None, site.etag, site.last_modified):
+            if site.minds_if_range and self.headers.get("If-Range") not in (None, site.etag, site.last_modified):
                 return None
             return int(asked.removeprefix("bytes=").removesuffix("-"))
 
@@ -168,6 +169,21 @@ def test_a_changed_file_is_not_glued_to_the_old_part(site, tmp_path, etag, lengt
     site.content, site.etag = bytes(length), etag
     download(site.url, tmp_path / "f", sha256=hashlib.sha256(site.content).hexdigest())
     assert (tmp_path / "f").read_bytes() == site.content
+
+
+@pytest.mark.parametrize("minds_if_range", [True, False])
+@pytest.mark.parametrize("length", [len(CONTENT), len(CONTENT) + 7])
+def test_a_changed_file_is_noticed_without_a_hash(site, tmp_path, length, minds_if_range):
+    interrupted(site, tmp_path / "f")
+    site.content, site.etag, site.minds_if_range = bytes(length), '"two"', minds_if_range
+    download(site.url, tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == site.content
+
+
+def test_asks_for_the_rest_of_the_same_file_only(site, tmp_path):
+    interrupted(site, tmp_path / "f")
+    download(site.url, tmp_path / "f")
+    assert (site.asked[-1]["Range"], site.asked[-1]["If-Range"]) == ("bytes=5000-", '"one"')
 
 
 def test_a_part_of_another_address_is_not_used(site, tmp_path):

@@ -60,7 +60,7 @@ def test_pickles_of_old_and_new_numpy(tmp_path, module):
 
 
 def test_a_pickle_of_python_2(tmp_path):
-    """Byte for byte what Python 2 and numpy 1 write for {"w": array([1.5, -2], dtype=float32)}: data as short strings."""
+    """As Python 2 and numpy 1 write {"w": array([1.5, -2], dtype=float32)}: names and data are byte strings."""
     content = (
         b"\x80\x02}q\x01U\x01wq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85q\x05"
         b"U\x01bq\x06\x87q\x07Rq\x08(K\x01K\x02\x85q\tcnumpy\ndtype\nq\nU\x02f4q\x0bK\x00K\x01\x87q\x0cRq\r(K\x03"
@@ -260,6 +260,9 @@ def test_a_hostile_pickle_disguised_as_a_torch_file(tmp_path):
         b"cnumpy\ntesting._private.utils.runstring\n(S'1'\nd.",
         b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR.",
         b"c_codecs\ndecode\n(S'x'\nS'hex'\ntR.",
+        b"cnumpy.core.multiarray\n_reconstruct\n(ccollections\nOrderedDict\n(I0\ntS'b'\ntR.",
+        b"(dS'model'\n(dS'a'\ncnumpy.core.multiarray\n_reconstruct\n(ccollections\nOrderedDict\n(I0\ntS'b'\ntRss.",
+        b"(dS'a'\nc_codecs\nencode\n(S'x'\nS'utf-8'\ntRs.",
         b"ccopyreg\n_reconstructor\n(cbuiltins\nobject\ncbuiltins\nobject\nNtR.",
     ],
 )
@@ -278,4 +281,21 @@ def test_an_array_whose_shape_is_not_that_of_its_data(tmp_path, shape):
 
     (tmp_path / "w.pkl").write_bytes(pickle.dumps({"a": Lying()}))
     with pytest.raises(WeightsError, match="shape"):
+        read_file(tmp_path / "w.pkl")
+
+
+def test_bytes_in_another_encoding_are_refused(tmp_path):
+    """Only latin1 is what pickle itself writes for bytes; other codecs do other things than encode."""
+    good = pickle.dumps({"model": {"a": np.ones(2, "f4")}, "note": b"x\xe9"}, 2)
+    (tmp_path / "w.pkl").write_bytes(good)
+    assert list(read_file(tmp_path / "w.pkl").tensors) == ["a"]
+    (tmp_path / "w.pkl").write_bytes(good.replace(b"latin1", b"utf_16"))
+    with pytest.raises(WeightsError, match="utf_16"):
+        read_file(tmp_path / "w.pkl")
+
+
+def test_arrays_of_another_type_are_refused(tmp_path):
+    good = pickle.dumps({"a": np.ones(2, "f4")}, 2)
+    (tmp_path / "w.pkl").write_bytes(good.replace(b"cnumpy\nndarray\n", b"ccollections\nOrderedDict\n"))
+    with pytest.raises(WeightsError, match="OrderedDict"):
         read_file(tmp_path / "w.pkl")

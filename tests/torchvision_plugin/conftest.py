@@ -1,0 +1,49 @@
+"""Small detectors and small data for the torchvision engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+from fvcore.common.config import CfgNode
+
+from resnet_backbone.data.shapes import generate_shapes
+from resnet_backbone.torchvision_plugin.config import load_config
+
+TINY = [
+    *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7"),
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "32"),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TEST", "15"),
+    *("INPUT.MIN_SIZE_TRAIN", "(64, 80)", "INPUT.MAX_SIZE_TRAIN", "128"),
+    *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "128"),
+    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "6", "SOLVER.WARMUP_ITERS", "2", "SOLVER.STEPS", "(4,)"),
+    *("SOLVER.CHECKPOINT_PERIOD", "3"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps one state a process, and refuses another precision after the first."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root for $DETECTRON2_DATASETS with a tiny "shapes" set."""
+    root = tmp_path_factory.mktemp("datasets")
+    generate_shapes(root / "shapes", num_train=12, num_val=5, seed=0)
+    return root
+
+
+@pytest.fixture
+def tiny(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., CfgNode]:
+    """Load a config, shrunk to seconds: ``tiny("quickstart.yaml", "KEY", "VALUE", ...)``."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
+
+    def load(config: str, *overrides: str) -> CfgNode:
+        return load_config(config, [*TINY, "OUTPUT_DIR", str(tmp_path / "output"), *overrides])
+
+    return load

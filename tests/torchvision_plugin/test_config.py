@@ -1,0 +1,119 @@
+"""Configs: every shipped one loads, and every key that cannot be obeyed is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+
+from resnet_backbone.config import config_folder, find_config_file
+from resnet_backbone.torchvision_plugin.config import check_config, get_cfg, load_config
+
+CONFIGS = sorted(path.relative_to(config_folder()).as_posix() for path in config_folder().rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_loads(name):
+    cfg = load_config(name)
+    assert load_config(name).dump() == cfg.dump()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_dumped_config_loads_to_the_same(name, tmp_path):
+    cfg = load_config(name)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    assert load_config(tmp_path / "config.yaml").dump() == cfg.dump()
+
+
+def test_defaults_are_detectron2s():
+    config = pytest.importorskip("detectron2.config", reason="Detectron2 is not installed")
+    theirs = config.get_cfg()
+    ours_alone = ("MODEL.RESNET_BACKBONE", "DATASETS.OWN", "SOLVER.AMP.DTYPE", "SOLVER.ACCUMULATION_STEPS")
+    # These name builders and devices, for which there is no common default.
+    differ = {"MODEL.BACKBONE.NAME", "MODEL.ROI_HEADS.NAME", "MODEL.DEVICE"}
+
+    def compare(ours, theirs, prefix):
+        for key, value in ours.items():
+            path = f"{prefix}{key}"
+            if path in differ or path.startswith(ours_alone):
+                continue
+            if isinstance(value, dict):
+                compare(value, theirs[key], f"{path}.")
+            else:
+                same = list(value) == list(theirs[key]) if isinstance(value, list | tuple) else value == theirs[key]
+                assert same, f"{path}: {value} here, {theirs[key]} there"
+
+    compare(get_cfg(), theirs, "")
+
+
+def test_the_pair_differs_in_the_backbone_alone():
+    vgg, r101 = (load_config(f"frcnn_{arch}.yaml") for arch in ("vgg16", "r101"))
+
+    def leaves(node, prefix=""):
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    differ = {key for (key, a), (_, b) in zip(leaves(vgg), leaves(r101), strict=True) if a != b}
+    trunk = {f"MODEL.RESNET_BACKBONE.{key}" for key in ("ARCH", "NORM", "OUT_FEATURES")}
+    assert differ == {*trunk, "MODEL.WEIGHTS", "MODEL.FPN.IN_FEATURES", "OUTPUT_DIR"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["SOLVER.BASE_LRR", "0.1"],
+            "does not obey the key SOLVER.BASE_LRR; the nearest that it obeys is SOLVER.BASE_LR",
+        ),
+        (["MODEL.KEYPOINT_ON", "True"], "train with --engine detectron2"),
+        (["MODEL.MASK_ON", "True"], "MODEL.MASK_ON is True, of which the torchvision engine knows only False"),
+        (["MODEL.META_ARCHITECTURE", "RetinaNet"], "knows only 'GeneralizedRCNN'"),
+        (["MODEL.RPN.BOUNDARY_THRESH", "0"], "MODEL.RPN.BOUNDARY_THRESH is 0"),
+        (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR"),
+        (["SOLVER.BASE_LR"], "pairs KEY VALUE; got 1 words"),
+        (["SOLVER.ACCUMULATION_STEPS", "3"], "must be a multiple of"),
+        (["SOLVER.ACCUMULATION_STEPS", "0"], "must be at least 1"),
+        (["MODEL.PIXEL_STD", "[1.0]"], "differ in length"),
+        (["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"], "write SOLVER.AMP.DTYPE bfloat16"),
+        (["MODEL.RESNET_BACKBONE.STRICT_WEIGHTS", "False"], "STRICT_WEIGHTS is False"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_obeyed_is_refused(overrides, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        load_config("quickstart.yaml", overrides)
+
+
+def test_unknown_keys_and_wrong_types_in_a_file_are_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    for text, message in [
+        ("MODEL: {RPN: {NMS_TRESH: 0.7}}", "mine.yaml: .*MODEL.RPN.NMS_TRESH.* MODEL.RPN.NMS_THRESH"),
+        ("SOLVER: {BASE_LR: fast}", "mine.yaml: "),
+        ("MODEL: {RPN: 3}", "MODEL.RPN"),
+        ("A: !!python/object/apply:os.system ['true']", "read safely"),
+        ("a: [", "read safely"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_config(path)
+
+
+def test_a_missing_config_lists_those_there_are():
+    with pytest.raises(FileNotFoundError, match="frcnn_r101.yaml, frcnn_vgg16.yaml"):
+        find_config_file("frcnn_r1001.yaml")
+
+
+def test_own_data_is_one_entry(tmp_path):
+    path = tmp_path / "mine.yaml"
+    own = [{"NAME": "a", "JSON": "a.json", "IMAGES": "images"}]
+    path.write_text(yaml.safe_dump({"DATASETS": {"OWN": own, "TRAIN": ["a"]}}))
+    assert load_config(path).DATASETS.OWN == own
+    assert load_config("quickstart.yaml", ["DATASETS.OWN", str(own)]).DATASETS.OWN == own
+
+
+def test_the_device_is_the_gpu_where_there_is_one():
+    assert get_cfg().MODEL.DEVICE == ("cuda" if torch.cuda.is_available() else "cpu")
+    check_config(get_cfg())

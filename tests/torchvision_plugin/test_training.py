@@ -1,0 +1,339 @@
+"""Whole runs, tiny but real: train, stop, resume, evaluate, fine-tune, in one process and in two."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from fvcore.common.config import CfgNode
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from resnet_backbone.torchvision_plugin.checkpoint import last_checkpoint, load_checkpoint
+from resnet_backbone.torchvision_plugin.run import Run
+from resnet_backbone.torchvision_plugin.trainer import Trainer
+from resnet_backbone.weights import InputFormat, package_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN_NET = ROOT / "tools" / "train_net.py"
+
+
+def run(cfg: CfgNode, **options) -> dict:
+    return Run(cfg, **options).start()
+
+
+def model_of(path: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(path)["model"]
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+def command_line(cfg: CfgNode, *words: str, nproc: int = 0) -> subprocess.CompletedProcess:
+    """Run tools/train_net.py on a dumped config, as a user would."""
+    path = Path(cfg.OUTPUT_DIR).with_suffix(".yaml")
+    path.write_text(cfg.dump())
+    torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={nproc}", "--standalone"] if nproc else []
+    return subprocess.run(
+        [sys.executable, *torchrun, TRAIN_NET, "--engine", "torchvision", "--config-file", path, *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_run_leaves_what_detectron2s_leaves(tiny):
+    cfg = tiny("quickstart.yaml", "TEST.EVAL_PERIOD", "3")
+    figures = run(cfg)
+    output = Path(cfg.OUTPUT_DIR)
+    for name in ("config.yaml", "log.txt", "metrics.json", "model_0000002.pth", "model_final.pth", "last_checkpoint"):
+        assert (output / name).stat().st_size > 0, name
+    assert (output / "last_checkpoint").read_text() == "model_final.pth"
+    assert list(output.glob("events.out.tfevents.*"))
+    records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    last = next(r for r in records if r["iteration"] == 5 and "total_loss" in r)
+    assert last["total_loss"] == pytest.approx(sum(v for k, v in last.items() if k.startswith("loss_")), rel=0.2)
+    assert {"lr", "time", "data_time", "eta_seconds", "peak_memory_mib"} <= last.keys()
+    assert any("shapes_val/bbox/AP50" in r for r in records)
+    inference = output / "inference"
+    assert json.loads((inference / "metrics.json").read_text()) == figures["shapes_val"].to_dict()
+    assert len(list((inference / "pictures").glob("*.png"))) == 5 + 1
+
+
+def test_resuming_gives_the_same_weights_to_the_bit(tiny, tmp_path, monkeypatch):
+    whole = tiny("quickstart.yaml", "OUTPUT_DIR", str(tmp_path / "whole"))
+    run(whole)
+
+    parted = tiny("quickstart.yaml", "OUTPUT_DIR", str(tmp_path / "parted"))
+    step = Trainer._step
+
+    def stop_at_4(self, batches):
+        if self.iteration == 4:
+            raise Stopped
+        return step(self, batches)
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(Trainer, "_step", stop_at_4)
+        run(parted)
+    assert last_checkpoint(Path(parted.OUTPUT_DIR)).name == "model_0000002.pth"
+    torch.manual_seed(12345)  # must not matter
+    run(tiny("quickstart.yaml", "OUTPUT_DIR", str(tmp_path / "parted")), resume=True)
+    a, b = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("whole", "parted"))
+    assert_same(a["model"], b["model"])
+    for x, y in zip(a["optimizer"]["state"].values(), b["optimizer"]["state"].values(), strict=True):
+        assert torch.equal(x["momentum_buffer"], y["momentum_buffer"])
+    assert a["iteration"] == b["iteration"] == 6
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny, tmp_path):
+    finals = []
+    for name, seed in (("a", "7"), ("b", "7"), ("c", "8")):
+        cfg = tiny("quickstart.yaml", "OUTPUT_DIR", str(tmp_path / name), "SEED", seed, "SOLVER.MAX_ITER", "2")
+        run(cfg)
+        finals.append(model_of(tmp_path / name / "model_final.pth"))
+    assert_same(finals[0], finals[1])
+    key = "roi_heads.box_predictor.cls_score.weight"
+    assert not torch.equal(finals[0][key], finals[2][key])
+
+
+def test_accumulation_is_the_whole_batch_in_parts(tiny, tmp_path):
+    """Without batch statistics, and with every anchor and box sampled, the parts add up to the whole."""
+    keys = [
+        *("MODEL.RESNET_BACKBONE.NORM", "GN", "SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0"),
+        *("DATALOADER.ASPECT_RATIO_GROUPING", "False", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.BASE_LR", "0.001"),
+        *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", "100000", "MODEL.RPN.POSITIVE_FRACTION", "1.0"),
+        *("MODEL.RPN.BBOX_REG_LOSS_WEIGHT", "0.0", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "64"),
+    ]
+    weights = []
+    for parts in ("1", "2"):
+        cfg = tiny("quickstart.yaml", "OUTPUT_DIR", str(tmp_path / parts), "SOLVER.ACCUMULATION_STEPS", parts, *keys)
+        run(cfg)
+        weights.append(model_of(tmp_path / parts / "model_final.pth"))
+    start = model_of_start(tiny, tmp_path, keys)
+    for key in ("rpn.head.conv.0.0.weight", "backbone.bottom_up.res2.0.conv1.weight"):
+        moved = (weights[0][key] - start[key]).norm()
+        assert (weights[0][key] - weights[1][key]).norm() < 0.2 * moved, key
+
+
+def model_of_start(tiny, tmp_path, keys) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in Run(tiny("quickstart.yaml", *keys)).detector.state_dict().items()}
+
+
+def test_the_ap_is_pycocotools(tiny, coco_mini):
+    """On real images with crowds and small objects; low scores count, so that AP is not zero."""
+    own = [
+        {
+            "NAME": f"mini_{s}",
+            "JSON": str(coco_mini / f"annotations/instances_{s}2017.json"),
+            "IMAGES": str(coco_mini / f"{s}2017"),
+        }
+        for s in ("train", "val")
+    ]
+    cfg = tiny(
+        "quickstart.yaml",
+        *("DATASETS.OWN", str(own), "DATASETS.TRAIN", "['mini_train']", "DATASETS.TEST", "['mini_val']"),
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "SOLVER.MAX_ITER", "4", "SOLVER.IMS_PER_BATCH", "4"),
+        *("MODEL.RPN.POST_NMS_TOPK_TEST", "100", "SOLVER.BASE_LR", "0.002"),
+    )
+    figures = run(cfg)["mini_val"]
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 80
+    truth = COCO(str(coco_mini / "annotations/instances_val2017.json"))
+    oracle = COCOeval(truth, truth.loadRes(str(Path(cfg.OUTPUT_DIR) / "inference/coco_instances_results.json")), "bbox")
+    oracle.evaluate(), oracle.accumulate(), oracle.summarize()
+    assert oracle.stats[0] > 0
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+    assert [getattr(figures, n) / 100 for n in names] == pytest.approx(list(oracle.stats), abs=1e-9)
+
+
+def test_eval_only_repeats_the_evaluation_and_takes_the_input_from_the_checkpoint(tiny, tmp_path):
+    cfg = tiny("quickstart.yaml", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0")
+    run(cfg)
+    written = (Path(cfg.OUTPUT_DIR) / "inference/coco_instances_results.json").read_bytes()
+    checkpoint = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+    # A config with the wrong colours: the checkpoint knows better.
+    wrong = ["MODEL.WEIGHTS", checkpoint, "INPUT.FORMAT", "BGR", "MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]"]
+    again = tiny(
+        "quickstart.yaml", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "OUTPUT_DIR", str(tmp_path / "again"), *wrong
+    )
+    run(again, eval_only=True)
+    assert again.INPUT.FORMAT == "RGB"
+    assert (tmp_path / "again/inference/coco_instances_results.json").read_bytes() == written
+    with pytest.raises(ValueError, match="INPUT.FORMAT: RGB   # the config has BGR"):
+        run(tiny("quickstart.yaml", *wrong, "MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS", "False"), eval_only=True)
+
+
+def test_two_processes_train_and_evaluate_as_one(tiny, tmp_path):
+    cfg = tiny("quickstart.yaml", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "SOLVER.MAX_ITER", "3")
+    done = command_line(cfg, nproc=2)
+    assert done.returncode == 0, done.stderr
+    output = Path(cfg.OUTPUT_DIR)
+    together = json.loads((output / "inference/coco_instances_results.json").read_text())
+    figures = json.loads((output / "inference/metrics.json").read_text())
+    assert figures["bbox"]["AP"] is not None
+    alone = tiny(
+        *("quickstart.yaml", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "OUTPUT_DIR", str(tmp_path / "alone")),
+        *("MODEL.WEIGHTS", str(output / "model_final.pth")),
+    )
+    metrics = run(alone, eval_only=True)["shapes_val"].to_dict()
+    assert metrics["bbox"]["AP"] == pytest.approx(figures["bbox"]["AP"], abs=1e-6)
+    results = json.loads((tmp_path / "alone/inference/coco_instances_results.json").read_text())
+    assert len(results) == len(together)
+    assert [r["image_id"] for r in results] == [r["image_id"] for r in together]
+    assert [r["score"] for r in results] == pytest.approx([r["score"] for r in together], abs=1e-5)
+
+
+def test_two_processes_evaluate_statistics_that_training_moved(tiny, tmp_path):
+    """Batch statistics differ between processes after a step; both must evaluate with the main process's."""
+    cfg = tiny("quickstart.yaml", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "SOLVER.MAX_ITER", "2")
+    assert cfg.MODEL.RESNET_BACKBONE.NORM == "BN"
+    done = command_line(cfg, nproc=2)
+    assert done.returncode == 0, done.stderr
+    written = model_of(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+    fresh = Run(tiny("quickstart.yaml")).detector.state_dict()
+    key = "backbone.bottom_up.stem.conv1.norm.running_mean"
+    assert not torch.equal(written[key], fresh[key])
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "vgg16_bn"])
+def test_fine_tuning_from_packaged_imagenet_weights(tiny, tmp_path, arch):
+    """The trunk starts as the classifier, its input format comes along, and what is frozen stays to the bit."""
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, arch)(weights=None)
+    torch.save(theirs.state_dict(), tmp_path / "raw.pth")
+    bgr = InputFormat("BGR", (100.0, 110.0, 120.0), (50.0, 51.0, 52.0))
+    package_weights(tmp_path / "raw.pth", tmp_path / "packed.pth", arch=arch, input_format=bgr, stride_in_1x1=False)
+    features = "['conv3', 'conv4', 'conv5', 'pool5']" if "vgg" in arch else "['res2', 'res3', 'res4', 'res5']"
+    cfg = tiny(
+        "quickstart.yaml",
+        *("MODEL.WEIGHTS", str(tmp_path / "packed.pth"), "MODEL.RESNET_BACKBONE.ARCH", arch),
+        *("MODEL.RESNET_BACKBONE.OUT_FEATURES", features, "MODEL.FPN.IN_FEATURES", features),
+        *("MODEL.RESNET_BACKBONE.NORM", "FrozenBN", "MODEL.BACKBONE.FREEZE_AT", "2", "SOLVER.MAX_ITER", "2"),
+    )
+    run(cfg)
+    assert (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD) == (
+        "BGR",
+        [100.0, 110.0, 120.0],
+        [50.0, 51.0, 52.0],
+    )
+    final = model_of(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+    first, last = ("conv1_1", "conv5_1") if "vgg" in arch else ("stem.conv1", "res5.0.conv1")
+    theirs_first = theirs.features[0].weight if "vgg" in arch else theirs.conv1.weight
+    theirs_last = theirs.features[34].weight if "vgg" in arch else theirs.layer4[0].conv1.weight
+    assert torch.equal(final[f"backbone.bottom_up.{first}.weight"], theirs_first)
+    moved = (final[f"backbone.bottom_up.{last}.weight"] - theirs_last).norm()
+    assert 0 < moved < 0.5 * theirs_last.norm()
+
+
+def test_fine_tuning_a_detector_on_other_classes(tiny, tmp_path, coco_mini):
+    run(tiny("quickstart.yaml", "SOLVER.MAX_ITER", "2"))
+    checkpoint = tmp_path / "output" / "model_final.pth"
+    own = [
+        {
+            "NAME": "mini",
+            "JSON": str(coco_mini / "annotations/instances_val2017.json"),
+            "IMAGES": str(coco_mini / "val2017"),
+        }
+    ]
+    keys = [
+        "DATASETS.OWN",
+        str(own),
+        "DATASETS.TRAIN",
+        "['mini']",
+        "DATASETS.TEST",
+        "[]",
+        "MODEL.WEIGHTS",
+        str(checkpoint),
+    ]
+    tuned = Run(tiny("quickstart.yaml", *keys))
+    state, before = tuned.detector.state_dict(), model_of(checkpoint)
+    assert state["roi_heads.box_predictor.cls_score.weight"].shape[0] == 81
+    assert all(torch.equal(state[k], before[k]) for k in before if "box_predictor" not in k)
+    with pytest.raises(ValueError, match="other classes|the detector learns"):
+        Run(tiny("quickstart.yaml", *keys, "DATASETS.TEST", "['mini']"), eval_only=True)
+
+
+def test_a_checkpoint_of_another_detector_is_refused(tiny, tmp_path):
+    run(tiny("quickstart.yaml", "SOLVER.MAX_ITER", "1"))
+    checkpoint = str(tmp_path / "output" / "model_final.pth")
+    with pytest.raises(ValueError, match="of another detector than the config describes"):
+        Run(tiny("quickstart.yaml", "MODEL.WEIGHTS", checkpoint, "MODEL.RESNET_BACKBONE.ARCH", "resnet34"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_causes(tiny):
+    cfg = tiny("quickstart.yaml", "SOLVER.BASE_LR", "1e9", "SOLVER.WARMUP_ITERS", "0", "SOLVER.MAX_ITER", "50")
+    with pytest.raises(FloatingPointError) as caught:
+        run(cfg)
+    message = str(caught.value)
+    for part in ("not finite at iteration", "on images [", "SOLVER.BASE_LR is 1e+09", "gives 0.0025", "INPUT.FORMAT"):
+        assert part in message
+    assert not (Path(cfg.OUTPUT_DIR) / "model_final.pth").exists()
+
+
+def test_bfloat16_trains(tiny):
+    cfg = tiny("quickstart.yaml", "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16", "SOLVER.MAX_ITER", "2")
+    run(cfg)
+    assert all(v.dtype != torch.bfloat16 for v in model_of(Path(cfg.OUTPUT_DIR) / "model_final.pth").values())
+
+
+def test_two_test_sets_have_folders_of_their_own(tiny):
+    cfg = tiny("quickstart.yaml", "DATASETS.TEST", "['shapes_val', 'shapes_train']", "SOLVER.MAX_ITER", "1")
+    assert list(run(cfg)) == ["shapes_val", "shapes_train"]
+    assert (Path(cfg.OUTPUT_DIR) / "inference/shapes_train/metrics.json").is_file()
+
+
+def test_resume_without_a_checkpoint_starts_anew(tiny):
+    cfg = tiny("quickstart.yaml", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "[]")
+    run(cfg, resume=True)
+    assert (Path(cfg.OUTPUT_DIR) / "model_final.pth").is_file()
+
+
+class TestMistakesEndAtOnce:
+    """Exit status 1, a message without a traceback, and nothing written."""
+
+    def failed(self, cfg: CfgNode, *words: str) -> str:
+        done = command_line(cfg, *words)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
+        assert not Path(cfg.OUTPUT_DIR).exists()
+        return done.stderr
+
+    def test_missing_coco(self, tiny, tmp_path, monkeypatch):
+        cfg = tiny("frcnn_r101.yaml")
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+        message = self.failed(cfg)
+        assert "instances_train2017.json" in message and "python datasets/prepare_coco.py --year 2017" in message
+
+    def test_weights_that_cannot_be_downloaded(self, tiny, tmp_path, monkeypatch):
+        """A proxy that nobody listens on stands for a machine without network."""
+        cfg = tiny("quickstart.yaml", "MODEL.WEIGHTS", "imagenet://resnet18/IMAGENET1K_V1")
+        monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+        monkeypatch.setenv("RESNET_BACKBONE_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        message = self.failed(cfg)
+        assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in message
+        assert "resnet18-f37072fd.pth" in message and str(tmp_path / "cache") in message
+
+    def test_a_typo(self, tiny):
+        assert "nearest that it obeys is SOLVER.MAX_ITER" in self.failed(
+            tiny("quickstart.yaml"), "SOLVER.MAX_ITERS", "5"
+        )
+
+    def test_no_such_weights(self, tiny):
+        assert "neither a file" in self.failed(tiny("quickstart.yaml"), "MODEL.WEIGHTS", "nowhere.pth")
+
+    def test_eval_only_without_a_detector(self, tiny):
+        assert "needs a trained detector" in self.failed(tiny("quickstart.yaml"), "--eval-only")
