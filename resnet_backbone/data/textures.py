@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import colorsys
+
 import cv2
 import numpy as np
 
 
-def draw_texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A texture of a random kind between two random colors, with grain; float32 (height, width, 3), 0..255."""
+def draw_texture(rng: np.random.Generator, height: int, width: int, hue: float | None = None) -> np.ndarray:
+    """A texture of a random kind between two random colors, with grain.
+
+    Args:
+        rng: decides everything.
+        height, width: pixels.
+        hue: from 0 to 1 around the color circle; the colors are then strong and near it. None gives dull colors.
+
+    Returns:
+        float32 (height, width, 3), 0..255.
+    """
     pattern = _PATTERNS[int(rng.integers(len(_PATTERNS)))](rng, height, width).astype(np.float32)
-    first = rng.uniform(40, 215, 3).astype(np.float32)
-    second = first + rng.uniform(-70, 70, 3).astype(np.float32)
+    first, second = (_dull(rng) if hue is None else _strong(rng, hue) for _ in range(2))
     noise = _noise(rng, height // 2 + 1, width // 2 + 1)
     grain = cv2.resize(noise, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.float32) - 127.5
     grain *= np.float32(rng.uniform(0, 0.15))
     channels = [grain + (start + pattern * (end - start)) for start, end in zip(first, second, strict=True)]
     return cv2.merge(channels).clip(0, 255)
+
+
+def _dull(rng: np.random.Generator) -> np.ndarray:
+    return (rng.uniform(50, 205) + rng.uniform(-15, 15, 3)).astype(np.float32)
+
+
+def _strong(rng: np.random.Generator, hue: float) -> np.ndarray:
+    hsv = (hue + rng.uniform(-0.05, 0.05)) % 1, rng.uniform(0.6, 1.0), rng.uniform(0.5, 1.0)
+    return 255 * np.array(colorsys.hsv_to_rgb(*hsv), dtype=np.float32)
 
 
 def _noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

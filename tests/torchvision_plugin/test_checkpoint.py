@@ -1,0 +1,81 @@
+"""Checkpoints appear whole, and reading one runs no code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnet_backbone.torchvision_plugin.checkpoint import (
+    holds_detector,
+    last_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+
+STATE = {
+    "model": {"roi_heads.x": torch.arange(3.0)},
+    "input": {"INPUT.FORMAT": "RGB"},
+    "class_names": ["a"],
+    "iteration": 3,
+}
+
+
+def test_round_trip(tmp_path):
+    assert last_checkpoint(tmp_path) is None
+    path = save_checkpoint(tmp_path, "model_0000002.pth", STATE)
+    assert last_checkpoint(tmp_path) == path and holds_detector(path)
+    read = load_checkpoint(path)
+    assert read["iteration"] == 3 and torch.equal(read["model"]["roi_heads.x"], torch.arange(3.0))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000002.pth"]
+
+
+def test_a_failed_write_leaves_the_old_checkpoint_and_no_rest(tmp_path):
+    save_checkpoint(tmp_path, "model.pth", STATE)
+    with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
+        save_checkpoint(tmp_path, "model.pth", {"model": lambda: None})
+    assert load_checkpoint(last_checkpoint(tmp_path))["iteration"] == 3
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+class Hostile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_hostile_file_runs_nothing(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({**STATE, "extra": Hostile(tmp_path / "owned")}, path)
+    assert not holds_detector(path)
+    with pytest.raises(ValueError, match="read safely"):
+        load_checkpoint(path)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04"])
+def test_what_is_no_checkpoint(tmp_path, content):
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    assert not holds_detector(path)
+    with pytest.raises(ValueError, match=r"model\.pth: not a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_a_classifier_is_no_detector(tmp_path):
+    path = tmp_path / "resnet.pth"
+    torch.save({"conv1.weight": torch.zeros(1)}, path)
+    assert not holds_detector(path)
+    with pytest.raises(ValueError, match="no detector"):
+        load_checkpoint(path)
+
+
+def test_a_marker_that_points_nowhere(tmp_path):
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    with pytest.raises(FileNotFoundError, match="write the name of another checkpoint"):
+        last_checkpoint(tmp_path)
