@@ -30,7 +30,6 @@ setup(
         "accelerate>=1.0",
         "safetensors",
         "tensorboard",
-        "matplotlib",
         "tqdm",
         "numpy",
         "pillow>=10.1",  # ImageFont.load_default(size=...)

@@ -1,11 +1,17 @@
-"""What every test may use: the real images beside the project, and one thread a process."""
+"""What every test may use: the real images beside the project, its scripts, and two threads a process."""
 
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
 
 torch.set_num_threads(2)
 
@@ -27,3 +33,17 @@ def coco_mini() -> Path:
 def bccd() -> Path:
     """364 photographs of blood cells in Pascal VOC's layout."""
     return _shared("bccd")
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[str], ModuleType]:
+    """Imports a command-line script by its path below the project."""
+
+    def load(path: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_check.py"
 
-
-@pytest.fixture(scope="module")
-def gpu_check():
-    spec = importlib.util.spec_from_file_location("gpu_check", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def gpu_check(load_script):
+    return load_script("benchmarks/gpu_check.py")
 
 
 SMALL = ["--device", "cpu", "--height", "96", "--width", "128", "--batch-size", "1", "--steps", "1"]

@@ -1,5 +1,4 @@
 import hashlib
-import importlib.util
 import json
 from pathlib import Path
 
@@ -155,12 +154,9 @@ def test_a_damaged_description(tmp_path, raw, change):
         read_weights(tmp_path / "out.pth")
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("package_weights_tool", ROOT / "tools" / "package_weights.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def tool(load_script):
+    return load_script("tools/package_weights.py")
 
 
 PIXELS = ["--channel-order", "BGR", "--mean", "103.939", "116.779", "123.68", "--std", "1", "1", "1"]

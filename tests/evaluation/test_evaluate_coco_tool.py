@@ -1,0 +1,30 @@
+"""tools/evaluate_coco.py on real annotations: ground truth as its own detections is perfect, with either backend."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def tool(load_script):
+    return load_script("tools/evaluate_coco.py")
+
+
+@pytest.mark.parametrize("backend", ["faster", "pycocotools"])
+def test_perfect_detections(tool, coco_mini, tmp_path, capsys, backend):
+    annotations = coco_mini / "annotations/instances_val2017.json"
+    results = tmp_path / "results.json"
+    kept = ("image_id", "category_id", "bbox")
+    truth = [a for a in json.loads(annotations.read_text())["annotations"] if not a["iscrowd"]]
+    results.write_text(json.dumps([{**{key: a[key] for key in kept}, "score": 0.9} for a in truth]))
+    assert tool.main(["--annotations", str(annotations), "--results", str(results), "--backend", backend]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["bbox"]["AP"] == pytest.approx(100) and figures["bbox"]["AP50"] == pytest.approx(100)
+
+
+def test_a_missing_file_is_one_line_and_status_1(tool, tmp_path, capsys):
+    assert tool.main(["--annotations", str(tmp_path / "no.json"), "--results", str(tmp_path / "no.json")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "no.json" in error
