@@ -99,6 +99,22 @@ def reorder_channels(image: Tensor, channel_order: str) -> Tensor:
     return image.flip(0) if channel_order == "BGR" else image
 
 
+def images_per_pass(cfg: CfgNode, world_size: int) -> int:
+    """Return how many images one process takes in one forward pass.
+
+    Raises:
+        ValueError: SOLVER.IMS_PER_BATCH cannot be shared out evenly.
+    """
+    solver = cfg.SOLVER
+    shares = world_size * solver.ACCUMULATION_STEPS
+    if solver.IMS_PER_BATCH % shares:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} must be a multiple of the {world_size} processes times "
+            f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}"
+        )
+    return solver.IMS_PER_BATCH // shares
+
+
 def build_train_loader(
     cfg: CfgNode, dataset: Dataset[Sample], sizes: np.ndarray, *, seed: int, rank: int, world_size: int, start: int
 ) -> DataLoader[Any]:
@@ -113,15 +129,9 @@ def build_train_loader(
     Raises:
         ValueError: the images of a batch cannot be shared out evenly.
     """
-    shares = world_size * cfg.SOLVER.ACCUMULATION_STEPS
-    if cfg.SOLVER.IMS_PER_BATCH % shares:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be a multiple of the {world_size} processes times "
-            f"SOLVER.ACCUMULATION_STEPS {cfg.SOLVER.ACCUMULATION_STEPS}"
-        )
     sampler = BatchSampler(
         sizes[:, 1] / sizes[:, 0],
-        cfg.SOLVER.IMS_PER_BATCH // shares,
+        images_per_pass(cfg, world_size),
         group=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         seed=seed,
         rank=rank,

@@ -23,7 +23,7 @@ from resnet_backbone.torchvision_plugin.datasets import (
 from resnet_backbone.torchvision_plugin.detector import build_detector
 from resnet_backbone.torchvision_plugin.inference import evaluate
 from resnet_backbone.torchvision_plugin.initial_weights import Initial, fit_input, input_of, read_initial_weights
-from resnet_backbone.torchvision_plugin.loader import build_train_loader
+from resnet_backbone.torchvision_plugin.loader import build_train_loader, images_per_pass
 from resnet_backbone.torchvision_plugin.trainer import Trainer
 from resnet_backbone.torchvision_plugin.writers import set_up_logging
 from resnet_backbone.version import __version__
@@ -51,6 +51,7 @@ class Run:
         set_up_logging(None)
         if not self.accelerator.is_main_process:
             logging.getLogger("resnet_backbone").setLevel(logging.WARNING)
+        images_per_pass(cfg, self.accelerator.num_processes)
         check_files(cfg, training=not eval_only)
         self.resumed = _resumed_checkpoint(self.output_dir) if resume else None
         initial = Initial(detector=self.resumed) if self.resumed else read_initial_weights(cfg)

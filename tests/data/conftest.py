@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
 def write_coco(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
