@@ -7,7 +7,8 @@ Needs the package and what it installs, no data and no network. Three parts:
 
 * parity: the features of every network, float32 on the CPU against float32 (TF32 off) on the device;
 * detectors: the first losses of every config against the CPU's, where every sample is drawn so that chance has no part;
-* training: steps of every config in float32 and bfloat16, images a second and peak memory.
+* training: steps of every config's detector in float32 (TF32 in convolutions, torch's default) and bfloat16, images a
+  second and peak memory; the step alone, without the data, the logging and the writing of a real run.
 
 Exit status 1 where a part fails. Images are random, weights too; speed does not depend on either, but for the number of
 regions, which is therefore the configs' maximum.
@@ -31,6 +32,7 @@ from fvcore.common.config import CfgNode
 
 from resnet_backbone import __version__, create_model, list_models
 from resnet_backbone.config import config_folder
+from resnet_backbone.torchvision_plugin.checkpoint import load_detector
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
 from resnet_backbone.torchvision_plugin.solver import build_optimizer
@@ -54,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if device.type == "cuda" and not torch.cuda.is_available():
         print("error: no GPU that torch can use; --device cpu checks the script alone", file=sys.stderr)
         return 1
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
     def wanted(name: str) -> bool:
         return not args.only or name in args.only
@@ -75,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
     ):
         start = time.perf_counter()
+        # Training is timed with torch's own settings, which are the trainer's: TF32 in convolutions.
+        torch.backends.cudnn.allow_tf32 = part == "training"
         result[part] = rows()
         result["seconds"][part] = round(time.perf_counter() - start, 1)
         print(f"\n{part}\n{table(result[part])}", flush=True)
@@ -126,11 +129,28 @@ def network_parity(arch: str, device: torch.device) -> dict[str, Any]:
 
 
 def load(name: str, device: torch.device, *overrides: str) -> CfgNode:
-    cfg = load_config(name, [*SCRATCH, "MODEL.DEVICE", device.type, *overrides])
+    return load_config(name, [*SCRATCH, "MODEL.DEVICE", device.type, *overrides])
+
+
+def build(cfg: CfgNode, device: torch.device) -> Detector:
+    """Build a detector on the CPU and move it; frozen norms get the statistics of random images.
+
+    New frozen norms normalise nothing, so random weights would let values grow from block to block.
+    """
+    torch.manual_seed(0)
+    detector = build_detector(cfg)
     if cfg.MODEL.RESNET_BACKBONE.NORM == "FrozenBN":
-        # Frozen norms do not normalise random weights: values would grow from block to block.
-        cfg.MODEL.RESNET_BACKBONE.NORM = "BN"
-    return cfg
+        free = cfg.clone()
+        free.MODEL.RESNET_BACKBONE.NORM, free.MODEL.BACKBONE.FREEZE_AT = "BN", 0
+        torch.manual_seed(0)
+        twin = build_detector(free).train()
+        for module in twin.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None  # the mean of all batches, and so the statistics of the one
+        with torch.no_grad():
+            twin(*batch(cfg, (2, 128, 160), torch.device("cpu")))
+        load_detector(detector, twin.state_dict(), "the statistics", new_classes=False)
+    return detector.to(device).train()
 
 
 def batch(cfg: CfgNode, size: tuple[int, int, int], device: torch.device) -> tuple[list[torch.Tensor], list[dict]]:
@@ -156,8 +176,8 @@ def detector_parity(name: str, device: torch.device) -> dict[str, Any]:
     losses = []
     for where in (torch.device("cpu"), device):
         cfg = load(name, where, *everything)
+        detector = build(cfg, where)
         torch.manual_seed(0)
-        detector = build_detector(cfg).to(where).train()
         with torch.no_grad():
             losses.append({k: float(v) for k, v in detector(*batch(cfg, (1, 192, 256), where)).items()})
     errors = {key: abs(losses[0][key] - losses[1][key]) / max(abs(losses[0][key]), 1e-3) for key in losses[0]}
@@ -169,8 +189,7 @@ def train_steps(
     name: str, device: torch.device, precision: str, size: tuple[int, int, int], steps: int
 ) -> dict[str, Any]:
     cfg = load(name, device, "SOLVER.BASE_LR", "1e-5")
-    torch.manual_seed(0)
-    detector = build_detector(cfg).to(device).train()
+    detector = build(cfg, device)
     optimizer = build_optimizer(cfg, detector)
     data = batch(cfg, size, device)
     if device.type == "cuda":

@@ -5,6 +5,7 @@ The keys have Detectron2's names and meaning; ``add_backbone_keys`` adds the few
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from fvcore.common.config import CfgNode
 
 from resnet_backbone.models.registry import create_model, list_models
 from resnet_backbone.models.trunk import Trunk
-from resnet_backbone.weights import InputFormat, Weights
+from resnet_backbone.weights import InputFormat, Weights, load_weights
 from resnet_backbone.weights.architecture import has_bottlenecks
+
+logger = logging.getLogger(__name__)
 
 
 def add_backbone_keys(cfg: CfgNode) -> None:
@@ -42,7 +45,7 @@ def find_config_file(name: str) -> Path:
     Raises:
         FileNotFoundError: neither exists; the message lists the project's configs.
     """
-    for path in (Path(name), config_folder() / name, config_folder() / Path(name).name):
+    for path in (Path(name), config_folder() / name.removeprefix("configs/")):
         if path.is_file():
             return path
     known = ", ".join(sorted(p.relative_to(config_folder()).as_posix() for p in config_folder().rglob("*.yaml")))
@@ -66,9 +69,8 @@ def build_trunk(
     node = cfg.MODEL.RESNET_BACKBONE
     if node.ARCH not in list_models():
         raise ValueError(f"MODEL.RESNET_BACKBONE.ARCH {node.ARCH!r} must be one of {', '.join(list_models())}")
-    return create_model(
+    trunk = create_model(
         node.ARCH,
-        weights=weights,
         num_classes=num_classes,
         out_features=out_features,
         norm=node.NORM,
@@ -77,6 +79,9 @@ def build_trunk(
         res5_dilation=node.RES5_DILATION,
         in_channels=len(cfg.MODEL.PIXEL_MEAN),
     )
+    if weights is not None:
+        logger.info("loaded %s", load_weights(trunk, weights).summary())
+    return trunk
 
 
 def required_input(arch: str, input_format: InputFormat, stride_in_1x1: bool | None) -> dict[str, object]:

@@ -41,9 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     try:
         figures = run.start()
-    except FloatingPointError as error:
+    except (FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    run.accelerator.end_training()
     if figures:  # on the main process
         print(json.dumps({name: metrics.to_dict() for name, metrics in figures.items()}))
     return 0
@@ -82,6 +83,10 @@ def relaunch(args: argparse.Namespace, argv: Sequence[str]) -> None:
         torchrun.append("--standalone")
     else:
         address = urlsplit(args.dist_url)
+        if address.hostname in (None, "127.0.0.1", "localhost") or address.port is None:
+            sys.exit(
+                f"error: --dist-url {args.dist_url}: several machines need tcp://ADDRESS:PORT of the one of rank 0"
+            )
         torchrun += [f"--nnodes={args.num_machines}", f"--node-rank={args.machine_rank}"]
         torchrun += [f"--master-addr={address.hostname}", f"--master-port={address.port}"]
     os.execv(sys.executable, [*torchrun, __file__, *argv])

@@ -95,6 +95,22 @@ class CocoDataset(Dataset[Sample]):
         """Where the image of sample ``index`` lies."""
         return self.image_folder / self._annotations.file_names[index].decode()
 
+    def check_images(self) -> None:
+        """Raise FileNotFoundError, naming some, where images are missing; it lists folders and opens no image."""
+        there: dict[Path, set[str]] = {}
+        missing = []
+        for index in range(len(self)):
+            path = self.image_path(index)
+            if path.parent not in there:
+                there[path.parent] = {p.name for p in path.parent.iterdir()} if path.parent.is_dir() else set()
+            if path.name not in there[path.parent]:
+                missing.append(path.name)
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} of the {len(self)} images of {self.json_path} are missing in {self.image_folder}: "
+                f"{', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''}"
+            )
+
     def __len__(self) -> int:
         return len(self._annotations.image_ids)
 

@@ -198,7 +198,8 @@ def draw_image(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray, l
         if any(np.count_nonzero(m) < _MIN_VISIBLE * full for m, full in zip(masks, areas, strict=True)):
             continue
         part = _bounding_slices(coverage)
-        fill = draw_texture(rng, *mask[part].shape, hue=label / len(SHAPE_NAMES))
+        rows, columns = mask[part].shape
+        fill = draw_texture(rng, rows, columns, hue=label / len(SHAPE_NAMES))
         pixels[part] += coverage[part][..., None] * (fill - pixels[part])
         labels, visible, whole = [*labels, label], masks, areas
     return np.rint(pixels).astype(np.uint8), list(zip(labels, visible, strict=True))

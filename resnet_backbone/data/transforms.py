@@ -68,7 +68,7 @@ def shortest_edge_size(height: int, width: int, short_edge: int, max_size: int) 
         scale = max_size / max(new_height, new_width)
         new_height *= scale
         new_width *= scale
-    return int(new_height + 0.5), int(new_width + 0.5)
+    return max(int(new_height + 0.5), 1), max(int(new_width + 0.5), 1)
 
 
 class ResizeShortestEdge(v2.Transform):

@@ -120,10 +120,12 @@ def _checked_annotation(
     if iou_type == "segm":
         rle = _to_rle(annotation.get("segmentation"), images[annotation["image_id"]], where)
         checked["segmentation"] = rle
-        checked.setdefault("area", float(coco_mask.area(rle)))
+        area = float(coco_mask.area(rle))
     else:
         checked.pop("segmentation", None)
-        checked.setdefault("area", box[2] * box[3])
+        area = box[2] * box[3]
+    if checked.get("area") is None:
+        checked["area"] = area
     return checked
 
 

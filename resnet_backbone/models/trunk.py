@@ -33,6 +33,11 @@ class Trunk(nn.Module):
     stride_in_1x1: bool
     feature_info: dict[str, FeatureInfo]
 
+    @property
+    def size_divisibility(self) -> int:
+        """Pixels that height and width should be multiples of, so that no feature map loses a part of the image."""
+        return max(info.stride for info in self.feature_info.values())
+
     @abstractmethod
     def forward_features(self, x: Tensor) -> dict[str, Tensor]:
         """Map images (N, in_channels, H, W) to ``{name: (N, channels, H / stride, W / stride)}``.

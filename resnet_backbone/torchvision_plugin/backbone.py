@@ -36,6 +36,12 @@ class FPNBackbone(nn.Module):
                 f"MODEL.FPN.IN_FEATURES {list(in_features)} must be some of what the trunk returns "
                 f"(MODEL.RESNET_BACKBONE.OUT_FEATURES): {list(bottom_up.feature_info)}"
             )
+        last = next(reversed(bottom_up.feature_info))
+        if last not in in_features:
+            raise ValueError(
+                f"MODEL.FPN.IN_FEATURES {list(in_features)} leave {last} unused, which the trunk computes: "
+                f"take it out of MODEL.RESNET_BACKBONE.OUT_FEATURES, too"
+            )
         strides = [bottom_up.feature_info[name].stride for name in in_features]
         if any(fine * 2 != coarse for fine, coarse in zip(strides, strides[1:], strict=False)):
             raise ValueError(f"strides of MODEL.FPN.IN_FEATURES {list(in_features)} must double, got {strides}")

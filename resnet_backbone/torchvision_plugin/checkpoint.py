@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
 LAST = "last_checkpoint"
+_COUNTER = ".num_batches_tracked"
 _PREDICTOR = "roi_heads.box_predictor."
 
 
@@ -67,6 +68,14 @@ def holds_detector(path: Path) -> bool:
         return False
 
 
+def forget_checkpoints(output_dir: Path) -> None:
+    """Let ``--resume`` find nothing of an earlier run in this folder; the checkpoints themselves stay."""
+    marker = output_dir / LAST
+    if marker.is_file():
+        logger.warning("a new run in the folder of an earlier one: removing %s", marker)
+        marker.unlink()
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of this engine onto the CPU.
 
@@ -92,28 +101,30 @@ def _is_detector(state: object) -> bool:
     )
 
 
-def load_detector(model: nn.Module, state: dict[str, Any], source: str, *, new_classes: bool) -> None:
-    """Fill ``model`` with the detector of a checkpoint.
+def load_detector(model: nn.Module, tensors: dict[str, Tensor], source: str, *, new_classes: bool) -> None:
+    """Fill ``model`` with the tensors of a checkpoint; the counters of batch norms may be there or not.
 
     Args:
         model: the detector.
-        state: see :func:`load_checkpoint`.
+        tensors: ``"model"`` of the checkpoint, see :func:`load_checkpoint`.
         source: name of the checkpoint for messages.
-        new_classes: allow that the last layer is of another number of classes; it then keeps its initialisation.
+        new_classes: leave the last layer, which is for other classes, as it is.
 
     Raises:
         ValueError: tensors are missing, left over or of other shapes; nothing is loaded then.
     """
-    have, want = state["model"], model.state_dict()
+
+    have = {key: value for key, value in tensors.items() if not (new_classes and key.startswith(_PREDICTOR))}
+    want = {key: value for key, value in model.state_dict().items() if not (new_classes and key.startswith(_PREDICTOR))}
+    counters = {key for key in have.keys() ^ want.keys() if key.endswith(_COUNTER)}
+    have, want = ({key: tensors[key] for key in tensors if key not in counters} for tensors in (have, want))
     differ = [key for key in want if key in have and have[key].shape != want[key].shape]
-    if new_classes and differ and all(key.startswith(_PREDICTOR) for key in differ):
-        logger.warning("%s has other classes: %s start anew", source, ", ".join(differ))
-        have = {key: want[key] if key in differ else value for key, value in have.items()}
-        differ = []
     missing, left = sorted(want.keys() - have.keys()), sorted(have.keys() - want.keys())
     if missing or left or differ:
         shapes = [f"{key}: {tuple(have[key].shape)} in the file, {tuple(want[key].shape)} here" for key in differ]
         problems = {"missing": missing, "left over": left, "of another shape": shapes}
         lines = [f"  {len(keys)} {kind}: {', '.join(keys[:4])}" for kind, keys in problems.items() if keys]
         raise ValueError(f"{source} is of another detector than the config describes:\n" + "\n".join(lines))
-    model.load_state_dict(have)
+    if new_classes:
+        logger.warning("%s detects other classes: %s* starts anew", source, _PREDICTOR)
+    model.load_state_dict(have, strict=False)

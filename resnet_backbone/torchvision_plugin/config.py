@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -17,6 +18,7 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
     "VERSION": (2,),
     "MODEL.RESNET_BACKBONE.STRICT_WEIGHTS": (True,),
     "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN",),
+    "MODEL.DEVICE": ("cpu", "cuda"),
     "MODEL.MASK_ON": (False,),
     "MODEL.BACKBONE.NAME": ("build_imagenet_backbone", "build_imagenet_fpn_backbone"),
     "MODEL.FPN.FUSE_TYPE": ("sum",),
@@ -40,6 +42,27 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": (2.0,),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
+}
+
+_LEAST = {
+    "SOLVER.MAX_ITER": 1,
+    "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.ACCUMULATION_STEPS": 1,
+    "SOLVER.CHECKPOINT_PERIOD": 1,
+    "SOLVER.WARMUP_ITERS": 0,
+    "TEST.EVAL_PERIOD": 0,
+    "TEST.DETECTIONS_PER_IMAGE": 1,
+    "DATALOADER.NUM_WORKERS": 0,
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 1,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 1,
+}
+# Images have three channels.
+_LENGTHS = {
+    "MODEL.PIXEL_MEAN": 3,
+    "MODEL.PIXEL_STD": 3,
+    "MODEL.RPN.IOU_THRESHOLDS": 2,
+    "MODEL.ROI_HEADS.IOU_THRESHOLDS": 1,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": 4,
 }
 
 _DEFAULTS = """
@@ -178,27 +201,37 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
 def check_config(cfg: CfgNode) -> None:
     """Raise ValueError for a value, or a combination of values, that this engine cannot obey."""
     for key, allowed in _ALLOWED.items():
-        node = cfg
-        for part in key.split("."):
-            node = node[part]
+        node = _value(cfg, key)
         if node not in allowed:
             values = " or ".join(repr(value) for value in allowed)
-            raise ValueError(
-                f"{key} is {node!r}, of which the torchvision engine knows only {values}; "
-                f"change it, or train on Detectron2 with --engine detectron2"
-            )
+            raise ValueError(f"{key} is {node!r}, of which the torchvision engine knows only {values}")
+    for key, least in _LEAST.items():
+        value = _value(cfg, key)
+        if value < least:
+            raise ValueError(f"{key} is {value}; it must be {least} or more")
+    for key, length in _LENGTHS.items():
+        value = _value(cfg, key)
+        if len(value) != length:
+            raise ValueError(f"{key} is {value}; it must have {length} values")
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        raise ValueError("MODEL.DEVICE is 'cuda', and torch finds no GPU that it can use; write MODEL.DEVICE cpu")
     solver = cfg.SOLVER
-    if solver.ACCUMULATION_STEPS < 1 or solver.IMS_PER_BATCH % solver.ACCUMULATION_STEPS:
+    if list(solver.STEPS) != sorted(set(solver.STEPS)):
+        raise ValueError(f"SOLVER.STEPS {list(solver.STEPS)} must increase")
+    if solver.IMS_PER_BATCH % solver.ACCUMULATION_STEPS:
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} must be a multiple of "
-            f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}, which must be at least 1"
-        )
-    if len(cfg.MODEL.PIXEL_MEAN) != len(cfg.MODEL.PIXEL_STD):
-        raise ValueError(
-            f"MODEL.PIXEL_MEAN {cfg.MODEL.PIXEL_MEAN} and MODEL.PIXEL_STD {cfg.MODEL.PIXEL_STD} differ in length"
+            f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}"
         )
     if solver.AMP.ENABLED and solver.AMP.DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("float16 does not train on the CPU: write SOLVER.AMP.DTYPE bfloat16")
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    node = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node
 
 
 def _merge(cfg: CfgNode, values: dict, source: str) -> None:
@@ -222,7 +255,4 @@ def _check_keys(cfg: CfgNode, keys: Sequence[str], source: str) -> None:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; the nearest that it obeys is {near[0]}" if near else ""
-            raise ValueError(
-                f"{source}: the torchvision engine does not obey the key {key}{hint}. "
-                f"If it is one of Detectron2's, train with --engine detectron2"
-            )
+            raise ValueError(f"{source}: the torchvision engine does not obey the key {key}{hint}")

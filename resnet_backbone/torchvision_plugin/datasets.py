@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from resnet_backbone.data.catalog import check_dataset_files, get_dataset
 from resnet_backbone.data.coco import CocoDataset, Sample
 from resnet_backbone.data.transforms import test_transforms, train_transforms
+from resnet_backbone.evaluation.coco_input import read_ground_truth
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +52,14 @@ def open_train_set(cfg: CfgNode) -> TrainSet:
     for name in cfg.DATASETS.TRAIN:
         spec = get_dataset(name, cfg.DATASETS.OWN)
         parts.append(CocoDataset(spec.json_path, spec.image_folder, transforms))
+        parts[-1].check_images()
         _check_classes(parts[-1], parts[0].class_names, name)
     if sum(map(len, parts)) == 0:
         raise ValueError(f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)} holds no image with a box to learn from")
     return TrainSet(ConcatDataset(parts), np.concatenate([part.sizes for part in parts]), parts[0].class_names)
 
 
-def open_test_sets(cfg: CfgNode, class_names: tuple[str, ...] | None) -> dict[str, CocoDataset]:
+def open_test_sets(cfg: CfgNode, class_names: tuple[str, ...]) -> dict[str, CocoDataset]:
     """Open what DATASETS.TEST names with the test transforms of INPUT.
 
     Raises:
@@ -68,7 +70,9 @@ def open_test_sets(cfg: CfgNode, class_names: tuple[str, ...] | None) -> dict[st
     for name in cfg.DATASETS.TEST:
         spec = get_dataset(name, cfg.DATASETS.OWN)
         sets[name] = CocoDataset(spec.json_path, spec.image_folder, transforms, training=False)
-        _check_classes(sets[name], class_names or sets[name].class_names, name)
+        sets[name].check_images()
+        read_ground_truth(spec.json_path, "bbox")  # what the evaluation refuses, it refuses before the training
+        _check_classes(sets[name], class_names, name)
     return sets
 
 

@@ -77,10 +77,9 @@ def build_detector(cfg: CfgNode, weights: Weights | None = None) -> Detector:
         ValueError: parts that do not fit each other, or weights that do not fit the architecture.
     """
     backbone = build_backbone(cfg, weights)
-    divisibility = getattr(backbone, "size_divisibility", 1)
     return Detector(
         backbone,
         RPN(cfg, backbone.feature_info),
         build_roi_heads(cfg, backbone.feature_info, weights),
-        Preprocess(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, divisibility),
+        Preprocess(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, backbone.size_divisibility),
     )

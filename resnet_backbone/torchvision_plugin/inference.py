@@ -52,7 +52,8 @@ def predict(
     was_training = detector.training
     detector.eval()
     found = {}
-    for images, targets in tqdm(loader, desc="evaluate", unit="image", disable=None, leave=False):
+    quiet = None if accelerator.is_main_process else True  # None: no bar where there is no terminal
+    for images, targets in tqdm(loader, desc="evaluate", unit="image", disable=quiet, leave=False):
         images = [reorder_channels(image, cfg.INPUT.FORMAT).to(accelerator.device) for image in images]
         with accelerator.autocast():
             outputs = detector(images)
@@ -69,7 +70,7 @@ def evaluate(
     """Detect, gather and score; only the main process scores, the others return None.
 
     Args:
-        cfg: reads INPUT.FORMAT, DATALOADER and TEST.
+        cfg: reads INPUT.FORMAT and DATALOADER.
         detector: not wrapped for distribution.
         dataset: with test transforms, every image of the set.
         accelerator: says which share is this process's.
@@ -88,7 +89,7 @@ def evaluate(
         gathered.sort(key=lambda result: result["image_id"])
         path = folder / "coco_instances_results.json"
         write_results(path, gathered)
-        metrics = evaluate_coco(dataset.json_path, path, max_detections=cfg.TEST.DETECTIONS_PER_IMAGE)
+        metrics = evaluate_coco(dataset.json_path, path)
         (folder / "metrics.json").write_text(json.dumps(metrics.to_dict(), indent=2) + "\n", encoding="utf-8")
         logger.info("AP in percent on %d images of %s\n%s", len(dataset), dataset.json_path, metrics.table())
         logger.info("wrote %s and %s", path, folder / "metrics.json")

@@ -88,9 +88,14 @@ class SeededDataset(Dataset[Sample]):
 
     def __getitem__(self, draw: Draw) -> Sample:
         position, index = draw
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, position))
+        # The CPU's generator alone: torch.manual_seed would reach into the GPU's, too.
+        generator = torch.default_generator
+        state = generator.get_state()
+        generator.manual_seed(derive_seed(self.seed, position))
+        try:
             image, target = self.dataset[index]
+        finally:
+            generator.set_state(state)
         return reorder_channels(image, self.channel_order), target
 
 

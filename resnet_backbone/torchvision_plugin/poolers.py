@@ -52,7 +52,7 @@ class ROIPooler(nn.Module):
         output = maps[0].new_zeros(len(rois), maps[0].shape[1], self.resolution, self.resolution)
         for level, (feature, stride) in enumerate(zip(maps, self.strides, strict=True)):
             chosen = torch.where(levels == level)[0]
-            output.index_put_((chosen,), self._pool(feature, rois[chosen], stride).to(output.dtype))
+            output.index_put_((chosen,), self._pool(feature, rois[chosen], stride))
         return output
 
     def _levels(self, boxes: Tensor) -> Tensor:
@@ -61,8 +61,11 @@ class ROIPooler(nn.Module):
         return level.clamp(self.min_level, self.max_level).long() - self.min_level
 
     def _pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
-        rois = rois.to(feature.dtype)
-        if self.pooler_type == "ROIPool":
-            return roi_pool(feature, rois, self.resolution, 1 / stride)
-        aligned = self.pooler_type == "ROIAlignV2"
-        return roi_align(feature, rois, self.resolution, 1 / stride, self.sampling_ratio, aligned)
+        # In float32 also under mixed precision: bfloat16 would round the boxes to whole pixels and worse.
+        with torch.autocast(feature.device.type, enabled=False):
+            if self.pooler_type == "ROIPool":
+                pooled = roi_pool(feature.float(), rois, self.resolution, 1 / stride)
+            else:
+                aligned = self.pooler_type == "ROIAlignV2"
+                pooled = roi_align(feature.float(), rois, self.resolution, 1 / stride, self.sampling_ratio, aligned)
+        return pooled.to(feature.dtype)

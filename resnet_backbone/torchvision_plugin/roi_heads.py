@@ -138,7 +138,7 @@ class ROIHeads(RoIHeads):
     def _losses(self, logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Source: Detectron2, ``modeling/roi_heads/fast_rcnn.py``: both are divided by the number of samples."""
         positive = torch.where(labels > 0)[0]
-        class_deltas = deltas.reshape(len(labels), -1, 4)[positive, labels[positive]]
+        class_deltas = deltas.reshape(len(labels), deltas.shape[1] // 4, 4)[positive, labels[positive]]
         box_loss = F.smooth_l1_loss(class_deltas, targets[positive], beta=self.smooth_l1_beta, reduction="sum")
         return {
             "loss_classifier": F.cross_entropy(logits, labels),
@@ -176,6 +176,11 @@ def _build_box_head(cfg: CfgNode, in_channels: int, weights: Weights | None) -> 
             raise ValueError(
                 f"MODEL.ROI_BOX_HEAD.NAME VGGBoxHead runs fc6 and fc7 on 7x7 crops of conv5: it needs a VGG "
                 f"(not {arch}), MODEL.ROI_HEADS.IN_FEATURES: [conv5] and POOLER_RESOLUTION: 7"
+            )
+        if weights is not None and weights.num_classes == 0:
+            raise ValueError(
+                f"MODEL.WEIGHTS {weights.source} holds no fc6 and fc7 for MODEL.ROI_BOX_HEAD.NAME VGGBoxHead; take "
+                f"imagenet://{arch}/IMAGENET1K_V1, or new layers: NAME: FastRCNNConvFCHead, NUM_FC: 2"
             )
         classifier = build_trunk(cfg, out_features=["pool5"], num_classes=1000, weights=weights)
         return VGGBoxHead(classifier.get_submodule("fc6"), classifier.get_submodule("fc7"))

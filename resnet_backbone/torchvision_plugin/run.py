@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from fvcore.common.config import CfgNode
+from torch.utils.data import DataLoader
 
 from resnet_backbone.evaluation.metrics import CocoMetrics
-from resnet_backbone.torchvision_plugin.checkpoint import last_checkpoint, load_checkpoint, load_detector
+from resnet_backbone.torchvision_plugin.checkpoint import (
+    forget_checkpoints,
+    holds_detector,
+    last_checkpoint,
+    load_checkpoint,
+    load_detector,
+)
 from resnet_backbone.torchvision_plugin.datasets import (
-    TrainSet,
     check_files,
     open_test_sets,
     open_train_set,
@@ -32,7 +40,8 @@ logger = logging.getLogger(__name__)
 
 
 class Run:
-    """A run that was checked and can start. Building one reads weights and annotations; it writes nothing.
+    """A run that was checked and can start. Building one reads weights (into the cache, if it must) and
+    annotations; it writes nothing to OUTPUT_DIR.
 
     Args:
         cfg: see ``load_config``; completed in place from the weights and the data.
@@ -46,35 +55,37 @@ class Run:
     def __init__(self, cfg: CfgNode, *, resume: bool = False, eval_only: bool = False) -> None:
         self.cfg = cfg
         self.output_dir = Path(cfg.OUTPUT_DIR)
-        self.eval_only = eval_only
+        if self.output_dir.exists() and not self.output_dir.is_dir():
+            raise ValueError(f"OUTPUT_DIR {self.output_dir} is a file; name a folder")
         self.accelerator = _make_accelerator(cfg)
         set_up_logging(None)
         if not self.accelerator.is_main_process:
             logging.getLogger("resnet_backbone").setLevel(logging.WARNING)
         images_per_pass(cfg, self.accelerator.num_processes)
         check_files(cfg, training=not eval_only)
-        self.resumed = _resumed_checkpoint(self.output_dir) if resume else None
-        initial = Initial(detector=self.resumed) if self.resumed else read_initial_weights(cfg)
-        fit_input(cfg, initial)
-        self.train_set: TrainSet | None = None
-        if not eval_only:
-            self.train_set = open_train_set(cfg)
-            classes = self.train_set.class_names
-        elif initial.detector is not None:
-            classes = tuple(initial.detector["class_names"])
-        else:
+        resumed = _resumed_checkpoint(self.output_dir) if resume else None
+        if eval_only and resumed is None and not holds_detector(Path(cfg.MODEL.WEIGHTS)):
             raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {cfg.MODEL.WEIGHTS!r}")
-        self.test_sets = open_test_sets(cfg, classes)
-        set_num_classes(cfg, classes)
-        self.class_names = classes
+        if eval_only and not cfg.DATASETS.TEST:
+            raise ValueError("--eval-only with empty DATASETS.TEST has nothing to do: name a data set")
+        initial = Initial(detector=resumed) if resumed else read_initial_weights(cfg)
+        fit_input(cfg, initial)
+        self.train_set = None if eval_only else open_train_set(cfg)
+        learned = tuple(initial.detector["class_names"]) if initial.detector else None
+        self.class_names = self.train_set.class_names if self.train_set else learned or ()
+        if resumed and self.class_names != learned:
+            raise ValueError(f"the run to resume learned the classes {learned}, the data now has {self.class_names}")
+        self.test_sets = open_test_sets(cfg, self.class_names)
+        set_num_classes(cfg, self.class_names)
         self.seed = _common_seed(cfg.SEED, self.accelerator)
         torch.manual_seed(self.seed)
         self.detector = build_detector(cfg, initial.classifier)
         if initial.detector is not None:
-            new_classes = not (eval_only or self.resumed)
-            load_detector(
-                self.detector, initial.detector, cfg.MODEL.WEIGHTS or "the checkpoint", new_classes=new_classes
-            )
+            source = cfg.MODEL.WEIGHTS or "the checkpoint"
+            new_classes = self.class_names != learned
+            load_detector(self.detector, initial.detector["model"], source, new_classes=new_classes)
+        self.resumes = resumed is not None
+        self.trainer = None if eval_only else self._make_trainer(resumed)
 
     def start(self) -> dict[str, CocoMetrics]:
         """Train and evaluate; return the figures of each test set, on the main process."""
@@ -82,18 +93,30 @@ class Run:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             set_up_logging(self.output_dir)
             (self.output_dir / "config.yaml").write_text(self.cfg.dump(), encoding="utf-8")
-            logger.info(
-                "resnet_backbone %s, torch %s, device %s", __version__, torch.__version__, self.accelerator.device
-            )
+            logger.info("resnet_backbone %s, torch %s", __version__, torch.__version__)
+            logger.info("%d process(es), %s", self.accelerator.num_processes, self.accelerator.device)
             logger.info("config:\n%s", self.cfg.dump())
         torch.backends.cudnn.benchmark = self.cfg.CUDNN_BENCHMARK
-        if self.train_set is None:
+        if self.trainer is None:
             self.detector.to(self.accelerator.device)
-        else:
-            self._train(self.train_set)
-        return self._evaluate(pictures=True)
+            return self._evaluate(pictures=True)
+        if self.accelerator.is_main_process and not self.resumes:
+            forget_checkpoints(self.output_dir)
+        figures: dict[str, CocoMetrics] = {}
 
-    def _train(self, train_set: TrainSet) -> None:
+        def scores(over: bool) -> dict[str, float]:
+            figures.update(self._evaluate(pictures=over))
+            return {
+                f"{name}/bbox/{figure}": value
+                for name, metrics in figures.items()
+                for figure, value in metrics.summary().items()
+                if not math.isnan(value)
+            }
+
+        self.trainer.train(self._make_loader, scores if self.test_sets else None)
+        return figures
+
+    def _make_trainer(self, resumed: dict[str, Any] | None) -> Trainer:
         facts = {
             "input": input_of(self.cfg),
             "class_names": list(self.class_names),
@@ -101,29 +124,23 @@ class Run:
             "version": __version__,
         }
         trainer = Trainer(self.cfg, self.detector, self.accelerator, self.output_dir, self.seed, facts)
-        if self.resumed:
-            trainer.resume(self.resumed)
+        if resumed:
+            trainer.resume(resumed)
             logger.info("resumed after iteration %d of %d", trainer.iteration, self.cfg.SOLVER.MAX_ITER)
+        return trainer
 
-        def make_loader(start: int) -> Any:
-            return build_train_loader(
-                self.cfg,
-                train_set.dataset,
-                train_set.sizes,
-                seed=trainer.seed,
-                rank=self.accelerator.process_index,
-                world_size=self.accelerator.num_processes,
-                start=start,
-            )
-
-        def scores() -> dict[str, float]:
-            return {
-                f"{name}/bbox/{figure}": value
-                for name, metrics in self._evaluate(pictures=False).items()
-                for figure, value in metrics.summary().items()
-            }
-
-        trainer.train(make_loader, scores if self.test_sets else None)
+    def _make_loader(self, start: int) -> DataLoader[Any]:
+        if self.train_set is None or self.trainer is None:
+            raise RuntimeError("a run that only evaluates has no training data")
+        return build_train_loader(
+            self.cfg,
+            self.train_set.dataset,
+            self.train_set.sizes,
+            seed=self.trainer.seed,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            start=start,
+        )
 
     def _evaluate(self, *, pictures: bool) -> dict[str, CocoMetrics]:
         folder = self.output_dir / "inference"
@@ -137,6 +154,9 @@ class Run:
 
 
 def _make_accelerator(cfg: CfgNode) -> Accelerator:
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if cfg.MODEL.DEVICE == "cuda" and local_rank >= torch.cuda.device_count():
+        raise ValueError(f"process {local_rank + 1} of this machine has no GPU: there are {torch.cuda.device_count()}")
     precision = {"float16": "fp16", "bfloat16": "bf16"}[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else "no"
     return Accelerator(
         cpu=cfg.MODEL.DEVICE == "cpu",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import torch
-from accelerate import Accelerator
 from fvcore.common.config import CfgNode
 from fvcore.common.param_scheduler import (
     CompositeParamScheduler,
@@ -14,7 +16,9 @@ from fvcore.common.param_scheduler import (
     ParamScheduler,
 )
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
@@ -36,8 +40,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.SGD:
     )
 
 
-def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LambdaLR:
-    """Warm-up, then steps or a cosine: the learning rate is a function of the iteration alone.
+def build_schedule(cfg: CfgNode) -> Callable[[int], float]:
+    """Return the learning rate as a function of the iteration alone: warm-up, then steps or a cosine.
 
     Source: Detectron2, ``solver/build.py`` and ``solver/lr_scheduler.py``.
     """
@@ -59,7 +63,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Lambda
             )
         else:
             schedule = ramp
-    return LambdaLR(optimizer, lambda iteration: schedule(min(iteration / solver.MAX_ITER, 1.0)))
+    return lambda iteration: solver.BASE_LR * schedule(iteration / solver.MAX_ITER)
 
 
 def clip_gradients(cfg: CfgNode, accelerator: Accelerator, optimizer: torch.optim.Optimizer) -> None:

@@ -67,12 +67,6 @@ def candidate_archs(state_dict: Mapping[str, Tensor]) -> tuple[str, ...]:
     return tuple(arch for arch, layout in _LAYOUTS.items() if _fits(layout, modules, state_dict))
 
 
-def infer_arch(state_dict: Mapping[str, Tensor]) -> str | None:
-    """Return the architecture of a state dict in our names; None if it could be several, or none that we know."""
-    candidates = candidate_archs(state_dict)
-    return candidates[0] if len(candidates) == 1 else None
-
-
 def num_classes_of(state_dict: Mapping[str, Tensor]) -> int:
     """Return the size of the classifier in a state dict in our names, 0 for none."""
     weights = [state_dict[name] for name in ("linear.weight", "fc8.weight") if name in state_dict]

@@ -68,15 +68,21 @@ def test_the_pair_differs_in_the_backbone_alone():
             ["SOLVER.BASE_LRR", "0.1"],
             "does not obey the key SOLVER.BASE_LRR; the nearest that it obeys is SOLVER.BASE_LR",
         ),
-        (["MODEL.KEYPOINT_ON", "True"], "train with --engine detectron2"),
+        (["MODEL.KEYPOINT_ON", "True"], "does not obey the key MODEL.KEYPOINT_ON"),
         (["MODEL.MASK_ON", "True"], "MODEL.MASK_ON is True, of which the torchvision engine knows only False"),
         (["MODEL.META_ARCHITECTURE", "RetinaNet"], "knows only 'GeneralizedRCNN'"),
         (["MODEL.RPN.BOUNDARY_THRESH", "0"], "MODEL.RPN.BOUNDARY_THRESH is 0"),
         (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR"),
         (["SOLVER.BASE_LR"], "pairs KEY VALUE; got 1 words"),
         (["SOLVER.ACCUMULATION_STEPS", "3"], "must be a multiple of"),
-        (["SOLVER.ACCUMULATION_STEPS", "0"], "must be at least 1"),
-        (["MODEL.PIXEL_STD", "[1.0]"], "differ in length"),
+        (["SOLVER.ACCUMULATION_STEPS", "0"], "SOLVER.ACCUMULATION_STEPS is 0; it must be 1 or more"),
+        (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0; it must be 1 or more"),
+        (["SOLVER.IMS_PER_BATCH", "0"], "it must be 1 or more"),
+        (["SOLVER.CHECKPOINT_PERIOD", "0"], "it must be 1 or more"),
+        (["SOLVER.STEPS", "(80, 60)"], "must increase"),
+        (["MODEL.PIXEL_STD", "[1.0]"], "MODEL.PIXEL_STD is .1.0.; it must have 3 values"),
+        (["MODEL.ROI_HEADS.IOU_THRESHOLDS", "[0.5, 0.6]"], "it must have 1 values"),
+        (["MODEL.DEVICE", "banana"], "knows only 'cpu' or 'cuda'"),
         (["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"], "write SOLVER.AMP.DTYPE bfloat16"),
         (["MODEL.RESNET_BACKBONE.STRICT_WEIGHTS", "False"], "STRICT_WEIGHTS is False"),
     ],
@@ -117,3 +123,15 @@ def test_own_data_is_one_entry(tmp_path):
 def test_the_device_is_the_gpu_where_there_is_one():
     assert get_cfg().MODEL.DEVICE == ("cuda" if torch.cuda.is_available() else "cpu")
     check_config(get_cfg())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error():
+    with pytest.raises(ValueError, match="write MODEL.DEVICE cpu"):
+        load_config("quickstart.yaml", ["MODEL.DEVICE", "cuda"])
+
+
+def test_a_name_in_another_folder_is_not_taken_for_ours(tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither a file"):
+        find_config_file(str(tmp_path / "quickstart.yaml"))
+    assert find_config_file("configs/quickstart.yaml").samefile(find_config_file("quickstart.yaml"))

@@ -129,7 +129,8 @@ def test_detections_have_the_promised_form(tiny):
 @pytest.mark.parametrize(
     ("config", "overrides", "message"),
     [
-        ("quickstart.yaml", ["MODEL.FPN.IN_FEATURES", "['res2', 'res4']"], "must double"),
+        ("quickstart.yaml", ["MODEL.FPN.IN_FEATURES", "['res2', 'res5']"], "must double"),
+        ("quickstart.yaml", ["MODEL.FPN.IN_FEATURES", "['res2', 'res3']"], "leave res5 unused"),
         ("quickstart.yaml", ["MODEL.FPN.IN_FEATURES", "['conv3']"], "must be some of what the trunk returns"),
         ("quickstart.yaml", ["MODEL.RPN.IN_FEATURES", "['p7']"], "MODEL.RPN.IN_FEATURES"),
         ("quickstart.yaml", ["MODEL.ROI_HEADS.IN_FEATURES", "['res4']"], "MODEL.ROI_HEADS.IN_FEATURES"),

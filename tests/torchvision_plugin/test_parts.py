@@ -80,6 +80,18 @@ def test_pooling_is_detectron2s(levels):
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["ROIAlignV2", "ROIAlign", "ROIPool"])
+def test_mixed_precision_does_not_round_the_boxes(kind):
+    """Far right in a wide image, bfloat16 knows every eighth pixel only."""
+    ramp = (torch.arange(400.0) - 256).expand(1, 1, 8, 400)  # whole numbers, so exact in bfloat16 around the box
+    roi = [torch.tensor([[1001.7, 4.0, 1050.4, 24.0]])]
+    pool = ROIPooler(["p2"], [4], 7, 2, kind)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = pool({"p2": ramp.bfloat16()}, roi, [])
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), pool({"p2": ramp}, roi, []), rtol=0.004, atol=0.01)
+
+
 def test_pooling_no_box_at_all():
     maps = dict(zip(("p2", "p3", "p4"), feature_maps(64, 64), strict=True))
     assert ROIPooler(list(maps), STRIDES, 7, 0, "ROIAlignV2")(maps, [boxes(0), boxes(0)], []).shape == (0, 8, 7, 7)

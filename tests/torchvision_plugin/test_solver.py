@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from resnet_backbone.torchvision_plugin.config import get_cfg
-from resnet_backbone.torchvision_plugin.solver import build_lr_scheduler, build_optimizer, clip_gradients
+from resnet_backbone.torchvision_plugin.solver import build_optimizer, build_schedule, clip_gradients
 
 SCHEDULES = [
     ["SOLVER.MAX_ITER", 100, "SOLVER.STEPS", (60, 80), "SOLVER.WARMUP_ITERS", 10],
@@ -20,7 +20,7 @@ SCHEDULES = [
 ]
 
 
-def learning_rates(cfg, build) -> list[float]:
+def detectron2s_learning_rates(cfg, build) -> list[float]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=cfg.SOLVER.BASE_LR)
     scheduler = build(cfg, optimizer)
     rates = []
@@ -34,7 +34,7 @@ def learning_rates(cfg, build) -> list[float]:
 def test_warm_up_and_steps_by_hand():
     cfg = get_cfg()
     cfg.merge_from_list(SCHEDULES[0] + ["SOLVER.BASE_LR", 0.02])
-    rates = learning_rates(cfg, build_lr_scheduler)
+    rates = list(map(build_schedule(cfg), range(100)))
     for iteration, rate in enumerate(rates):
         if iteration < 10:
             expected = 0.02 * (0.001 + (1 - 0.001) * iteration / 10)
@@ -49,7 +49,8 @@ def test_schedules_are_detectron2s(overrides):
     config = pytest.importorskip("detectron2.config")
     ours, theirs = get_cfg(), config.get_cfg()
     ours.merge_from_list(overrides), theirs.merge_from_list(overrides)
-    assert learning_rates(ours, build_lr_scheduler) == pytest.approx(learning_rates(theirs, solver.build_lr_scheduler))
+    rates = list(map(build_schedule(ours), range(ours.SOLVER.MAX_ITER)))
+    assert rates == pytest.approx(detectron2s_learning_rates(theirs, solver.build_lr_scheduler))
 
 
 def test_norms_decay_on_their_own_and_frozen_parameters_are_left_out():

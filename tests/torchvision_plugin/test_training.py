@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +70,7 @@ def test_a_run_leaves_what_detectron2s_leaves(tiny):
     last = next(r for r in records if r["iteration"] == 5 and "total_loss" in r)
     assert last["total_loss"] == pytest.approx(sum(v for k, v in last.items() if k.startswith("loss_")), rel=0.2)
     assert {"lr", "time", "data_time", "eta_seconds", "peak_memory_mib"} <= last.keys()
-    assert any("shapes_val/bbox/AP50" in r for r in records)
+    assert [r["iteration"] for r in records if "shapes_val/bbox/AP50" in r] == [2, 5]
     inference = output / "inference"
     assert json.loads((inference / "metrics.json").read_text()) == figures["shapes_val"].to_dict()
     assert len(list((inference / "pictures").glob("*.png"))) == 5 + 1
@@ -97,6 +99,44 @@ def test_resuming_gives_the_same_weights_to_the_bit(tiny, tmp_path, monkeypatch)
     for x, y in zip(a["optimizer"]["state"].values(), b["optimizer"]["state"].values(), strict=True):
         assert torch.equal(x["momentum_buffer"], y["momentum_buffer"])
     assert a["iteration"] == b["iteration"] == 6
+
+
+def test_a_longer_schedule_takes_over_on_resume(tiny):
+    """The config decides on learning rate, decay and momentum; a cosine that had ended starts anew at its place."""
+    run(tiny("quickstart.yaml", "SOLVER.MAX_ITER", "2", "DATASETS.TEST", "[]"))
+    keys = ["SOLVER.MAX_ITER", "4", "SOLVER.BASE_LR", "0.001", "SOLVER.MOMENTUM", "0.5", "DATASETS.TEST", "[]"]
+    cfg = tiny("quickstart.yaml", *keys)
+    resumed = Run(cfg, resume=True)
+    assert resumed.trainer.iteration == 2
+    assert {group["momentum"] for group in resumed.trainer.optimizer.param_groups} == {0.5}
+    resumed.start()
+    records = [json.loads(line) for line in (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()]
+    assert records[-1]["lr"] == pytest.approx(0.001 * (1 + math.cos(math.pi * 3 / 4)) / 2)
+    with pytest.raises(ValueError, match="write SEED 7"):
+        Run(tiny("quickstart.yaml", "SEED", "8"), resume=True)
+    with pytest.raises(ValueError, match="other layers frozen"):
+        Run(tiny("quickstart.yaml", "MODEL.BACKBONE.FREEZE_AT", "2"), resume=True)
+
+
+def test_a_new_run_in_a_used_folder_does_not_resume_the_old_one(tiny, monkeypatch):
+    run(tiny("quickstart.yaml", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "[]"))
+
+    def stop(self, batches):
+        raise Stopped
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(Trainer, "_step", stop)
+        run(tiny("quickstart.yaml"))
+    assert last_checkpoint(Path(tiny("quickstart.yaml").OUTPUT_DIR)) is None
+
+
+def test_a_detector_trained_with_free_norms_can_be_frozen(tiny, tmp_path):
+    """Freezing turns batch norms into frozen ones, which count no batches."""
+    run(tiny("quickstart.yaml", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "[]"))
+    weights = ["MODEL.WEIGHTS", str(tmp_path / "output" / "model_final.pth")]
+    frozen = Run(tiny("quickstart.yaml", *weights, "MODEL.BACKBONE.FREEZE_AT", "2")).detector.state_dict()
+    for key, value in model_of(Path(weights[1])).items():
+        assert key.endswith("num_batches_tracked") or torch.equal(frozen[key], value), key
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny, tmp_path):
@@ -323,6 +363,33 @@ class TestMistakesEndAtOnce:
         message = self.failed(cfg)
         assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in message
         assert "resnet18-f37072fd.pth" in message and str(tmp_path / "cache") in message
+
+    def test_an_output_folder_that_is_a_file(self, tiny, tmp_path):
+        (tmp_path / "taken").write_text("")
+        assert "is a file" in self.failed(tiny("quickstart.yaml"), "OUTPUT_DIR", str(tmp_path / "taken"))
+
+    def test_missing_images(self, tiny, shapes, tmp_path, monkeypatch):
+        shutil.copytree(shapes, tmp_path / "datasets")
+        next((tmp_path / "datasets/shapes/train").glob("*.jpg")).unlink()
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+        cfg = tiny("quickstart.yaml")
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+        assert "1 of the 12 images" in self.failed(cfg)
+
+    def test_ground_truth_that_cannot_be_evaluated(self, tiny, shapes, tmp_path, monkeypatch):
+        shutil.copytree(shapes, tmp_path / "datasets")
+        path = tmp_path / "datasets/shapes/annotations/val.json"
+        truth = json.loads(path.read_text())
+        truth["annotations"][0]["bbox"][2] = -5
+        path.write_text(json.dumps(truth))
+        cfg = tiny("quickstart.yaml")
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+        assert "not negative" in self.failed(cfg)
+
+    def test_eval_only_with_nothing_to_evaluate(self, tiny, tmp_path):
+        run(tiny("quickstart.yaml", "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path / "trained")))
+        cfg = tiny("quickstart.yaml", "MODEL.WEIGHTS", str(tmp_path / "trained/model_final.pth"), "DATASETS.TEST", "[]")
+        assert "nothing to do" in self.failed(cfg, "--eval-only")
 
     def test_a_typo(self, tiny):
         assert "nearest that it obeys is SOLVER.MAX_ITER" in self.failed(

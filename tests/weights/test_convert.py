@@ -6,12 +6,17 @@ import torchvision
 
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights import list_weights
-from resnet_backbone.weights.architecture import candidate_archs, infer_arch, known_archs, norm_of, num_classes_of
+from resnet_backbone.weights.architecture import candidate_archs, known_archs, norm_of, num_classes_of
 from resnet_backbone.weights.catalog import CATALOG
 from resnet_backbone.weights.convert import classifier_part, to_our_names
 from resnet_backbone.weights.errors import WeightsError
 
 TORCHVISION_ARCHS = sorted({entry.arch for entry in CATALOG.values()})
+
+
+def infer_arch(state) -> str | None:
+    found = candidate_archs(state)
+    return found[0] if len(found) == 1 else None
 
 
 def shapes(state_dict):
