@@ -10,8 +10,7 @@ Needs the package and what it installs, no data and no network. Three parts:
 * training: steps of every config's detector in float32 (TF32 in convolutions, torch's default) and bfloat16, images a
   second and peak memory; the step alone, without the data, the logging and the writing of a real run.
 
-Exit status 1 where a part fails. Images are random, weights too; speed does not depend on either, but for the number of
-regions, which is therefore the configs' maximum.
+Exit status 1 where a part fails. Images and weights are random: the figures say nothing of accuracy.
 """
 
 from __future__ import annotations
