@@ -57,17 +57,18 @@ class Run:
         self.output_dir = Path(cfg.OUTPUT_DIR)
         if self.output_dir.exists() and not self.output_dir.is_dir():
             raise ValueError(f"OUTPUT_DIR {self.output_dir} is a file; name a folder")
+        if eval_only and not cfg.DATASETS.TEST:
+            raise ValueError("--eval-only with empty DATASETS.TEST has nothing to do: name a data set")
         self.accelerator = _make_accelerator(cfg)
         set_up_logging(None)
         if not self.accelerator.is_main_process:
             logging.getLogger("resnet_backbone").setLevel(logging.WARNING)
-        images_per_pass(cfg, self.accelerator.num_processes)
+        if not eval_only:
+            images_per_pass(cfg, self.accelerator.num_processes)
         check_files(cfg, training=not eval_only)
         resumed = _resumed_checkpoint(self.output_dir) if resume else None
         if eval_only and resumed is None and not holds_detector(Path(cfg.MODEL.WEIGHTS)):
             raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {cfg.MODEL.WEIGHTS!r}")
-        if eval_only and not cfg.DATASETS.TEST:
-            raise ValueError("--eval-only with empty DATASETS.TEST has nothing to do: name a data set")
         initial = Initial(detector=resumed) if resumed else read_initial_weights(cfg)
         fit_input(cfg, initial)
         self.train_set = None if eval_only else open_train_set(cfg)
