@@ -1,4 +1,4 @@
-"""What every test may use: the real images beside the project, its scripts, and two threads a process."""
+"""What every test may use: the real images beside the project, its scripts, and one thread a process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 def _shared(name: str) -> Path:
