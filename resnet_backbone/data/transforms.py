@@ -57,8 +57,8 @@ test_transforms.__test__ = False  # type: ignore[attr-defined]  # pytest would t
 def shortest_edge_size(height: int, width: int, short_edge: int, max_size: int) -> tuple[int, int]:
     """(height, width) with the shorter side at ``short_edge`` and the longer side at most ``max_size``; all in pixels.
 
-    Source: ``ResizeShortestEdge.get_output_shape`` of Detectron2, in its order of floating-point operations; a side that
-    it rounds to 0 is 1 here.
+    Source: ``ResizeShortestEdge.get_output_shape`` of Detectron2, in its order of floating-point operations; a side
+    that it rounds to 0 is 1 here.
     """
     scale = short_edge / min(height, width)
     if height < width:
