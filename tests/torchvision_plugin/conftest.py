@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +14,9 @@ from fvcore.common.config import CfgNode
 
 from resnet_backbone.data.shapes import generate_shapes
 from resnet_backbone.torchvision_plugin.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN_NET = ROOT / "tools" / "train_net.py"
 
 TINY = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7"),
@@ -47,3 +53,22 @@ def tiny(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
         return load_config(config, [*TINY, "OUTPUT_DIR", str(tmp_path / "output"), *overrides])
 
     return load
+
+
+@pytest.fixture
+def command_line() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs tools/train_net.py on a dumped config, as a user would: ``command_line(cfg, "--resume", nproc=2)``."""
+
+    def run(cfg: CfgNode, *words: str, nproc: int = 0) -> subprocess.CompletedProcess[str]:
+        path = Path(cfg.OUTPUT_DIR).with_suffix(".yaml")
+        path.write_text(cfg.dump())
+        torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={nproc}", "--standalone"] if nproc else []
+        return subprocess.run(
+            [sys.executable, *torchrun, TRAIN_NET, "--engine", "torchvision", "--config-file", path, *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,9 +18,6 @@ from resnet_backbone.torchvision_plugin.run import Run
 from resnet_backbone.torchvision_plugin.trainer import Trainer
 from resnet_backbone.weights import InputFormat, package_weights
 
-ROOT = Path(__file__).resolve().parents[2]
-TRAIN_NET = ROOT / "tools" / "train_net.py"
-
 
 def run(cfg: CfgNode, **options) -> dict:
     return Run(cfg, **options).start()
@@ -38,20 +31,6 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert a.keys() == b.keys()
     for key in a:
         assert torch.equal(a[key], b[key]), key
-
-
-def command_line(cfg: CfgNode, *words: str, nproc: int = 0) -> subprocess.CompletedProcess:
-    """Run tools/train_net.py on a dumped config, as a user would."""
-    path = Path(cfg.OUTPUT_DIR).with_suffix(".yaml")
-    path.write_text(cfg.dump())
-    torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={nproc}", "--standalone"] if nproc else []
-    return subprocess.run(
-        [sys.executable, *torchrun, TRAIN_NET, "--engine", "torchvision", "--config-file", path, *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 class Stopped(Exception):
@@ -216,7 +195,7 @@ def test_eval_only_repeats_the_evaluation_and_takes_the_input_from_the_checkpoin
         run(tiny("quickstart.yaml", *wrong, "MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS", "False"), eval_only=True)
 
 
-def test_two_processes_train_and_evaluate_as_one(tiny, tmp_path):
+def test_two_processes_train_and_evaluate_as_one(tiny, command_line, tmp_path):
     cfg = tiny("quickstart.yaml", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "SOLVER.MAX_ITER", "3")
     done = command_line(cfg, nproc=2)
     assert done.returncode == 0, done.stderr
@@ -236,7 +215,7 @@ def test_two_processes_train_and_evaluate_as_one(tiny, tmp_path):
     assert [r["score"] for r in results] == pytest.approx([r["score"] for r in together], abs=1e-5)
 
 
-def test_num_gpus_starts_the_processes(tiny):
+def test_num_gpus_starts_the_processes(tiny, command_line):
     cfg = tiny("quickstart.yaml", "SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "3", "DATASETS.TEST", "[]")
     done = command_line(cfg, "--num-gpus", "2")
     assert done.returncode != 0
@@ -336,68 +315,3 @@ def test_resume_without_a_checkpoint_starts_anew(tiny):
     cfg = tiny("quickstart.yaml", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "[]")
     run(cfg, resume=True)
     assert (Path(cfg.OUTPUT_DIR) / "model_final.pth").is_file()
-
-
-class TestMistakesEndAtOnce:
-    """Exit status 1, a message without a traceback, and nothing written."""
-
-    def failed(self, cfg: CfgNode, *words: str) -> str:
-        done = command_line(cfg, *words)
-        assert done.returncode == 1, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
-        assert not Path(cfg.OUTPUT_DIR).exists()
-        return done.stderr
-
-    def test_missing_coco(self, tiny, tmp_path, monkeypatch):
-        cfg = tiny("frcnn_r101.yaml")
-        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-        message = self.failed(cfg)
-        assert "instances_train2017.json" in message and "python datasets/prepare_coco.py --year 2017" in message
-
-    def test_weights_that_cannot_be_downloaded(self, tiny, tmp_path, monkeypatch):
-        """A proxy that nobody listens on stands for a machine without network."""
-        cfg = tiny("quickstart.yaml", "MODEL.WEIGHTS", "imagenet://resnet18/IMAGENET1K_V1")
-        monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-        monkeypatch.setenv("RESNET_BACKBONE_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-        message = self.failed(cfg)
-        assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in message
-        assert "resnet18-f37072fd.pth" in message and str(tmp_path / "cache") in message
-
-    def test_an_output_folder_that_is_a_file(self, tiny, tmp_path):
-        (tmp_path / "taken").write_text("")
-        assert "is a file" in self.failed(tiny("quickstart.yaml"), "OUTPUT_DIR", str(tmp_path / "taken"))
-
-    def test_missing_images(self, tiny, shapes, tmp_path, monkeypatch):
-        shutil.copytree(shapes, tmp_path / "datasets")
-        next((tmp_path / "datasets/shapes/train").glob("*.jpg")).unlink()
-        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
-        cfg = tiny("quickstart.yaml")
-        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
-        assert "1 of the 12 images" in self.failed(cfg)
-
-    def test_ground_truth_that_cannot_be_evaluated(self, tiny, shapes, tmp_path, monkeypatch):
-        shutil.copytree(shapes, tmp_path / "datasets")
-        path = tmp_path / "datasets/shapes/annotations/val.json"
-        truth = json.loads(path.read_text())
-        truth["annotations"][0]["bbox"][2] = -5
-        path.write_text(json.dumps(truth))
-        cfg = tiny("quickstart.yaml")
-        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
-        assert "not negative" in self.failed(cfg)
-
-    def test_eval_only_with_nothing_to_evaluate(self, tiny, tmp_path):
-        run(tiny("quickstart.yaml", "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path / "trained")))
-        cfg = tiny("quickstart.yaml", "MODEL.WEIGHTS", str(tmp_path / "trained/model_final.pth"), "DATASETS.TEST", "[]")
-        assert "nothing to do" in self.failed(cfg, "--eval-only")
-
-    def test_a_typo(self, tiny):
-        assert "nearest that it obeys is SOLVER.MAX_ITER" in self.failed(
-            tiny("quickstart.yaml"), "SOLVER.MAX_ITERS", "5"
-        )
-
-    def test_no_such_weights(self, tiny):
-        assert "neither a file" in self.failed(tiny("quickstart.yaml"), "MODEL.WEIGHTS", "nowhere.pth")
-
-    def test_eval_only_without_a_detector(self, tiny):
-        assert "needs a trained detector" in self.failed(tiny("quickstart.yaml"), "--eval-only")
