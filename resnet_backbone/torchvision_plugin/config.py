@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 from fvcore.common.config import CfgNode
 
-from resnet_backbone.config import add_backbone_keys, find_config_file
+from resnet_backbone.config import add_backbone_keys, merge_config
+from resnet_backbone.config.files import value_of
 
 # Keys of which this engine knows some values only.
 _ALLOWED: dict[str, tuple[object, ...]] = {
@@ -166,8 +165,6 @@ def get_cfg() -> CfgNode:
     """Return the tree with its default values; MODEL.DEVICE is ``cuda`` where there is a GPU, else ``cpu``."""
     cfg = CfgNode(yaml.safe_load(_DEFAULTS))
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    cfg.SOLVER.AMP.DTYPE = "float16"
-    cfg.SOLVER.ACCUMULATION_STEPS = 1  # forward passes an optimizer step; IMS_PER_BATCH counts the images of all
     add_backbone_keys(cfg)
     return cfg
 
@@ -180,20 +177,7 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         ValueError: a key that this engine does not obey, a value of the wrong type or one that it cannot obey.
     """
     cfg = get_cfg()
-    path = find_config_file(str(config_file))
-    try:
-        values = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not a YAML file that can be read safely: {error}") from error
-    _merge(cfg, values, str(path))
-    if len(overrides) % 2:
-        raise ValueError(f"write overrides as pairs KEY VALUE; got {len(overrides)} words: {' '.join(overrides)}")
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        _check_keys(cfg, [key], "the command line")
-        try:
-            cfg.merge_from_list([key, value])
-        except ValueError as error:
-            raise ValueError(f"{key} {value}: {error}") from error
+    merge_config(cfg, config_file, overrides, "torchvision")
     check_config(cfg)
     return cfg
 
@@ -201,16 +185,16 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
 def check_config(cfg: CfgNode) -> None:
     """Raise ValueError for a value, or a combination of values, that this engine cannot obey."""
     for key, allowed in _ALLOWED.items():
-        node = _value(cfg, key)
+        node = value_of(cfg, key)
         if node not in allowed:
             values = " or ".join(repr(value) for value in allowed)
             raise ValueError(f"{key} is {node!r}, of which the torchvision engine knows only {values}")
     for key, least in _LEAST.items():
-        value = _value(cfg, key)
+        value = value_of(cfg, key)
         if value < least:
             raise ValueError(f"{key} is {value}; it must be {least} or more")
     for key, length in _LENGTHS.items():
-        value = _value(cfg, key)
+        value = value_of(cfg, key)
         if len(value) != length:
             raise ValueError(f"{key} is {value}; it must have {length} values")
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
@@ -225,34 +209,3 @@ def check_config(cfg: CfgNode) -> None:
         )
     if solver.AMP.ENABLED and solver.AMP.DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("float16 does not train on the CPU: write SOLVER.AMP.DTYPE bfloat16")
-
-
-def _value(cfg: CfgNode, key: str) -> Any:
-    node = cfg
-    for part in key.split("."):
-        node = node[part]
-    return node
-
-
-def _merge(cfg: CfgNode, values: dict, source: str) -> None:
-    _check_keys(cfg, list(_leaves(values)), source)
-    try:
-        cfg.merge_from_other_cfg(CfgNode(values))
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-
-
-def _leaves(values: dict, prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in values.items():
-        keys += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
-    return keys
-
-
-def _check_keys(cfg: CfgNode, keys: Sequence[str], source: str) -> None:
-    known = _leaves(cfg)
-    for key in keys:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; the nearest that it obeys is {near[0]}" if near else ""
-            raise ValueError(f"{source}: the torchvision engine does not obey the key {key}{hint}")

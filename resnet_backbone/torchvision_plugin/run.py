@@ -14,6 +14,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
+from resnet_backbone.config.input import input_of
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.torchvision_plugin.checkpoint import (
     forget_checkpoints,
@@ -30,7 +31,7 @@ from resnet_backbone.torchvision_plugin.datasets import (
 )
 from resnet_backbone.torchvision_plugin.detector import build_detector
 from resnet_backbone.torchvision_plugin.inference import evaluate
-from resnet_backbone.torchvision_plugin.initial_weights import Initial, fit_input, input_of, read_initial_weights
+from resnet_backbone.torchvision_plugin.initial_weights import Initial, fit_input_to, read_initial_weights
 from resnet_backbone.torchvision_plugin.loader import build_train_loader, images_per_pass
 from resnet_backbone.torchvision_plugin.trainer import Trainer
 from resnet_backbone.torchvision_plugin.writers import set_up_logging
@@ -70,7 +71,7 @@ class Run:
         if eval_only and resumed is None and not holds_detector(Path(cfg.MODEL.WEIGHTS)):
             raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {cfg.MODEL.WEIGHTS!r}")
         initial = Initial(detector=resumed) if resumed else read_initial_weights(cfg)
-        fit_input(cfg, initial)
+        fit_input_to(cfg, initial)
         self.train_set = None if eval_only else open_train_set(cfg)
         learned = tuple(initial.detector["class_names"]) if initial.detector else None
         self.class_names = self.train_set.class_names if self.train_set else learned or ()

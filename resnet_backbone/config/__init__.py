@@ -1,0 +1,20 @@
+"""What both plug-ins read from a config: the trunk, the weights and the input they need, the user's own data.
+
+The keys have Detectron2's names and meaning; ``add_backbone_keys`` adds the few that Detectron2 does not have.
+"""
+
+from resnet_backbone.config.files import config_folder, find_config_file, merge_config
+from resnet_backbone.config.input import check_input, fit_input, required_input, warn_of_random_weights
+from resnet_backbone.config.keys import add_backbone_keys, build_trunk
+
+__all__ = [
+    "add_backbone_keys",
+    "build_trunk",
+    "check_input",
+    "config_folder",
+    "find_config_file",
+    "fit_input",
+    "merge_config",
+    "required_input",
+    "warn_of_random_weights",
+]

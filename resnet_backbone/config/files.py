@@ -1,0 +1,89 @@
+"""Config files and command-line overrides, merged with errors that name the key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+
+def config_folder() -> Path:
+    """Return the folder of the project's configs: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def find_config_file(name: str) -> Path:
+    """Return the path of a config file, given as a path or as a name inside :func:`config_folder`.
+
+    Raises:
+        FileNotFoundError: neither exists; the message lists the project's configs.
+    """
+    for path in (Path(name), config_folder() / name.removeprefix("configs/")):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(p.relative_to(config_folder()).as_posix() for p in config_folder().rglob("*.yaml")))
+    raise FileNotFoundError(f"config file {name!r} is neither a file nor one of the project's: {known}")
+
+
+def merge_config(cfg: CfgNode, config_file: str | Path, overrides: Sequence[str], engine: str) -> None:
+    """Merge a YAML file (with its ``_BASE_`` files), then ``KEY VALUE`` pairs, into ``cfg``, in place.
+
+    Args:
+        cfg: the tree of every key that the engine obeys, with defaults.
+        config_file: a path, or a name inside :func:`config_folder`.
+        overrides: words from a command line.
+        engine: its name, for messages.
+
+    Raises:
+        FileNotFoundError: no such config.
+        ValueError: not YAML, a key that is not in ``cfg``, or a value of the wrong type.
+    """
+    path = find_config_file(str(config_file))
+    try:
+        values = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not a YAML file that can be read safely: {error}") from error
+    _check_keys(cfg, list(leaves(values)), str(path), engine)
+    try:
+        cfg.merge_from_other_cfg(type(cfg)(values))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if len(overrides) % 2:
+        raise ValueError(f"write overrides as pairs KEY VALUE; got {len(overrides)} words: {' '.join(overrides)}")
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        _check_keys(cfg, [key], "the command line", engine)
+        try:
+            cfg.merge_from_list([key, value])
+        except ValueError as error:
+            raise ValueError(f"{key} {value}: {error}") from error
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """Return the value at a dotted key."""
+    node = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of all values that are no mappings."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _check_keys(cfg: CfgNode, keys: Sequence[str], source: str, engine: str) -> None:
+    known = set(leaves(cfg))
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; the nearest that it obeys is {near[0]}" if near else ""
+            raise ValueError(f"{source}: the {engine} engine does not obey the key {key}{hint}")

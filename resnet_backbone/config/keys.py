@@ -1,0 +1,63 @@
+"""The keys that Detectron2 does not have, and the trunk that they describe."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from fvcore.common.config import CfgNode
+
+from resnet_backbone.models.registry import create_model, list_models
+from resnet_backbone.models.trunk import Trunk
+from resnet_backbone.weights import Weights, load_weights
+from resnet_backbone.weights.architecture import has_bottlenecks
+
+logger = logging.getLogger(__name__)
+
+
+def add_backbone_keys(cfg: CfgNode) -> None:
+    """Add to ``cfg``, in place, the keys that Detectron2 does not have."""
+    cfg.MODEL.RESNET_BACKBONE = CfgNode()
+    node = cfg.MODEL.RESNET_BACKBONE
+    node.ARCH = "resnet50"  # a name of resnet_backbone.list_models()
+    node.NORM = "FrozenBN"  # BN, FrozenBN, SyncBN, GN or "" (VGG without batch norm)
+    node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]  # VGG: conv1 ... conv5, pool5
+    node.RES5_DILATION = 1  # 2 for DC5
+    node.INPUT_FROM_WEIGHTS = True  # take INPUT.FORMAT, PIXEL_MEAN, PIXEL_STD and STRIDE_IN_1X1 from MODEL.WEIGHTS
+    node.STRICT_WEIGHTS = True  # a load that leaves the trunk partly unfilled raises
+    # Own data in COCO's format: [{NAME: my_train, JSON: path/to.json, IMAGES: folder}, ...]
+    cfg.DATASETS.OWN = []
+    cfg.SOLVER.ACCUMULATION_STEPS = 1  # forward passes an optimizer step; IMS_PER_BATCH counts the images of all
+    cfg.SOLVER.AMP.DTYPE = "float16"  # or bfloat16
+
+
+def build_trunk(
+    cfg: CfgNode, *, out_features: Sequence[str], num_classes: int = 0, weights: Weights | None = None
+) -> Trunk:
+    """Build the classifier that ``cfg.MODEL`` describes, filled with ``weights`` if there are any.
+
+    Args:
+        cfg: reads MODEL.RESNET_BACKBONE, BACKBONE.FREEZE_AT, RESNETS.STRIDE_IN_1X1 and the length of PIXEL_MEAN.
+        out_features: feature maps to return.
+        num_classes: 0 for a trunk; VGG's fc6 and fc7 exist with the head only.
+        weights: ImageNet weights of the architecture.
+
+    Raises:
+        ValueError: options or weights that do not fit the architecture.
+    """
+    node = cfg.MODEL.RESNET_BACKBONE
+    if node.ARCH not in list_models():
+        raise ValueError(f"MODEL.RESNET_BACKBONE.ARCH {node.ARCH!r} must be one of {', '.join(list_models())}")
+    trunk = create_model(
+        node.ARCH,
+        num_classes=num_classes,
+        out_features=out_features,
+        norm=node.NORM,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1 if has_bottlenecks(node.ARCH) else False,
+        res5_dilation=node.RES5_DILATION,
+        in_channels=len(cfg.MODEL.PIXEL_MEAN),
+    )
+    if weights is not None:
+        logger.info("loaded %s", load_weights(trunk, weights).summary())
+    return trunk
