@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.files import value_of
-from resnet_backbone.weights import InputFormat, Weights
+from resnet_backbone.weights import InputFormat, Weights, WeightsError
 from resnet_backbone.weights.architecture import has_bottlenecks
+from resnet_backbone.weights.catalog import SCHEME, find_entry_by_url, parse_source
+from resnet_backbone.weights.read import read_file
+from resnet_backbone.weights.source import PACKAGE_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +30,36 @@ def required_input(arch: str, input_format: InputFormat, stride_in_1x1: bool | N
     if stride_in_1x1 is not None and has_bottlenecks(arch):
         keys["MODEL.RESNETS.STRIDE_IN_1X1"] = stride_in_1x1
     return keys
+
+
+def required_by_source(source: str, arch: str) -> dict[str, object]:
+    """Return what :func:`required_input` does, as far as MODEL.WEIGHTS tells it without a download.
+
+    Args:
+        source: ``imagenet://ARCH/NAME``, an address or ``detectron2://`` name in the catalog, or a ``.pth`` file
+            that ``package_weights`` or tools/train_net.py wrote. Nothing is known of others.
+        arch: MODEL.RESNET_BACKBONE.ARCH.
+
+    Raises:
+        WeightsError: an ``imagenet://`` name that the catalog lacks, or ImageNet weights of another architecture.
+    """
+    entry = parse_source(source) if source.startswith(SCHEME) else find_entry_by_url(source)
+    if entry is not None:
+        _check_arch(source, entry.arch, arch)
+        return required_input(arch, entry.input_format, entry.stride_in_1x1)
+    path = Path(source)
+    if path.suffix != ".pth" or not path.is_file():
+        return {}
+    try:
+        metadata = read_file(path).metadata
+    except WeightsError as error:
+        logger.warning("cannot check which input %s needs: %s", path, error)
+        return {}
+    if PACKAGE_KEY in metadata:
+        facts = metadata[PACKAGE_KEY]
+        _check_arch(source, facts["arch"], arch)
+        return required_input(arch, InputFormat.from_dict(facts["input_format"]), facts["stride_in_1x1"])
+    return {key: value for key, value in metadata.get("input", {}).items() if key in INPUT_KEYS}
 
 
 def required_by(weights: Weights, cfg: CfgNode) -> dict[str, object]:
@@ -84,6 +118,14 @@ def warn_of_random_weights(cfg: CfgNode) -> None:
             "MODEL.RESNET_BACKBONE.NORM is %r. To train from scratch write FREEZE_AT: 0 and NORM: BN",
             cfg.MODEL.BACKBONE.FREEZE_AT,
             cfg.MODEL.RESNET_BACKBONE.NORM,
+        )
+
+
+def _check_arch(source: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise WeightsError(
+            f"MODEL.WEIGHTS {source} is of {found}, MODEL.RESNET_BACKBONE.ARCH is {expected}; write ARCH: {found}, "
+            f"or take weights of {expected}"
         )
 
 

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_backbone_keys(cfg: CfgNode) -> None:
-    """Add to ``cfg``, in place, the keys that Detectron2 does not have."""
+    """Add to ``cfg``, in place, the keys of the backbones and their heads."""
     cfg.MODEL.RESNET_BACKBONE = CfgNode()
     node = cfg.MODEL.RESNET_BACKBONE
     node.ARCH = "resnet50"  # a name of resnet_backbone.list_models()
@@ -25,6 +25,11 @@ def add_backbone_keys(cfg: CfgNode) -> None:
     node.RES5_DILATION = 1  # 2 for DC5
     node.INPUT_FROM_WEIGHTS = True  # take INPUT.FORMAT, PIXEL_MEAN, PIXEL_STD and STRIDE_IN_1X1 from MODEL.WEIGHTS
     node.STRICT_WEIGHTS = True  # a load that leaves the trunk partly unfilled raises
+    cfg.MODEL.ROI_BOX_HEAD.DROPOUT = 0.0  # after fc6 and fc7 of VGGBoxHead, from 0 to 1
+
+
+def add_run_keys(cfg: CfgNode) -> None:
+    """Add to ``cfg``, in place, the keys that tools/train_net.py knows and Detectron2 does not."""
     # Own data in COCO's format: [{NAME: my_train, JSON: path/to.json, IMAGES: folder}, ...]
     cfg.DATASETS.OWN = []
     cfg.SOLVER.ACCUMULATION_STEPS = 1  # forward passes an optimizer step; IMS_PER_BATCH counts the images of all

@@ -11,14 +11,18 @@ from resnet_backbone.weights.catalog import WeightsEntry
 from resnet_backbone.weights.download import download, file_hash
 
 
+def cache_folder() -> Path:
+    """``$RESNET_BACKBONE_CACHE``, by default ``~/.cache/resnet_backbone``."""
+    return Path(os.environ.get("RESNET_BACKBONE_CACHE") or "~/.cache/resnet_backbone").expanduser()
+
+
 def cached_weights_path(entry: WeightsEntry) -> Path:
     """Return where the file of an entry is or will be.
 
-    That is ``$RESNET_BACKBONE_CACHE/weights``, by default ``~/.cache/resnet_backbone/weights``; a file that torch.hub
-    has already fetched to its own ``checkpoints`` folder is used from there if its hash is right.
+    That is ``weights`` below :func:`cache_folder`; a file that torch.hub has already fetched to its own ``checkpoints``
+    folder is used from there if its hash is right.
     """
-    root = os.environ.get("RESNET_BACKBONE_CACHE") or "~/.cache/resnet_backbone"
-    ours = Path(root).expanduser() / "weights" / entry.file_name
+    ours = cache_folder() / "weights" / entry.file_name
     if ours.is_file() or not entry.sha256:
         return ours
     of_torch_hub = Path(torch.hub.get_dir()) / "checkpoints" / entry.file_name

@@ -276,6 +276,12 @@ def parse_source(source: str) -> WeightsEntry:
     return get_entry(arch, name)
 
 
+def find_entry_by_url(url: str) -> WeightsEntry | None:
+    """Return the entry of an address, which for Detectron2's files may be ``detectron2://...``; None for another."""
+    url = url.replace("detectron2://", "https://dl.fbaipublicfiles.com/detectron2/")
+    return next((entry for entry in _ENTRIES if entry.url == url), None)
+
+
 def find_entry_by_sha256(hexdigest: str) -> WeightsEntry | None:
     """Return the entry of a file by the SHA-256 of its content, all 64 hexadecimal digits; None for an unknown file."""
     if len(hexdigest) != 64:

@@ -69,7 +69,7 @@ def download(url: str, destination: str | Path, *, sha256: str = "", md5: str = 
         return destination
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(destination.with_name(destination.name + ".lock")):
+        with locked(destination.with_name(destination.name + ".lock")):
             if not destination.is_file():
                 _fetch(url, destination, wanted, progress)
     except DownloadError:
@@ -108,7 +108,7 @@ def _failure(url: str, destination: Path, what: str) -> DownloadError:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold a lock that ends with the process. The empty file stays: removing it would let two processes hold it."""
     with path.open("a") as file:
         try:

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from resnet_backbone.weights.architecture import has_bottlenecks
+from resnet_backbone.weights.cache import cache_folder
+from resnet_backbone.weights.catalog import SCHEME, WeightsEntry
+from resnet_backbone.weights.download import locked
 from resnet_backbone.weights.errors import WeightsError
 from resnet_backbone.weights.input_format import InputFormat
 from resnet_backbone.weights.source import FORMAT_VERSION, PACKAGE_KEY, Weights, read_weights
@@ -59,6 +62,21 @@ def package_weights(
     finally:
         partial.unlink(missing_ok=True)
     return facts
+
+
+def download_packaged(entry: WeightsEntry) -> Path:
+    """Return the packaged file of a published one, making it in the cache the first time; once for all processes.
+
+    Raises:
+        DownloadError, WeightsError: the published file cannot be had, or is damaged.
+    """
+    folder = cache_folder() / "packaged"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{entry.arch}-{entry.name}-{FORMAT_VERSION}.pth"
+    with locked(path.with_name(f"{path.name}.lock")):
+        if not path.is_file():
+            package_weights(f"{SCHEME}{entry.full_name}", path)
+    return path
 
 
 def _facts(weights: Weights, input_format: InputFormat | None, stride_in_1x1: bool | None) -> dict[str, Any]:

@@ -1,0 +1,148 @@
+"""Detectron2's builders of backbones: the trunk alone, and with a feature pyramid."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from fvcore.common.config import CfgNode
+from torch import Tensor
+
+from resnet_backbone.config import build_trunk, check_input, required_by_source, warn_of_random_weights
+from resnet_backbone.config.pyramid import pyramid_strides
+from resnet_backbone.detectron2_plugin.host_config import check_host_config, check_single_scale
+from resnet_backbone.detectron2_plugin.registration import register
+from resnet_backbone.detectron2_plugin.strict import StrictModule
+from resnet_backbone.models.resnet import ResNet
+from resnet_backbone.models.trunk import Trunk
+from resnet_backbone.models.vgg import VGG
+from resnet_backbone.weights.architecture import stage_of
+
+
+class TrunkBackbone(StrictModule, Trunk, Backbone):
+    """A trunk as Detectron2 wants a backbone: the same module, with the same parameter names, seen through its API."""
+
+    _out_features: list[str]
+    _out_feature_channels: dict[str, int]
+    _out_feature_strides: dict[str, int]
+
+    @property
+    def size_divisibility(self) -> int:
+        """0: the feature maps of a ResNet are rounded up, as those of Detectron2's own are."""
+        return 0
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """What Detectron2 after v0.6 reads instead of ``size_divisibility``."""
+        return {"size_divisibility": self.size_divisibility}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Return channels and stride of each feature map, in network order."""
+        return {name: ShapeSpec(channels=info.channels, stride=info.stride) for name, info in self.feature_info.items()}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Map normalised images (N, C, H, W) to ``{name: (N, channels, H / stride, W / stride)}``."""
+        return self.forward_features(x)
+
+
+class ResNetBackbone(TrunkBackbone, ResNet):
+    """A residual or plain network as a Detectron2 backbone."""
+
+
+class VGGBackbone(TrunkBackbone, VGG):
+    """VGG as a Detectron2 backbone."""
+
+    @property
+    def size_divisibility(self) -> int:
+        """The largest stride: pooling rounds down, so that a rest of the image would be lost."""
+        return max(info.stride for info in self.feature_info.values())
+
+
+_CLASSES: dict[type[Trunk], type[TrunkBackbone]] = {ResNet: ResNetBackbone, VGG: VGGBackbone}
+
+
+def to_backbone(trunk: Trunk, *, strict_weights: bool = True) -> TrunkBackbone:
+    """Turn a trunk, in place, into a Detectron2 backbone; its modules keep their names.
+
+    Args:
+        trunk: of ``create_model(..., num_classes=0)``, or a network of your own that ``register_model`` knows.
+        strict_weights: see :class:`StrictModule`.
+
+    Raises:
+        ValueError: the trunk has a classifier, which a detector would never use.
+    """
+    if trunk.num_classes:
+        raise ValueError(f"{trunk.arch} has a classifier of {trunk.num_classes} classes: build it with num_classes=0")
+    kind = type(trunk)
+    if kind not in _CLASSES:
+        _CLASSES[kind] = type(f"{kind.__name__}Backbone", (TrunkBackbone, kind), {})
+    trunk.__class__ = _CLASSES[kind]
+    backbone = cast(TrunkBackbone, trunk)
+    backbone.strict_weights = strict_weights
+    backbone.strict_stages = tuple(dict.fromkeys(stage_of(name) for name in backbone.state_dict()))
+    # Projects written for Detectron2's ResNet read these.
+    backbone._out_features = list(backbone.feature_info)
+    backbone._out_feature_channels = {name: info.channels for name, info in backbone.feature_info.items()}
+    backbone._out_feature_strides = {name: info.stride for name, info in backbone.feature_info.items()}
+    return backbone
+
+
+def build_imagenet_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> TrunkBackbone:
+    """Build the trunk alone: C4, C5 or DC5, as MODEL.RESNET_BACKBONE.OUT_FEATURES and RES5_DILATION say.
+
+    Args:
+        cfg: of Detectron2, with the keys of ``add_resnet_backbone_config``.
+        input_shape: its channels are those of MODEL.PIXEL_MEAN, which is what is read.
+
+    Raises:
+        ValueError: options that contradict each other, or an input that is not the one of MODEL.WEIGHTS.
+    """
+    check_single_scale(cfg)
+    return _build_trunk(cfg)
+
+
+def build_imagenet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> FPN:
+    """Build a feature pyramid ``p2`` to ``p5`` on MODEL.FPN.IN_FEATURES, and ``p6``, its last level sub-sampled.
+
+    On other strides the levels have the names that fit: ``p<n>`` has stride ``2 ** n``. Args and Raises are those of
+    :func:`build_imagenet_backbone`.
+    """
+    trunk = _build_trunk(cfg)
+    strides = pyramid_strides(trunk.feature_info, cfg.MODEL.FPN.IN_FEATURES)
+    top_block = LastLevelMaxPool()
+    top_block.in_feature = f"p{strides[-1].bit_length() - 1}"
+    return _build_fpn(cfg, trunk, top_block)
+
+
+def build_imagenet_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> FPN:
+    """Build a feature pyramid ``p3`` to ``p5`` on MODEL.FPN.IN_FEATURES, with P6 and P7 convolved from the last.
+
+    Args and Raises are those of :func:`build_imagenet_backbone`.
+    """
+    trunk = _build_trunk(cfg)
+    pyramid_strides(trunk.feature_info, cfg.MODEL.FPN.IN_FEATURES)
+    last = cfg.MODEL.FPN.IN_FEATURES[-1]
+    return _build_fpn(
+        cfg, trunk, LastLevelP6P7(trunk.feature_info[last].channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature=last)
+    )
+
+
+def _build_trunk(cfg: CfgNode) -> TrunkBackbone:
+    node, source = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.WEIGHTS
+    check_host_config(cfg)
+    if source:
+        check_input(cfg, required_by_source(source, node.ARCH), source)
+    else:
+        warn_of_random_weights(cfg)
+    return to_backbone(build_trunk(cfg, out_features=node.OUT_FEATURES), strict_weights=node.STRICT_WEIGHTS)
+
+
+def _build_fpn(cfg: CfgNode, trunk: TrunkBackbone, top_block: LastLevelMaxPool | LastLevelP6P7) -> FPN:
+    fpn = cfg.MODEL.FPN
+    return FPN(trunk, fpn.IN_FEATURES, fpn.OUT_CHANNELS, norm=fpn.NORM, top_block=top_block, fuse_type=fpn.FUSE_TYPE)
+
+
+for _builder in (build_imagenet_backbone, build_imagenet_fpn_backbone, build_imagenet_retinanet_fpn_backbone):
+    register(BACKBONE_REGISTRY, _builder)

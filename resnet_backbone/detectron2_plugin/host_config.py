@@ -1,0 +1,75 @@
+"""Keys of Detectron2's own ResNet: our builders do not read them, so they must not ask for another network."""
+
+from __future__ import annotations
+
+from detectron2.config import get_cfg
+from fvcore.common.config import CfgNode
+
+from resnet_backbone.config.files import value_of
+from resnet_backbone.weights.architecture import has_bottlenecks
+
+_DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
+
+
+def check_host_config(cfg: CfgNode) -> None:
+    """Raise ValueError, with the line to write, where MODEL.RESNETS or the head asks for another network than is built.
+
+    Only values that differ from Detectron2's defaults count: those somebody wrote.
+    """
+    node = cfg.MODEL.RESNET_BACKBONE
+    defaults = get_cfg()
+    ours = {
+        "DEPTH": ("ARCH", _DEPTHS.get(node.ARCH)),
+        "NORM": ("NORM", node.NORM),
+        "RES5_DILATION": ("RES5_DILATION", node.RES5_DILATION),
+    }
+    if not node.ARCH.startswith("vgg"):
+        for key, (our_key, value) in ours.items():
+            theirs = cfg.MODEL.RESNETS[key]
+            if theirs not in (defaults.MODEL.RESNETS[key], value):
+                wanted = f"resnet{theirs}" if key == "DEPTH" else theirs
+                raise ValueError(
+                    f"MODEL.RESNETS.{key} is {theirs!r} and MODEL.RESNET_BACKBONE.{our_key} is "
+                    f"{getattr(node, our_key)!r}, which is what counts here; write MODEL.RESNET_BACKBONE.{our_key}: "
+                    f"{wanted}, or take MODEL.RESNETS.{key} out"
+                )
+    for key in ("NUM_GROUPS", "WIDTH_PER_GROUP", "DEFORM_ON_PER_STAGE"):
+        theirs = cfg.MODEL.RESNETS[key]
+        if theirs != defaults.MODEL.RESNETS[key]:
+            raise ValueError(
+                f"MODEL.RESNETS.{key} is {theirs}: there are no ResNeXts, wide or deformable networks here; take it "
+                f"out, or write MODEL.BACKBONE.NAME: build_resnet_backbone (or build_resnet_fpn_backbone)"
+            )
+    _check_res5_head(cfg)
+
+
+def check_single_scale(cfg: CfgNode) -> None:
+    """Raise ValueError where nothing of an R-CNN reads the last feature map: it would be computed and never trained."""
+    if cfg.MODEL.META_ARCHITECTURE not in ("GeneralizedRCNN", "ProposalNetwork"):
+        return
+    used = {*cfg.MODEL.RPN.IN_FEATURES}
+    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+        used |= {*cfg.MODEL.ROI_HEADS.IN_FEATURES}
+    out_features = list(cfg.MODEL.RESNET_BACKBONE.OUT_FEATURES)
+    unknown = sorted(used - set(out_features))
+    if unknown or out_features[-1] not in used:
+        raise ValueError(
+            f"MODEL.RPN.IN_FEATURES and MODEL.ROI_HEADS.IN_FEATURES read {sorted(used)}, the trunk returns "
+            f"{out_features}; write MODEL.RESNET_BACKBONE.OUT_FEATURES: {sorted(used)}, or a builder with a pyramid"
+        )
+
+
+def _check_res5_head(cfg: CfgNode) -> None:
+    node = cfg.MODEL.RESNET_BACKBONE
+    if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN" or cfg.MODEL.ROI_HEADS.NAME != "Res5ROIHeads":
+        return
+    if not has_bottlenecks(node.ARCH):
+        raise ValueError(
+            f"MODEL.ROI_HEADS.NAME Res5ROIHeads builds the bottlenecks of ResNet-50, which is wrong for {node.ARCH}; "
+            + ("write ImageNetRes5ROIHeads" if not node.ARCH.startswith("vgg") else "write StandardROIHeads")
+        )
+    if value_of(cfg, "MODEL.RESNETS.NORM") != node.NORM:
+        raise ValueError(
+            f"MODEL.ROI_HEADS.NAME Res5ROIHeads builds res5 with MODEL.RESNETS.NORM {cfg.MODEL.RESNETS.NORM!r}, the "
+            f"trunk has MODEL.RESNET_BACKBONE.NORM {node.NORM!r}; write ImageNetRes5ROIHeads, or the same for both"
+        )
