@@ -13,7 +13,7 @@ class FrozenBatchNorm2d(nn.Module):
     """Batch norm whose statistics and affine parameters are constants: ``x * scale + shift``, per channel.
 
     All four tensors are buffers, so nothing here is trained and training mode changes nothing. A new layer is the
-    identity. It keeps no ``num_batches_tracked``.
+    identity. ``num_batches_tracked`` is None, or the count of the batch norm that :meth:`from_batch_norm` froze.
 
     Source: Detectron2, ``layers/batch_norm.py``, whose arithmetic and state dict this follows.
     """
@@ -25,10 +25,12 @@ class FrozenBatchNorm2d(nn.Module):
         self.bias: Tensor
         self.running_mean: Tensor
         self.running_var: Tensor
+        self.num_batches_tracked: Tensor | None
         self.register_buffer("weight", torch.ones(num_features))
         self.register_buffer("bias", torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features) - eps)
+        self.register_buffer("num_batches_tracked", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x``, shape (N, num_features, H, W)."""
@@ -41,10 +43,11 @@ class FrozenBatchNorm2d(nn.Module):
 
     @classmethod
     def from_batch_norm(cls, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> FrozenBatchNorm2d:
-        """Return the frozen layer with the statistics and parameters that ``norm`` has now."""
+        """Return the frozen layer with the statistics, parameters and names in the state dict that ``norm`` has now."""
         frozen = cls(norm.num_features, norm.eps)
-        frozen.load_state_dict({name: getattr(norm, name).detach().clone() for name in frozen.state_dict()})
-        return frozen.to(norm.weight.device)
+        for name, tensor in norm.state_dict().items():
+            setattr(frozen, name, tensor.clone())
+        return frozen
 
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, eps={self.eps}"

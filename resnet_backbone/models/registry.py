@@ -10,12 +10,20 @@ from typing import Any
 
 from torch import Tensor
 
-from resnet_backbone.models.resnet import BasicBlock, Bottleneck, PlainBlock, ResNet
+from resnet_backbone.models.blocks import BasicBlock, Bottleneck, PlainBlock
+from resnet_backbone.models.resnet import NO_MULTI_GRID, ResNet
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.models.vgg import VGG
 from resnet_backbone.weights import Weights, load_weights, read_weights
 
 _MODELS: dict[str, Callable[..., Trunk]] = {}
+_RESNET_OPTIONS = {
+    "stride_in_1x1": False,
+    "stem": "basic",
+    "res4_dilation": 1,
+    "res5_dilation": 1,
+    "res5_multi_grid": NO_MULTI_GRID,
+}
 
 
 def register_model(arch: str, build: Callable[..., Trunk]) -> None:
@@ -33,17 +41,10 @@ def _resnet(block: Any, depths: tuple[int, int, int, int], arch: str, *, norm: s
     return ResNet(arch, block, depths, norm="BN" if norm is None else norm, **options)
 
 
-def _vgg(
-    depths: tuple[int, int, int, int, int],
-    arch: str,
-    *,
-    norm: str | None,
-    stride_in_1x1: bool,
-    res5_dilation: int,
-    **options: Any,
-) -> VGG:
-    if stride_in_1x1 or res5_dilation != 1:
-        raise ValueError(f"{arch} has neither 1x1 convolutions nor res5: leave out stride_in_1x1 and res5_dilation")
+def _vgg(depths: tuple[int, int, int, int, int], arch: str, *, norm: str | None, **options: Any) -> VGG:
+    foreign = [name for name, default in _RESNET_OPTIONS.items() if options.pop(name) != default]
+    if foreign:
+        raise ValueError(f"{arch} has no stem, no 1x1 convolutions and no res5: leave out {' and '.join(foreign)}")
     has_norm = arch.endswith("_bn")
     if norm is None:
         norm = "BN" if has_norm else ""
@@ -82,7 +83,10 @@ def create_model(
     norm: str | None = None,
     freeze_at: int = 0,
     stride_in_1x1: bool | None = None,
+    stem: str = "basic",
+    res4_dilation: int = 1,
     res5_dilation: int = 1,
+    res5_multi_grid: Sequence[int] = NO_MULTI_GRID,
     in_channels: int = 3,
 ) -> Trunk:
     """Build a network.
@@ -96,7 +100,12 @@ def create_model(
         norm: ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` or ``""``; None is what the architecture was published with.
         freeze_at: how many stages to freeze, counted as in Detectron2 (1 = stem, 2 = stem and res2; VGG: conv1, conv2).
         stride_in_1x1: where bottlenecks carry the stride; None takes it from the weights, and is False without any.
-        res5_dilation: 2 gives res5 stride 16 (DC5).
+        stem: ``basic``, or ``deeplab`` for the three 3x3 convolutions of DeepLab's ResNets, which need weights of their
+            own.
+        res4_dilation: 2 leaves res4 at stride 8, and needs ``res5_dilation=4``.
+        res5_dilation: 2 or 4 leaves res5 at the stride of res4 (2: DC5, DeepLab at stride 16).
+        res5_multi_grid: factor on the dilation of each block of res5, DeepLab's (1, 2, 4); (1, 1, 1) is none. ResNet-18
+            and plain-18, which have two blocks in res5, take two.
         in_channels: channels of the images, 3 or another number without published weights.
 
     Raises:
@@ -119,7 +128,10 @@ def create_model(
         norm=norm,
         freeze_at=freeze_at,
         stride_in_1x1=stride_in_1x1,
+        stem=stem,
+        res4_dilation=res4_dilation,
         res5_dilation=res5_dilation,
+        res5_multi_grid=tuple(res5_multi_grid),
         in_channels=in_channels,
     )
     if weights is not None:

@@ -13,12 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnet_backbone.models.blocks import Block, Bottleneck, make_stage
 from resnet_backbone.models.layers import ConvNormActivation, check_images, freeze
 from resnet_backbone.models.trunk import FeatureInfo, Trunk, check_freeze_at, select_features
 
+NO_MULTI_GRID = (1, 1, 1)
 
-class Stem(nn.Module):
+
+class BasicStem(nn.Module):
     """7x7 convolution with stride 2, then 3x3 max-pooling with stride 2."""
+
+    out_channels = 64
 
     def __init__(self, in_channels: int, norm: str) -> None:
         super().__init__()
@@ -28,102 +33,26 @@ class Stem(nn.Module):
         return F.max_pool2d(self.conv1(x), kernel_size=3, stride=2, padding=1)
 
 
-class PlainBlock(nn.Module):
-    """Two 3x3 convolutions without a shortcut: the paper's plain networks."""
+class DeepLabStem(nn.Module):
+    """Three 3x3 convolutions, the first with stride 2, then 3x3 max-pooling with stride 2.
 
-    expansion = 1
-
-    def __init__(
-        self, in_channels: int, channels: int, *, stride: int, dilation: int, norm: str, stride_in_1x1: bool
-    ) -> None:
-        super().__init__()
-        self.conv1 = ConvNormActivation(in_channels, channels, 3, stride=stride, dilation=dilation, norm=norm)
-        self.conv2 = ConvNormActivation(channels, channels, 3, dilation=dilation, norm=norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.conv1(x))
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, the first of which carries the stride, and the shortcut."""
-
-    expansion = 1
-
-    def __init__(
-        self, in_channels: int, channels: int, *, stride: int, dilation: int, norm: str, stride_in_1x1: bool
-    ) -> None:
-        super().__init__()
-        self.shortcut = _projection(in_channels, channels, stride, norm)
-        self.conv1 = ConvNormActivation(in_channels, channels, 3, stride=stride, dilation=dilation, norm=norm)
-        self.conv2 = ConvNormActivation(channels, channels, 3, dilation=dilation, norm=norm, activation=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        residual = self.conv2(self.conv1(x))
-        residual += x if self.shortcut is None else self.shortcut(x)
-        return F.relu_(residual)
-
-
-class Bottleneck(nn.Module):
-    """1x1 reduce, 3x3, 1x1 expand, and the shortcut.
-
-    The stride sits on the 3x3 convolution ("v1.5": torchvision, timm), with ``stride_in_1x1`` on the first 1x1 (the
-    paper's released models). The choice does not show in the weights, yet it changes what they compute.
+    Source: Detectron2, ``projects/DeepLab/deeplab/resnet.py``. Its R-52.pkl and R-103.pkl are ResNet-50 and ResNet-101
+    with this stem.
     """
 
-    expansion = 4
+    out_channels = 128
 
-    def __init__(
-        self, in_channels: int, channels: int, *, stride: int, dilation: int, norm: str, stride_in_1x1: bool
-    ) -> None:
+    def __init__(self, in_channels: int, norm: str) -> None:
         super().__init__()
-        stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
-        out_channels = channels * self.expansion
-        self.shortcut = _projection(in_channels, out_channels, stride, norm)
-        self.conv1 = ConvNormActivation(in_channels, channels, 1, stride=stride_1x1, norm=norm)
-        self.conv2 = ConvNormActivation(channels, channels, 3, stride=stride_3x3, dilation=dilation, norm=norm)
-        self.conv3 = ConvNormActivation(channels, out_channels, 1, norm=norm, activation=False)
+        self.conv1 = ConvNormActivation(in_channels, 64, 3, stride=2, norm=norm)
+        self.conv2 = ConvNormActivation(64, 64, 3, norm=norm)
+        self.conv3 = ConvNormActivation(64, 128, 3, norm=norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.conv3(self.conv2(self.conv1(x)))
-        residual += x if self.shortcut is None else self.shortcut(x)
-        return F.relu_(residual)
+        return F.max_pool2d(self.conv3(self.conv2(self.conv1(x))), kernel_size=3, stride=2, padding=1)
 
 
-Block = type[PlainBlock] | type[BasicBlock] | type[Bottleneck]
-
-
-def _projection(in_channels: int, out_channels: int, stride: int, norm: str) -> ConvNormActivation | None:
-    """Return the 1x1 convolution of shortcut option B: only where the dimensions change."""
-    if stride == 1 and in_channels == out_channels:
-        return None
-    return ConvNormActivation(in_channels, out_channels, 1, stride=stride, norm=norm, activation=False)
-
-
-def _make_stage(
-    block: Block,
-    in_channels: int,
-    channels: int,
-    depth: int,
-    *,
-    stride: int,
-    dilation: int = 1,
-    norm: str,
-    stride_in_1x1: bool,
-) -> nn.Sequential:
-    blocks = []
-    for index in range(depth):
-        blocks.append(
-            block(
-                in_channels,
-                channels,
-                stride=stride if index == 0 else 1,
-                dilation=dilation,
-                norm=norm,
-                stride_in_1x1=stride_in_1x1,
-            )
-        )
-        in_channels = channels * block.expansion
-    return nn.Sequential(*blocks)
+_STEMS: dict[str, type[BasicStem] | type[DeepLabStem]] = {"basic": BasicStem, "deeplab": DeepLabStem}
 
 
 class ResNet(Trunk):
@@ -137,7 +66,13 @@ class ResNet(Trunk):
         norm: ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` or ``""``.
         freeze_at: how many of stem, res2, ... to freeze, as in Detectron2 (2 = stem and res2).
         stride_in_1x1: see :class:`Bottleneck`; True only with bottlenecks.
-        res5_dilation: 2 keeps res5 at stride 16 and dilates every 3x3 convolution of it by 2, as Detectron2's DC5 does.
+        stem: ``basic``, the paper's, or ``deeplab``, three 3x3 convolutions that return 128 channels.
+        res4_dilation: 2 keeps res4 at the stride of res3 and dilates every 3x3 convolution of it by 2; it needs
+            ``res5_dilation=4``.
+        res5_dilation: 2 or 4 keeps res5 at the stride of res4 and dilates every 3x3 convolution of it by as much. 2 is
+            Detectron2's DC5.
+        res5_multi_grid: one factor for each block of res5, which multiplies its dilation; (1, 1, 1), for any number of
+            blocks, is none. A block of two 3x3 convolutions dilates both; shortcuts have nothing to dilate.
         in_channels: channels of the images.
 
     Raises:
@@ -155,12 +90,17 @@ class ResNet(Trunk):
         norm: str = "BN",
         freeze_at: int = 0,
         stride_in_1x1: bool = False,
+        stem: str = "basic",
+        res4_dilation: int = 1,
         res5_dilation: int = 1,
+        res5_multi_grid: Sequence[int] = NO_MULTI_GRID,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        if res5_dilation not in (1, 2):
-            raise ValueError(f"res5_dilation must be 1 or 2, got {res5_dilation}")
+        if stem not in _STEMS:
+            raise ValueError(f"unknown stem {stem!r}; write one of {', '.join(map(repr, _STEMS))}")
+        _check_dilations(res4_dilation, res5_dilation)
+        multi_grid = _multi_grid(arch, tuple(res5_multi_grid), depths[3])
         if stride_in_1x1 and block is not Bottleneck:
             raise ValueError(f"{arch} has no 1x1 convolution to carry the stride: write stride_in_1x1=False")
         self.arch = arch
@@ -168,28 +108,30 @@ class ResNet(Trunk):
         self.in_channels = in_channels
         self.stride_in_1x1 = stride_in_1x1
         expansion = block.expansion
+        res4_step, res5_step = (1 if dilation > 1 else 2 for dilation in (res4_dilation, res5_dilation))
         stages = {
-            "stem": FeatureInfo(64, 4),
+            "stem": FeatureInfo(_STEMS[stem].out_channels, 4),
             "res2": FeatureInfo(64 * expansion, 4),
             "res3": FeatureInfo(128 * expansion, 8),
-            "res4": FeatureInfo(256 * expansion, 16),
-            "res5": FeatureInfo(512 * expansion, 32 // res5_dilation),
+            "res4": FeatureInfo(256 * expansion, 8 * res4_step),
+            "res5": FeatureInfo(512 * expansion, 8 * res4_step * res5_step),
         }
         check_freeze_at(freeze_at, tuple(stages))
         self.feature_info = select_features(stages, out_features, num_classes)
         last = next(reversed(self.feature_info))
         built = list(stages)[: list(stages).index(last) + 1]
 
-        self.stem = Stem(in_channels, norm)
-        make_stage = partial(_make_stage, block, norm=norm, stride_in_1x1=stride_in_1x1)
+        self.stem = _STEMS[stem](in_channels, norm)
+        make = partial(make_stage, block, norm=norm, stride_in_1x1=stride_in_1x1)
         if "res2" in built:
-            self.res2 = make_stage(64, 64, depths[0], stride=1)
+            self.res2 = make(self.stem.out_channels, 64, (1,) * depths[0], stride=1)
         if "res3" in built:
-            self.res3 = make_stage(64 * expansion, 128, depths[1], stride=2)
+            self.res3 = make(64 * expansion, 128, (1,) * depths[1], stride=2)
         if "res4" in built:
-            self.res4 = make_stage(128 * expansion, 256, depths[2], stride=2)
+            self.res4 = make(128 * expansion, 256, (res4_dilation,) * depths[2], stride=res4_step)
         if "res5" in built:
-            self.res5 = make_stage(256 * expansion, 512, depths[3], stride=2 // res5_dilation, dilation=res5_dilation)
+            dilations = [res5_dilation * factor for factor in multi_grid]
+            self.res5 = make(256 * expansion, 512, dilations, stride=res5_step)
         self.stage_names = tuple(built)
         if num_classes:
             self.linear = nn.Linear(512 * expansion, num_classes)
@@ -209,3 +151,24 @@ class ResNet(Trunk):
 
     def forward_head(self, x: Tensor) -> Tensor:
         return self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+
+def _check_dilations(res4_dilation: int, res5_dilation: int) -> None:
+    if res4_dilation not in (1, 2):
+        raise ValueError(f"res4_dilation must be 1 or 2, got {res4_dilation!r}")
+    if res5_dilation not in (1, 2, 4):
+        raise ValueError(f"res5_dilation must be 1, 2 or 4, got {res5_dilation!r}")
+    if res4_dilation == 2 and res5_dilation != 4:
+        raise ValueError(f"after res4_dilation=2 write res5_dilation=4, to dilate res5 further; got {res5_dilation}")
+
+
+def _multi_grid(arch: str, factors: tuple[int, ...], depth: int) -> tuple[int, ...]:
+    """Return one factor for each of the ``depth`` blocks of res5."""
+    if factors == NO_MULTI_GRID:
+        return (1,) * depth
+    if len(factors) != depth or not all(isinstance(factor, int) and factor >= 1 for factor in factors):
+        raise ValueError(
+            f"res5_multi_grid {factors} must be {depth} whole numbers of 1 or more, one for each block that {arch} has "
+            f"in res5, as in {(1, 2, 4)[:depth]}, or {NO_MULTI_GRID} for none"
+        )
+    return factors

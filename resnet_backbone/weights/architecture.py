@@ -96,19 +96,21 @@ def _fits(layout: _Layout, modules: dict[int, dict[int, set[str]]], state_dict: 
     if is_vgg != any(_VGG_MODULE.match(name) for name in state_dict):
         return False
     first_stage, first_block = (1, 1) if is_vgg else (2, 0)
+    wide_stem = any(name.startswith("stem.conv3.") for name in state_dict)
     for stage, blocks in modules.items():
         depth = layout.depths[stage - first_stage]
         if set(blocks) != set(range(first_block, first_block + depth)):
             return False
         for block, parts in blocks.items():
-            if parts != _expected_parts(layout.kind, stage, block):
+            if parts != _expected_parts(layout.kind, stage, block, wide_stem):
                 return False
             if not is_vgg and not _has_width(state_dict, stage, block):
                 return False
     return True
 
 
-def _expected_parts(kind: str, stage: int, block: int) -> set[str]:
+def _expected_parts(kind: str, stage: int, block: int, wide_stem: bool) -> set[str]:
+    """Return the modules of a block. After DeepLab's stem, 128 channels wide, the basic block res2.0 projects, too."""
     if kind == "vgg":
         return {"conv"}
     if kind == "vgg_bn":
@@ -116,7 +118,7 @@ def _expected_parts(kind: str, stage: int, block: int) -> set[str]:
     parts = {"conv1", "conv2"}
     if kind == "bottleneck":
         parts.add("conv3")
-    if block == 0 and (kind == "bottleneck" or (kind == "basic" and stage > 2)):
+    if block == 0 and (kind == "bottleneck" or (kind == "basic" and (stage > 2 or wide_stem))):
         parts.add("shortcut")
     return parts
 

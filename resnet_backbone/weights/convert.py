@@ -18,7 +18,7 @@ NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tr
 _NORM = "|".join(NORM_TENSORS)
 
 _OURS = re.compile(
-    rf"stem\.conv1\.(weight|norm\.({_NORM}))"
+    rf"stem\.conv[123]\.(weight|norm\.({_NORM}))"
     rf"|res[2-5]\.\d+\.(conv[123]|shortcut)\.(weight|norm\.({_NORM}))"
     rf"|conv[1-5]_[1-4]\.(weight|bias|norm\.({_NORM}))"
     r"|(linear|fc6|fc7|fc8)\.(weight|bias)"

@@ -237,7 +237,12 @@ def _advice(weights: Weights, match: _Match, model_norm: str) -> list[str]:
         advice.append(f"The norms are not the same: build the model with {choices[file_norm]}.")
     if any(name.startswith(HEAD) for name in match.missing):
         advice.append("The file has no complete classifier: build the model with num_classes=0.")
-    if any(name.startswith(("stem.conv1.weight ", "conv1_1.weight ")) for name in match.different):
+    if "stem.conv3.weight" in match.missing:
+        advice.append('The model has the stem of DeepLab, the file has not: build the model with stem="basic", or take')
+        advice.append("weights with that stem, as Detectron2's R-52.pkl for ResNet-50 and R-103.pkl for ResNet-101.")
+    elif "stem.conv3.weight" in match.leftover:
+        advice.append('The file has the stem of DeepLab: build the model with stem="deeplab".')
+    elif any(name.startswith(("stem.conv1.weight ", "conv1_1.weight ")) for name in match.different):
         advice.append("The first convolution reads another number of channels: published weights take in_channels=3.")
     if not candidate_archs(weights.state_dict):
         advice.append("The file is no whole network that we know: is it complete, is it a ResNeXt or a wide ResNet?")

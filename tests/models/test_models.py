@@ -154,6 +154,14 @@ def test_freezing_stops_parameters_and_statistics_of_the_first_stages_only(arch,
         assert parameter.requires_grad != (name.startswith(frozen) if frozen else False), name
 
 
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN", "SyncBN", "GN"])
+def test_freezing_leaves_the_names_in_the_state_dict(norm):
+    """A checkpoint of one FREEZE_AT fits another, as in Detectron2, whose frozen norms keep their counters."""
+    with torch.device("meta"):
+        names = [list(create_model("resnet50", norm=norm, freeze_at=freeze_at).state_dict()) for freeze_at in (0, 2, 5)]
+    assert names[0] == names[1] == names[2]
+
+
 def test_freezing_keeps_what_the_norms_compute():
     theirs = reference("resnet50").eval()
     images = torch.randn(1, 3, 64, 64)
@@ -274,10 +282,22 @@ def test_a_trunk_takes_a_classifiers_weights(arch):
         ({"arch": "resnet50", "out_features": ("res4",)}, "write num_classes=0"),
         ({"arch": "resnet50", "freeze_at": 6}, "freeze_at=6 must be 0"),
         ({"arch": "resnet50", "freeze_at": -1}, "freeze_at=-1 must be 0"),
-        ({"arch": "resnet50", "res5_dilation": 4}, "res5_dilation must be 1 or 2"),
+        ({"arch": "resnet50", "res5_dilation": 3}, "res5_dilation must be 1, 2 or 4, got 3"),
+        ({"arch": "resnet50", "res4_dilation": 4, "res5_dilation": 4}, "res4_dilation must be 1 or 2, got 4"),
+        ({"arch": "resnet50", "res4_dilation": 2}, "after res4_dilation=2 write res5_dilation=4"),
+        ({"arch": "resnet18", "res4_dilation": 2, "res5_dilation": 2}, "after res4_dilation=2 write res5_dilation=4"),
+        ({"arch": "resnet50", "res5_multi_grid": (1, 2)}, r"\(1, 2\) must be 3 whole numbers .*, as in \(1, 2, 4\)"),
+        ({"arch": "resnet18", "res5_multi_grid": (1, 2, 4)}, r"\(1, 2, 4\) must be 2 whole numbers .*, as in \(1, 2\)"),
+        ({"arch": "plain34", "res5_multi_grid": (1, 0, 4)}, "3 whole numbers of 1 or more, .* that plain34 has"),
+        ({"arch": "resnet50", "res5_multi_grid": (1, 1.5, 4)}, "3 whole numbers of 1 or more"),
+        ({"arch": "resnet50", "stem": "DeepLab"}, "unknown stem 'DeepLab'; write one of 'basic', 'deeplab'"),
         ({"arch": "resnet18", "stride_in_1x1": True}, "write stride_in_1x1=False"),
-        ({"arch": "vgg16", "stride_in_1x1": True}, "neither 1x1 convolutions nor res5"),
-        ({"arch": "vgg16", "res5_dilation": 2}, "neither 1x1 convolutions nor res5"),
+        ({"arch": "vgg16", "stride_in_1x1": True}, "no 1x1 convolutions and no res5: leave out stride_in_1x1$"),
+        ({"arch": "vgg16", "res5_dilation": 2}, "no 1x1 convolutions and no res5: leave out res5_dilation$"),
+        (
+            {"arch": "vgg19_bn", "stem": "deeplab", "res4_dilation": 2, "res5_multi_grid": [1, 2, 4]},
+            "no stem, .*: leave out stem and res4_dilation and res5_multi_grid$",
+        ),
         ({"arch": "vgg16", "norm": "BN"}, "take 'vgg16_bn'"),
         ({"arch": "vgg16_bn", "norm": ""}, "take 'vgg16'"),
         ({"arch": "resnet18", "num_classes": -1}, "num_classes=-1"),

@@ -1,12 +1,16 @@
-"""Weight files made by the tests: torchvision's networks with every tensor told apart from every other."""
+"""Models and weight files made by the tests, with every tensor told apart from every other."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
+
+from resnet_backbone.models.registry import create_model
+from resnet_backbone.weights import Weights, WeightsError, load_weights
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +54,58 @@ def empty_hub(tmp_path, monkeypatch):
     monkeypatch.setenv("RESNET_BACKBONE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def empty_model() -> Callable[..., nn.Module]:
+    """``empty_model("resnet50", **options)``: a model without the cost of initialising it; every value is -1."""
+
+    def make(arch: str, **options) -> nn.Module:
+        with torch.device("meta"):
+            model = create_model(arch, **options)
+        model = model.to_empty(device="cpu").eval()
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor.fill_(-1)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def meta_model() -> Callable[..., nn.Module]:
+    """``meta_model("resnet50", num_classes, **options)``: a model without values, built once."""
+
+    @functools.cache
+    def make(arch: str, num_classes: int = 0, **options) -> nn.Module:
+        with torch.device("meta"):
+            return create_model(arch, num_classes=num_classes, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def numbered(meta_model: Callable[..., nn.Module]) -> Callable[..., dict[str, Tensor]]:
+    """``numbered("resnet50", **options)``: a state dict in our names, the n-th tensor filled with n, no memory."""
+
+    def make(arch: str, num_classes: int = 1000, **options) -> dict[str, Tensor]:
+        state = meta_model(arch, num_classes, **options).state_dict()
+        return {name: torch.full((), i, dtype=t.dtype).expand(t.shape) for i, (name, t) in enumerate(state.items())}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., None]:
+    """``refused(model, source, *said)``: loading must fail, say all of ``said``, and leave the model as it was."""
+
+    def check(model: nn.Module, source: Path | Mapping[str, Tensor] | Weights, *said: str) -> None:
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.raises(WeightsError) as caught:
+            load_weights(model, source)
+        for text in said:
+            assert text in str(caught.value)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, before[name]), name
+
+    return check
