@@ -6,8 +6,8 @@ Examples:
     python tools/train_net.py --config-file configs/frcnn_r101.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
     python tools/train_net.py --config-file configs/quickstart.yaml SOLVER.MAX_ITER 100 OUTPUT_DIR runs/short
 
-One process a GPU: --num-gpus starts them, or torchrun does. The last line printed is JSON: the figures of every test
-set, in percent, every digit.
+One process a GPU: --num-gpus starts them; on the torchvision engine torchrun may. The last line printed is JSON: the
+figures of every test set, in percent, every digit.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from urllib.parse import urlsplit
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parse_args(argv)
+    if choose_engine(args.engine) == "detectron2":
+        return launch_detectron2(args)
     if args.num_gpus * args.num_machines > 1 and "LOCAL_RANK" not in os.environ:
         relaunch(args, argv)
-    engine = choose_engine(args.engine)
-    if engine == "detectron2":
-        print("error: --engine detectron2 is not part of this version; write --engine torchvision", file=sys.stderr)
-        return 1
+    return run_torchvision(args)
+
+
+def run_torchvision(args: argparse.Namespace) -> int:
     from resnet_backbone.torchvision_plugin.config import load_config
     from resnet_backbone.torchvision_plugin.run import Run
 
@@ -48,6 +50,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     if figures:  # on the main process
         print(json.dumps({name: metrics.to_dict() for name, metrics in figures.items()}))
     return 0
+
+
+def launch_detectron2(args: argparse.Namespace) -> int:
+    try:
+        from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+        from resnet_backbone.detectron2_plugin.run import launch_run
+    except ImportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    try:
+        launch_run(run_detectron2, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
+    except (ProcessExitedException, ProcessRaisedException) as error:  # a process has said why
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run_detectron2(args: argparse.Namespace) -> None:
+    """What each process does."""
+    from resnet_backbone.detectron2_plugin.config import load_config
+    from resnet_backbone.detectron2_plugin.run import Run
+
+    try:
+        run = Run(load_config(args.config_file, args.opts), resume=args.resume, eval_only=args.eval_only)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    try:
+        figures = run.start()
+    except (FloatingPointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    if figures:  # on the main process
+        print(json.dumps(figures))
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -69,11 +106,10 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def choose_engine(asked: str) -> str:
-    """Return the engine to use; ``auto`` is Detectron2 where it and our plug-in for it can be imported."""
+    """Return the engine to use; ``auto`` is Detectron2 where it is installed."""
     if asked != "auto":
         return asked
-    there = all(importlib.util.find_spec(name) for name in ("detectron2", "resnet_backbone.detectron2_plugin"))
-    return "detectron2" if there else "torchvision"
+    return "detectron2" if importlib.util.find_spec("detectron2") else "torchvision"
 
 
 def relaunch(args: argparse.Namespace, argv: Sequence[str]) -> None:

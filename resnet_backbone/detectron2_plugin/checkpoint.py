@@ -1,0 +1,55 @@
+"""Detectron2's checkpointer, reading files without running code, and writing what a detector needs to be used again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
+
+from resnet_backbone.weights import read_weights
+from resnet_backbone.weights.read import RawFile, read_file
+
+logger = logging.getLogger(__name__)
+
+
+def holds_detector(raw: RawFile) -> bool:
+    """Return whether a file holds a detector, and not a classifier's weights."""
+    return any(name.startswith("backbone.") for name in raw.tensors)
+
+
+class SafeCheckpointer(DetectionCheckpointer):
+    """Loads what Detectron2's does, and ImageNet classifiers in any naming that ``read_weights`` knows.
+
+    Args:
+        model: the detector.
+        save_dir: OUTPUT_DIR.
+        arch: of the trunk, for files that do not say theirs.
+        facts: plain containers to write into every checkpoint: ``input``, ``class_names``, ``arch``, ``version``.
+        checkpointables: as Detectron2's.
+    """
+
+    def __init__(
+        self, model: nn.Module, save_dir: str, *, arch: str, facts: Mapping[str, Any], **checkpointables: Any
+    ) -> None:
+        super().__init__(model, save_dir, **checkpointables)
+        self.arch = arch
+        self.facts = dict(facts)
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        super().save(name, **self.facts, **kwargs)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """Raises: WeightsError for a file that is damaged, or could run code."""
+        raw = read_file(filename)
+        if not holds_detector(raw):
+            weights = read_weights(Path(filename), arch=self.arch)
+            if weights.left_out:
+                logger.warning("not used of %s: %s", filename, ", ".join(weights.left_out))
+            return {"model": dict(weights.state_dict), "matching_heuristics": True}
+        if filename.endswith(".pth"):
+            return super()._load_file(filename)
+        return {"model": raw.tensors, **raw.metadata}

@@ -1,0 +1,186 @@
+"""Evaluators by data set, writing the files that the torchvision engine writes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.evaluation import (
+    COCOPanopticEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    PascalVOCDetectionEvaluator,
+    SemSegEvaluator,
+    inference_on_dataset,
+)
+from detectron2.structures import BoxMode
+from detectron2.utils import comm
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from resnet_backbone.data.images import read_image
+from resnet_backbone.evaluation.coco import evaluate_coco
+from resnet_backbone.evaluation.metrics import CocoMetrics
+from resnet_backbone.evaluation.pictures import Sample, save_comparison_pictures
+from resnet_backbone.evaluation.results import encode_masks, to_coco_results, write_results
+
+logger = logging.getLogger(__name__)
+
+NUM_PICTURES = 8
+PICTURE_SCORE = 0.5  # detections below it are not drawn
+
+
+class CocoEvaluator(DatasetEvaluator):
+    """COCO's figures of boxes and masks, by ``evaluate_coco``: those that the torchvision engine reports.
+
+    Args:
+        dataset_name: of a registered data set in COCO's format.
+        folder: gets ``coco_instances_results.json`` and ``pictures/``.
+        with_masks: whether the detector gives masks.
+    """
+
+    def __init__(self, dataset_name: str, folder: Path, *, with_masks: bool) -> None:
+        metadata = MetadataCatalog.get(dataset_name)
+        self.dataset_name = dataset_name
+        self.folder = folder
+        self.with_masks = with_masks
+        self.json_path = Path(metadata.json_file)
+        DatasetCatalog.get(dataset_name)  # which completes the metadata
+        ids = metadata.thing_dataset_id_to_contiguous_id
+        self.category_ids = sorted(ids, key=lambda category_id: ids[category_id])
+        self.metrics: CocoMetrics | None = None
+
+    def reset(self) -> None:
+        self._found: dict[int, list[dict[str, Any]]] = {}
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        for image, output in zip(inputs, outputs, strict=True):
+            instances = output["instances"].to("cpu")
+            self._found[image["image_id"]] = to_coco_results(
+                image["image_id"],
+                instances.pred_boxes.tensor,
+                instances.scores,
+                instances.pred_classes,
+                self.category_ids,
+                encode_masks(instances.pred_masks) if self.with_masks else None,
+            )
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Return ``{"bbox": {"AP": ..., ...}, "segm": ...}`` in percent on the main process, nothing on the others."""
+        comm.synchronize()
+        gathered = comm.gather(self._found, dst=0)
+        if not comm.is_main_process():
+            return {}
+        found = {image_id: records for part in gathered for image_id, records in part.items()}
+        path = self.folder / "coco_instances_results.json"
+        write_results(path, list(chain.from_iterable(found[image_id] for image_id in sorted(found))))
+        metrics = evaluate_coco(self.json_path, path)
+        if self.with_masks:
+            metrics = replace(metrics, masks=evaluate_coco(self.json_path, path, iou_type="segm"))
+        self.metrics = metrics
+        logger.info("AP in percent on %d images of %s\n%s", len(found), self.json_path, metrics.table())
+        logger.info("wrote %s", path)
+        self._draw(found)
+        return {kind: part.summary() for kind, part in metrics.by_type().items()}
+
+    def _draw(self, found: dict[int, list[dict[str, Any]]]) -> None:
+        """Draw evenly spaced images, ground truth beside detections."""
+        records = DatasetCatalog.get(self.dataset_name)
+        labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
+        samples = []
+        for record in records[:: max(1, len(records) // NUM_PICTURES)][:NUM_PICTURES]:
+            truth = [note for note in record.get("annotations", []) if not note.get("iscrowd")]
+            detections = found.get(record["image_id"], [])
+            samples.append(
+                Sample(
+                    name=Path(record["file_name"]).name,
+                    image=read_image(record["file_name"]),
+                    gt_boxes=_boxes([note["bbox"] for note in truth]),
+                    gt_labels=torch.tensor([note["category_id"] for note in truth], dtype=torch.int64),
+                    boxes=_boxes([detection["bbox"] for detection in detections]),
+                    labels=torch.tensor([labels[d["category_id"]] for d in detections], dtype=torch.int64),
+                    scores=torch.tensor([detection["score"] for detection in detections]),
+                )
+            )
+        if samples:
+            names = MetadataCatalog.get(self.dataset_name).thing_classes
+            for path in save_comparison_pictures(self.folder / "pictures", samples, names, PICTURE_SCORE):
+                logger.info("wrote %s", path)
+
+
+def evaluate(cfg: CfgNode, model: nn.Module, folder: Path) -> dict[str, dict[str, Any]]:
+    """Score ``model`` on every data set of DATASETS.TEST; only the main process gets figures.
+
+    Args:
+        cfg: reads DATASETS, INPUT, DATALOADER and MODEL.MASK_ON.
+        model: a detector; it is in eval mode meanwhile.
+        folder: gets the files; with several data sets, a folder for each.
+
+    Returns:
+        By data set, what ``metrics.json`` holds, too: ``{"bbox": {"AP": ..., "AP-person": ...}}``, percent.
+    """
+    figures = {}
+    for name in cfg.DATASETS.TEST:
+        own_folder = folder if len(cfg.DATASETS.TEST) == 1 else folder / name
+        evaluator = build_evaluator(name, own_folder, with_masks=cfg.MODEL.MASK_ON)
+        results = inference_on_dataset(model, build_detection_test_loader(cfg, name), evaluator)
+        if not comm.is_main_process():
+            continue
+        if isinstance(evaluator, CocoEvaluator) and evaluator.metrics is not None:
+            figures[name] = evaluator.metrics.to_dict()
+        else:
+            own_folder.mkdir(parents=True, exist_ok=True)
+            figures[name] = _without_nan(results)
+        (own_folder / "metrics.json").write_text(json.dumps(figures[name], indent=2) + "\n", encoding="utf-8")
+        logger.info("wrote %s", own_folder / "metrics.json")
+    return figures
+
+
+def build_evaluator(dataset_name: str, folder: Path, *, with_masks: bool) -> DatasetEvaluator:
+    """Return what scores a data set: COCO's figures, VOC's, or those of stuff and panoptic segmentation.
+
+    Raises:
+        ValueError: no evaluator for this kind of data set.
+    """
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind == "coco":
+        return CocoEvaluator(dataset_name, folder, with_masks=with_masks)
+    if kind == "pascal_voc":
+        return PascalVOCDetectionEvaluator(dataset_name)
+    if kind == "sem_seg":
+        return SemSegEvaluator(dataset_name, output_dir=str(folder))
+    if kind == "coco_panoptic_seg":
+        return DatasetEvaluators(
+            [
+                SemSegEvaluator(dataset_name, output_dir=str(folder)),
+                CocoEvaluator(dataset_name, folder, with_masks=with_masks),
+                COCOPanopticEvaluator(dataset_name, str(folder)),
+            ]
+        )
+    raise ValueError(f"no evaluator for data set {dataset_name!r} of the kind {kind!r}; take it out of DATASETS.TEST")
+
+
+def _without_nan(results: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no nan; neither has it a 0-d array."""
+    return {
+        key: _without_nan(value)
+        if isinstance(value, Mapping)
+        else (None if math.isnan(float(value)) else float(value))
+        if isinstance(value, int | float | np.number)
+        else str(value)
+        for key, value in results.items()
+    }
+
+
+def _boxes(boxes: list[list[float]]) -> torch.Tensor:
+    """From x, y, width, height to corners."""
+    return BoxMode.convert(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)

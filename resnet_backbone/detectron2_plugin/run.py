@@ -1,0 +1,149 @@
+"""One run on Detectron2 from config to scores: check everything, then train, then evaluate."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.engine import default_setup, launch
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import setup_logger
+from fvcore.common.config import CfgNode
+
+from resnet_backbone.config import fit_input, required_by_source
+from resnet_backbone.config.input import input_of, required_by
+from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer, holds_detector
+from resnet_backbone.detectron2_plugin.datasets import class_names, register_datasets, set_num_classes
+from resnet_backbone.detectron2_plugin.trainer import Trainer, evaluate_all
+from resnet_backbone.version import __version__
+from resnet_backbone.weights import read_weights
+from resnet_backbone.weights.read import RawFile, read_file
+
+logger = logging.getLogger(__name__)
+
+
+class Run:
+    """A run that was checked and can start. Building one reads weights (into the cache, if it must) and
+    annotations; it writes nothing to OUTPUT_DIR.
+
+    Args:
+        cfg: see ``load_config``; completed in place from the weights and the data.
+        resume: go on from the last checkpoint in OUTPUT_DIR; where there is none, start from MODEL.WEIGHTS.
+        eval_only: evaluate MODEL.WEIGHTS (or, with ``resume``, the last checkpoint) and train nothing.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: what is missing or does not fit; nothing was written then.
+    """
+
+    def __init__(self, cfg: CfgNode, *, resume: bool = False, eval_only: bool = False) -> None:
+        self.cfg = cfg
+        self.eval_only = eval_only
+        self.output_dir = Path(cfg.OUTPUT_DIR)
+        if self.output_dir.exists() and not self.output_dir.is_dir():
+            raise ValueError(f"OUTPUT_DIR {self.output_dir} is a file; name a folder")
+        if eval_only and not cfg.DATASETS.TEST:
+            raise ValueError("--eval-only with empty DATASETS.TEST has nothing to do: name a data set")
+        if comm.get_world_size() > 1 and cfg.MODEL.DEVICE == "cpu":
+            raise ValueError("Detectron2 does not train in several processes on the CPU; write --engine torchvision")
+        _log_to_terminal()
+        register_datasets(cfg, training=not eval_only)
+        self.class_names = class_names(cfg)
+        set_num_classes(cfg, len(self.class_names))
+
+        last = _last_checkpoint(self.output_dir) if resume else None
+        self.resumes = last is not None
+        source = str(last) if last else cfg.MODEL.WEIGHTS
+        if source:
+            self._fit_to_weights(source)
+        elif eval_only:
+            raise ValueError("--eval-only needs a trained detector in MODEL.WEIGHTS, which is empty")
+        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
+        self.model = build_model(cfg)
+        if source and (eval_only or not self.resumes):
+            checkpointer = SafeCheckpointer(
+                self.model, cfg.OUTPUT_DIR, arch=cfg.MODEL.RESNET_BACKBONE.ARCH, facts={}, save_to_disk=False
+            )
+            checkpointer.load(source, checkpointables=[])
+
+    def start(self) -> dict[str, dict[str, Any]]:
+        """Train and evaluate; return the figures of each test set, on the main process."""
+        arguments = Namespace(eval_only=self.eval_only, resume=self.resumes)
+        default_setup(self.cfg, arguments)
+        _log_to_terminal(self.output_dir)
+        logger.info("resnet_backbone %s, torch %s", __version__, torch.__version__)
+        if self.eval_only:
+            return evaluate_all(self.cfg, self.model, augmented=self.cfg.TEST.AUG.ENABLED)
+        if comm.is_main_process() and not self.resumes:
+            (self.output_dir / "last_checkpoint").unlink(missing_ok=True)  # of an earlier run in this folder
+        facts = {
+            "input": input_of(self.cfg),
+            "class_names": self.class_names,
+            "arch": self.cfg.MODEL.RESNET_BACKBONE.ARCH,
+            "version": __version__,
+        }
+        trainer = Trainer(self.cfg, self.model, facts)
+        if self.resumes:
+            trainer.resume_or_load(resume=True)
+        trainer.train()
+        return trainer.figures
+
+    def _fit_to_weights(self, source: str) -> None:
+        """Fetch the weights, and take the input that they need into the config."""
+        cfg = self.cfg
+        path = Path(PathManager.get_local_path(source.split("?")[0]))
+        if not path.is_file():
+            raise FileNotFoundError(f"MODEL.WEIGHTS {source}: no such file")
+        raw = read_file(path)
+        if holds_detector(raw):
+            self._check_classes(source, raw)
+        elif self.eval_only:
+            raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {source!r}")
+        required = required_by_source(source, cfg.MODEL.RESNET_BACKBONE.ARCH)
+        if not required and not holds_detector(raw):
+            required = required_by(read_weights(path, cfg.MODEL.RESNET_BACKBONE.ARCH), cfg)
+        if not required:
+            logger.warning("%s does not say which input it needs: the config's INPUT and MODEL.PIXEL_* stand", source)
+        fit_input(cfg, required, source)
+
+    def _check_classes(self, source: str, raw: RawFile) -> None:
+        learned = raw.metadata.get("class_names")
+        if learned is None or list(learned) == self.class_names:
+            return
+        if self.eval_only or self.resumes:
+            raise ValueError(f"{source} learned the classes {list(learned)}, the data has {self.class_names}")
+        logger.warning("%s detects other classes, %s: layers of other sizes start anew", source, list(learned))
+
+
+def launch_run(main: Callable[..., None], num_gpus: int, num_machines: int, rank: int, url: str, args: tuple) -> None:
+    """Call ``main(*args)`` in as many processes as there are GPUs, by Detectron2's launcher."""
+    launch(main, num_gpus, num_machines, rank, "auto" if num_machines == 1 else url, args)
+
+
+def _last_checkpoint(output_dir: Path) -> Path | None:
+    marker = output_dir / "last_checkpoint"
+    if not marker.is_file():
+        logger.warning("--resume: no checkpoint in %s, starting anew", output_dir)
+        return None
+    path = output_dir / marker.read_text(encoding="utf-8").strip()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{marker} names {path}, which is not there; write the name of another checkpoint into it"
+        )
+    return path
+
+
+def _log_to_terminal(output_dir: Path | None = None) -> None:
+    """Log the package's messages as Detectron2 logs its own, with a folder to its ``log.txt``, too."""
+    package = logging.getLogger("resnet_backbone")
+    for handler in list(package.handlers):
+        package.removeHandler(handler)
+    setup_logger.cache_clear()
+    setup_logger(str(output_dir) if output_dir else None, distributed_rank=comm.get_rank(), name="resnet_backbone")
+    package.setLevel(logging.INFO)

@@ -1,0 +1,86 @@
+"""Detectron2's DefaultTrainer with our checkpoints and evaluators."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.modeling import GeneralizedRCNNWithTTA
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
+from resnet_backbone.detectron2_plugin.evaluation import evaluate
+
+
+class Trainer(DefaultTrainer):
+    """Trains a detector that was built before, and evaluates it as DATASETS.TEST and TEST say.
+
+    Args:
+        cfg: see ``load_config``.
+        model: of ``build_model(cfg)``, with its initial weights.
+        facts: see :class:`SafeCheckpointer`.
+
+    Attributes:
+        figures: of the last evaluation, see ``evaluate``.
+
+    Raises:
+        ValueError: this version of Detectron2 cannot train in bfloat16.
+    """
+
+    checkpointer: DetectionCheckpointer
+
+    def __init__(self, cfg: CfgNode, model: nn.Module, facts: Mapping[str, Any]) -> None:
+        self._built_model = model
+        self._facts = facts
+        self.figures: dict[str, dict[str, Any]] = {}
+        super().__init__(cfg)
+        if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "bfloat16":
+            if not hasattr(self._trainer, "precision"):
+                raise ValueError("SOLVER.AMP.DTYPE bfloat16 needs a newer Detectron2 than v0.6; write float16")
+            self._trainer.precision = torch.bfloat16
+
+    def build_model(self, cfg: CfgNode) -> nn.Module:
+        return self._built_model
+
+    def build_hooks(self) -> list[HookBase]:
+        self.checkpointer = SafeCheckpointer(
+            self.checkpointer.model,
+            self.cfg.OUTPUT_DIR,
+            arch=self.cfg.MODEL.RESNET_BACKBONE.ARCH,
+            facts=self._facts,
+            trainer=weakref.proxy(self),
+        )
+        return super().build_hooks()
+
+    def test(self, cfg: CfgNode, model: nn.Module, evaluators: None = None) -> dict[str, float]:
+        """Evaluate, with test-time augmentation in the end only; return the summary figures by their full names."""
+        over = self.iter + 1 >= self.max_iter
+        self.figures = evaluate_all(cfg, model, augmented=over and cfg.TEST.AUG.ENABLED)
+        return {
+            f"{name}/{kind}/{figure}": value
+            for name, kinds in self.figures.items()
+            for kind, values in kinds.items()
+            for figure, value in values.items()
+            if isinstance(value, float) and not figure.startswith("AP-")
+        }
+
+
+def evaluate_all(cfg: CfgNode, model: nn.Module, *, augmented: bool) -> dict[str, dict[str, Any]]:
+    """Evaluate into ``inference/``, and with test-time augmentation into ``inference_TTA/``, too.
+
+    Returns:
+        See ``evaluate``; the augmented figures are named ``<data set>_TTA``.
+    """
+    output_dir = Path(cfg.OUTPUT_DIR)
+    figures = evaluate(cfg, model, output_dir / "inference")
+    if augmented:
+        bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        found = evaluate(cfg, GeneralizedRCNNWithTTA(cfg, bare), output_dir / "inference_TTA")
+        figures |= {f"{name}_TTA": values for name, values in found.items()}
+    return figures
