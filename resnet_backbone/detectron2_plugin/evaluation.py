@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import math
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 NUM_PICTURES = 8
 PICTURE_SCORE = 0.5  # detections below it are not drawn
+_KINDS = ("coco", "pascal_voc", "sem_seg", "coco_panoptic_seg")
 
 
 class CocoEvaluator(DatasetEvaluator):
@@ -145,28 +147,39 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: Path) -> dict[str, dict[str
     return figures
 
 
+def check_evaluators(cfg: CfgNode) -> None:
+    """Raise ValueError where a data set of DATASETS.TEST cannot be scored: before the training, not after it."""
+    for name in cfg.DATASETS.TEST:
+        kind = MetadataCatalog.get(name).get("evaluator_type")
+        if kind not in _KINDS:
+            raise ValueError(f"no evaluator for data set {name!r} of the kind {kind!r}; take it out of DATASETS.TEST")
+        if kind == "coco_panoptic_seg" and importlib.util.find_spec("panopticapi") is None:
+            raise ValueError(
+                f"data set {name!r} is scored by panopticapi, which is not installed; "
+                f"pip install git+https://github.com/cocodataset/panopticapi.git"
+            )
+
+
 def build_evaluator(dataset_name: str, folder: Path, *, with_masks: bool) -> DatasetEvaluator:
     """Return what scores a data set: COCO's figures, VOC's, or those of stuff and panoptic segmentation.
 
-    Raises:
-        ValueError: no evaluator for this kind of data set.
+    Args:
+        dataset_name: one that :func:`check_evaluators` accepted.
+        folder: for the files.
+        with_masks: whether the detector gives masks.
     """
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if kind == "coco":
-        return CocoEvaluator(dataset_name, folder, with_masks=with_masks)
+    kind = MetadataCatalog.get(dataset_name).evaluator_type
     if kind == "pascal_voc":
         return PascalVOCDetectionEvaluator(dataset_name)
     if kind == "sem_seg":
         return SemSegEvaluator(dataset_name, output_dir=str(folder))
-    if kind == "coco_panoptic_seg":
-        return DatasetEvaluators(
-            [
-                SemSegEvaluator(dataset_name, output_dir=str(folder)),
-                CocoEvaluator(dataset_name, folder, with_masks=with_masks),
-                COCOPanopticEvaluator(dataset_name, str(folder)),
-            ]
-        )
-    raise ValueError(f"no evaluator for data set {dataset_name!r} of the kind {kind!r}; take it out of DATASETS.TEST")
+    instances = CocoEvaluator(dataset_name, folder, with_masks=with_masks)
+    if kind == "coco":
+        return instances
+    stuff, panoptic = (
+        evaluator(dataset_name, output_dir=str(folder)) for evaluator in (SemSegEvaluator, COCOPanopticEvaluator)
+    )
+    return DatasetEvaluators([stuff, instances, panoptic])
 
 
 def _without_nan(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from resnet_backbone.config import fit_input, required_by_source
 from resnet_backbone.config.input import input_of, required_by
 from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer, holds_detector
 from resnet_backbone.detectron2_plugin.datasets import class_names, register_datasets, set_num_classes
+from resnet_backbone.detectron2_plugin.evaluation import check_evaluators
 from resnet_backbone.detectron2_plugin.trainer import Trainer, evaluate_all
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import read_weights
@@ -54,6 +55,7 @@ class Run:
             raise ValueError("Detectron2 does not train in several processes on the CPU; write --engine torchvision")
         _log_to_terminal()
         register_datasets(cfg, training=not eval_only)
+        check_evaluators(cfg)
         self.class_names = class_names(cfg)
         set_num_classes(cfg, len(self.class_names))
 

@@ -1,0 +1,212 @@
+"""A run on Detectron2: from a config to checkpoints, figures and pictures, stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from fvcore.common.config import CfgNode
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+
+from detectron2.checkpoint import DetectionCheckpointer  # noqa: E402
+from detectron2.config import get_cfg as stock_cfg  # noqa: E402
+from detectron2.modeling import build_model  # noqa: E402
+
+from resnet_backbone.data.shapes import generate_shapes  # noqa: E402
+from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
+from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7"),
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "32"),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TEST", "15"),
+    *("INPUT.MIN_SIZE_TRAIN", "(64, 80)", "INPUT.MAX_SIZE_TRAIN", "128"),
+    *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "128", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
+    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)", "SOLVER.CHECKPOINT_PERIOD", "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root for $DETECTRON2_DATASETS with a tiny "shapes" set."""
+    root = tmp_path_factory.mktemp("datasets")
+    generate_shapes(root / "shapes", num_train=12, num_val=5, seed=0)
+    return root
+
+
+@pytest.fixture
+def tiny(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., CfgNode]:
+    """Load a config, shrunk to seconds: ``tiny("quickstart.yaml", "KEY", "VALUE", ...)``."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
+
+    def load(config: str, *overrides: str) -> CfgNode:
+        return load_config(config, [*TINY, "OUTPUT_DIR", str(tmp_path / "output"), *overrides])
+
+    return load
+
+
+def test_it_leaves_the_files_that_the_torchvision_engine_leaves(tiny, shapes):
+    cfg = tiny("quickstart.yaml")
+    figures = Run(cfg).start()
+
+    output = Path(cfg.OUTPUT_DIR)
+    for name in ("config.yaml", "log.txt", "metrics.json", "model_final.pth", "model_0000001.pth", "last_checkpoint"):
+        assert (output / name).is_file(), name
+    assert (output / "inference" / "pictures" / "grid.png").is_file()
+    assert "iter: 3" in (output / "log.txt").read_text()
+    assert json.loads((output / "inference" / "metrics.json").read_text()) == figures["shapes_val"]
+    last = json.loads((output / "metrics.json").read_text().splitlines()[-1])
+    assert last["shapes_val/bbox/AP50"] == figures["shapes_val"]["bbox"]["AP50"]
+
+    results = output / "inference" / "coco_instances_results.json"
+    assert len(json.loads(results.read_text())) > 20
+    truth = COCO(shapes / "shapes" / "annotations" / "val.json")
+    oracle = COCOeval(truth, truth.loadRes(str(results)), "bbox")
+    oracle.evaluate()
+    oracle.accumulate()
+    oracle.summarize()
+    ours = list(figures["shapes_val"]["bbox"].values())[:12]
+    expected = [None if value == -1 else pytest.approx(100 * value, abs=1e-9) for value in oracle.stats]
+    assert ours == expected
+
+
+def test_a_run_that_was_stopped_goes_on(tiny):
+    cfg = tiny("quickstart.yaml", "SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0")
+    Run(cfg).start()
+    cfg = tiny("quickstart.yaml", "SOLVER.WARMUP_ITERS", "0")
+    resumed = Run(cfg, resume=True)
+    resumed.start()
+    output = Path(cfg.OUTPUT_DIR)
+    assert "Starting training from iteration 2" in (output / "log.txt").read_text()
+    saved = torch.load(output / "model_final.pth", weights_only=True)
+    assert saved["iteration"] == 3 and saved["trainer"]["iteration"] == 3
+    assert saved["input"]["INPUT.FORMAT"] == "RGB" and saved["class_names"] == resumed.class_names
+    assert all(torch.equal(saved["model"][name], tensor) for name, tensor in resumed.model.state_dict().items())
+
+
+def test_evaluating_a_checkpoint_gives_the_figures_of_its_training(tiny):
+    cfg = tiny("quickstart.yaml")
+    trained = Run(cfg).start()
+    weights = Path(cfg.OUTPUT_DIR) / "model_final.pth"
+    cfg = tiny("quickstart.yaml", "MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", f"{cfg.OUTPUT_DIR}_again")
+    assert Run(cfg, eval_only=True).start() == trained
+    assert not (Path(cfg.OUTPUT_DIR) / "model_final.pth").exists()
+
+
+def test_what_we_train_loads_into_detectron2s_own_network(tiny):
+    cfg = tiny("quickstart.yaml", "MODEL.RESNET_BACKBONE.NORM", "BN")
+    run = Run(cfg)
+    run.start()
+    stock = stock_cfg()
+    for key in ("ANCHOR_GENERATOR", "RPN", "FPN", "ROI_HEADS", "ROI_BOX_HEAD", "PIXEL_MEAN", "PIXEL_STD", "DEVICE"):
+        stock.MODEL[key] = cfg.MODEL[key]
+    stock.MODEL.BACKBONE.NAME, stock.MODEL.BACKBONE.FREEZE_AT = "build_resnet_fpn_backbone", 0
+    stock.MODEL.RESNETS.DEPTH, stock.MODEL.RESNETS.RES2_OUT_CHANNELS, stock.MODEL.RESNETS.NORM = 18, 64, "BN"
+    stock.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    model = build_model(stock).eval()
+    report = DetectionCheckpointer(model)._load_model(
+        torch.load(Path(cfg.OUTPUT_DIR) / "model_final.pth", weights_only=True)
+    )
+    assert not (report.missing_keys or report.unexpected_keys or report.incorrect_shapes)
+    image = {"image": torch.randint(0, 256, (3, 75, 90)).float(), "height": 75, "width": 90}
+    with torch.inference_mode():
+        theirs, ours = model([image])[0]["instances"], run.model.eval()([image])[0]["instances"]
+    assert len(theirs) > 5
+    assert torch.equal(ours.pred_boxes.tensor, theirs.pred_boxes.tensor) and torch.equal(ours.scores, theirs.scores)
+
+
+def test_test_time_augmentation_is_scored_beside_the_plain_one(tiny):
+    cfg = tiny("quickstart.yaml", "TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64, 80)", "SOLVER.MAX_ITER", "1")
+    figures = Run(cfg).start()
+    assert set(figures) == {"shapes_val", "shapes_val_TTA"}
+    assert (Path(cfg.OUTPUT_DIR) / "inference_TTA" / "metrics.json").is_file()
+
+
+def test_a_raw_torchvision_file_fills_the_trunk(tiny, tmp_path):
+    reference = torchvision.models.resnet18(weights=None)
+    torch.save(reference.state_dict(), tmp_path / "resnet18.pth")
+    given = ("MODEL.WEIGHTS", str(tmp_path / "resnet18.pth"))
+    with pytest.raises(ValueError, match="does not say which input it was trained on"):
+        Run(tiny("quickstart.yaml", *given))
+    run = Run(tiny("quickstart.yaml", *given, "MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS", "False"))
+    trunk = run.model.backbone.bottom_up.eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        expected = torch.nn.Sequential(*list(reference.eval().children())[:-2])(images)
+        torch.testing.assert_close(trunk(images)["res5"], expected, rtol=1e-5, atol=1e-5)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("bomb_went_off"),))
+
+
+def test_a_pickle_with_code_is_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bomb.pkl").write_bytes(pickle.dumps({"model": {"backbone.stem": Bomb()}, "__author__": "somebody"}))
+    cfg = tiny("quickstart.yaml", "MODEL.WEIGHTS", str(tmp_path / "bomb.pkl"))
+    with pytest.raises(ValueError, match=r"bomb\.pkl"):
+        Run(cfg)
+    assert not (tmp_path / "bomb_went_off").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("MODEL.WEIGHTS", "nothing.pth"), "nothing.pth: no such file"),
+        (("MODEL.WEIGHTS", "imagenet://resnet18/V9"), "no weights 'V9' for resnet18; write one of"),
+        (("MODEL.WEIGHTS", "imagenet://resnet50/IMAGENET1K_V1"), "resnet50"),
+        (("MODEL.RESNET_BACKBONE.ARCH", "resnet19"), "must be one of plain18"),
+        (("MODEL.BACKBONE.NAME", "build_imagenet_fpn"), "did you mean build_imagenet_fpn_backbone"),
+        (("MODEL.FPN.IN_FEATURES", "('res2', 'res3', 'res4')"), "leave res5 unused"),
+        (("DATASETS.TRAIN", "('coco_2017_train',)"), "prepare_coco.py --year 2017"),
+        (("DATASETS.TRAIN", "('voc_2007_trainval',)"), "'voc_2007_trainval' is not there"),
+        (("DATASETS.TRAIN", "('shape_train',)"), "did you mean shapes_train"),
+        (("DATASETS.TRAIN", "()"), "DATASETS.TRAIN is empty"),
+        (("SOLVER.ACCUMULATION_STEPS", "2"), "SOLVER.ACCUMULATION_STEPS is 2, Detectron2 knows only 1"),
+        (("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model"), "of which Detectron2 knows only 'value' or 'norm'"),
+        (("SOLVER.AMP.ENABLED", "True"), "mixed precision on GPUs only"),
+        (("MODEL.RESNET_BACKBON.ARCH", "resnet18"), "the nearest that it obeys is MODEL.RESNET_BACKBONE.ARCH"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(tiny, tmp_path, monkeypatch, words, message):
+    monkeypatch.setenv("RESNET_BACKBONE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("resnet_backbone.weights.download.BACKOFF_S", 0.0)
+    with pytest.raises((ValueError, OSError), match=message):
+        Run(tiny("quickstart.yaml", *words))
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_config_with_code_in_it_is_refused(tmp_path):
+    (tmp_path / "bad.yaml").write_text("MODEL:\n  WEIGHTS: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(ValueError, match="not a YAML file that can be read safely"):
+        load_config(tmp_path / "bad.yaml")
+
+
+def test_the_command_line_picks_detectron2_and_ends_with_json(tiny, shapes):
+    cfg = tiny("quickstart.yaml", "SOLVER.MAX_ITER", "2")
+    path = Path(cfg.OUTPUT_DIR).with_suffix(".yaml")
+    path.write_text(cfg.dump())
+    command = [sys.executable, ROOT / "tools" / "train_net.py", "--config-file", path]
+    there = os.pathsep.join([str(ROOT), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": there, "OMP_NUM_THREADS": "1", "DETECTRON2_DATASETS": str(shapes)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1])["shapes_val"]["bbox"].keys() >= {"AP", "AP50", "AP-star"}
+    assert "d2.engine" in done.stdout
+
+    wrong = subprocess.run([*command, "SOLVER.IMS_PER_BATC", "2"], env=environment, capture_output=True, text=True)
+    assert wrong.returncode == 1
+    assert wrong.stderr.splitlines()[-1].startswith("error: the command line: the Detectron2 engine does not obey")
