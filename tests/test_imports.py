@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "resnet_backbone"
-PLUGIN_MAY = {"__init__", "version", "weights", "models", "data", "evaluation", "config"}
+PLUGIN_MAY = {"__init__", "version", "weights", "models", "data", "evaluation", "config", "diagnosis"}
 
 # What each layer may import besides itself. The plug-ins and the classifiers' training do not know each other.
 MAY_IMPORT = {
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "data": {"version", "weights"},
     "evaluation": {"version", "weights"},
     "config": {"version", "weights", "models", "data"},
+    "diagnosis": {"version", "weights", "models", "data", "config"},
     "__init__": {"version", "weights", "models"},
     "classification": PLUGIN_MAY,
     "torchvision_plugin": PLUGIN_MAY,

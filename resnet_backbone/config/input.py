@@ -36,8 +36,8 @@ def required_by_source(source: str, arch: str) -> dict[str, object]:
     """Return what :func:`required_input` does, as far as MODEL.WEIGHTS tells it without a download.
 
     Args:
-        source: ``imagenet://ARCH/NAME``, an address or ``detectron2://`` name in the catalog, or a ``.pth`` file
-            that ``package_weights`` or tools/train_net.py wrote. Nothing is known of others.
+        source: MODEL.WEIGHTS: ``imagenet://ARCH/NAME``, an address or ``detectron2://`` name in the catalog, or a
+            ``.pth`` file that ``package_weights`` or tools/train_net.py wrote. Nothing is known of others.
         arch: MODEL.RESNET_BACKBONE.ARCH.
 
     Raises:
@@ -47,7 +47,7 @@ def required_by_source(source: str, arch: str) -> dict[str, object]:
     if entry is not None:
         _check_arch(source, entry.arch, arch)
         return required_input(arch, entry.input_format, entry.stride_in_1x1)
-    path = Path(source)
+    path = Path(source.removesuffix("?matching_heuristics=True"))  # Detectron2's way to ask for its name matching
     if path.suffix != ".pth" or not path.is_file():
         return {}
     try:
@@ -98,10 +98,15 @@ def fit_input(cfg: CfgNode, required: Mapping[str, object], source: str) -> None
 def check_input(cfg: CfgNode, required: Mapping[str, object], source: str) -> None:
     """Raise ValueError, with the lines to write, where ``cfg`` differs from what the weights need."""
     have = {key: value_of(cfg, key) for key in required}
-    wrong = [key for key in required if not _same(have[key], required[key])]
+    wrong = differing_keys(have, required)
     if wrong:
         lines = "\n".join(f"  {key}: {required[key]}   # the config has {have[key]}" for key in wrong)
         raise ValueError(f"the input does not match the weights {source}; write\n{lines}")
+
+
+def differing_keys(found: Mapping[str, object], required: Mapping[str, object]) -> list[str]:
+    """Return the keys of ``required`` whose values in ``found`` are others, with 0.001 of tolerance on numbers."""
+    return [key for key in required if not _same(found[key], required[key])]
 
 
 def input_of(cfg: CfgNode) -> dict[str, object]:

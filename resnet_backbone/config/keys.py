@@ -17,12 +17,15 @@ logger = logging.getLogger(__name__)
 
 def add_backbone_keys(cfg: CfgNode) -> None:
     """Add to ``cfg``, in place, the keys of the backbones and their heads."""
-    cfg.MODEL.RESNET_BACKBONE = CfgNode()
+    cfg.MODEL.RESNET_BACKBONE = type(cfg)()
     node = cfg.MODEL.RESNET_BACKBONE
     node.ARCH = "resnet50"  # a name of resnet_backbone.list_models()
     node.NORM = "FrozenBN"  # BN, FrozenBN, SyncBN, GN or "" (VGG without batch norm)
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]  # VGG: conv1 ... conv5, pool5
-    node.RES5_DILATION = 1  # 2 for DC5
+    node.STEM = "basic"  # or deeplab, three 3x3 convolutions, which needs weights of its own
+    node.RES4_DILATION = 1  # 2, with RES5_DILATION 4, for stride 8
+    node.RES5_DILATION = 1  # 2 for DC5, and for DeepLab at stride 16
+    node.RES5_MULTI_GRID = [1, 1, 1]  # DeepLab's [1, 2, 4]: factors on the dilation of the blocks of res5
     node.INPUT_FROM_WEIGHTS = True  # take INPUT.FORMAT, PIXEL_MEAN, PIXEL_STD and STRIDE_IN_1X1 from MODEL.WEIGHTS
     node.STRICT_WEIGHTS = True  # a load that leaves the trunk partly unfilled raises
     cfg.MODEL.ROI_BOX_HEAD.DROPOUT = 0.0  # after fc6 and fc7 of VGGBoxHead, from 0 to 1
@@ -60,7 +63,10 @@ def build_trunk(
         norm=node.NORM,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1 if has_bottlenecks(node.ARCH) else False,
+        stem=node.STEM,
+        res4_dilation=node.RES4_DILATION,
         res5_dilation=node.RES5_DILATION,
+        res5_multi_grid=node.RES5_MULTI_GRID,
         in_channels=len(cfg.MODEL.PIXEL_MEAN),
     )
     if weights is not None:

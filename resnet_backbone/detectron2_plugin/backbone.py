@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
@@ -99,8 +100,9 @@ def build_imagenet_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) 
     Raises:
         ValueError: options that contradict each other, or an input that is not the one of MODEL.WEIGHTS.
     """
-    check_single_scale(cfg)
-    return _build_trunk(cfg)
+    trunk = _build_trunk(cfg)
+    check_single_scale(cfg, list(trunk.feature_info))
+    return trunk
 
 
 def build_imagenet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> FPN:
@@ -109,11 +111,7 @@ def build_imagenet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = No
     On other strides the levels have the names that fit: ``p<n>`` has stride ``2 ** n``. Args and Raises are those of
     :func:`build_imagenet_backbone`.
     """
-    trunk = _build_trunk(cfg)
-    strides = pyramid_strides(trunk.feature_info, cfg.MODEL.FPN.IN_FEATURES)
-    top_block = LastLevelMaxPool()
-    top_block.in_feature = f"p{strides[-1].bit_length() - 1}"
-    return _build_fpn(cfg, trunk, top_block)
+    return build_fpn(_build_trunk(cfg), **_fpn_options(cfg))
 
 
 def build_imagenet_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> FPN:
@@ -121,12 +119,38 @@ def build_imagenet_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec |
 
     Args and Raises are those of :func:`build_imagenet_backbone`.
     """
-    trunk = _build_trunk(cfg)
-    pyramid_strides(trunk.feature_info, cfg.MODEL.FPN.IN_FEATURES)
-    last = cfg.MODEL.FPN.IN_FEATURES[-1]
-    return _build_fpn(
-        cfg, trunk, LastLevelP6P7(trunk.feature_info[last].channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature=last)
-    )
+    return build_retinanet_fpn(_build_trunk(cfg), **_fpn_options(cfg))
+
+
+def build_fpn(
+    bottom_up: TrunkBackbone, in_features: Sequence[str], out_channels: int, norm: str = "", fuse_type: str = "sum"
+) -> FPN:
+    """Build the pyramid of :func:`build_imagenet_fpn_backbone` on a trunk.
+
+    Args:
+        bottom_up: the trunk.
+        in_features: feature maps of the trunk, whose strides double from one to the next; its last one included.
+        out_channels: of every level.
+        norm: after each convolution of the pyramid, as Detectron2 names norms; ``""`` for none.
+        fuse_type: ``sum`` or ``avg`` of a level and the coarser one.
+
+    Raises:
+        ValueError: features that do not make a pyramid.
+    """
+    strides = pyramid_strides(bottom_up.feature_info, in_features)
+    top_block = LastLevelMaxPool()
+    top_block.in_feature = f"p{strides[-1].bit_length() - 1}"
+    return FPN(bottom_up, in_features, out_channels, norm=norm, top_block=top_block, fuse_type=fuse_type)
+
+
+def build_retinanet_fpn(
+    bottom_up: TrunkBackbone, in_features: Sequence[str], out_channels: int, norm: str = "", fuse_type: str = "sum"
+) -> FPN:
+    """Build the pyramid of :func:`build_imagenet_retinanet_fpn_backbone` on a trunk; see :func:`build_fpn`."""
+    pyramid_strides(bottom_up.feature_info, in_features)
+    last = in_features[-1]
+    top_block = LastLevelP6P7(bottom_up.feature_info[last].channels, out_channels, in_feature=last)
+    return FPN(bottom_up, in_features, out_channels, norm=norm, top_block=top_block, fuse_type=fuse_type)
 
 
 def _build_trunk(cfg: CfgNode) -> TrunkBackbone:
@@ -139,9 +163,14 @@ def _build_trunk(cfg: CfgNode) -> TrunkBackbone:
     return to_backbone(build_trunk(cfg, out_features=node.OUT_FEATURES), strict_weights=node.STRICT_WEIGHTS)
 
 
-def _build_fpn(cfg: CfgNode, trunk: TrunkBackbone, top_block: LastLevelMaxPool | LastLevelP6P7) -> FPN:
+def _fpn_options(cfg: CfgNode) -> dict[str, Any]:
     fpn = cfg.MODEL.FPN
-    return FPN(trunk, fpn.IN_FEATURES, fpn.OUT_CHANNELS, norm=fpn.NORM, top_block=top_block, fuse_type=fpn.FUSE_TYPE)
+    return {
+        "in_features": fpn.IN_FEATURES,
+        "out_channels": fpn.OUT_CHANNELS,
+        "norm": fpn.NORM,
+        "fuse_type": fpn.FUSE_TYPE,
+    }
 
 
 for _builder in (build_imagenet_backbone, build_imagenet_fpn_backbone, build_imagenet_retinanet_fpn_backbone):

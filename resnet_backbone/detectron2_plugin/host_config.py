@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from detectron2.config import get_cfg
 from fvcore.common.config import CfgNode
 
@@ -9,6 +11,8 @@ from resnet_backbone.config.files import value_of
 from resnet_backbone.weights.architecture import has_bottlenecks
 
 _DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
+_ARCHITECTURES = ("GeneralizedRCNN", "ProposalNetwork")
+_HEADS = ("Res5ROIHeads", "ImageNetRes5ROIHeads", "StandardROIHeads", "CascadeROIHeads")
 
 
 def check_host_config(cfg: CfgNode) -> None:
@@ -28,10 +32,11 @@ def check_host_config(cfg: CfgNode) -> None:
             theirs = cfg.MODEL.RESNETS[key]
             if theirs not in (defaults.MODEL.RESNETS[key], value):
                 wanted = f"resnet{theirs}" if key == "DEPTH" else theirs
+                harmless = defaults.MODEL.RESNETS[key] if value is None else value
                 raise ValueError(
                     f"MODEL.RESNETS.{key} is {theirs!r} and MODEL.RESNET_BACKBONE.{our_key} is "
                     f"{getattr(node, our_key)!r}, which is what counts here; write MODEL.RESNET_BACKBONE.{our_key}: "
-                    f"{wanted}, or take MODEL.RESNETS.{key} out"
+                    f"{wanted}, or MODEL.RESNETS.{key}: {harmless}"
                 )
     for key in ("NUM_GROUPS", "WIDTH_PER_GROUP", "DEFORM_ON_PER_STAGE"):
         theirs = cfg.MODEL.RESNETS[key]
@@ -40,23 +45,48 @@ def check_host_config(cfg: CfgNode) -> None:
                 f"MODEL.RESNETS.{key} is {theirs}: there are no ResNeXts, wide or deformable networks here; take it "
                 f"out, or write MODEL.BACKBONE.NAME: build_resnet_backbone (or build_resnet_fpn_backbone)"
             )
-    _check_res5_head(cfg)
+    _check_deeplab_keys(cfg)
 
 
-def check_single_scale(cfg: CfgNode) -> None:
-    """Raise ValueError where nothing of an R-CNN reads the last feature map: it would be computed and never trained."""
-    if cfg.MODEL.META_ARCHITECTURE not in ("GeneralizedRCNN", "ProposalNetwork"):
-        return
-    used = {*cfg.MODEL.RPN.IN_FEATURES}
-    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
-        used |= {*cfg.MODEL.ROI_HEADS.IN_FEATURES}
-    out_features = list(cfg.MODEL.RESNET_BACKBONE.OUT_FEATURES)
+def check_single_scale(cfg: CfgNode, out_features: Sequence[str]) -> None:
+    """Raise ValueError where the heads of an R-CNN do not fit a trunk without a pyramid.
+
+    They must read its last feature map, which would else be computed and never trained; and Detectron2's own res5 must
+    be the one that the trunk would have.
+
+    Args:
+        cfg: of Detectron2, with the keys of ``add_resnet_backbone_config``.
+        out_features: what the trunk returns, in network order.
+    """
+    model = cfg.MODEL
+    has_heads = model.META_ARCHITECTURE == "GeneralizedRCNN"
+    if (has_heads and model.ROI_HEADS.NAME not in _HEADS) or model.META_ARCHITECTURE not in _ARCHITECTURES:
+        return  # of another project: who knows what it reads
+    used = {*model.ROI_HEADS.IN_FEATURES} if has_heads else set()
+    if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
+        used |= {*model.RPN.IN_FEATURES}
     unknown = sorted(used - set(out_features))
     if unknown or out_features[-1] not in used:
         raise ValueError(
             f"MODEL.RPN.IN_FEATURES and MODEL.ROI_HEADS.IN_FEATURES read {sorted(used)}, the trunk returns "
-            f"{out_features}; write MODEL.RESNET_BACKBONE.OUT_FEATURES: {sorted(used)}, or a builder with a pyramid"
+            f"{list(out_features)}; write MODEL.RESNET_BACKBONE.OUT_FEATURES: {sorted(used)}, or take a builder with a "
+            f"pyramid"
         )
+    _check_res5_head(cfg)
+
+
+def _check_deeplab_keys(cfg: CfgNode) -> None:
+    """Compare the keys of ``add_deeplab_config``, where the host has called it; its defaults are its own."""
+    node, host = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.RESNETS
+    if node.ARCH.startswith("vgg"):
+        return
+    for key, our_key in (("STEM_TYPE", "STEM"), ("RES4_DILATION",) * 2, ("RES5_MULTI_GRID",) * 2):
+        ours, theirs = (list(v) if isinstance(v, list | tuple) else v for v in (node[our_key], host.get(key)))
+        if theirs is not None and theirs != ours:
+            raise ValueError(
+                f"MODEL.RESNETS.{key} is {theirs!r} and MODEL.RESNET_BACKBONE.{our_key} is {ours!r}, which is what "
+                f"counts here; write MODEL.RESNET_BACKBONE.{our_key}: {theirs}, or MODEL.RESNETS.{key}: {ours}"
+            )
 
 
 def _check_res5_head(cfg: CfgNode) -> None:

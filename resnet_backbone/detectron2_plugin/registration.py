@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fvcore.common.registry import Registry
@@ -10,7 +12,7 @@ Thing = TypeVar("Thing", bound=Any)
 
 
 def register(registry: Registry, thing: Thing) -> Thing:
-    """Enter ``thing`` under its name, unless this package, imported under another module name, did so before.
+    """Enter ``thing`` under its name, unless this file, imported under another module name, did so before.
 
     Raises:
         ValueError: the name belongs to something else.
@@ -20,6 +22,13 @@ def register(registry: Registry, thing: Thing) -> Thing:
         registry.register(thing)
         return thing
     other = registry.get(name)
-    if other.__module__.rsplit(".", 1)[-1] != thing.__module__.rsplit(".", 1)[-1]:
-        raise ValueError(f"{name} of {other.__module__} stands in Detectron2's registry already; import one of the two")
+    if _file_of(other) != _file_of(thing):
+        raise ValueError(
+            f"{name} stands in Detectron2's registry already, from {_file_of(other)}; import either that or "
+            f"{_file_of(thing)}"
+        )
     return thing
+
+
+def _file_of(thing: Any) -> Path:
+    return Path(inspect.getfile(thing)).resolve()

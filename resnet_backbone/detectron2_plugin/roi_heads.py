@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import Res5ROIHeads
@@ -13,12 +16,33 @@ from torch import Tensor, nn
 from resnet_backbone.config import build_trunk
 from resnet_backbone.detectron2_plugin.registration import register
 from resnet_backbone.detectron2_plugin.strict import StrictModule
+from resnet_backbone.models.trunk import Trunk
 
 
-class _Res5(StrictModule, nn.Sequential):
-    """The blocks of res5."""
+class Res5(StrictModule, nn.Sequential):
+    """The blocks of res5, with the stride of the first: maps crops of res4 (R, C, 14, 14) to (R, 2 C, 7, 7)."""
 
-    strict_stages = ("0", "1", "2")
+    strict_stages = ("res5",)
+    strict_prefix = "res5."
+
+
+def res5_of(trunk: Trunk, *, strict_weights: bool = True) -> Res5:
+    """Return res5 of a trunk that was built with it, as a head.
+
+    Args:
+        trunk: a residual or plain network; its norm, stride placement and dilation are those of the head.
+        strict_weights: see :class:`StrictModule`.
+
+    Raises:
+        ValueError: the trunk has no res5.
+    """
+    blocks = getattr(trunk, "res5", None)
+    if blocks is None:
+        raise ValueError(f"{trunk.arch} has no res5 here: build a ResNet with out_features=['res5']")
+    res5 = Res5(*blocks.children())
+    res5.arch = f"res5 of {trunk.arch}"
+    res5.strict_weights = strict_weights
+    return res5
 
 
 class ImageNetRes5ROIHeads(Res5ROIHeads):
@@ -38,11 +62,8 @@ class ImageNetRes5ROIHeads(Res5ROIHeads):
                 f"MODEL.ROI_HEADS.NAME ImageNetRes5ROIHeads runs res5 on crops of res4: it needs a ResNet (not "
                 f"{node.ARCH}) and MODEL.ROI_HEADS.IN_FEATURES: [res4]"
             )
-        classifier = build_trunk(cfg, out_features=["res5"])
-        res5 = _Res5(*classifier.get_submodule("res5").children())
-        res5.arch = f"res5 of {node.ARCH}"
-        res5.strict_weights = node.STRICT_WEIGHTS
-        return res5, classifier.feature_info["res5"].channels
+        trunk = build_trunk(cfg, out_features=["res5"])
+        return res5_of(trunk, strict_weights=node.STRICT_WEIGHTS), trunk.feature_info["res5"].channels
 
 
 class VGGBoxHead(StrictModule):
@@ -50,28 +71,45 @@ class VGGBoxHead(StrictModule):
 
     Maps crops (R, 512, 7, 7) to (R, 4096). Source: Girshick 2015, "Fast R-CNN" (arXiv 1504.08083), section 2.2.
 
+    Args:
+        input_shape: of the crops.
+        arch: a VGG.
+        dropout: from 0 to 1, after fc6 and fc7.
+        strict_weights: see :class:`StrictModule`.
+
     Raises:
         ValueError: no VGG, or other crops.
     """
 
     strict_stages = ("fc6", "fc7")
 
-    def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
+    @configurable
+    def __init__(self, input_shape: ShapeSpec, *, arch: str, dropout: float = 0.0, strict_weights: bool = True) -> None:
         super().__init__()
-        self.arch = cfg.MODEL.RESNET_BACKBONE.ARCH
-        self.strict_weights = cfg.MODEL.RESNET_BACKBONE.STRICT_WEIGHTS
-        self.dropout = cfg.MODEL.ROI_BOX_HEAD.DROPOUT
+        self.arch = arch
+        self.strict_weights = strict_weights
+        self.dropout = dropout
         crop = (input_shape.channels, input_shape.height, input_shape.width)
-        if not self.arch.startswith("vgg") or crop != (512, 7, 7):
+        if not arch.startswith("vgg") or crop != (512, 7, 7):
             raise ValueError(
                 f"MODEL.ROI_BOX_HEAD.NAME VGGBoxHead runs fc6 and fc7 on crops of conv5, 512x7x7: it needs a VGG (not "
-                f"{self.arch}), MODEL.ROI_HEADS.IN_FEATURES: [conv5] and POOLER_RESOLUTION: 7; got crops of {crop}"
+                f"{arch}), MODEL.ROI_HEADS.IN_FEATURES: [conv5] and POOLER_RESOLUTION: 7; got crops of {crop}"
             )
         self.fc6 = nn.Linear(512 * 7 * 7, 4096)
         self.fc7 = nn.Linear(4096, 4096)
         for linear in (self.fc6, self.fc7):
             nn.init.normal_(linear.weight, std=0.01)
             nn.init.zeros_(linear.bias)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        node = cfg.MODEL.RESNET_BACKBONE
+        return {
+            "arch": node.ARCH,
+            "input_shape": input_shape,
+            "dropout": cfg.MODEL.ROI_BOX_HEAD.DROPOUT,
+            "strict_weights": node.STRICT_WEIGHTS,
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.flatten(x, 1)

@@ -32,6 +32,11 @@ class CocoMetrics:
     ARm: float
     ARl: float
     per_class: Mapping[str, float]  # class name -> AP, in the order of the category ids
+    masks: CocoMetrics | None = None  # the "segm" figures of the same detections, where they have masks
+
+    def by_type(self) -> dict[str, CocoMetrics]:
+        """These figures, and those of the masks where there are any, by IoU type."""
+        return {metrics.iou_type: metrics for metrics in (self, self.masks) if metrics is not None}
 
     def summary(self) -> dict[str, float]:
         """The twelve figures by name, in COCO's order."""
@@ -51,12 +56,21 @@ class CocoMetrics:
         }
 
     def to_dict(self) -> dict[str, dict[str, float | None]]:
-        """For JSON: ``{"bbox": {"AP": 37.1, ..., "AP-person": 52.0, ...}}``; nan becomes None, as JSON has no nan."""
+        """For JSON: ``{"bbox": {"AP": 37.1, ..., "AP-person": 52.0, ...}}``, and "segm" where there are masks.
+
+        nan becomes None, as JSON has no nan.
+        """
+        return {iou_type: metrics._values() for iou_type, metrics in self.by_type().items()}
+
+    def _values(self) -> dict[str, float | None]:
         values = self.summary() | {f"AP-{name}": ap for name, ap in self.per_class.items()}
-        return {self.iou_type: {key: None if math.isnan(value) else value for key, value in values.items()}}
+        return {key: None if math.isnan(value) else value for key, value in values.items()}
 
     def table(self) -> str:
         """Readable text: the twelve figures, then the AP of every class in three columns. Percent; "-" for nan."""
+        return "\n\n".join(metrics._own_table() for metrics in self.by_type().values())
+
+    def _own_table(self) -> str:
         figures = {name: _percent(value) for name, value in self.summary().items()}
         head = _table([list(figures.values())], list(figures), ["right"] * len(figures))
         return f"{self.iou_type}, percent\n{head}\n\nAP per class\n{self._class_table()}"

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 SHORTEST_LONG_SIDE = 640  # pixels; smaller images are enlarged to this, so that labels can be read
 GAP = 8  # pixels between the two panels, and between the cells of the grid
+MASK_OPACITY = 0.45
 GRID_PAIRS = 12
 GRID_CELL = (960, 400)  # width and height in pixels of one pair in the grid
 PAPER, INK = (255, 255, 255), (32, 33, 36)
@@ -37,6 +38,8 @@ class Sample:
     boxes: Tensor  # (M, 4)
     labels: Tensor  # integer, (M,), 0 to K - 1
     scores: Tensor  # (M,), 0 to 1
+    gt_masks: Tensor | None = None  # bool, (N, H, W)
+    masks: Tensor | None = None  # bool, (M, H, W)
 
 
 def draw_pair(
@@ -48,6 +51,8 @@ def draw_pair(
     scores: Tensor,
     class_names: Sequence[str],
     score_threshold: float = 0.5,
+    gt_masks: Tensor | None = None,
+    masks: Tensor | None = None,
 ) -> Tensor:
     """Draw the ground truth on the left and the detections on the right, each under a line that says which it is.
 
@@ -61,6 +66,8 @@ def draw_pair(
         class_names: the K classes. A class has the same color in every picture. PIL's own font draws
             them; it has Latin letters only.
         score_threshold: detections with a lower score are not drawn.
+        gt_masks: bool, (N, H, W); tints what the objects cover. None draws boxes alone.
+        masks: bool, (M, H, W), as `gt_masks`.
 
     Returns:
         uint8, (3, H', W'), RGB.
@@ -77,18 +84,20 @@ def draw_pair(
             f"expected one score for each of the {len(labels)} detections, got shape {tuple(scores.shape)}"
         )
 
+    _check_masks(gt_masks, gt_labels, image, "ground truth")
+    _check_masks(masks, labels, image, "detections")
+
     best_first = scores.argsort(descending=True, stable=True)
     shown = best_first[scores[best_first] >= score_threshold]
-    picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
     left = _draw_panel(
-        picture,
+        _tinted(image, gt_masks, gt_labels),
         f"Ground truth: {_count(len(gt_boxes), 'object')}",
         gt_boxes,
         gt_labels,
         [class_names[label] for label in gt_labels.tolist()],
     )
     right = _draw_panel(
-        picture,
+        _tinted(image, None if masks is None else masks[shown], labels[shown]),
         f"Predictions: {len(shown)} with score {score_threshold:.2f} or more",
         boxes[shown],
         labels[shown],
@@ -128,6 +137,8 @@ def save_comparison_pictures(
             sample.scores,
             class_names,
             score_threshold,
+            sample.gt_masks,
+            sample.masks,
         )
         pair = Image.fromarray(drawn.permute(1, 2, 0).numpy())
         path = folder / f"{index:03d}_{re.sub('[^A-Za-z0-9_-]+', '_', Path(sample.name).stem)}.png"
@@ -159,6 +170,14 @@ def _check_boxes(boxes: Tensor, labels: Tensor, num_classes: int, what: str) -> 
         raise ValueError(f"{what}: labels must be 0 to {num_classes - 1}, one for each class name; got {outside}")
 
 
+def _check_masks(masks: Tensor | None, labels: Tensor, image: Tensor, what: str) -> None:
+    if masks is not None and (masks.dtype != torch.bool or masks.shape != (len(labels), *image.shape[1:])):
+        raise ValueError(
+            f"{what}: expected masks of bool and shape {(len(labels), *image.shape[1:])}, "
+            f"got {masks.dtype} and {tuple(masks.shape)}"
+        )
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
@@ -175,6 +194,18 @@ def _text_color(background: Color) -> Color:
     """Black on light, white on dark (Rec. 709 luma)."""
     red, green, blue = background
     return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 125 else PAPER
+
+
+def _tinted(image: Tensor, masks: Tensor | None, labels: Tensor) -> Image.Image:
+    """The picture; where there are masks, the pixels of each mixed with the color of its class, the best on top."""
+    pixels = image.permute(1, 2, 0).cpu().numpy()
+    if masks is not None:
+        scene = pixels.copy()
+        for mask, label in reversed(list(zip(masks.cpu().numpy(), labels.tolist(), strict=True))):
+            color = np.array(_class_color(label))
+            scene[mask] = ((1 - MASK_OPACITY) * pixels[mask] + MASK_OPACITY * color).round()
+        pixels = scene
+    return Image.fromarray(pixels)
 
 
 def _draw_panel(picture: Image.Image, title: str, boxes: Tensor, labels: Tensor, texts: list[str]) -> Image.Image:

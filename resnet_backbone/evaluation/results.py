@@ -13,6 +13,8 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+Rle = dict[str, Any]  # {"size": [height, width], "counts": compressed run lengths}
+
 
 def to_coco_results(
     image_id: int,
@@ -20,7 +22,7 @@ def to_coco_results(
     scores: Tensor,
     labels: Tensor,
     category_ids: Sequence[int],
-    masks: Tensor | None = None,
+    masks: Tensor | Sequence[Rle] | None = None,
 ) -> list[dict[str, Any]]:
     """Turn the detections of one image into COCO result records.
 
@@ -30,7 +32,7 @@ def to_coco_results(
         scores: float, (N,).
         labels: integer, (N,), contiguous, 0 to K - 1.
         category_ids: the K ids of the annotation file, in the order of the labels.
-        masks: bool, (N, H, W), of the original image's size; written as compressed run lengths.
+        masks: bool, (N, H, W), of the original image's size; or what :func:`encode_masks` made of them.
 
     Returns:
         N records ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``, with ``"segmentation"`` where
@@ -57,9 +59,37 @@ def to_coco_results(
         for label, box, score in zip(labels.tolist(), xywh.tolist(), scores.tolist(), strict=True)
     ]
     if masks is not None:
-        for record, rle in zip(records, _encode(masks, count), strict=True):
+        rles = encode_masks(masks) if isinstance(masks, Tensor) else masks
+        if len(rles) != count:
+            raise ValueError(f"expected masks of shape ({count}, height, width), one for each box, got {len(rles)}")
+        for record, rle in zip(records, rles, strict=True):
             record["segmentation"] = rle
     return records
+
+
+def encode_masks(masks: Tensor) -> list[Rle]:
+    """Turn masks, bool (N, H, W), into COCO's compressed run lengths, ready for JSON.
+
+    Raises:
+        TypeError: masks are not bool.
+        ValueError: masks are not of shape (N, H, W).
+    """
+    if masks.ndim != 3:
+        raise ValueError(f"expected masks of shape (N, height, width), got {tuple(masks.shape)}")
+    if not len(masks):
+        return []
+    if masks.dtype != torch.bool:
+        raise TypeError(f"masks must be bool, got {masks.dtype}; threshold probabilities first: masks > 0.5")
+    # COCO's run lengths go down the columns
+    columns_first = np.asfortranarray(masks.detach().cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
+    return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in coco_mask.encode(columns_first)]
+
+
+def decode_masks(rles: Sequence[Rle], height: int, width: int) -> Tensor:
+    """Turn the run lengths of one image of ``height`` x ``width`` pixels back into masks, bool (N, H, W)."""
+    if not rles:
+        return torch.zeros(0, height, width, dtype=torch.bool)
+    return torch.from_numpy(coco_mask.decode(list(rles)).transpose(2, 0, 1).astype(bool))
 
 
 def write_results(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
@@ -76,15 +106,3 @@ def write_results(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _encode(masks: Tensor, count: int) -> list[dict[str, Any]]:
-    if masks.ndim != 3 or len(masks) != count:
-        raise ValueError(f"expected masks of shape ({count}, height, width), got {tuple(masks.shape)}")
-    if not count:
-        return []
-    if masks.dtype != torch.bool:
-        raise TypeError(f"masks must be bool, got {masks.dtype}; threshold probabilities first: masks > 0.5")
-    # COCO's run lengths go down the columns
-    columns_first = np.asfortranarray(masks.detach().cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
-    return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in coco_mask.encode(columns_first)]

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -211,6 +212,14 @@ def test_files_and_values_give_the_same(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps([hit()]))
     from_files = evaluate_coco(tmp_path / "truth.json", tmp_path / "results.json")
     assert from_files.to_dict() == evaluate_coco(small_truth(), [hit()]).to_dict()
+
+
+def test_figures_of_masks_go_along():
+    boxes = evaluate_coco(small_truth(), [hit()])
+    both = replace(boxes, masks=replace(boxes, iou_type="segm", AP=12.5))
+    assert both.AP == boxes.AP and list(both.by_type()) == ["bbox", "segm"] and list(boxes.by_type()) == ["bbox"]
+    assert both.to_dict()["bbox"] == boxes.to_dict()["bbox"] and both.to_dict()["segm"]["AP"] == 12.5
+    assert both.table().startswith(boxes.table()) and "segm, percent" in both.table() and "12.50" in both.table()
 
 
 def test_to_dict_is_strict_json_under_detectron2s_names():

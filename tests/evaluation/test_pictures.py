@@ -172,12 +172,33 @@ def test_inputs_stay_as_they_are():
         ({"scores": torch.zeros(2)}, "one score for each of the 0"),
         ({"gt_boxes": torch.tensor([[0, 0, math.nan, 1]]), "gt_labels": torch.tensor([0])}, "finite"),
         ({"gt_boxes": torch.zeros(1, 4), "gt_labels": torch.tensor([3])}, r"0 to 2.*got \[3\]"),
+        ({"masks": torch.zeros(1, 90, 90, dtype=torch.bool)}, r"detections: expected masks of bool and shape \(0, 90"),
+        ({"gt_masks": torch.zeros(0, 90, 90)}, "ground truth: expected masks of bool.* got torch.float32"),
         ({"boxes": torch.zeros(1, 4), "labels": torch.tensor([-1]), "scores": torch.ones(1)}, r"got \[-1\]"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         draw_pair(**{"image": gray(90, 90), **NO_BOXES, **change}, class_names=NAMES)
+
+
+def test_masks_are_tinted_in_the_color_of_their_class():
+    """Each on its own side, below the boxes, and only those of the detections that are drawn."""
+    boxes = torch.tensor([[100.0, 100, 200, 180], [300, 200, 420, 330]])
+    labels = torch.tensor([0, 1])
+    masks = torch.zeros(2, 480, 640, dtype=torch.bool)
+    masks[0, 120:160, 120:180] = True
+    masks[1, 220:300, 320:400] = True
+    found = {"boxes": boxes, "labels": labels, "scores": torch.tensor([0.2, 0.9])}
+    pair = draw_pair(gray(480, 640), boxes[:1], labels[:1], **found, class_names=NAMES, gt_masks=masks[:1], masks=masks)
+    left, right = (panel[:, -480:] for panel in panels(pair))
+    untouched = torch.full((3,), 128, dtype=torch.uint8)
+    for panel, (y, x), label in ((left, (140, 150), 0), (right, (260, 360), 1)):
+        color = torch.tensor(class_colors(label)[0])
+        expected = 0.55 * 128 + 0.45 * color
+        assert (panel[:, y, x].float() - expected).abs().max() <= 1
+    assert left[:, 260, 360].equal(untouched) and right[:, 140, 150].equal(untouched)
+    assert left[:, 110, 150].equal(untouched), "inside the box, outside the mask"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, GRID_PAIRS + 2])

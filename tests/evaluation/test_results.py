@@ -8,7 +8,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from resnet_backbone.evaluation.results import to_coco_results, write_results
+from resnet_backbone.evaluation.results import decode_masks, encode_masks, to_coco_results, write_results
 
 
 def random_detections(count, height=40, width=61, seed=0):
@@ -42,6 +42,17 @@ def test_width_and_height_are_not_rounded_to_float32():
     box = torch.tensor([[x0, y0, x1, y1]], dtype=torch.float32)
     (record,) = to_coco_results(1, box, torch.ones(1), torch.tensor([0]), [1])
     assert record["bbox"] == [x0, y0, x1 - x0, y1 - y0]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_encoded_masks_are_taken_as_they_are_and_come_back(count):
+    boxes, scores, labels, masks = random_detections(count)
+    rles = encode_masks(masks)
+    records = [to_coco_results(1, boxes, scores, labels, [1, 2, 3], given) for given in (masks, rles)]
+    assert records[0] == records[1]
+    assert torch.equal(decode_masks(rles, 40, 61), masks)
+    with pytest.raises(ValueError, match=f"one for each box, got {count}"):
+        to_coco_results(1, torch.zeros(9, 4), torch.zeros(9), torch.zeros(9, dtype=torch.long), [1], rles)
 
 
 def test_without_masks_there_is_no_segmentation():

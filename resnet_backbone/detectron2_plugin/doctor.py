@@ -1,0 +1,179 @@
+"""What tools/doctor.py asks of Detectron2."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import Any
+
+import detectron2
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.data.detection_utils import convert_PIL_to_numpy
+from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
+from fvcore.common.config import CfgNode
+from PIL import Image
+from torch import Tensor, nn
+
+from resnet_backbone.data.catalog import check_dataset_files, get_dataset
+from resnet_backbone.detectron2_plugin.backbone import TrunkBackbone
+from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
+from resnet_backbone.detectron2_plugin.config import _REGISTRIES, load_config
+from resnet_backbone.detectron2_plugin.datasets import _check_files, set_num_classes
+from resnet_backbone.detectron2_plugin.roi_heads import VGGBoxHead
+from resnet_backbone.diagnosis import DetectorParts, Section
+from resnet_backbone.diagnosis.checkpoint import DETECTOR, Checkpoint
+from resnet_backbone.diagnosis.engine import NAME_KEYS
+from resnet_backbone.weights import WeightsError
+from resnet_backbone.weights.catalog import SCHEME
+from resnet_backbone.weights.errors import shorten
+
+
+class Detectron2Engine:
+    """See :class:`~resnet_backbone.diagnosis.engine.Engine`."""
+
+    name = "detectron2"
+
+    def check_versions(self, section: Section) -> None:
+        commit = _commit()
+        section.facts |= {"detectron2": detectron2.__version__, "detectron2_commit": commit, "compiled_ops": False}
+        section.ok(f"detectron2 {detectron2.__version__}, commit {commit or 'unknown'}")
+        if importlib.util.find_spec("pkg_resources") is None:
+            section.warning(
+                "setuptools no longer brings pkg_resources, which detectron2.model_zoo imports; write "
+                "pip install 'setuptools<81'"
+            )
+        try:
+            compiled = importlib.import_module("detectron2._C")
+        except ImportError as error:
+            section.warning(
+                f"Detectron2's compiled operators cannot be used ({error}): rotated boxes, deformable convolutions and "
+                f"its fast COCO evaluation are missing; build it again for torch {torch.__version__}"
+            )
+            return
+        section.facts["compiled_ops"] = True
+        if torch.cuda.is_available() and not compiled.has_cuda():
+            section.warning("Detectron2's operators are compiled for the CPU only; build it again with nvcc and a GPU")
+
+    def known_names(self) -> Mapping[str, Sequence[str]]:
+        return {key: [name for name, _ in _REGISTRIES[key]] for key in NAME_KEYS}
+
+    def load_config(self, config_file: str, overrides: Sequence[str]) -> CfgNode:
+        return load_config(config_file, overrides)
+
+    def check_dataset(self, name: str, cfg: CfgNode) -> None:
+        own = [entry.get("NAME", name) if isinstance(entry, dict) else name for entry in cfg.DATASETS.OWN]
+        if name in DatasetCatalog and name not in own:
+            _check_files(name)
+        else:
+            check_dataset_files(get_dataset(name, cfg.DATASETS.OWN))
+
+    def resolve(self, source: str) -> str:
+        return source if source.startswith(SCHEME) else PathManager.get_local_path(source.split("?")[0])
+
+    def loads_detector(self, checkpoint: Checkpoint) -> bool:
+        return checkpoint.kind == DETECTOR
+
+    def build(self, cfg: CfgNode, checkpoint: Checkpoint | None, section: Section) -> DetectorParts:
+        cfg = cfg.clone()
+        cfg.MODEL.DEVICE = "cpu"
+        if checkpoint is not None and checkpoint.num_detected:
+            set_num_classes(cfg, checkpoint.num_detected)
+        try:
+            model = build_model(cfg).eval()
+        except ValueError:
+            raise
+        except Exception as error:  # Detectron2 asserts, indexes and calls with what the config holds
+            raise ValueError(f"Detectron2 cannot build it: {type(error).__name__}: {error}") from error
+        if checkpoint is not None:
+            _fill(model, cfg, checkpoint, section)
+        return parts_of(cfg, model)
+
+
+def parts_of(cfg: CfgNode, model: nn.Module) -> DetectorParts:
+    """Take apart a detector that ``build_model(cfg)`` built on the CPU."""
+    backbone: Any = model.get_submodule("backbone")
+    trunk = getattr(backbone, "bottom_up", backbone)
+    roi_heads: Any = getattr(model, "roi_heads", None)
+    head_parts: dict[str, nn.Module] = {}
+    if hasattr(roi_heads, "res5"):
+        head_parts = {"res5": roi_heads.res5}
+    elif isinstance(box_head := getattr(roi_heads, "box_head", None), VGGBoxHead):
+        head_parts = {"fc6": box_head.fc6, "fc7": box_head.fc7}
+    prepare = partial(_prepare, model, backbone, cfg.INPUT.FORMAT)
+    return DetectorParts(trunk if isinstance(trunk, TrunkBackbone) else None, head_parts, prepare)
+
+
+class _Reached(Exception):
+    """What the backbone was called with."""
+
+
+def _prepare(model: nn.Module, backbone: nn.Module, channel_order: str, image: Tensor) -> Tensor:
+    """Map an RGB image, uint8 (3, H, W), to what the backbone gets: read as by DatasetMapper, then the model's own way.
+
+    The model runs up to its backbone, since not every one has its pre-processing in a method of its own.
+    """
+    pixels = convert_PIL_to_numpy(Image.fromarray(image.permute(1, 2, 0).numpy()), channel_order)
+    height, width = image.shape[-2:]
+    batch = [{"image": torch.as_tensor(pixels.transpose(2, 0, 1).copy()), "height": height, "width": width}]
+
+    def stop(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        raise _Reached(inputs[0])
+
+    hook = backbone.register_forward_pre_hook(stop)
+    try:
+        model(batch)
+    except _Reached as reached:
+        return reached.args[0]
+    finally:
+        hook.remove()
+    raise ValueError(f"{type(model).__name__} does not call its backbone")
+
+
+class _Recorder(SafeCheckpointer):
+    """Keeps what did not fit instead of logging it."""
+
+    incompatible: Any = None
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        self.incompatible = incompatible
+
+
+def _fill(model: nn.Module, cfg: CfgNode, checkpoint: Checkpoint, section: Section) -> None:
+    """Load MODEL.WEIGHTS as a run does; of a detector say which layers start anew.
+
+    Raises:
+        WeightsError: the trunk does not fit, or the file cannot be loaded.
+    """
+    checkpointer = _Recorder(model, "", arch=cfg.MODEL.RESNET_BACKBONE.ARCH, facts={}, save_to_disk=False)
+    try:
+        checkpointer.load(checkpoint.source, checkpointables=[])
+    except WeightsError:
+        raise
+    except Exception as error:  # its checkpointer raises nearly anything on a file of another kind
+        raise WeightsError(f"Detectron2 cannot load {checkpoint.source}: {type(error).__name__}: {error}") from error
+    found = checkpointer.incompatible
+    if checkpoint.kind != DETECTOR or found is None:
+        return
+    anew = [*found.missing_keys, *(key for key, *_ in found.incorrect_shapes)]
+    if anew:
+        section.warning(f"{len(anew)} tensors of the detector are not in the file, and start anew: {shorten(anew)}")
+    if found.unexpected_keys:
+        section.warning(
+            f"{len(found.unexpected_keys)} tensors of the file fit nothing in the detector: "
+            f"{shorten(found.unexpected_keys)}"
+        )
+
+
+def _commit() -> str:
+    """Return the commit that pip installed Detectron2 from; ``""`` where it did not keep it."""
+    try:
+        text = distribution("detectron2").read_text("direct_url.json")
+    except PackageNotFoundError:
+        return ""
+    return json.loads(text or "{}").get("vcs_info", {}).get("commit_id", "")

@@ -1,0 +1,254 @@
+"""The examination itself: of a config on an engine, or of a checkpoint alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from fvcore.common.config import CfgNode
+
+from resnet_backbone.config.files import value_of
+from resnet_backbone.config.input import fit_input, input_of, required_by, required_input
+from resnet_backbone.diagnosis.checkpoint import CLASSIFIER, DETECTOR, Checkpoint, config_lines, read_checkpoint
+from resnet_backbone.diagnosis.classify import classify_alone, classify_by_detector
+from resnet_backbone.diagnosis.engine import DetectorParts, Engine
+from resnet_backbone.diagnosis.fill import check_tensors
+from resnet_backbone.diagnosis.pixels import measure_input
+from resnet_backbone.diagnosis.report import NOT_RUN, WRONG, Report, Section
+from resnet_backbone.diagnosis.versions import check_versions
+from resnet_backbone.models.registry import list_models
+from resnet_backbone.weights import WeightsError
+from resnet_backbone.weights.architecture import candidate_archs, has_bottlenecks
+
+_REFUSED = (ValueError, TypeError, OSError)
+_OUR_BUILDERS = "build_imagenet_"  # how their names begin
+_MODEL_KEY = "MODEL.RESNET_BACKBONE.ARCH"
+
+
+def examine_config(engine: Engine, config_file: str, overrides: Sequence[str], images: Sequence[str] = ()) -> Report:
+    """Go through what a run does before its first step, on the CPU, and say of each part whether it fits.
+
+    Weights are downloaded as by the run itself; nothing else is written.
+
+    Args:
+        engine: whose run.
+        config_file: a path, or a name inside the project's configs.
+        overrides: ``KEY VALUE`` words.
+        images: files to classify; without any, a generated picture stands for them in the comparison.
+    """
+    report = Report(config_file, engine.name)
+    check_versions(report["versions"])
+    engine.check_versions(report["versions"])
+    known = {**engine.known_names(), _MODEL_KEY: list_models()}
+    report["registry"].facts |= {key: sorted(names) for key, names in known.items()}
+    try:
+        cfg = engine.load_config(config_file, overrides)
+    except _REFUSED as error:
+        report["config"].wrong(str(error))
+        report.not_run("the config cannot be used")
+        return report
+    _check_names(report["registry"], known, cfg)
+    _check_data(report["data"], engine, cfg)
+    if report["registry"].status == WRONG:
+        report.not_run("a name in the config is not registered")
+        return report
+    if not cfg.MODEL.BACKBONE.NAME.startswith(_OUR_BUILDERS):
+        report["config"].warning(
+            f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} is none of this package's builders: what it makes of "
+            f"MODEL.WEIGHTS is not looked at"
+        )
+        report.not_run("the backbone is none of this package's")
+        return report
+    checkpoint = _read(report, engine, cfg)
+    if checkpoint is not None:
+        _fit_input(report["input"], cfg, checkpoint)
+    parts = _build(report, engine, cfg, checkpoint)
+    if parts is not None and parts.trunk is not None and checkpoint is not None:
+        check_tensors(report["weights"], parts, checkpoint, strict=cfg.MODEL.RESNET_BACKBONE.STRICT_WEIGHTS)
+        _check_measured(report["input"], parts, checkpoint)
+        classify_by_detector(report["classification"], parts, checkpoint, images)
+    report.not_run("the detector cannot be built with these weights")
+    return report
+
+
+def examine_checkpoint(source: str, images: Sequence[str] = ()) -> Report:
+    """Say what a weight file or a detector's checkpoint is, and which config it needs.
+
+    Args:
+        source: a file, or ``imagenet://ARCH/NAME``.
+        images: files to classify, where it holds a classifier.
+    """
+    report = Report(source)
+    check_versions(report["versions"])
+    report.not_run("no config was given", "registry", "config", "data")
+    section = report["weights"]
+    try:
+        checkpoint = read_checkpoint(source)
+    except _REFUSED as error:
+        section.wrong(str(error))
+        report.not_run("the checkpoint cannot be read")
+        return report
+    section.facts |= checkpoint.facts()
+    section.ok(checkpoint.summary())
+    weights = checkpoint.weights
+    if weights.arch is None:
+        fits = candidate_archs(weights.state_dict)
+        if fits:
+            section.warning(f"the tensors fit several architectures, {', '.join(fits)}: a config must say which")
+        else:
+            section.wrong(
+                f"{source} is no whole network that we know: is it complete, is it a ResNeXt or a wide ResNet?"
+            )
+        report.not_run("nobody knows of which architecture it is")
+        return report
+    _check_known_input(report["input"], checkpoint)
+    classify_alone(section, report["classification"], checkpoint, images)
+    section.facts["config"] = config_lines(checkpoint)
+    section.ok("a config for it has\n" + "\n".join(f"  {line}" for line in section.facts["config"].splitlines()))
+    return report
+
+
+def _check_names(section: Section, known: Mapping[str, Sequence[str]], cfg: CfgNode) -> None:
+    for key, names in known.items():
+        name = value_of(cfg, key)
+        if name == "":  # no such part
+            continue
+        if name in names:
+            section.ok(f"{key}: {name}, one of {len(names)}")
+        else:
+            section.wrong(f"{key} {name!r} is not registered; write one of {', '.join(sorted(names))}")
+
+
+def _check_data(section: Section, engine: Engine, cfg: CfgNode) -> None:
+    for key, names in (("DATASETS.TRAIN", cfg.DATASETS.TRAIN), ("DATASETS.TEST", cfg.DATASETS.TEST)):
+        if isinstance(names, str):
+            section.wrong(f'{key} is the text {names!r}; write a list of names: ["{names}"]')
+            continue
+        if not names:
+            section.warning(f"{key} is empty")
+        for name in names:
+            try:
+                engine.check_dataset(name, cfg)
+            except _REFUSED as error:
+                section.wrong(str(error))
+            else:
+                section.ok(f"{name}: its files are there")
+
+
+def _read(report: Report, engine: Engine, cfg: CfgNode) -> Checkpoint | None:
+    section, source = report["weights"], cfg.MODEL.WEIGHTS
+    if not source:
+        section.ok("MODEL.WEIGHTS is empty: the detector starts from random weights")
+        report.not_run("MODEL.WEIGHTS is empty: random weights need no input of their own", "input")
+        report.not_run("MODEL.WEIGHTS is empty: random weights know no classes", "classification")
+        return None
+    try:
+        checkpoint = read_checkpoint(engine.resolve(source), cfg.MODEL.RESNET_BACKBONE.ARCH, source)
+    except _REFUSED as error:
+        section.wrong(str(error))
+        report.not_run("MODEL.WEIGHTS cannot be used", "input", "classification")
+        return None
+    section.facts |= checkpoint.facts()
+    section.ok(checkpoint.summary())
+    if checkpoint.kind == DETECTOR and not engine.loads_detector(checkpoint):
+        section.warning(f"the {engine.name} engine takes the trunk alone of this detector, its heads start anew")
+        return replace(checkpoint, kind=CLASSIFIER)
+    return checkpoint
+
+
+def _fit_input(section: Section, cfg: CfgNode, checkpoint: Checkpoint) -> None:
+    """Take the input from the weights as a run does, in place, and say what that changed."""
+    before = input_of(cfg)
+    section.facts["config"] = before
+    try:
+        fit_input(cfg, _required(checkpoint, cfg), checkpoint.source)
+    except ValueError as error:
+        section.wrong(str(error))
+        return
+    after = input_of(cfg)
+    section.facts["run"] = after
+    if checkpoint.weights.input_format is None:
+        section.warning(
+            f"{checkpoint.source} does not say which input it was trained on: the config's stands, unchecked: "
+            + ", ".join(f"{key} {value}" for key, value in before.items())
+        )
+    for key, value in after.items():
+        if key != "MODEL.RESNETS.STRIDE_IN_1X1" or has_bottlenecks(cfg.MODEL.RESNET_BACKBONE.ARCH):
+            changed = f", from the weights; the config has {before[key]}" if before[key] != value else ""
+            section.ok(f"{key}: {value}{changed}")
+
+
+def _required(checkpoint: Checkpoint, cfg: CfgNode) -> dict[str, object]:
+    weights = checkpoint.weights
+    if checkpoint.kind == DETECTOR:
+        if weights.input_format is None:
+            return {}
+        return required_input(cfg.MODEL.RESNET_BACKBONE.ARCH, weights.input_format, weights.stride_in_1x1)
+    return required_by(weights, cfg)
+
+
+def _build(report: Report, engine: Engine, cfg: CfgNode, checkpoint: Checkpoint | None) -> DetectorParts | None:
+    """Build and fill the detector; where its weights are refused, at least see whether it can be built."""
+    section = report["config"]
+    if checkpoint is not None or not cfg.MODEL.WEIGHTS:
+        try:
+            with section.with_logged_warnings():
+                parts = engine.build(cfg, checkpoint, report["weights"])
+        except WeightsError as error:
+            report["weights"].wrong(str(error))
+        except ValueError as error:
+            if str(error) not in report["input"].texts(WRONG):  # Detectron2's builders look at the input, too
+                section.wrong(str(error))
+                return None
+        else:
+            section.ok(f"it can be built: {cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.NAME}")
+            return parts
+    unfilled = cfg.clone()
+    unfilled.MODEL.WEIGHTS = ""
+    try:
+        with Section("unfilled").with_logged_warnings():  # of random weights, which nobody asked for
+            engine.build(unfilled, None, section)
+    except ValueError as error:
+        section.wrong(str(error))
+    else:
+        section.ok(f"it can be built without its weights: {cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.NAME}")
+    return None
+
+
+def _check_known_input(section: Section, checkpoint: Checkpoint) -> None:
+    weights = checkpoint.weights
+    if weights.input_format is None:
+        placement = " [--stride-in-1x1 yes|no]" if weights.stride_in_1x1 is None else ""
+        advice = (
+            "write INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD of the config that it was trained with "
+            "(Detectron2's zoo: BGR, mean [103.53, 116.28, 123.675], std [1, 1, 1], unless its config says otherwise)"
+            if checkpoint.kind == DETECTOR
+            else f"say it once and for all: python tools/package_weights.py {checkpoint.source} OUT.pth "
+            f"--channel-order RGB|BGR --mean M M M --std S S S{placement}"
+        )
+        section.warning(f"nobody said on which colour order, mean and std it was trained; {advice}")
+        return
+    for key, value in required_input(str(weights.arch), weights.input_format, weights.stride_in_1x1).items():
+        section.facts[key] = value
+        section.ok(f"{key}: {value}")
+
+
+def _check_measured(section: Section, parts: DetectorParts, checkpoint: Checkpoint) -> None:
+    """Compare what the built detector does to pixels with what the weights need."""
+    measured = measure_input(parts.prepare)
+    if measured is None:
+        section.wrong("the detector's pre-processing is not (image - mean) / std, channel by channel")
+        return
+    section.facts["measured"] = {
+        "channel_order": measured.channel_order,
+        "mean": list(measured.mean),
+        "std": list(measured.std),
+    }
+    wanted = checkpoint.weights.input_format
+    if wanted is None or section.status == WRONG:
+        return
+    differences = measured.differences(wanted)
+    for text in differences:
+        section.wrong(f"measured on the built detector: {text}")
+    if not differences and section.status != NOT_RUN:
+        section.ok("measured on the built detector: what the weights want")
