@@ -13,12 +13,13 @@ figures of every test set, in percent, every digit.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import sys
 from collections.abc import Sequence
 from urllib.parse import urlsplit
+
+from resnet_backbone.config.engine import ENGINES, choose_engine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,7 +95,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
-    parser.add_argument("--engine", choices=("auto", "detectron2", "torchvision"), default="auto")
+    parser.add_argument("--engine", choices=ENGINES, default="auto")
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine (default: %(default)s)")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="from 0, different on each machine")
@@ -103,13 +104,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
     return parser.parse_args(argv)
-
-
-def choose_engine(asked: str) -> str:
-    """Return the engine to use; ``auto`` is Detectron2 where it is installed."""
-    if asked != "auto":
-        return asked
-    return "detectron2" if importlib.util.find_spec("detectron2") else "torchvision"
 
 
 def relaunch(args: argparse.Namespace, argv: Sequence[str]) -> None:

@@ -8,8 +8,7 @@ ENGINES = ("auto", "detectron2", "torchvision")
 
 
 def choose_engine(asked: str) -> str:
-    """Return the engine to use; ``auto`` is Detectron2 where it and our plug-in for it can be imported."""
+    """Return the engine to use, one of :data:`ENGINES`; ``auto`` is Detectron2 where it is installed."""
     if asked != "auto":
         return asked
-    there = all(importlib.util.find_spec(name) for name in ("detectron2", "resnet_backbone.detectron2_plugin"))
-    return "detectron2" if there else "torchvision"
+    return "detectron2" if importlib.util.find_spec("detectron2") else "torchvision"
