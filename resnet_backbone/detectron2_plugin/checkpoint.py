@@ -11,14 +11,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from resnet_backbone.weights import read_weights
-from resnet_backbone.weights.read import RawFile, read_file
+from resnet_backbone.weights.convert import holds_detector
+from resnet_backbone.weights.read import read_file
 
 logger = logging.getLogger(__name__)
-
-
-def holds_detector(raw: RawFile) -> bool:
-    """Return whether a file holds a detector, and not a classifier's weights."""
-    return any(name.startswith("backbone.") for name in raw.tensors)
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -45,7 +41,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         """Raises: WeightsError for a file that is damaged, or could run code."""
         raw = read_file(filename)
-        if not holds_detector(raw):
+        if not holds_detector(raw.tensors):
             weights = read_weights(Path(filename), arch=self.arch)
             if weights.left_out:
                 logger.warning("not used of %s: %s", filename, ", ".join(weights.left_out))

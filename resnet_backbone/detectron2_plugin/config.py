@@ -23,7 +23,7 @@ from fvcore.common.config import CfgNode
 from resnet_backbone.config import add_backbone_keys, add_run_keys, merge_config
 from resnet_backbone.config.files import value_of
 
-_REGISTRIES = {
+REGISTRIES = {
     "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
     "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
     "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
@@ -65,7 +65,7 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
 
 def check_config(cfg: CfgNode) -> None:
     """Raise ValueError for a name that Detectron2 does not know, or a key that its trainer cannot obey."""
-    for key, registry in _REGISTRIES.items():
+    for key, registry in REGISTRIES.items():
         name = value_of(cfg, key)
         if name and name not in registry:
             known = sorted(known for known, _ in registry)

@@ -37,7 +37,7 @@ def register_datasets(cfg: CfgNode, *, training: bool) -> None:
             if name in own or name not in DatasetCatalog:
                 _register(own.get(name) or get_dataset(name), training=key == "TRAIN")
             else:
-                _check_files(name)
+                check_files(name)
             classes[name] = _classes(name)
     _check_same_classes(classes)
 
@@ -79,7 +79,7 @@ def _register(spec: DatasetSpec, *, training: bool) -> None:
     MetadataCatalog.get(spec.name).thing_classes = list(dataset.class_names)
 
 
-def _check_files(name: str) -> None:
+def check_files(name: str) -> None:
     """Look for what the metadata of one of Detectron2's own data sets points to."""
     metadata = MetadataCatalog.get(name)
     for key in ("json_file", "image_root", "panoptic_json", "panoptic_root", "sem_seg_root", "dirname"):

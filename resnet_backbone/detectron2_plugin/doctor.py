@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from resnet_backbone.data.catalog import check_dataset_files, get_dataset
 from resnet_backbone.detectron2_plugin.backbone import TrunkBackbone
 from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
-from resnet_backbone.detectron2_plugin.config import _REGISTRIES, load_config
-from resnet_backbone.detectron2_plugin.datasets import _check_files, set_num_classes
+from resnet_backbone.detectron2_plugin.config import REGISTRIES, load_config
+from resnet_backbone.detectron2_plugin.datasets import check_files, set_num_classes
 from resnet_backbone.detectron2_plugin.roi_heads import VGGBoxHead
 from resnet_backbone.diagnosis import DetectorParts, Section
 from resnet_backbone.diagnosis.checkpoint import DETECTOR, Checkpoint
@@ -61,7 +61,7 @@ class Detectron2Engine:
             section.warning("Detectron2's operators are compiled for the CPU only; build it again with nvcc and a GPU")
 
     def known_names(self) -> Mapping[str, Sequence[str]]:
-        return {key: [name for name, _ in _REGISTRIES[key]] for key in NAME_KEYS}
+        return {key: [name for name, _ in REGISTRIES[key]] for key in NAME_KEYS}
 
     def load_config(self, config_file: str, overrides: Sequence[str]) -> CfgNode:
         return load_config(config_file, overrides)
@@ -69,7 +69,7 @@ class Detectron2Engine:
     def check_dataset(self, name: str, cfg: CfgNode) -> None:
         own = [entry.get("NAME", name) if isinstance(entry, dict) else name for entry in cfg.DATASETS.OWN]
         if name in DatasetCatalog and name not in own:
-            _check_files(name)
+            check_files(name)
         else:
             check_dataset_files(get_dataset(name, cfg.DATASETS.OWN))
 

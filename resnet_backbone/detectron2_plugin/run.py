@@ -19,12 +19,13 @@ from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import fit_input, required_by_source
 from resnet_backbone.config.input import input_of, required_by
-from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer, holds_detector
+from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
 from resnet_backbone.detectron2_plugin.datasets import class_names, register_datasets, set_num_classes
 from resnet_backbone.detectron2_plugin.evaluation import check_evaluators
 from resnet_backbone.detectron2_plugin.trainer import Trainer, evaluate_all
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import read_weights
+from resnet_backbone.weights.convert import holds_detector
 from resnet_backbone.weights.read import RawFile, read_file
 
 logger = logging.getLogger(__name__)
@@ -103,12 +104,12 @@ class Run:
         if not path.is_file():
             raise FileNotFoundError(f"MODEL.WEIGHTS {source}: no such file")
         raw = read_file(path)
-        if holds_detector(raw):
+        if holds_detector(raw.tensors):
             self._check_classes(source, raw)
         elif self.eval_only:
             raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {source!r}")
         required = required_by_source(source, cfg.MODEL.RESNET_BACKBONE.ARCH)
-        if not required and not holds_detector(raw):
+        if not required and not holds_detector(raw.tensors):
             required = required_by(read_weights(path, cfg.MODEL.RESNET_BACKBONE.ARCH), cfg)
         if not required:
             logger.warning("%s does not say which input it needs: the config's INPUT and MODEL.PIXEL_* stand", source)

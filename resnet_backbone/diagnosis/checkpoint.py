@@ -16,6 +16,7 @@ from resnet_backbone.config.input import INPUT_KEYS
 from resnet_backbone.weights import InputFormat, Weights, WeightsEntry, WeightsError, find_entry_by_sha256, read_weights
 from resnet_backbone.weights.architecture import candidate_archs
 from resnet_backbone.weights.catalog import SCHEME, find_entry_by_url, parse_source
+from resnet_backbone.weights.convert import holds_detector
 from resnet_backbone.weights.errors import shorten
 from resnet_backbone.weights.read import RawFile, read_file
 from resnet_backbone.weights.source import PACKAGE_KEY
@@ -112,11 +113,6 @@ def read_checkpoint(source: str, arch: str | None = None, written: str = "") -> 
     if entry is not None:
         weights = replace(weights, input_format=entry.input_format, stride_in_1x1=entry.stride_in_1x1)
     return Checkpoint(written or source, PACKAGED if PACKAGE_KEY in raw.metadata else CLASSIFIER, weights, entry)
-
-
-def holds_detector(tensors: Mapping[str, Tensor]) -> bool:
-    """Return whether a file holds a detector, and not a classifier's weights."""
-    return any(name.startswith("backbone.") for name in tensors)
 
 
 def config_lines(checkpoint: Checkpoint) -> str:

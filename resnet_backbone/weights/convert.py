@@ -58,6 +58,11 @@ _DETECTOR_PREFIXES = ("backbone.bottom_up.", "backbone.body.", "backbone.")
 _DETECTOR_RES5 = "roi_heads.res5."
 
 
+def holds_detector(state_dict: Mapping[str, Tensor]) -> bool:
+    """Return whether a state dict is of a detector, and not of a classifier alone."""
+    return any(name.startswith("backbone.") for name in state_dict)
+
+
 def classifier_part(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Take the backbone out of a detector's state dict, and off its prefix.
 

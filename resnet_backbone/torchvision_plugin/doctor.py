@@ -1,0 +1,86 @@
+"""What tools/doctor.py asks of the torchvision engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from resnet_backbone.config import warn_of_random_weights
+from resnet_backbone.data.catalog import check_dataset_files, get_dataset
+from resnet_backbone.diagnosis import DetectorParts, Section
+from resnet_backbone.diagnosis.checkpoint import DETECTOR, Checkpoint
+from resnet_backbone.diagnosis.engine import NAME_KEYS
+from resnet_backbone.models.trunk import Trunk
+from resnet_backbone.torchvision_plugin.backbone import FPNBackbone
+from resnet_backbone.torchvision_plugin.checkpoint import holds_detector, load_checkpoint, load_detector
+from resnet_backbone.torchvision_plugin.config import ALLOWED, load_config
+from resnet_backbone.torchvision_plugin.datasets import set_num_classes
+from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
+from resnet_backbone.torchvision_plugin.loader import reorder_channels
+from resnet_backbone.torchvision_plugin.roi_heads import Res5BoxHead, VGGBoxHead
+from resnet_backbone.weights import WeightsError
+
+
+class TorchvisionEngine:
+    """See :class:`~resnet_backbone.diagnosis.engine.Engine`."""
+
+    name = "torchvision"
+
+    def check_versions(self, section: Section) -> None:
+        """Nothing beyond what every engine needs."""
+
+    def known_names(self) -> Mapping[str, Sequence[str]]:
+        return {key: [str(name) for name in ALLOWED[key] if name] for key in NAME_KEYS}
+
+    def load_config(self, config_file: str, overrides: Sequence[str]) -> CfgNode:
+        return load_config(config_file, overrides)
+
+    def check_dataset(self, name: str, cfg: CfgNode) -> None:
+        check_dataset_files(get_dataset(name, cfg.DATASETS.OWN))
+
+    def resolve(self, source: str) -> str:
+        return source
+
+    def loads_detector(self, checkpoint: Checkpoint) -> bool:
+        return holds_detector(Path(checkpoint.source))
+
+    def build(self, cfg: CfgNode, checkpoint: Checkpoint | None, section: Section) -> DetectorParts:
+        cfg = cfg.clone()
+        if checkpoint is None:
+            warn_of_random_weights(cfg)
+        if checkpoint is None or checkpoint.kind != DETECTOR:
+            return parts_of(cfg, build_detector(cfg, checkpoint.weights if checkpoint else None).eval())
+        state = load_checkpoint(Path(checkpoint.source))
+        set_num_classes(cfg, tuple(state["class_names"]))
+        detector = build_detector(cfg)
+        try:
+            load_detector(detector, state["model"], checkpoint.source, new_classes=False)
+        except ValueError as error:
+            raise WeightsError(str(error)) from error
+        section.ok(f"all {len(state['model'])} tensors of the detector fit")
+        return parts_of(cfg, detector.eval())
+
+
+def parts_of(cfg: CfgNode, detector: nn.Module) -> DetectorParts:
+    """Take apart a detector that ``build_detector(cfg)`` built."""
+    backbone = detector.get_submodule("backbone")
+    trunk = backbone.bottom_up if isinstance(backbone, FPNBackbone) else backbone
+    if not isinstance(trunk, Trunk):
+        raise TypeError(f"expected a detector of this engine, got one on a {type(trunk).__name__}")
+    head_parts: dict[str, nn.Module] = {}
+    box_head = detector.roi_heads.box_head if isinstance(detector, Detector) else None
+    if isinstance(box_head, Res5BoxHead):
+        head_parts = {"res5": box_head.res5}
+    elif isinstance(box_head, VGGBoxHead):
+        head_parts = {"fc6": box_head.fc6, "fc7": box_head.fc7}
+    return DetectorParts(trunk, head_parts, partial(_prepare, detector, cfg.INPUT.FORMAT))
+
+
+def _prepare(detector: nn.Module, channel_order: str, image: Tensor) -> Tensor:
+    """Map an RGB image, uint8 (3, H, W), to what the trunk gets, as ``inference.predict`` does."""
+    images, _ = detector.get_submodule("transform")([reorder_channels(image, channel_order)])
+    return images.tensors
