@@ -33,11 +33,12 @@ from resnet_backbone import __version__, create_model, list_models
 from resnet_backbone.config import config_folder
 from resnet_backbone.torchvision_plugin.checkpoint import load_detector
 from resnet_backbone.torchvision_plugin.config import load_config
-from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
+from resnet_backbone.torchvision_plugin.detector import build_detector
 from resnet_backbone.torchvision_plugin.solver import build_optimizer
 
 PARITY_TOLERANCE = 1e-3  # relative to the largest value of a feature map
 LOSS_TOLERANCE = 1e-2  # relative; matching boxes is a threshold, so single samples may change sides
+DETECTRON2_ALONE = ("cascade/", "panoptic/", "semantic/")  # folders of configs
 SCRATCH = ["MODEL.WEIGHTS", "", "MODEL.BACKBONE.FREEZE_AT", "2"]
 
 
@@ -89,10 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def config_names() -> list[str]:
-    """Return every config that describes a detector; the bases of two kinds that no other config is made of, too."""
-    bases = {"Base-RCNN-FPN.yaml", "Base-Compare-FPN.yaml"}
+    """Return every config of a detector of this engine; the bases of two kinds that no other config is made of, too."""
+    bases = {"Base-RCNN-FPN.yaml", "Base-Compare-FPN.yaml", "Base-RetinaNet.yaml"}
     folder = config_folder()
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.yaml") if p.name not in bases)
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml") if path.name not in bases]
+    return sorted(name for name in names if not name.startswith(DETECTRON2_ALONE))
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -131,7 +133,7 @@ def load(name: str, device: torch.device, *overrides: str) -> CfgNode:
     return load_config(name, [*SCRATCH, "MODEL.DEVICE", device.type, *overrides])
 
 
-def build(cfg: CfgNode, device: torch.device) -> Detector:
+def build(cfg: CfgNode, device: torch.device) -> torch.nn.Module:
     """Build a detector on the CPU and move it; frozen norms get the statistics of random images.
 
     New frozen norms normalise nothing, so random weights would let values grow from block to block.
@@ -153,8 +155,9 @@ def build(cfg: CfgNode, device: torch.device) -> Detector:
 
 
 def batch(cfg: CfgNode, size: tuple[int, int, int], device: torch.device) -> tuple[list[torch.Tensor], list[dict]]:
-    """Return random images and eight random boxes in each."""
+    """Return random images and eight random boxes in each; masks, where the detector has them, fill the boxes."""
     number, height, width = size
+    node = cfg.MODEL.RETINANET if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else cfg.MODEL.ROI_HEADS
     generator = torch.Generator().manual_seed(0)
     images, targets = [], []
     for _ in range(number):
@@ -162,9 +165,14 @@ def batch(cfg: CfgNode, size: tuple[int, int, int], device: torch.device) -> tup
         corner = torch.rand(8, 2, generator=generator) * 0.6
         span = 0.05 + 0.35 * torch.rand(8, 2, generator=generator)
         boxes = torch.cat([corner, corner + span], dim=1) * torch.tensor([width, height, width, height])
-        labels = torch.randint(1, cfg.MODEL.ROI_HEADS.NUM_CLASSES + 1, (8,), generator=generator)
+        labels = torch.randint(1, node.NUM_CLASSES + 1, (8,), generator=generator)
         images.append(image.to(device))
         targets.append({"boxes": boxes.to(device), "labels": labels.to(device)})
+        if cfg.MODEL.MASK_ON:
+            masks = torch.zeros(8, height, width, dtype=torch.uint8)
+            for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
+                mask[y1:y2, x1:x2] = 1
+            targets[-1]["masks"] = masks.to(device)
     return images, targets
 
 
@@ -211,7 +219,7 @@ def train_steps(
 
 
 def step(
-    detector: Detector, optimizer: torch.optim.Optimizer, data: Any, device: torch.device, precision: str
+    detector: torch.nn.Module, optimizer: torch.optim.Optimizer, data: Any, device: torch.device, precision: str
 ) -> float:
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         losses = detector(*data)

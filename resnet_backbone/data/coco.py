@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torchvision import tv_tensors
 from resnet_backbone.data.coco_json import read_coco_json
 from resnet_backbone.data.images import read_image
 from resnet_backbone.data.masks import decode_segmentation
+from resnet_backbone.data.packed import PackedBytes
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ class CocoDataset(Dataset[Sample]):
         image_folder: its ``file_name`` entries are relative to this folder.
         transforms: called as ``transforms(image, target)`` on every sample; None leaves it as read.
         with_masks: also give instance masks; every annotation then needs a ``segmentation``.
+        mask_format: ``bitmask`` draws them; ``polygon`` leaves polygons as they are, which costs less, and refuses run
+            lengths.
         training: leave out crowd regions and images without a box. False keeps every image, and crowd regions,
             marked by ``target["iscrowd"]``.
 
@@ -55,14 +58,18 @@ class CocoDataset(Dataset[Sample]):
         transforms: Callable[[torch.Tensor, Target], Sample] | None = None,
         with_masks: bool = False,
         training: bool = True,
+        mask_format: Literal["bitmask", "polygon"] = "bitmask",
     ) -> None:
         self.json_path = Path(json_path)
         self.image_folder = Path(image_folder)
         self.transforms = transforms
         self.training = training
+        self.mask_format = mask_format
         if not self.image_folder.is_dir():
             raise FileNotFoundError(f"{self.image_folder}: no such image folder (annotation file: {self.json_path})")
         self._annotations = read_coco_json(self.json_path, training=training, with_masks=with_masks)
+        if self._annotations.segmentations is not None and mask_format == "polygon":
+            self._refuse_run_lengths(self._annotations.segmentations)
         logger.info(
             "%s: %d images, %d boxes, %d classes",
             self.json_path,
@@ -120,8 +127,10 @@ class CocoDataset(Dataset[Sample]):
         Returns:
             ``(image, target)`` after ``transforms``. ``image`` is a uint8 ``tv_tensors.Image`` of shape (3, H, W), RGB.
             ``target`` holds ``boxes`` (``tv_tensors.BoundingBoxes``, float32 (N, 4), x1 y1 x2 y2 in pixels), ``labels``
-            (int64 (N,), 0..K-1), ``masks`` (``tv_tensors.Mask``, uint8 (N, H, W), 0 or 1; only with masks), ``iscrowd``
-            (bool (N,); only when not training), ``image_id`` (int) and ``size`` ((height, width) of the file on disk).
+            (int64 (N,), 0..K-1), ``iscrowd`` (bool (N,); only when not training), ``image_id`` (int) and ``size``
+            ((height, width) of the file on disk). With masks also ``masks`` (``tv_tensors.Mask``, uint8 (N, H, W), 0 or
+            1), or ``polygons``: for each instance a list of ``tv_tensors.BoundingBoxes``, float64 (points, 4), whose
+            boxes x y x y are the points, so that transforms move them.
 
         Raises:
             IndexError: ``index`` is not in 0..len-1.
@@ -141,7 +150,12 @@ class CocoDataset(Dataset[Sample]):
             "image_id": int(notes.image_ids[index]),
             "size": size,
         }
-        if notes.segmentations is not None:
+        if notes.segmentations is not None and self.mask_format == "polygon":
+            target["polygons"] = [
+                [_as_points(polygon, size) for polygon in json.loads(notes.segmentations[entry])]
+                for entry in range(own.start, own.stop)
+            ]
+        elif notes.segmentations is not None:
             masks = np.zeros((len(target["labels"]), height, width), dtype=np.uint8)
             for mask, entry in zip(masks, range(own.start, own.stop), strict=True):
                 mask[:] = decode_segmentation(json.loads(notes.segmentations[entry]), height, width)
@@ -151,3 +165,19 @@ class CocoDataset(Dataset[Sample]):
         if self.transforms is None:
             return image, target
         return self.transforms(image, target)
+
+    def _refuse_run_lengths(self, segmentations: PackedBytes) -> None:
+        for entry in range(len(segmentations)):
+            if segmentations[entry].startswith(b"{"):
+                index = int(np.searchsorted(self._annotations.first, entry, side="right")) - 1
+                raise ValueError(
+                    f"{self.json_path}: an object of image {self.image_ids[index]} is given as run lengths, not as "
+                    f"polygons; write INPUT.MASK_FORMAT: bitmask"
+                )
+
+
+def _as_points(polygon: list[float], size: tuple[int, int]) -> tv_tensors.BoundingBoxes:
+    points = torch.tensor(polygon, dtype=torch.float64).reshape(-1, 2)
+    return tv_tensors.BoundingBoxes(
+        points.repeat(1, 2), format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=size, dtype=torch.float64
+    )

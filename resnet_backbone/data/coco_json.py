@@ -176,6 +176,11 @@ def _instance(
         return None
     segmentation = b""
     if with_masks:
+        if "segmentation" not in entry:
+            raise ValueError(
+                f'{where} has no "segmentation" (it has {sorted(entry)}), which instance masks need; '
+                f"for boxes alone write MODEL.MASK_ON: False"
+            )
         value = usable_segmentation(
             _field(entry, "segmentation", (list, dict), where), image.height, image.width, where
         )

@@ -6,6 +6,7 @@ So every segmentation is checked here first, and decoded by pycocotools after th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,24 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
     else:
         rle = segmentation
     return coco_mask.decode(rle)
+
+
+def crop_polygons(polygons: Sequence[np.ndarray], box: np.ndarray, size: int) -> np.ndarray:
+    """Draw polygons on a grid of ``size`` cells a side that is stretched over ``box``.
+
+    Args:
+        polygons: of one object, each ``[x1, y1, x2, y2, ...]`` in pixels, three points or more.
+        box: (4,), x1 y1 x2 y2 in pixels.
+        size: cells.
+
+    Returns:
+        A uint8 array of shape (size, size), 1 inside the object.
+
+    Source: ``rasterize_polygons_within_box`` of Detectron2.
+    """
+    scale = [size / max(box[2] - box[0], 0.1), size / max(box[3] - box[1], 0.1)]
+    cells = [((polygon.reshape(-1, 2) - box[:2]) * scale).reshape(-1) for polygon in polygons]
+    return decode_segmentation(cells, size, size)
 
 
 def decompress_counts(text: str) -> list[int]:

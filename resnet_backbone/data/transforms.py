@@ -116,7 +116,10 @@ class ResizeShortestEdge(v2.Transform):
 
 
 class RemoveVanished(torch.nn.Module):
-    """Take out of ``target`` every instance whose box has no area left, or whose mask no pixel."""
+    """Take out of ``target`` every instance whose box has no area left, or whose mask no pixel.
+
+    Polygons become arrays ``[x1, y1, x2, y2, ...]``, float64, a list of them for each instance.
+    """
 
     def forward(self, image: torch.Tensor, target: Target) -> Sample:
         boxes = target["boxes"]
@@ -128,4 +131,10 @@ class RemoveVanished(torch.nn.Module):
             for key in ("boxes", "labels", "masks", "iscrowd")
             if key in target
         }
+        if "polygons" in target:
+            kept["polygons"] = [
+                [points[:, :2].numpy().reshape(-1) for points in polygons]
+                for polygons, kept_too in zip(target["polygons"], keep.tolist(), strict=True)
+                if kept_too
+            ]
         return image, {**target, **kept}

@@ -7,9 +7,15 @@ from collections.abc import Sequence
 
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
-from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import (
+    ExtraFPNBlock,
+    FeaturePyramidNetwork,
+    LastLevelMaxPool,
+    LastLevelP6P7,
+)
 
 from resnet_backbone.config import build_trunk
+from resnet_backbone.config.pyramid import pyramid_strides
 from resnet_backbone.models.trunk import FeatureInfo, Trunk
 from resnet_backbone.weights import Weights
 
@@ -17,41 +23,38 @@ from resnet_backbone.weights import Weights
 class FPNBackbone(nn.Module):
     """A trunk and a feature pyramid on top of it; the levels are named ``p2``, ``p3``, ... by log2 of their stride.
 
-    One more level, the last one sub-sampled by 2, is added for the RPN, as in Detectron2.
+    Levels are added on top, as in Detectron2: for the RPN one, the last level sub-sampled by 2; for RetinaNet two, by
+    new convolutions of stride 2 from the trunk's last feature map.
 
     Args:
         bottom_up: the trunk.
         in_features: names of its feature maps, whose strides double from one to the next.
         out_channels: channels of every level.
+        convolved_top: add the two levels of RetinaNet, not the one of the RPN.
 
     Raises:
         ValueError: unknown features, or strides that do not double.
     """
 
-    def __init__(self, bottom_up: Trunk, in_features: Sequence[str], out_channels: int) -> None:
+    def __init__(
+        self, bottom_up: Trunk, in_features: Sequence[str], out_channels: int, *, convolved_top: bool = False
+    ) -> None:
         super().__init__()
-        unknown = [name for name in in_features if name not in bottom_up.feature_info]
-        if unknown or not in_features:
-            raise ValueError(
-                f"MODEL.FPN.IN_FEATURES {list(in_features)} must be some of what the trunk returns "
-                f"(MODEL.RESNET_BACKBONE.OUT_FEATURES): {list(bottom_up.feature_info)}"
-            )
-        last = next(reversed(bottom_up.feature_info))
-        if last not in in_features:
-            raise ValueError(
-                f"MODEL.FPN.IN_FEATURES {list(in_features)} leave {last} unused, which the trunk computes: "
-                f"take it out of MODEL.RESNET_BACKBONE.OUT_FEATURES, too"
-            )
-        strides = [bottom_up.feature_info[name].stride for name in in_features]
-        if any(fine * 2 != coarse for fine, coarse in zip(strides, strides[1:], strict=False)):
-            raise ValueError(f"strides of MODEL.FPN.IN_FEATURES {list(in_features)} must double, got {strides}")
+        strides = pyramid_strides(bottom_up.feature_info, in_features)
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
+        self.out_channels = out_channels
         channels = [bottom_up.feature_info[name].channels for name in in_features]
-        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=LastLevelMaxPool())
-        strides.append(strides[-1] * 2)
+        top: ExtraFPNBlock = LastLevelMaxPool()
+        added = 1
+        if convolved_top:
+            top = LastLevelP6P7(channels[-1], out_channels)
+            top.use_P5 = False  # torchvision takes p5 where it has as many channels as the trunk's last feature map
+            added = 2
+        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=top)
+        self.size_divisibility = strides[-1]
+        strides += [strides[-1] * 2**n for n in range(1, added + 1)]
         self.feature_info = {f"p{int(math.log2(stride))}": FeatureInfo(out_channels, stride) for stride in strides}
-        self.size_divisibility = strides[-2]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map images (N, C, H, W), H and W multiples of ``size_divisibility``, to the levels of ``feature_info``."""
@@ -61,8 +64,10 @@ class FPNBackbone(nn.Module):
 
 
 def build_backbone(cfg: CfgNode, weights: Weights | None) -> FPNBackbone | Trunk:
-    """Build what MODEL.BACKBONE.NAME says: a feature pyramid, or the trunk alone (C4, C5, DC5)."""
+    """Build what MODEL.BACKBONE.NAME says: a feature pyramid of one of two kinds, or the trunk alone (C4, C5, DC5)."""
     trunk = build_trunk(cfg, out_features=cfg.MODEL.RESNET_BACKBONE.OUT_FEATURES, weights=weights)
-    if cfg.MODEL.BACKBONE.NAME == "build_imagenet_fpn_backbone":
-        return FPNBackbone(trunk, cfg.MODEL.FPN.IN_FEATURES, cfg.MODEL.FPN.OUT_CHANNELS)
-    return trunk
+    name, node = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.FPN
+    if name == "build_imagenet_backbone":
+        return trunk
+    convolved_top = name == "build_imagenet_retinanet_fpn_backbone"
+    return FPNBackbone(trunk, node.IN_FEATURES, node.OUT_CHANNELS, convolved_top=convolved_top)

@@ -15,7 +15,8 @@ logger = logging.getLogger(__name__)
 
 LAST = "last_checkpoint"
 _COUNTER = ".num_batches_tracked"
-_PREDICTOR = "roi_heads.box_predictor."
+_HEADS = ("roi_heads.", "head.")  # of the two kinds of detectors
+_PREDICTORS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.", "head.classification_head.cls_logits.")
 
 
 def save_checkpoint(output_dir: Path, name: str, state: dict[str, Any]) -> Path:
@@ -88,7 +89,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a checkpoint that can be read safely ({error})") from error
     if not _is_detector(state):
         raise ValueError(
-            f"{path}: no detector of the torchvision engine; a checkpoint holds 'model' with 'roi_heads.*'"
+            f"{path}: no detector of the torchvision engine; a checkpoint holds 'model' with 'roi_heads.*' or 'head.*'"
         )
     return state
 
@@ -97,7 +98,7 @@ def _is_detector(state: object) -> bool:
     return (
         isinstance(state, dict)
         and {"model", "input", "class_names"} <= state.keys()
-        and any(str(key).startswith("roi_heads.") for key in state["model"])
+        and any(str(key).startswith(_HEADS) for key in state["model"])
     )
 
 
@@ -108,14 +109,14 @@ def load_detector(model: nn.Module, tensors: dict[str, Tensor], source: str, *, 
         model: the detector.
         tensors: ``"model"`` of the checkpoint, see :func:`load_checkpoint`.
         source: name of the checkpoint for messages.
-        new_classes: leave the last layer, which is for other classes, as it is.
+        new_classes: leave the last layers, which are for other classes, as they are.
 
     Raises:
         ValueError: tensors are missing, left over or of other shapes; nothing is loaded then.
     """
-
-    have = {key: value for key, value in tensors.items() if not (new_classes and key.startswith(_PREDICTOR))}
-    want = {key: value for key, value in model.state_dict().items() if not (new_classes and key.startswith(_PREDICTOR))}
+    anew = {key for key in model.state_dict() if new_classes and key.startswith(_PREDICTORS)}
+    have = {key: value for key, value in tensors.items() if key not in anew}
+    want = {key: value for key, value in model.state_dict().items() if key not in anew}
     counters = {key for key in have.keys() ^ want.keys() if key.endswith(_COUNTER)}
     have, want = ({key: tensors[key] for key in tensors if key not in counters} for tensors in (have, want))
     differ = [key for key in want if key in have and have[key].shape != want[key].shape]
@@ -126,5 +127,5 @@ def load_detector(model: nn.Module, tensors: dict[str, Tensor], source: str, *, 
         lines = [f"  {len(keys)} {kind}: {', '.join(keys[:4])}" for kind, keys in problems.items() if keys]
         raise ValueError(f"{source} is of another detector than the config describes:\n" + "\n".join(lines))
     if new_classes:
-        logger.warning("%s detects other classes: %s* starts anew", source, _PREDICTOR)
+        logger.warning("%s detects other classes: %s start anew", source, ", ".join(sorted(anew)))
     model.load_state_dict(have, strict=False)

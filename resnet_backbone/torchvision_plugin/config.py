@@ -9,17 +9,20 @@ import torch
 import yaml
 from fvcore.common.config import CfgNode
 
-from resnet_backbone.config import add_backbone_keys, merge_config
+from resnet_backbone.config import add_backbone_keys, add_run_keys, merge_config
 from resnet_backbone.config.files import value_of
 
 # Keys of which this engine knows some values only.
-_ALLOWED: dict[str, tuple[object, ...]] = {
+ALLOWED: dict[str, tuple[object, ...]] = {
     "VERSION": (2,),
     "MODEL.RESNET_BACKBONE.STRICT_WEIGHTS": (True,),
-    "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN",),
+    "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN", "RetinaNet"),
     "MODEL.DEVICE": ("cpu", "cuda"),
-    "MODEL.MASK_ON": (False,),
-    "MODEL.BACKBONE.NAME": ("build_imagenet_backbone", "build_imagenet_fpn_backbone"),
+    "MODEL.BACKBONE.NAME": (
+        "build_imagenet_backbone",
+        "build_imagenet_fpn_backbone",
+        "build_imagenet_retinanet_fpn_backbone",
+    ),
     "MODEL.FPN.FUSE_TYPE": ("sum",),
     "MODEL.FPN.NORM": ("",),
     "MODEL.ANCHOR_GENERATOR.NAME": ("DefaultAnchorGenerator",),
@@ -31,7 +34,15 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
     "MODEL.ROI_BOX_HEAD.NUM_CONV": (0,),
     "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": (False,),
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool"),
+    "MODEL.ROI_MASK_HEAD.NAME": ("MaskRCNNConvUpsampleHead",),
+    "MODEL.ROI_MASK_HEAD.NORM": ("",),
+    "MODEL.ROI_MASK_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool"),
+    "MODEL.RETINANET.NUM_CONVS": (4,),
+    "MODEL.RETINANET.IOU_LABELS": ([0, -1, 1],),
+    "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": ("smooth_l1",),
+    "MODEL.RETINANET.NORM": ("",),
     "INPUT.FORMAT": ("BGR", "RGB"),
+    "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler",),
@@ -54,6 +65,9 @@ _LEAST = {
     "DATALOADER.NUM_WORKERS": 0,
     "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 1,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 1,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 0,
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 1,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 1,
 }
 # Images have three channels.
 _LENGTHS = {
@@ -62,6 +76,8 @@ _LENGTHS = {
     "MODEL.RPN.IOU_THRESHOLDS": 2,
     "MODEL.ROI_HEADS.IOU_THRESHOLDS": 1,
     "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": 4,
+    "MODEL.RETINANET.IOU_THRESHOLDS": 2,
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS": 4,
 }
 
 _DEFAULTS = """
@@ -121,6 +137,31 @@ MODEL:
     POOLER_SAMPLING_RATIO: 0
     POOLER_TYPE: ROIAlignV2
     CLS_AGNOSTIC_BBOX_REG: False
+  ROI_MASK_HEAD:
+    NAME: MaskRCNNConvUpsampleHead
+    POOLER_RESOLUTION: 14
+    POOLER_SAMPLING_RATIO: 0
+    POOLER_TYPE: ROIAlignV2
+    NUM_CONV: 0
+    CONV_DIM: 256
+    NORM: ""
+    CLS_AGNOSTIC_MASK: False
+  RETINANET:
+    NUM_CLASSES: 80
+    IN_FEATURES: [p3, p4, p5, p6, p7]
+    NUM_CONVS: 4
+    NORM: ""
+    IOU_THRESHOLDS: [0.4, 0.5]
+    IOU_LABELS: [0, -1, 1]
+    PRIOR_PROB: 0.01
+    SCORE_THRESH_TEST: 0.05
+    TOPK_CANDIDATES_TEST: 1000
+    NMS_THRESH_TEST: 0.5
+    BBOX_REG_WEIGHTS: [1.0, 1.0, 1.0, 1.0]
+    FOCAL_LOSS_GAMMA: 2.0
+    FOCAL_LOSS_ALPHA: 0.25
+    SMOOTH_L1_LOSS_BETA: 0.1
+    BBOX_REG_LOSS_TYPE: smooth_l1
 INPUT:
   MIN_SIZE_TRAIN: [800]
   MIN_SIZE_TRAIN_SAMPLING: choice
@@ -129,6 +170,7 @@ INPUT:
   MAX_SIZE_TEST: 1333
   RANDOM_FLIP: horizontal
   FORMAT: BGR
+  MASK_FORMAT: polygon
 DATASETS:
   TRAIN: []
   TEST: []
@@ -166,6 +208,7 @@ def get_cfg() -> CfgNode:
     cfg = CfgNode(yaml.safe_load(_DEFAULTS))
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     add_backbone_keys(cfg)
+    add_run_keys(cfg)
     return cfg
 
 
@@ -184,7 +227,7 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
 
 def check_config(cfg: CfgNode) -> None:
     """Raise ValueError for a value, or a combination of values, that this engine cannot obey."""
-    for key, allowed in _ALLOWED.items():
+    for key, allowed in ALLOWED.items():
         node = value_of(cfg, key)
         if node not in allowed:
             values = " or ".join(repr(value) for value in allowed)
@@ -197,6 +240,13 @@ def check_config(cfg: CfgNode) -> None:
         value = value_of(cfg, key)
         if len(value) != length:
             raise ValueError(f"{key} is {value}; it must have {length} values")
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and cfg.MODEL.MASK_ON:
+        raise ValueError("MODEL.MASK_ON is True, and MODEL.META_ARCHITECTURE RetinaNet has no masks: write False")
+    box = cfg.MODEL.ROI_BOX_HEAD
+    if not 0 <= box.DROPOUT < 1:
+        raise ValueError(f"MODEL.ROI_BOX_HEAD.DROPOUT is {box.DROPOUT}; it must be 0 or more, and below 1")
+    if box.DROPOUT and box.NAME != "VGGBoxHead":
+        raise ValueError(f"MODEL.ROI_BOX_HEAD.DROPOUT is {box.DROPOUT}; only NAME: VGGBoxHead has it, write 0.0")
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         raise ValueError("MODEL.DEVICE is 'cuda', and torch finds no GPU that it can use; write MODEL.DEVICE cpu")
     solver = cfg.SOLVER

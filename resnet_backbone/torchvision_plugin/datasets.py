@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from resnet_backbone.data.catalog import check_dataset_files, get_dataset
 from resnet_backbone.data.coco import CocoDataset, Sample
 from resnet_backbone.data.transforms import test_transforms, train_transforms
+from resnet_backbone.evaluation.coco import IouType
 from resnet_backbone.evaluation.coco_input import read_ground_truth
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,8 @@ def open_train_set(cfg: CfgNode) -> TrainSet:
     """Open what DATASETS.TRAIN names, one after another, with the training transforms of INPUT.
 
     Raises:
-        ValueError: a malformed file, sets of different classes, or no image with a box.
+        ValueError: a malformed file (with MODEL.MASK_ON, one without masks, or masks that are not of
+            INPUT.MASK_FORMAT), sets of different classes, or no image with a box.
     """
     transforms = train_transforms(
         cfg.INPUT.MIN_SIZE_TRAIN,
@@ -51,7 +53,15 @@ def open_train_set(cfg: CfgNode) -> TrainSet:
     parts = []
     for name in cfg.DATASETS.TRAIN:
         spec = get_dataset(name, cfg.DATASETS.OWN)
-        parts.append(CocoDataset(spec.json_path, spec.image_folder, transforms))
+        parts.append(
+            CocoDataset(
+                spec.json_path,
+                spec.image_folder,
+                transforms,
+                with_masks=cfg.MODEL.MASK_ON,
+                mask_format=cfg.INPUT.MASK_FORMAT,
+            )
+        )
         parts[-1].check_images()
         _check_classes(parts[-1], parts[0].class_names, name)
     if sum(map(len, parts)) == 0:
@@ -71,16 +81,23 @@ def open_test_sets(cfg: CfgNode, class_names: tuple[str, ...]) -> dict[str, Coco
         spec = get_dataset(name, cfg.DATASETS.OWN)
         sets[name] = CocoDataset(spec.json_path, spec.image_folder, transforms, training=False)
         sets[name].check_images()
-        read_ground_truth(spec.json_path, "bbox")  # what the evaluation refuses, it refuses before the training
+        for iou_type in iou_types(cfg):
+            read_ground_truth(spec.json_path, iou_type)  # what the evaluation refuses, it refuses before the training
         _check_classes(sets[name], class_names, name)
     return sets
 
 
+def iou_types(cfg: CfgNode) -> tuple[IouType, ...]:
+    """Return what the evaluation compares: boxes, and masks where the detector has them."""
+    return ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+
+
 def set_num_classes(cfg: CfgNode, class_names: tuple[str, ...]) -> None:
-    """Write MODEL.ROI_HEADS.NUM_CLASSES, in place, from the classes of the data."""
-    if cfg.MODEL.ROI_HEADS.NUM_CLASSES != len(class_names):
-        logger.info("MODEL.ROI_HEADS.NUM_CLASSES: %d, from the data: %s", len(class_names), ", ".join(class_names))
-        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names)
+    """Write NUM_CLASSES of MODEL.ROI_HEADS, or of MODEL.RETINANET, in place, from the classes of the data."""
+    key = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    if cfg.MODEL[key].NUM_CLASSES != len(class_names):
+        logger.info("MODEL.%s.NUM_CLASSES: %d, from the data: %s", key, len(class_names), ", ".join(class_names))
+        cfg.MODEL[key].NUM_CLASSES = len(class_names)
 
 
 def _check_classes(dataset: CocoDataset, expected: tuple[str, ...], name: str) -> None:

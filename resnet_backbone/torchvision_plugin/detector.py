@@ -1,4 +1,4 @@
-"""From a config to a detector: torchvision's GeneralizedRCNN around our parts."""
+"""From a config to a detector: torchvision's GeneralizedRCNN or RetinaNet around our parts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 
 from resnet_backbone.torchvision_plugin.backbone import build_backbone
+from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
 from resnet_backbone.torchvision_plugin.roi_heads import build_roi_heads
 from resnet_backbone.torchvision_plugin.rpn import RPN
 from resnet_backbone.weights import Weights
@@ -58,15 +59,18 @@ class Preprocess(nn.Module):
 
 
 class Detector(GeneralizedRCNN):
-    """Faster R-CNN.
+    """Faster R-CNN and Mask R-CNN.
 
     Call it with a list of images, (C, H, W) from 0 to 255 in the channel order of INPUT.FORMAT. In training also with
     targets ({"boxes": (N, 4) XYXY in pixels, "labels": (N,) from 1}), for a dict of losses; in eval mode it returns for
     each image ``boxes`` (R, 4), ``labels`` (R,) from 1 and ``scores`` (R,) from 0 to 1, best first.
+
+    Mask R-CNN needs ``masks`` in the targets, see ``mask_heads.InstanceMasks``, and returns ``masks`` (R, M, M): the
+    probabilities inside each box, which ``mask_heads.paste_masks`` brings into the image.
     """
 
 
-def build_detector(cfg: CfgNode, weights: Weights | None = None) -> Detector:
+def build_detector(cfg: CfgNode, weights: Weights | None = None) -> Detector | RetinaNet:
     """Build the detector that ``cfg`` describes on the CPU, its trunk (and head, where it is the classifier's) filled.
 
     Args:
@@ -77,9 +81,12 @@ def build_detector(cfg: CfgNode, weights: Weights | None = None) -> Detector:
         ValueError: parts that do not fit each other, or weights that do not fit the architecture.
     """
     backbone = build_backbone(cfg, weights)
+    preprocess = Preprocess(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, backbone.size_divisibility)
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        return RetinaNet(cfg, backbone, preprocess)
     return Detector(
         backbone,
         RPN(cfg, backbone.feature_info),
         build_roi_heads(cfg, backbone.feature_info, weights),
-        Preprocess(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, backbone.size_divisibility),
+        preprocess,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from fvcore.common.config import CfgNode
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -21,9 +22,10 @@ from resnet_backbone.evaluation.coco import evaluate_coco
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.pictures import Sample as PictureSample
 from resnet_backbone.evaluation.pictures import save_comparison_pictures
-from resnet_backbone.evaluation.results import to_coco_results, write_results
-from resnet_backbone.torchvision_plugin.detector import Detector
+from resnet_backbone.evaluation.results import decode_masks, encode_masks, to_coco_results, write_results
+from resnet_backbone.torchvision_plugin.datasets import iou_types
 from resnet_backbone.torchvision_plugin.loader import build_test_loader, reorder_channels
+from resnet_backbone.torchvision_plugin.mask_heads import paste_masks
 
 logger = logging.getLogger(__name__)
 
@@ -34,24 +36,31 @@ PICTURE_SCORE = 0.5  # detections below it are not drawn
 def rescale(detections: dict[str, Tensor], from_size: tuple[int, int], to_size: tuple[int, int]) -> dict[str, Tensor]:
     """Carry boxes from an image of ``from_size`` (height, width) over to ``to_size``, clip them, drop empty ones.
 
-    Labels then count from 0. Source: Detectron2, ``modeling/postprocessing.py``.
+    Labels then count from 0. Masks (R, M, M), where there are any, become bool (R, height, width).
+    Source: Detectron2, ``modeling/postprocessing.py``.
     """
     scale_y, scale_x = to_size[0] / from_size[0], to_size[1] / from_size[1]
     boxes = detections["boxes"] * detections["boxes"].new_tensor([scale_x, scale_y, scale_x, scale_y])
     boxes[:, 0::2] = boxes[:, 0::2].clamp(0, to_size[1])
     boxes[:, 1::2] = boxes[:, 1::2].clamp(0, to_size[0])
     keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    return {"boxes": boxes[keep], "scores": detections["scores"][keep], "labels": detections["labels"][keep] - 1}
+    kept = {"boxes": boxes[keep], "scores": detections["scores"][keep], "labels": detections["labels"][keep] - 1}
+    if "masks" in detections:
+        kept["masks"] = paste_masks(detections["masks"][keep], kept["boxes"], *to_size)
+    return kept
 
 
 @torch.inference_mode()
 def predict(
-    cfg: CfgNode, detector: Detector, loader: DataLoader[Any], accelerator: Accelerator
-) -> dict[int, dict[str, Tensor]]:
-    """Return the detections of this process's images by image id, on the CPU, in pixels of the original images."""
+    cfg: CfgNode, detector: nn.Module, loader: DataLoader[Any], accelerator: Accelerator
+) -> dict[int, dict[str, Any]]:
+    """Return the detections of this process's images by image id, on the CPU, in pixels of the original images.
+
+    Masks come as compressed run lengths: whole ones of a large set do not fit into memory.
+    """
     was_training = detector.training
     detector.eval()
-    found = {}
+    found: dict[int, dict[str, Any]] = {}
     quiet = None if accelerator.is_main_process else True  # None: no bar where there is no terminal
     for images, targets in tqdm(loader, desc="evaluate", unit="image", disable=quiet, leave=False):
         images = [reorder_channels(image, cfg.INPUT.FORMAT).to(accelerator.device) for image in images]
@@ -59,18 +68,19 @@ def predict(
             outputs = detector(images)
         for image, target, output in zip(images, targets, outputs, strict=True):
             output = rescale(output, (image.shape[-2], image.shape[-1]), target["size"])
-            found[target["image_id"]] = {name: value.float().cpu() for name, value in output.items()}
+            masks = {"masks": encode_masks(output.pop("masks"))} if "masks" in output else {}
+            found[target["image_id"]] = {name: value.float().cpu() for name, value in output.items()} | masks
     detector.train(was_training)
     return found
 
 
 def evaluate(
-    cfg: CfgNode, detector: Detector, dataset: CocoDataset, accelerator: Accelerator, folder: Path, *, pictures: bool
+    cfg: CfgNode, detector: nn.Module, dataset: CocoDataset, accelerator: Accelerator, folder: Path, *, pictures: bool
 ) -> CocoMetrics | None:
-    """Detect, gather and score; only the main process scores, the others return None.
+    """Detect, gather and score, boxes and masks if there are any; only the main process scores, the others return None.
 
     Args:
-        cfg: reads INPUT.FORMAT and DATALOADER.
+        cfg: reads INPUT.FORMAT, MODEL.MASK_ON and DATALOADER.
         detector: not wrapped for distribution.
         dataset: with test transforms, every image of the set.
         accelerator: says which share is this process's.
@@ -82,14 +92,16 @@ def evaluate(
     results = []
     for image_id, detections in found.items():
         labels = detections["labels"].long()
-        results += to_coco_results(image_id, detections["boxes"], detections["scores"], labels, dataset.category_ids)
+        boxes, scores, masks = detections["boxes"], detections["scores"], detections.get("masks")
+        results += to_coco_results(image_id, boxes, scores, labels, dataset.category_ids, masks)
     gathered = gather_object(results)
     metrics = None
     if accelerator.is_main_process:
         gathered.sort(key=lambda result: result["image_id"])
         path = folder / "coco_instances_results.json"
         write_results(path, gathered)
-        metrics = evaluate_coco(dataset.json_path, path)
+        first, *others = [evaluate_coco(dataset.json_path, path, iou_type=iou_type) for iou_type in iou_types(cfg)]
+        metrics = replace(first, masks=others[0]) if others else first
         (folder / "metrics.json").write_text(json.dumps(metrics.to_dict(), indent=2) + "\n", encoding="utf-8")
         logger.info("AP in percent on %d images of %s\n%s", len(dataset), dataset.json_path, metrics.table())
         logger.info("wrote %s and %s", path, folder / "metrics.json")
@@ -99,11 +111,14 @@ def evaluate(
     return metrics
 
 
-def _draw(dataset: CocoDataset, found: dict[int, dict[str, Tensor]], folder: Path) -> None:
+def _draw(dataset: CocoDataset, found: dict[int, dict[str, Any]], folder: Path) -> None:
     """Draw evenly spaced images of this process's share, ground truth beside detections."""
     indices = [index for index, image_id in enumerate(dataset.image_ids.tolist()) if image_id in found]
-    originals = copy.copy(dataset)
-    originals.transforms = None
+    if any("masks" in detections for detections in found.values()):
+        originals = CocoDataset(dataset.json_path, dataset.image_folder, with_masks=True, training=False)
+    else:
+        originals = copy.copy(dataset)
+        originals.transforms = None
     samples = []
     for index in indices[:: max(1, len(indices) // NUM_PICTURES)][:NUM_PICTURES]:
         image, target = originals[index]
@@ -117,6 +132,8 @@ def _draw(dataset: CocoDataset, found: dict[int, dict[str, Tensor]], folder: Pat
                 boxes=detections["boxes"],
                 labels=detections["labels"].long(),
                 scores=detections["scores"],
+                gt_masks=target["masks"].bool() if "masks" in target else None,
+                masks=decode_masks(detections["masks"], *target["size"]) if "masks" in detections else None,
             )
         )
     for path in save_comparison_pictures(folder, samples, dataset.class_names, PICTURE_SCORE):

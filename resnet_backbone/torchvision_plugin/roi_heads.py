@@ -1,8 +1,12 @@
-"""The second stage: torchvision's RoIHeads with Detectron2's losses, on a box head of one of three kinds."""
+"""The second stage: torchvision's RoIHeads with Detectron2's losses, on a box head of one of three kinds.
+
+A mask head goes on where MODEL.MASK_ON says so.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +16,25 @@ from torchvision.models.detection.roi_heads import RoIHeads
 
 from resnet_backbone.config import build_trunk
 from resnet_backbone.models.trunk import FeatureInfo
+from resnet_backbone.torchvision_plugin.mask_heads import MaskHead, build_mask_head, mask_loss, masks_of
 from resnet_backbone.torchvision_plugin.poolers import ROIPooler
 from resnet_backbone.weights import Weights
 
 
 class BoxHead(nn.Module):
-    """From crops (R, C, resolution, resolution) to vectors (R, out_channels)."""
+    """From crops (R, C, resolution, resolution) to vectors (R, out_channels), in two parts."""
 
     out_channels: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.to_vectors(self.to_regions(x))
+
+    def to_regions(self, x: Tensor) -> Tensor:
+        """What a mask head can share."""
+        return x
+
+    def to_vectors(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 class FastRCNNConvFCHead(BoxHead):
@@ -40,12 +55,12 @@ class FastRCNNConvFCHead(BoxHead):
         self.layers = nn.Sequential(*layers)
         self.out_channels = fc_dim
 
-    def forward(self, x: Tensor) -> Tensor:
+    def to_vectors(self, x: Tensor) -> Tensor:
         return self.layers(x)
 
 
 class Res5BoxHead(BoxHead):
-    """The trunk's own res5 on crops of res4, then the mean over the cells ("C4").
+    """The trunk's own res5 on crops of res4, then the mean over the cells ("C4"). A mask head shares res5.
 
     Source: He et al. 2015, appendix A, "Networks on Conv feature maps".
     """
@@ -55,25 +70,32 @@ class Res5BoxHead(BoxHead):
         self.res5 = res5
         self.out_channels = out_channels
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.res5(x).mean(dim=(2, 3))
+    def to_regions(self, x: Tensor) -> Tensor:
+        return self.res5(x)
+
+    def to_vectors(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
 
 
 class VGGBoxHead(BoxHead):
-    """fc6 and fc7 of the ImageNet classifier on 7x7 crops of conv5, without dropout.
+    """fc6 and fc7 of the ImageNet classifier on 7x7 crops of conv5, dropout after each.
 
     Source: Girshick 2015, "Fast R-CNN" (arXiv 1504.08083), section 2.2.
     """
 
     out_channels = 4096
 
-    def __init__(self, fc6: nn.Module, fc7: nn.Module) -> None:
+    def __init__(self, fc6: nn.Module, fc7: nn.Module, dropout: float) -> None:
         super().__init__()
         self.fc6 = fc6
         self.fc7 = fc7
+        self.dropout = dropout
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu_(self.fc7(F.relu_(self.fc6(torch.flatten(x, 1)))))
+    def to_vectors(self, x: Tensor) -> Tensor:
+        x = torch.flatten(x, 1)
+        for layer in (self.fc6, self.fc7):
+            x = F.dropout(F.relu_(layer(x)), self.dropout, self.training)
+        return x
 
 
 class BoxPredictor(nn.Module):
@@ -93,18 +115,22 @@ class BoxPredictor(nn.Module):
 
 
 class ROIHeads(RoIHeads):
-    """torchvision's RoIHeads with an L1 or smooth-L1 box loss, on Detectron2's pooler."""
+    """torchvision's RoIHeads with an L1 or smooth-L1 box loss, on Detectron2's pooler.
 
-    def __init__(self, cfg: CfgNode, feature_info: Mapping[str, FeatureInfo], box_head: BoxHead) -> None:
+    With a mask head, and a pooler of its own for it (none where it shares the box head's regions), also masks.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        feature_info: Mapping[str, FeatureInfo],
+        box_head: BoxHead,
+        mask_head: MaskHead | None = None,
+        mask_roi_pool: ROIPooler | None = None,
+    ) -> None:
         heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
         super().__init__(
-            ROIPooler(
-                heads.IN_FEATURES,
-                [feature_info[name].stride for name in heads.IN_FEATURES],
-                box.POOLER_RESOLUTION,
-                box.POOLER_SAMPLING_RATIO,
-                box.POOLER_TYPE,
-            ),
+            _build_pooler(cfg, feature_info, box),
             box_head,
             BoxPredictor(box_head.out_channels, heads.NUM_CLASSES),
             fg_iou_thresh=heads.IOU_THRESHOLDS[0],
@@ -115,6 +141,8 @@ class ROIHeads(RoIHeads):
             score_thresh=heads.SCORE_THRESH_TEST,
             nms_thresh=heads.NMS_THRESH_TEST,
             detections_per_img=cfg.TEST.DETECTIONS_PER_IMAGE,
+            mask_roi_pool=mask_roi_pool,
+            mask_head=mask_head,
         )
         self.smooth_l1_beta = box.SMOOTH_L1_BETA
         self.box_loss_weight = box.BBOX_REG_LOSS_WEIGHT
@@ -124,16 +152,57 @@ class ROIHeads(RoIHeads):
         features: dict[str, Tensor],
         proposals: list[Tensor],
         image_shapes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]] | None = None,
+        targets: list[dict[str, Any]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Return detections (boxes, labels from 1, scores) in eval mode, the two losses in training mode."""
+        """Return detections (boxes, labels from 1, scores, masks) in eval mode, the losses in training mode."""
         if self.training:
-            proposals, _, labels, regression_targets = self.select_training_samples(proposals, targets)
-        logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals, image_shapes)))
+            proposals, matches, labels, regression_targets = self.select_training_samples(proposals, targets)
+        regions = self.box_head.to_regions(self.box_roi_pool(features, proposals, image_shapes))
+        logits, deltas = self.box_predictor(self.box_head.to_vectors(regions))
         if self.training:
-            return [], self._losses(logits, deltas, torch.cat(labels), torch.cat(regression_targets))
-        detections = zip(*self.postprocess_detections(logits, deltas, proposals, image_shapes), strict=True)
-        return [{"boxes": boxes, "scores": scores, "labels": labels} for boxes, scores, labels in detections], {}
+            losses = self._losses(logits, deltas, torch.cat(labels), torch.cat(regression_targets))
+            if self.mask_head is not None and targets is not None:
+                losses["loss_mask"] = self._mask_loss(
+                    features, regions, proposals, image_shapes, labels, matches, targets
+                )
+            return [], losses
+        boxes, scores, classes = self.postprocess_detections(logits, deltas, proposals, image_shapes)
+        found = [{"boxes": b, "scores": s, "labels": c} for b, s, c in zip(boxes, scores, classes, strict=True)]
+        if self.mask_head is not None:
+            mask_logits = self.mask_head(self._mask_regions(features, boxes, image_shapes))
+            masks = masks_of(mask_logits, torch.cat(classes)).sigmoid().split([len(b) for b in boxes])
+            found = [{**detections, "masks": m} for detections, m in zip(found, masks, strict=True)]
+        return found, {}
+
+    def _mask_regions(
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        if self.mask_roi_pool is not None:
+            return self.mask_roi_pool(features, boxes, image_shapes)
+        return self.box_head.to_regions(self.box_roi_pool(features, boxes, image_shapes))
+
+    def _mask_loss(
+        self,
+        features: dict[str, Tensor],
+        regions: Tensor,
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        labels: list[Tensor],
+        matches: list[Tensor],
+        targets: list[dict[str, Any]],
+    ) -> Tensor:
+        """The loss of the foreground regions; on shared features it takes what the box head has computed already."""
+        foreground = torch.cat(labels) > 0
+        positive = [torch.where(label > 0)[0] for label in labels]
+        boxes, labels, matches = (
+            [t[keep] for t, keep in zip(each, positive, strict=True)] for each in (proposals, labels, matches)
+        )
+        if self.mask_roi_pool is None:
+            chosen = regions[foreground]
+        else:
+            chosen = self._mask_regions(features, boxes, image_shapes)
+        truth = [target["masks"] for target in targets]
+        return mask_loss(self.mask_head(chosen), boxes, labels, matches, truth)
 
     def _losses(self, logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Source: Detectron2, ``modeling/roi_heads/fast_rcnn.py``: both are divided by the number of samples."""
@@ -158,7 +227,25 @@ def build_roi_heads(cfg: CfgNode, feature_info: Mapping[str, FeatureInfo], weigh
         raise ValueError(
             f"MODEL.ROI_HEADS.IN_FEATURES {in_features} must be some of {list(feature_info)}, with the same channels"
         )
-    return ROIHeads(cfg, feature_info, _build_box_head(cfg, channels.pop(), weights))
+    in_channels = channels.pop()
+    box_head = _build_box_head(cfg, in_channels, weights)
+    if not cfg.MODEL.MASK_ON:
+        return ROIHeads(cfg, feature_info, box_head)
+    if isinstance(box_head, Res5BoxHead):
+        return ROIHeads(cfg, feature_info, box_head, build_mask_head(cfg, box_head.out_channels))
+    pooler = _build_pooler(cfg, feature_info, cfg.MODEL.ROI_MASK_HEAD)
+    return ROIHeads(cfg, feature_info, box_head, build_mask_head(cfg, in_channels), pooler)
+
+
+def _build_pooler(cfg: CfgNode, feature_info: Mapping[str, FeatureInfo], head: CfgNode) -> ROIPooler:
+    names = cfg.MODEL.ROI_HEADS.IN_FEATURES
+    return ROIPooler(
+        names,
+        [feature_info[name].stride for name in names],
+        head.POOLER_RESOLUTION,
+        head.POOLER_SAMPLING_RATIO,
+        head.POOLER_TYPE,
+    )
 
 
 def _build_box_head(cfg: CfgNode, in_channels: int, weights: Weights | None) -> BoxHead:
@@ -183,7 +270,7 @@ def _build_box_head(cfg: CfgNode, in_channels: int, weights: Weights | None) -> 
                 f"imagenet://{arch}/IMAGENET1K_V1, or new layers: NAME: FastRCNNConvFCHead, NUM_FC: 2"
             )
         classifier = build_trunk(cfg, out_features=["pool5"], num_classes=1000, weights=weights)
-        return VGGBoxHead(classifier.get_submodule("fc6"), classifier.get_submodule("fc7"))
+        return VGGBoxHead(classifier.get_submodule("fc6"), classifier.get_submodule("fc7"), box.DROPOUT)
     if box.NAME == "FastRCNNConvFCHead":
         return FastRCNNConvFCHead(in_channels, box.POOLER_RESOLUTION, box.NUM_FC, box.FC_DIM)
     raise ValueError(

@@ -109,8 +109,9 @@ class Run:
         def scores(over: bool) -> dict[str, float]:
             figures.update(self._evaluate(pictures=over))
             return {
-                f"{name}/bbox/{figure}": value
-                for name, metrics in figures.items()
+                f"{name}/{iou_type}/{figure}": value
+                for name, of_set in figures.items()
+                for iou_type, metrics in of_set.by_type().items()
                 for figure, value in metrics.summary().items()
                 if not math.isnan(value)
             }

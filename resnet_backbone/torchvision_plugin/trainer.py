@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from fvcore.common.config import CfgNode
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from resnet_backbone.torchvision_plugin.checkpoint import last_checkpoint, save_checkpoint
-from resnet_backbone.torchvision_plugin.detector import Detector
 from resnet_backbone.torchvision_plugin.loader import derive_seed
 from resnet_backbone.torchvision_plugin.solver import build_optimizer, build_schedule, clip_gradients
 from resnet_backbone.torchvision_plugin.writers import RunWriter, Stopwatch
@@ -40,7 +39,7 @@ class Trainer:
     def __init__(
         self,
         cfg: CfgNode,
-        detector: Detector,
+        detector: nn.Module,
         accelerator: Accelerator,
         output_dir: Path,
         seed: int,
@@ -132,13 +131,19 @@ class Trainer:
 
     def _to_device(self, images: list[Tensor], targets: list[dict[str, Any]]) -> tuple[list[Tensor], list[dict]]:
         device = self.accelerator.device
-        return [image.to(device, non_blocking=True) for image in images], [
-            {
-                "boxes": target["boxes"].as_subclass(Tensor).to(device, non_blocking=True),
-                "labels": target["labels"].to(device, non_blocking=True) + 1,
-            }
-            for target in targets
-        ]
+        moved: list[dict[str, Any]] = []
+        for target in targets:
+            moved.append(
+                {
+                    "boxes": target["boxes"].as_subclass(Tensor).to(device, non_blocking=True),
+                    "labels": target["labels"].to(device, non_blocking=True) + 1,
+                }
+            )
+            if "masks" in target:
+                moved[-1]["masks"] = target["masks"].as_subclass(Tensor).to(device, non_blocking=True)
+            elif "polygons" in target:
+                moved[-1]["masks"] = target["polygons"]
+        return [image.to(device, non_blocking=True) for image in images], moved
 
     def _record(
         self, totals: dict[str, float], losses: dict[str, Tensor], total: Tensor, image_ids: list[int], passes: int
@@ -161,7 +166,7 @@ class Trainer:
 
     def _diagnosis(self, what: str, losses: dict[str, float], image_ids: list[int]) -> str:
         solver = self.cfg.SOLVER
-        usual = 0.02 * solver.IMS_PER_BATCH / 16
+        usual = (0.01 if self.cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else 0.02) * solver.IMS_PER_BATCH / 16
         values = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
         last = last_checkpoint(self.output_dir)
         before = f"The last checkpoint is {last}, from before" if last else "There is no checkpoint yet"

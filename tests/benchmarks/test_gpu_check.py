@@ -28,6 +28,12 @@ def test_a_small_check_passes_and_writes_its_result(gpu_check, tmp_path, capsys)
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
 
 
+@pytest.mark.parametrize("name", ["mask/r18_fpn.yaml", "retinanet/r18_fpn.yaml"])
+def test_other_detectors_than_faster_rcnn(gpu_check, name):
+    row = gpu_check.check(gpu_check.detector_parity, name, torch.device("cpu"))
+    assert row["ok"] and row["relative_error"] == 0.0, row
+
+
 def test_a_difference_is_a_failure(gpu_check, monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_check, "PARITY_TOLERANCE", -1.0)
     output = tmp_path / "result.json"

@@ -141,6 +141,29 @@ def test_instances_without_polygon_are_dropped_with_masks_only(write_coco, caplo
     assert "1 without a polygon" in caplog.text
 
 
+def test_polygons_are_those_of_the_file(write_coco):
+    data = document()
+    data["annotations"][0]["segmentation"] = [[2, 2, 9, 2, 9, 9], [3, 3, 4.5, 3, 4, 5, 3, 5], [1, 1, 2, 2]]
+    _, target = CocoDataset(*write_coco(data), with_masks=True, mask_format="polygon")[1]
+    assert "masks" not in target and len(target["polygons"]) == len(target["boxes"]) == 2
+    assert [points[:, :2].reshape(-1).tolist() for points in target["polygons"][0]] == [
+        [2, 2, 9, 2, 9, 9],
+        [3, 3, 4.5, 3, 4, 5, 3, 5],
+    ]
+    for points in target["polygons"][0]:
+        assert points.dtype == torch.float64 and points.canvas_size == (20, 30)
+        assert torch.equal(points[:, :2], points[:, 2:])
+
+
+def test_run_lengths_are_no_polygons(write_coco):
+    data = document()
+    data["annotations"][1]["segmentation"] = {"size": [16, 12], "counts": [16 * 12]}
+    files = write_coco(data)
+    with pytest.raises(ValueError, match=r"image 3 .* write INPUT.MASK_FORMAT: bitmask"):
+        CocoDataset(*files, with_masks=True, mask_format="polygon")
+    assert len(CocoDataset(*files, mask_format="polygon")) == 2  # without masks nothing is asked of them
+
+
 def test_exif_frame_of_the_annotation_file(write_coco, tmp_path):
     from PIL import Image
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from resnet_backbone.data.masks import decode_segmentation, decompress_counts, usable_segmentation
+from resnet_backbone.data.masks import crop_polygons, decode_segmentation, decompress_counts, usable_segmentation
 
 
 def runs_of(mask: np.ndarray) -> list[int]:
@@ -95,3 +95,12 @@ def test_nothing_to_draw(segmentation):
 def test_damaged_segmentations(segmentation, message):
     with pytest.raises(ValueError, match=f"here.*{message}|here: .*{message}"):
         usable_segmentation(segmentation, 10, 10, "here")
+
+
+@pytest.mark.parametrize(("x", "y", "width", "height"), [(0, 0, 64, 64), (100.5, 20.25, 640, 32), (7, 9, 64, 16)])
+def test_polygons_cropped_to_a_box_are_the_same_in_every_box(x, y, width, height):
+    """A box is a grid of its own, wherever it lies and however it is stretched."""
+    polygons = [np.array([5.0, 5, 50, 10, 60, 60, 20, 50]), np.array([1.0, 40, 15, 40, 15, 60])]
+    placed = [(p.reshape(-1, 2) * [width / 64, height / 64] + [x, y]).reshape(-1) for p in polygons]
+    cropped = crop_polygons(placed, np.array([x, y, x + width, y + height]), 64)
+    assert (cropped == decode_segmentation(polygons, 64, 64)).all() and 0 < cropped.mean() < 1

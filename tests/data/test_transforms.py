@@ -172,6 +172,41 @@ def test_only_torch_decides():
     assert not same(run(1, 1), run(2, 1))
 
 
+@pytest.mark.parametrize("flip", ["horizontal", "vertical", "none"])
+def test_polygons_move_with_the_image(flip):
+    """A polygon around the box of an instance stays around it."""
+    transform = train_transforms((45,), 1000, flip=flip)
+    moved = 0
+    for seed in range(10):
+        image, target = sample(seed=seed)
+        frame = {"format": "XYXY", "canvas_size": (30, 50), "dtype": torch.float64}
+        target["polygons"] = [
+            [tv_tensors.BoundingBoxes(torch.tensor(corners).double().repeat(1, 2), **frame)]
+            for corners in ([[x1, y1], [x2, y1], [x2, y2]] for x1, y1, x2, y2 in target["boxes"].tolist())
+        ]
+        torch.manual_seed(seed)
+        after, changed = transform(image, target)
+        for (polygon,), box in zip(changed["polygons"], changed["boxes"].numpy(), strict=True):
+            assert isinstance(polygon, np.ndarray) and polygon.shape == (6,)
+            points = polygon.reshape(-1, 2)
+            np.testing.assert_allclose([*points.min(0), *points.max(0)], box, atol=1e-4)
+        x, y = changed["polygons"][0][0][:2]
+        left, top = changed["boxes"][0][:2].tolist()
+        moved += abs(x - left) > 1 or abs(y - top) > 1
+    assert moved == 0 if flip == "none" else 1 <= moved <= 9
+
+
+def test_polygons_of_vanished_instances_are_removed():
+    image, target = sample(with_masks=False)
+    corner = torch.tensor([[1.0, 1, 1, 1], [5, 1, 5, 1], [5, 5, 5, 5]]).double()
+    frame = {"format": "XYXY", "canvas_size": (30, 50)}
+    target["polygons"] = [[tv_tensors.BoundingBoxes(corner + k, **frame)] * (k + 1) for k in range(3)]
+    target["boxes"][1] = torch.tensor([5.0, 5.0, 5.0, 9.0])
+    _, kept = RemoveVanished()(image, target)
+    assert [len(polygons) for polygons in kept["polygons"]] == [1, 3]
+    assert kept["polygons"][1][2].tolist() == [3, 3, 7, 3, 7, 7]
+
+
 def test_vanished_instances_are_removed():
     image, target = sample()
     target["boxes"][1] = torch.tensor([5.0, 5.0, 5.0, 9.0])

@@ -33,6 +33,12 @@ def test_round_trip(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000002.pth"]
 
 
+def test_both_kinds_of_detectors_are_known(tmp_path):
+    for name in ("roi_heads.box_predictor.cls_score.weight", "head.classification_head.cls_logits.weight"):
+        path = save_checkpoint(tmp_path, "model.pth", {**STATE, "model": {name: torch.zeros(1)}})
+        assert holds_detector(path) and name in load_checkpoint(path)["model"]
+
+
 def test_a_failed_write_leaves_the_old_checkpoint_and_no_rest(tmp_path):
     save_checkpoint(tmp_path, "model.pth", STATE)
     with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):

@@ -29,7 +29,14 @@ def scratch(arch: str) -> list[str]:
     return ["MODEL.RESNET_BACKBONE.ARCH", arch, "MODEL.RESNET_BACKBONE.NORM", norm_of(arch), "MODEL.WEIGHTS", ""]
 
 
-def step_and_detect(detector: torch.nn.Module) -> list[dict[str, torch.Tensor]]:
+FASTER = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
+SMALL_MASKS = [
+    *("MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.CONV_DIM", "16", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
+    *("MODEL.ROI_BOX_HEAD.FC_DIM", "16"),
+]
+
+
+def step_and_detect(detector: torch.nn.Module, names: set[str] = FASTER) -> list[dict[str, torch.Tensor]]:
     """One training step, whose losses must reach every parameter that is trained; then detections, odd sizes."""
     torch.manual_seed(0)
     images = [torch.randint(256, (3, 57, 70), dtype=torch.uint8), torch.randint(256, (3, 64, 48), dtype=torch.uint8)]
@@ -37,8 +44,11 @@ def step_and_detect(detector: torch.nn.Module) -> list[dict[str, torch.Tensor]]:
         {"boxes": torch.tensor([[5.0, 6, 50, 50], [20, 20, 66, 57]]), "labels": torch.tensor([1, 2])},
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
     ]
+    if "loss_mask" in names:
+        targets[0]["masks"] = torch.ones(2, 57, 70, dtype=torch.uint8)
+        targets[1]["masks"] = torch.ones(0, 64, 48, dtype=torch.uint8)
     losses = detector.train()(images, targets)
-    assert set(losses) == {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
+    assert set(losses) == names
     sum(losses.values()).backward()
     for name, parameter in detector.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name  # else DistributedDataParallel fails
@@ -60,6 +70,51 @@ def test_fpn(tiny, arch):
         **{"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
     }
     step_and_detect(detector)
+
+
+@pytest.mark.parametrize("arch", NETS)
+def test_retinanet(tiny, arch):
+    config, extra = "retinanet/r18_fpn.yaml", ["MODEL.FPN.OUT_CHANNELS", "16"]
+    if arch.startswith("vgg"):
+        config = "retinanet/vgg16_fpn.yaml"
+    detector = build_detector(tiny(config, *scratch(arch), *extra))
+    last = next(reversed(detector.backbone.bottom_up.feature_info.values())).channels
+    assert detector.backbone.fpn.extra_blocks.p6.in_channels == last
+    step_and_detect(detector, {"loss_cls", "loss_box_reg"})
+
+
+@pytest.mark.parametrize(
+    ("config", "arch", "side"),
+    [
+        ("mask/r18_fpn.yaml", "resnet18", 28),
+        ("mask/r50_c4.yaml", "resnet18", 14),
+        ("mask/r50_c4.yaml", "resnet50", 14),
+        ("Base-RCNN-VGG-C5.yaml", "vgg16", 28),
+    ],
+)
+def test_mask(tiny, config, arch, side):
+    detector = build_detector(tiny(config, *scratch(arch), *SMALL_MASKS))
+    for found in step_and_detect(detector, {*FASTER, "loss_mask"}):
+        assert found["masks"].shape == (len(found["boxes"]), side, side) and len(found["boxes"]) > 0
+        assert found["masks"].min() >= 0 and found["masks"].max() <= 1
+
+
+def test_masks_of_c4_share_the_box_heads_res5(tiny):
+    """The loss on the box head's own regions is the one on regions computed anew: frozen norms know no batch."""
+    everything = ["MODEL.ROI_HEADS.POSITIVE_FRACTION", "1.0"]
+    detector = build_detector(tiny("mask/r50_c4.yaml", *scratch("resnet18"), *SMALL_MASKS, *everything)).train()
+    heads, calls = detector.roi_heads, []
+    heads.box_head.res5.register_forward_hook(lambda *_: calls.append(1))
+    features = {"res4": torch.randn(1, 256, 6, 8)}
+    boxes = torch.tensor([[5.0, 6, 50, 50], [20, 20, 118, 88]])
+    truth = {"boxes": boxes, "labels": torch.tensor([1, 2]), "masks": torch.ones(2, 96, 128, dtype=torch.uint8)}
+    found = heads(features, [boxes], [(96, 128)], [truth])[1]["loss_mask"]
+    assert len(calls) == 1
+    proposals, _, labels, _ = heads.select_training_samples([boxes], [truth])
+    anew = heads.mask_head(heads._mask_regions(features, proposals, [(96, 128)]))
+    # Every cell of a full mask inside its box is 1.
+    expected = torch.nn.functional.softplus(-anew[torch.arange(len(labels[0])), labels[0] - 1]).mean()
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("arch", RESNETS)
@@ -114,6 +169,18 @@ def test_vgg_c5_head_and_trunk_together_are_the_classifier(tiny, tmp_path):
         conv5 = detector.backbone(images)["conv5"]
         fc7 = detector.roi_heads.box_head(torch.nn.functional.max_pool2d(conv5, 2))
         torch.testing.assert_close(classifier.classifier[6](fc7), classifier(images), rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_of_the_vgg_head(tiny):
+    keys = ["MODEL.ROI_BOX_HEAD.DROPOUT", "0.75"]
+    head = build_detector(tiny("Base-RCNN-VGG-C5.yaml", *scratch("vgg16"), *keys)).roi_heads.box_head
+    without = build_detector(tiny("Base-RCNN-VGG-C5.yaml", *scratch("vgg16"))).roi_heads.box_head
+    without.load_state_dict(head.state_dict())
+    x = torch.rand(4, 512, 7, 7)
+    with torch.inference_mode():
+        expected = without.train()(x)
+        assert torch.equal(head.eval()(x), expected) and (expected == 0).float().mean() < 0.7
+        assert (head.train()(x) == 0).float().mean() > 0.75
 
 
 def test_detections_have_the_promised_form(tiny):

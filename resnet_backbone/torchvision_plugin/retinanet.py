@@ -1,0 +1,143 @@
+"""RetinaNet: torchvision's, with Detectron2's losses, order of post-processing and anchors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+import torchvision.models.detection.retinanet as tv
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, sigmoid_focal_loss
+
+from resnet_backbone.torchvision_plugin.anchors import AnchorGenerator
+from resnet_backbone.torchvision_plugin.backbone import FPNBackbone
+
+_MOMENTUM = 0.9  # of the running number of positive anchors
+_INITIAL_NORMALIZER = 100.0
+
+
+class Float32Head(tv.RetinaNetHead):
+    """torchvision's head, with the prior of MODEL.RETINANET; its outputs stay float32 under mixed precision."""
+
+    def __init__(self, in_channels: int, num_anchors: int, num_classes: int, prior_prob: float) -> None:
+        super().__init__(in_channels, num_anchors, num_classes)
+        if not 0 < prior_prob < 1:
+            raise ValueError(f"MODEL.RETINANET.PRIOR_PROB is {prior_prob}; it must lie between 0 and 1")
+        self.classification_head = tv.RetinaNetClassificationHead(in_channels, num_anchors, num_classes, prior_prob)
+
+    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
+        return {name: value.float() for name, value in super().forward(x).items()}
+
+
+class RetinaNet(tv.RetinaNet):
+    """A one-stage detector: class scores and box deltas for every anchor.
+
+    It is called as :class:`~resnet_backbone.torchvision_plugin.detector.Detector` is. Against torchvision's, as in
+    Detectron2: losses are divided by a running mean of the number of positive anchors, not by each image's own number;
+    boxes are cut at the image's edge after the suppression of overlaps, not before; anchors are not rounded. Other
+    than Detectron2, the running mean is part of the checkpoint, so that a resumed run goes on as if never stopped.
+
+    Args:
+        cfg: reads MODEL.RETINANET, ANCHOR_GENERATOR and TEST.DETECTIONS_PER_IMAGE.
+        backbone: a feature pyramid, all of whose levels are used.
+        transform: normalises and pads the images.
+
+    Raises:
+        ValueError: MODEL.RETINANET.IN_FEATURES are not the levels, or the anchors do not fit them.
+
+    Source: Lin et al. 2017 (arXiv 1708.02002); Detectron2, ``modeling/meta_arch/retinanet.py``.
+    """
+
+    def __init__(self, cfg: CfgNode, backbone: nn.Module, transform: nn.Module) -> None:
+        node = cfg.MODEL.RETINANET
+        if not isinstance(backbone, FPNBackbone):
+            raise ValueError(
+                f"MODEL.META_ARCHITECTURE RetinaNet needs a feature pyramid, MODEL.BACKBONE.NAME: "
+                f"build_imagenet_retinanet_fpn_backbone; found {cfg.MODEL.BACKBONE.NAME}"
+            )
+        if list(node.IN_FEATURES) != list(backbone.feature_info):
+            raise ValueError(
+                f"MODEL.RETINANET.IN_FEATURES {list(node.IN_FEATURES)} must be all levels of the pyramid: "
+                f"{list(backbone.feature_info)}"
+            )
+        anchors = AnchorGenerator(
+            cfg.MODEL.ANCHOR_GENERATOR.SIZES,
+            cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS,
+            [info.stride for info in backbone.feature_info.values()],
+            cfg.MODEL.ANCHOR_GENERATOR.OFFSET,
+        )
+        counts = set(anchors.num_anchors_per_location())
+        if len(counts) != 1:
+            raise ValueError("every level of MODEL.RETINANET.IN_FEATURES needs the same number of anchors")
+        background, foreground = node.IOU_THRESHOLDS
+        super().__init__(
+            backbone,
+            node.NUM_CLASSES,
+            head=Float32Head(backbone.out_channels, counts.pop(), node.NUM_CLASSES, node.PRIOR_PROB),
+            proposal_matcher=Matcher(foreground, background, allow_low_quality_matches=True),
+            score_thresh=node.SCORE_THRESH_TEST,
+            nms_thresh=node.NMS_THRESH_TEST,
+            detections_per_img=cfg.TEST.DETECTIONS_PER_IMAGE,
+            topk_candidates=node.TOPK_CANDIDATES_TEST,
+        )
+        self.anchor_generator = anchors
+        self.transform = transform
+        self.box_coder = BoxCoder(tuple(node.BBOX_REG_WEIGHTS))
+        self.alpha = node.FOCAL_LOSS_ALPHA
+        self.gamma = node.FOCAL_LOSS_GAMMA
+        self.smooth_l1_beta = node.SMOOTH_L1_LOSS_BETA
+        self.loss_normalizer: Tensor
+        self.register_buffer("loss_normalizer", torch.tensor(_INITIAL_NORMALIZER))
+
+    def compute_loss(
+        self, targets: list[dict[str, Tensor]], head_outputs: dict[str, Tensor], anchors: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """Return ``loss_cls`` (focal) and ``loss_box_reg`` (smooth L1), sums over all images' anchors, normalised."""
+        logits, deltas = head_outputs["cls_logits"], head_outputs["bbox_regression"]
+        matches = torch.stack([self._match(t["boxes"], a) for t, a in zip(targets, anchors, strict=True)])
+        positive, valid = matches >= 0, matches != Matcher.BETWEEN_THRESHOLDS
+        classes = torch.zeros_like(logits)
+        box_loss = deltas.sum() * 0  # a loss also where no anchor is positive
+        for row, target, anchor, delta, match, own in zip(
+            classes, targets, anchors, deltas, matches, positive, strict=True
+        ):
+            row[own, target["labels"][match[own]] - 1] = 1
+            truth = self.box_coder.encode_single(target["boxes"][match[own]], anchor[own])
+            box_loss = box_loss + F.smooth_l1_loss(delta[own], truth, beta=self.smooth_l1_beta, reduction="sum")
+        self.loss_normalizer.mul_(_MOMENTUM).add_((1 - _MOMENTUM) * positive.sum().clamp(min=1))
+        normalizer = self.loss_normalizer.clone()
+        class_loss = sigmoid_focal_loss(logits[valid], classes[valid], self.alpha, self.gamma, reduction="sum")
+        return {"loss_cls": class_loss / normalizer, "loss_box_reg": box_loss / normalizer}
+
+    def _match(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """Return for each anchor the box that it is of, -1 for the background, or -2 for neither."""
+        if not len(boxes):
+            return torch.full((len(anchors),), Matcher.BELOW_LOW_THRESHOLD, device=anchors.device)
+        return self.proposal_matcher(box_iou(boxes, anchors))
+
+    def postprocess_detections(
+        self,
+        head_outputs: dict[str, list[Tensor]],
+        anchors: list[list[Tensor]],
+        image_shapes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """Turn the outputs, for each level (N, anchors, K or 4), into detections of each image, best first."""
+        detections = []
+        for index, image_shape in enumerate(image_shapes):
+            levels = zip(head_outputs["cls_logits"], head_outputs["bbox_regression"], anchors[index], strict=True)
+            parts = [self._decode(logits[index], deltas[index], anchor) for logits, deltas, anchor in levels]
+            boxes, scores, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+            keep = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
+            boxes = clip_boxes_to_image(boxes[keep], image_shape)
+            detections.append({"boxes": boxes, "scores": scores[keep], "labels": labels[keep] + 1})
+        return detections
+
+    def _decode(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes, scores and labels, from 0, of the best candidates of one level."""
+        scores = logits.sigmoid()
+        candidates = torch.nonzero(scores > self.score_thresh)
+        scores = scores[candidates[:, 0], candidates[:, 1]]
+        scores, best = scores.topk(min(self.topk_candidates, len(scores)))
+        places, labels = candidates[best].unbind(dim=1)
+        return self.box_coder.decode_single(deltas[places], anchors[places]), scores, labels
