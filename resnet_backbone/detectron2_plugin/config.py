@@ -18,30 +18,50 @@ from detectron2.modeling import (
     ROI_MASK_HEAD_REGISTRY,
     SEM_SEG_HEADS_REGISTRY,
 )
+from detectron2.modeling.proposal_generator import RPN_HEAD_REGISTRY
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import add_backbone_keys, add_run_keys, merge_config
 from resnet_backbone.config.files import value_of
+from resnet_backbone.config.values import check_values
 
 REGISTRIES = {
     "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
     "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
     "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
     "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
+    "MODEL.RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
     "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
     "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
     "MODEL.ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
     "MODEL.SEM_SEG_HEAD.NAME": SEM_SEG_HEADS_REGISTRY,
 }
 
+# Keys of which the trainer knows some values only; 1 and False are those that ask for nothing.
+_ALLOWED: dict[str, tuple[object, ...]] = {
+    "MODEL.KEYPOINT_ON": (False,),
+    "MODEL.LOAD_PROPOSALS": (False,),
+    "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
+    "INPUT.CROP.TYPE": ("relative", "relative_range", "absolute", "absolute_range"),
+    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"),
+    "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
+    "SOLVER.ACCUMULATION_STEPS": (1,),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
+    "TEST.EXPECTED_RESULTS": ([],),
+}
+
 
 def add_resnet_backbone_config(cfg: CfgNode) -> None:
     """Add MODEL.RESNET_BACKBONE and MODEL.ROI_BOX_HEAD.DROPOUT, with their defaults, to Detectron2's config, in place.
 
-    Call it before ``merge_from_file``. A config that has the node already stays as it is.
+    Call it before ``merge_from_file``. Keys that a config has already keep their values.
     """
-    if "RESNET_BACKBONE" not in cfg.MODEL:
-        add_backbone_keys(cfg)
+    defaults = get_cfg()
+    add_backbone_keys(defaults)
+    node = cfg.MODEL.setdefault("RESNET_BACKBONE", type(cfg)())
+    for key, value in defaults.MODEL.RESNET_BACKBONE.items():
+        node.setdefault(key, value)
+    cfg.MODEL.ROI_BOX_HEAD.setdefault("DROPOUT", defaults.MODEL.ROI_BOX_HEAD.DROPOUT)
 
 
 def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -71,20 +91,11 @@ def check_config(cfg: CfgNode) -> None:
             known = sorted(known for known, _ in registry)
             near = difflib.get_close_matches(name, known, n=4, cutoff=0.4) or known
             raise ValueError(f"{key} is {name!r}, which Detectron2 does not know; did you mean {', '.join(near)}?")
-    solver = cfg.SOLVER
-    if solver.ACCUMULATION_STEPS != 1:
-        raise ValueError(
-            f"SOLVER.ACCUMULATION_STEPS is {solver.ACCUMULATION_STEPS}, Detectron2 knows only 1; scale "
-            f"SOLVER.IMS_PER_BATCH, BASE_LR, MAX_ITER and STEPS, or train with --engine torchvision"
-        )
-    if solver.CLIP_GRADIENTS.CLIP_TYPE not in ("value", "norm"):
-        raise ValueError(
-            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {solver.CLIP_GRADIENTS.CLIP_TYPE!r}, of which Detectron2 knows only "
-            f"'value' or 'norm'"
-        )
-    if solver.AMP.DTYPE not in ("float16", "bfloat16"):
-        raise ValueError(f"SOLVER.AMP.DTYPE is {solver.AMP.DTYPE!r}; write 'float16' or 'bfloat16'")
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("MODEL.DEVICE is 'cuda', and torch finds no GPU that it can use; write MODEL.DEVICE cpu")
-    if solver.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+    check_values(cfg, _ALLOWED, {"MODEL.PIXEL_STD": len(cfg.MODEL.PIXEL_MEAN)}, "Detectron2")
+    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("SOLVER.AMP.ENABLED: Detectron2 trains in mixed precision on GPUs only; write False")
+    if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
+        raise ValueError(
+            f"TEST.AUG.ENABLED: Detectron2 augments tests of GeneralizedRCNN only, not of "
+            f"{cfg.MODEL.META_ARCHITECTURE}; write False"
+        )

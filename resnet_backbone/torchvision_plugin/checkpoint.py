@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resnet_backbone.config.output import LAST
+
 logger = logging.getLogger(__name__)
 
-LAST = "last_checkpoint"
 _COUNTER = ".num_batches_tracked"
 _HEADS = ("roi_heads.", "head.")  # of the two kinds of detectors
 _PREDICTORS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.", "head.classification_head.cls_logits.")
@@ -42,24 +43,7 @@ def _replace(path: Path, write: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def last_checkpoint(output_dir: Path) -> Path | None:
-    """Return the newest checkpoint of a run, or None where there is none.
-
-    Raises:
-        FileNotFoundError: the run names a checkpoint that is not there.
-    """
-    marker = output_dir / LAST
-    if not marker.is_file():
-        return None
-    path = output_dir / marker.read_text(encoding="utf-8").strip()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{marker} names {path}, which is not there; write the name of another checkpoint into it"
-        )
-    return path
-
-
-def holds_detector(path: Path) -> bool:
+def is_own_checkpoint(path: Path) -> bool:
     """Return whether ``path`` is a checkpoint of this engine, and not a classifier's weights or no file at all."""
     if path.suffix != ".pth" or not path.is_file():
         return False
@@ -67,14 +51,6 @@ def holds_detector(path: Path) -> bool:
         return _is_detector(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     except (RuntimeError, EOFError, pickle.UnpicklingError):
         return False
-
-
-def forget_checkpoints(output_dir: Path) -> None:
-    """Let ``--resume`` find nothing of an earlier run in this folder; the checkpoints themselves stay."""
-    marker = output_dir / LAST
-    if marker.is_file():
-        logger.warning("a new run in the folder of an earlier one: removing %s", marker)
-        marker.unlink()
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

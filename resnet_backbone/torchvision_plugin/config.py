@@ -10,11 +10,10 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import add_backbone_keys, add_run_keys, merge_config
-from resnet_backbone.config.files import value_of
+from resnet_backbone.config.values import check_values
 
 # Keys of which this engine knows some values only.
 ALLOWED: dict[str, tuple[object, ...]] = {
-    "VERSION": (2,),
     "MODEL.RESNET_BACKBONE.STRICT_WEIGHTS": (True,),
     "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN", "RetinaNet"),
     "MODEL.DEVICE": ("cpu", "cuda"),
@@ -41,34 +40,13 @@ ALLOWED: dict[str, tuple[object, ...]] = {
     "MODEL.RETINANET.IOU_LABELS": ([0, -1, 1],),
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": ("smooth_l1",),
     "MODEL.RETINANET.NORM": ("",),
-    "INPUT.FORMAT": ("BGR", "RGB"),
-    "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
-    "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
-    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler",),
     "DATALOADER.FILTER_EMPTY_ANNOTATIONS": (True,),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
-    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": (2.0,),
-    "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
 }
 
-_LEAST = {
-    "SOLVER.MAX_ITER": 1,
-    "SOLVER.IMS_PER_BATCH": 1,
-    "SOLVER.ACCUMULATION_STEPS": 1,
-    "SOLVER.CHECKPOINT_PERIOD": 1,
-    "SOLVER.WARMUP_ITERS": 0,
-    "TEST.EVAL_PERIOD": 0,
-    "TEST.DETECTIONS_PER_IMAGE": 1,
-    "DATALOADER.NUM_WORKERS": 0,
-    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 1,
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 1,
-    "MODEL.ROI_MASK_HEAD.NUM_CONV": 0,
-    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 1,
-    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 1,
-}
 # Images have three channels.
 _LENGTHS = {
     "MODEL.PIXEL_MEAN": 3,
@@ -227,31 +205,8 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
 
 def check_config(cfg: CfgNode) -> None:
     """Raise ValueError for a value, or a combination of values, that this engine cannot obey."""
-    for key, allowed in ALLOWED.items():
-        node = value_of(cfg, key)
-        if node not in allowed:
-            values = " or ".join(repr(value) for value in allowed)
-            raise ValueError(f"{key} is {node!r}, of which the torchvision engine knows only {values}")
-    for key, least in _LEAST.items():
-        value = value_of(cfg, key)
-        if value < least:
-            raise ValueError(f"{key} is {value}; it must be {least} or more")
-    for key, length in _LENGTHS.items():
-        value = value_of(cfg, key)
-        if len(value) != length:
-            raise ValueError(f"{key} is {value}; it must have {length} values")
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and cfg.MODEL.MASK_ON:
-        raise ValueError("MODEL.MASK_ON is True, and MODEL.META_ARCHITECTURE RetinaNet has no masks: write False")
-    box = cfg.MODEL.ROI_BOX_HEAD
-    if not 0 <= box.DROPOUT < 1:
-        raise ValueError(f"MODEL.ROI_BOX_HEAD.DROPOUT is {box.DROPOUT}; it must be 0 or more, and below 1")
-    if box.DROPOUT and box.NAME != "VGGBoxHead":
-        raise ValueError(f"MODEL.ROI_BOX_HEAD.DROPOUT is {box.DROPOUT}; only NAME: VGGBoxHead has it, write 0.0")
-    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
-        raise ValueError("MODEL.DEVICE is 'cuda', and torch finds no GPU that it can use; write MODEL.DEVICE cpu")
+    check_values(cfg, ALLOWED, _LENGTHS, "torchvision")
     solver = cfg.SOLVER
-    if list(solver.STEPS) != sorted(set(solver.STEPS)):
-        raise ValueError(f"SOLVER.STEPS {list(solver.STEPS)} must increase")
     if solver.IMS_PER_BATCH % solver.ACCUMULATION_STEPS:
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} must be a multiple of "

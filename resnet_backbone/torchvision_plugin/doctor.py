@@ -16,7 +16,7 @@ from resnet_backbone.diagnosis.checkpoint import DETECTOR, Checkpoint
 from resnet_backbone.diagnosis.engine import NAME_KEYS
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.torchvision_plugin.backbone import FPNBackbone
-from resnet_backbone.torchvision_plugin.checkpoint import holds_detector, load_checkpoint, load_detector
+from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint, load_detector
 from resnet_backbone.torchvision_plugin.config import ALLOWED, load_config
 from resnet_backbone.torchvision_plugin.datasets import set_num_classes
 from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
@@ -46,7 +46,7 @@ class TorchvisionEngine:
         return source
 
     def loads_detector(self, checkpoint: Checkpoint) -> bool:
-        return holds_detector(Path(checkpoint.source))
+        return is_own_checkpoint(Path(checkpoint.source))
 
     def build(self, cfg: CfgNode, checkpoint: Checkpoint | None, section: Section) -> DetectorParts:
         cfg = cfg.clone()

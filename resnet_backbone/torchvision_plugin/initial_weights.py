@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import fit_input, warn_of_random_weights
 from resnet_backbone.config.input import required_by
-from resnet_backbone.torchvision_plugin.checkpoint import holds_detector, load_checkpoint
+from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint
 from resnet_backbone.weights import Weights, read_weights
 
 
@@ -30,7 +30,7 @@ def read_initial_weights(cfg: CfgNode) -> Initial:
     source = cfg.MODEL.WEIGHTS
     if not source:
         return Initial()
-    if holds_detector(Path(source)):
+    if is_own_checkpoint(Path(source)):
         return Initial(detector=load_checkpoint(Path(source)))
     return Initial(classifier=read_weights(source, arch=cfg.MODEL.RESNET_BACKBONE.ARCH))
 

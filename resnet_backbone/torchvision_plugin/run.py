@@ -15,11 +15,10 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
 from resnet_backbone.config.input import input_of
+from resnet_backbone.config.output import check_output_dir, forget_checkpoints, last_checkpoint
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.torchvision_plugin.checkpoint import (
-    forget_checkpoints,
-    holds_detector,
-    last_checkpoint,
+    is_own_checkpoint,
     load_checkpoint,
     load_detector,
 )
@@ -56,8 +55,7 @@ class Run:
     def __init__(self, cfg: CfgNode, *, resume: bool = False, eval_only: bool = False) -> None:
         self.cfg = cfg
         self.output_dir = Path(cfg.OUTPUT_DIR)
-        if self.output_dir.exists() and not self.output_dir.is_dir():
-            raise ValueError(f"OUTPUT_DIR {self.output_dir} is a file; name a folder")
+        check_output_dir(self.output_dir)
         if eval_only and not cfg.DATASETS.TEST:
             raise ValueError("--eval-only with empty DATASETS.TEST has nothing to do: name a data set")
         self.accelerator = _make_accelerator(cfg)
@@ -68,7 +66,7 @@ class Run:
             images_per_pass(cfg, self.accelerator.num_processes)
         check_files(cfg, training=not eval_only)
         resumed = _resumed_checkpoint(self.output_dir) if resume else None
-        if eval_only and resumed is None and not holds_detector(Path(cfg.MODEL.WEIGHTS)):
+        if eval_only and resumed is None and not is_own_checkpoint(Path(cfg.MODEL.WEIGHTS)):
             raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {cfg.MODEL.WEIGHTS!r}")
         initial = Initial(detector=resumed) if resumed else read_initial_weights(cfg)
         fit_input_to(cfg, initial)

@@ -14,7 +14,8 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from resnet_backbone.torchvision_plugin.checkpoint import last_checkpoint, save_checkpoint
+from resnet_backbone.config.output import last_checkpoint
+from resnet_backbone.torchvision_plugin.checkpoint import save_checkpoint
 from resnet_backbone.torchvision_plugin.loader import derive_seed
 from resnet_backbone.torchvision_plugin.solver import build_optimizer, build_schedule, clip_gradients
 from resnet_backbone.torchvision_plugin.writers import RunWriter, Stopwatch

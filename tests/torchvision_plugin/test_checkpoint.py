@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from resnet_backbone.config.output import last_checkpoint
 from resnet_backbone.torchvision_plugin.checkpoint import (
-    holds_detector,
-    last_checkpoint,
+    is_own_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
@@ -27,7 +27,7 @@ STATE = {
 def test_round_trip(tmp_path):
     assert last_checkpoint(tmp_path) is None
     path = save_checkpoint(tmp_path, "model_0000002.pth", STATE)
-    assert last_checkpoint(tmp_path) == path and holds_detector(path)
+    assert last_checkpoint(tmp_path) == path and is_own_checkpoint(path)
     read = load_checkpoint(path)
     assert read["iteration"] == 3 and torch.equal(read["model"]["roi_heads.x"], torch.arange(3.0))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000002.pth"]
@@ -36,7 +36,7 @@ def test_round_trip(tmp_path):
 def test_both_kinds_of_detectors_are_known(tmp_path):
     for name in ("roi_heads.box_predictor.cls_score.weight", "head.classification_head.cls_logits.weight"):
         path = save_checkpoint(tmp_path, "model.pth", {**STATE, "model": {name: torch.zeros(1)}})
-        assert holds_detector(path) and name in load_checkpoint(path)["model"]
+        assert is_own_checkpoint(path) and name in load_checkpoint(path)["model"]
 
 
 def test_a_failed_write_leaves_the_old_checkpoint_and_no_rest(tmp_path):
@@ -58,7 +58,7 @@ class Hostile:
 def test_a_hostile_file_runs_nothing(tmp_path):
     path = tmp_path / "model.pth"
     torch.save({**STATE, "extra": Hostile(tmp_path / "owned")}, path)
-    assert not holds_detector(path)
+    assert not is_own_checkpoint(path)
     with pytest.raises(ValueError, match="read safely"):
         load_checkpoint(path)
     assert not (tmp_path / "owned").exists()
@@ -68,7 +68,7 @@ def test_a_hostile_file_runs_nothing(tmp_path):
 def test_what_is_no_checkpoint(tmp_path, content):
     path = tmp_path / "model.pth"
     path.write_bytes(content)
-    assert not holds_detector(path)
+    assert not is_own_checkpoint(path)
     with pytest.raises(ValueError, match=r"model\.pth: not a checkpoint"):
         load_checkpoint(path)
 
@@ -76,7 +76,7 @@ def test_what_is_no_checkpoint(tmp_path, content):
 def test_a_classifier_is_no_detector(tmp_path):
     path = tmp_path / "resnet.pth"
     torch.save({"conv1.weight": torch.zeros(1)}, path)
-    assert not holds_detector(path)
+    assert not is_own_checkpoint(path)
     with pytest.raises(ValueError, match="no detector"):
         load_checkpoint(path)
 

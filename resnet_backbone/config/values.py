@@ -1,0 +1,73 @@
+"""Values that an engine cannot obey, told before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from fvcore.common.config import CfgNode
+
+from resnet_backbone.config.files import value_of
+
+# Keys of which both engines know some values only.
+COMMON: dict[str, tuple[object, ...]] = {
+    "VERSION": (2,),
+    "INPUT.FORMAT": ("BGR", "RGB"),
+    "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
+    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
+    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
+    "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
+}
+_LEAST = {
+    "SOLVER.MAX_ITER": 1,
+    "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.ACCUMULATION_STEPS": 1,
+    "SOLVER.CHECKPOINT_PERIOD": 1,
+    "SOLVER.WARMUP_ITERS": 0,
+    "TEST.EVAL_PERIOD": 0,
+    "TEST.DETECTIONS_PER_IMAGE": 1,
+    "DATALOADER.NUM_WORKERS": 0,
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 1,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 1,
+}
+
+
+def check_values(
+    cfg: CfgNode, allowed: Mapping[str, tuple[object, ...]], lengths: Mapping[str, int], engine: str
+) -> None:
+    """Raise ValueError for a value, or a combination of values, that no engine or this one cannot obey.
+
+    Args:
+        cfg: the whole config of a run.
+        allowed: what the engine knows, beside :data:`COMMON`, of keys of which it knows some values only.
+        lengths: how many values a key has.
+        engine: its name, for messages.
+    """
+    for key, values in {**COMMON, **allowed}.items():
+        value = value_of(cfg, key)
+        if value not in values:
+            known = " or ".join(repr(value) for value in values)
+            raise ValueError(f"{key} is {value!r}, of which the {engine} engine knows only {known}")
+    for key, least in _LEAST.items():
+        if value_of(cfg, key) < least:
+            raise ValueError(f"{key} is {value_of(cfg, key)}; it must be {least} or more")
+    for key, length in lengths.items():
+        if len(value_of(cfg, key)) != length:
+            raise ValueError(f"{key} is {value_of(cfg, key)}; it must have {length} values")
+    _check_combinations(cfg)
+
+
+def _check_combinations(cfg: CfgNode) -> None:
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and cfg.MODEL.MASK_ON:
+        raise ValueError("MODEL.MASK_ON is True, and MODEL.META_ARCHITECTURE RetinaNet has no masks: write False")
+    box = cfg.MODEL.ROI_BOX_HEAD
+    if not 0 <= box.DROPOUT < 1:
+        raise ValueError(f"MODEL.ROI_BOX_HEAD.DROPOUT is {box.DROPOUT}; it must be 0 or more, and below 1")
+    if box.DROPOUT and box.NAME != "VGGBoxHead":
+        raise ValueError(f"MODEL.ROI_BOX_HEAD.DROPOUT is {box.DROPOUT}; only NAME: VGGBoxHead has it, write 0.0")
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("MODEL.DEVICE is 'cuda', and torch finds no GPU that it can use; write MODEL.DEVICE cpu")
+    steps = list(cfg.SOLVER.STEPS)
+    if steps != sorted(set(steps)):
+        raise ValueError(f"SOLVER.STEPS {steps} must increase")
