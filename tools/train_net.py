@@ -6,8 +6,8 @@ Examples:
     python tools/train_net.py --config-file configs/frcnn_r101.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
     python tools/train_net.py --config-file configs/quickstart.yaml SOLVER.MAX_ITER 100 OUTPUT_DIR runs/short
 
-One process a GPU: --num-gpus starts them; on the torchvision engine torchrun may. The last line printed is JSON: the
-figures of every test set, in percent, every digit.
+One process a GPU: --num-gpus starts them; on the torchvision engine torchrun may. Where there is a test set, the
+last line printed is JSON: the figures of every one, in percent, every digit.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from fvcore.common.config import CfgNode
 from resnet_backbone.config.files import value_of
 from resnet_backbone.weights import InputFormat, Weights, WeightsError
 from resnet_backbone.weights.architecture import has_bottlenecks
-from resnet_backbone.weights.catalog import SCHEME, find_entry_by_url, parse_source
+from resnet_backbone.weights.catalog import SCHEME, find_entry_by_address, parse_source
 from resnet_backbone.weights.read import read_file
-from resnet_backbone.weights.source import PACKAGE_KEY
+from resnet_backbone.weights.source import PACKAGE_KEY, package_facts
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def required_by_source(source: str, arch: str) -> dict[str, object]:
     Raises:
         WeightsError: an ``imagenet://`` name that the catalog lacks, or ImageNet weights of another architecture.
     """
-    entry = parse_source(source) if source.startswith(SCHEME) else find_entry_by_url(source)
+    entry = parse_source(source) if source.startswith(SCHEME) else find_entry_by_address(source)
     if entry is not None:
         _check_arch(source, entry.arch, arch)
         return required_input(arch, entry.input_format, entry.stride_in_1x1)
@@ -56,10 +56,11 @@ def required_by_source(source: str, arch: str) -> dict[str, object]:
         logger.warning("cannot check which input %s needs: %s", path, error)
         return {}
     if PACKAGE_KEY in metadata:
-        facts = metadata[PACKAGE_KEY]
-        _check_arch(source, facts["arch"], arch)
-        return required_input(arch, InputFormat.from_dict(facts["input_format"]), facts["stride_in_1x1"])
-    return {key: value for key, value in metadata.get("input", {}).items() if key in INPUT_KEYS}
+        facts = package_facts(metadata, source)
+        _check_arch(source, facts.arch, arch)
+        return required_input(arch, facts.input_format, facts.stride_in_1x1)
+    told = metadata.get("input")
+    return {key: told[key] for key in INPUT_KEYS if key in told} if isinstance(told, Mapping) else {}
 
 
 def required_by(weights: Weights, cfg: CfgNode) -> dict[str, object]:
@@ -71,13 +72,19 @@ def required_by(weights: Weights, cfg: CfgNode) -> dict[str, object]:
     node = cfg.MODEL.RESNET_BACKBONE
     if weights.input_format is not None:
         return required_input(node.ARCH, weights.input_format, weights.stride_in_1x1)
-    if node.INPUT_FROM_WEIGHTS:
+    refuse_unknown_input(cfg, weights.source)
+    return {}
+
+
+def refuse_unknown_input(cfg: CfgNode, source: str) -> None:
+    """Raise ValueError for weights of which nobody said which input they need, unless the user says it."""
+    if cfg.MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS:
         raise ValueError(
-            f"{weights.source} does not say which input it was trained on. Package it with tools/package_weights.py, "
-            f"or write INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD, and "
+            f"{source} does not say which input it was trained on. Package ImageNet weights with "
+            f"tools/package_weights.py; or write INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and "
+            f"MODEL.RESNETS.STRIDE_IN_1X1 as it was trained (Detectron2's zoo: mostly Detectron2's defaults), and "
             f"MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS: False"
         )
-    return {}
 
 
 def fit_input(cfg: CfgNode, required: Mapping[str, object], source: str) -> None:

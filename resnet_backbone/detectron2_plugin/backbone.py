@@ -154,11 +154,16 @@ def build_retinanet_fpn(
 
 
 def _build_trunk(cfg: CfgNode) -> TrunkBackbone:
+    if "RESNET_BACKBONE" not in cfg.MODEL:
+        raise ValueError(
+            "MODEL.RESNET_BACKBONE is not there: call add_resnet_backbone_config(cfg) right after get_cfg()"
+        )
     node, source = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.WEIGHTS
     check_host_config(cfg)
-    if source:
+    # Published weights have three channels: with another number, whoever turned strictness off fills the rest anew.
+    if source and (node.STRICT_WEIGHTS or len(cfg.MODEL.PIXEL_MEAN) == 3):
         check_input(cfg, required_by_source(source, node.ARCH), source)
-    else:
+    elif not source:
         warn_of_random_weights(cfg)
     return to_backbone(build_trunk(cfg, out_features=node.OUT_FEATURES), strict_weights=node.STRICT_WEIGHTS)
 

@@ -23,20 +23,34 @@ class SafeCheckpointer(DetectionCheckpointer):
     Args:
         model: the detector.
         save_dir: OUTPUT_DIR.
-        arch: of the trunk, for files that do not say theirs.
+        arch: of the trunk, for files that do not say theirs; None takes any, and fills what fits.
         facts: plain containers to write into every checkpoint: ``input``, ``class_names``, ``arch``, ``version``.
         checkpointables: as Detectron2's.
+
+    Attributes:
+        missing: tensors of the detector that the last load did not fill, because the file lacks them or has them in
+            another shape; counters of batch norms do not count.
     """
 
     def __init__(
-        self, model: nn.Module, save_dir: str, *, arch: str, facts: Mapping[str, Any], **checkpointables: Any
+        self, model: nn.Module, save_dir: str, *, arch: str | None, facts: Mapping[str, Any], **checkpointables: Any
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.arch = arch
         self.facts = dict(facts)
+        self.missing: list[str] = []
 
     def save(self, name: str, **kwargs: Any) -> None:
         super().save(name, **self.facts, **kwargs)
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        found = super()._load_model(checkpoint)
+        shapes = [
+            f"{name} ({tuple(theirs)} in the file, {tuple(ours)} here)" for name, theirs, ours in found.incorrect_shapes
+        ]
+        absent = [name for name in found.missing_keys if not name.endswith(".num_batches_tracked")]
+        self.missing = [*shapes, *(name for name in absent if not any(s.startswith(f"{name} ") for s in shapes))]
+        return found
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """Raises: WeightsError for a file that is damaged, or could run code."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -16,11 +15,20 @@ from resnet_backbone.evaluation.coco_input import read_ground_truth
 
 logger = logging.getLogger(__name__)
 
+_registered: set[str] = set()  # the names that this module has entered, whose files may be others in the next run
 
-def register_datasets(cfg: CfgNode, *, training: bool) -> None:
+
+def register_datasets(cfg: CfgNode, *, training: bool) -> list[str]:
     """Enter what DATASETS.TRAIN and TEST name, and Detectron2 does not know, into its catalog; check that it is there.
 
     Our own names (``shapes_train``, ``bccd_test``, ...) and those of DATASETS.OWN are read and checked whole.
+
+    Args:
+        cfg: reads DATASETS, MODEL.MASK_ON and INPUT.MASK_FORMAT.
+        training: False leaves DATASETS.TRAIN alone.
+
+    Returns:
+        The names of the classes; none for stuff only.
 
     Raises:
         FileNotFoundError: a file or folder is missing; the message says how to get it.
@@ -28,24 +36,24 @@ def register_datasets(cfg: CfgNode, *, training: bool) -> None:
     """
     if training and not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name the data set to train on")
-    own = {entry["NAME"]: get_dataset(entry["NAME"], cfg.DATASETS.OWN) for entry in _entries(cfg)}
     classes: dict[str, list[str]] = {}
     for key, names in (("TRAIN", cfg.DATASETS.TRAIN if training else ()), ("TEST", cfg.DATASETS.TEST)):
         if isinstance(names, str):
             raise ValueError(f'DATASETS.{key} is the text {names!r}; write a list of names: ["{names}"]')
         for name in names:
-            if name in own or name not in DatasetCatalog:
-                _register(own.get(name) or get_dataset(name), training=key == "TRAIN")
-            else:
-                check_files(name)
-            classes[name] = _classes(name)
+            classes[name] = register_dataset(cfg, name, training=key == "TRAIN")
     _check_same_classes(classes)
+    return next((names for names in classes.values() if names), [])
 
 
-def class_names(cfg: CfgNode) -> list[str]:
-    """Return the classes of the data that :func:`register_datasets` has registered; none for stuff only."""
-    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    return next((_classes(name) for name in names if name in DatasetCatalog and _classes(name)), [])
+def register_dataset(cfg: CfgNode, name: str, *, training: bool) -> list[str]:
+    """Do for one data set what :func:`register_datasets` does for all; return its classes."""
+    own = _own_names(cfg)
+    if name in DatasetCatalog and name not in (*own, *_registered):
+        _check_files(name)
+    else:
+        _register(get_dataset(name, cfg.DATASETS.OWN if name in own else ()), cfg, training=training)
+    return list(getattr(MetadataCatalog.get(name), "thing_classes", []))
 
 
 def set_num_classes(cfg: CfgNode, num_classes: int) -> None:
@@ -59,27 +67,40 @@ def set_num_classes(cfg: CfgNode, num_classes: int) -> None:
             node.NUM_CLASSES = num_classes
 
 
-def _entries(cfg: CfgNode) -> list[dict[str, Any]]:
+def _own_names(cfg: CfgNode) -> list[str]:
     for index, entry in enumerate(cfg.DATASETS.OWN):
         if not isinstance(entry, dict) or "NAME" not in entry:
             get_dataset("", cfg.DATASETS.OWN)  # says what is wrong
             raise ValueError(f"DATASETS.OWN[{index}] has no NAME")
-    return list(cfg.DATASETS.OWN)
+    return [entry["NAME"] for entry in cfg.DATASETS.OWN]
 
 
-def _register(spec: DatasetSpec, *, training: bool) -> None:
+def _register(spec: DatasetSpec, cfg: CfgNode, *, training: bool) -> None:
     check_dataset_files(spec)
-    dataset = CocoDataset(spec.json_path, spec.image_folder, None, training=training)
+    masks = {"with_masks": cfg.MODEL.MASK_ON and training, "mask_format": cfg.INPUT.MASK_FORMAT}
+    dataset = CocoDataset(spec.json_path, spec.image_folder, None, training=training, **masks)
     dataset.check_images()
-    read_ground_truth(spec.json_path, "bbox")  # what the evaluation refuses, it refuses before the training
+    if not training:  # what the evaluation refuses, it refuses before the training
+        for iou_type in ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",):
+            read_ground_truth(spec.json_path, iou_type)
+    elif len(dataset) == 0:
+        raise ValueError(f"{spec.json_path} holds no image with a box to learn from")
     if spec.name in DatasetCatalog:
         DatasetCatalog.remove(spec.name)
         MetadataCatalog.remove(spec.name)
+    _registered.add(spec.name)
     register_coco_instances(spec.name, {}, str(spec.json_path), str(spec.image_folder))
     MetadataCatalog.get(spec.name).thing_classes = list(dataset.class_names)
+    try:
+        DatasetCatalog.get(spec.name)
+    except (AssertionError, KeyError) as error:
+        raise ValueError(
+            f"{spec.json_path}: Detectron2 cannot read it ({type(error).__name__}: {error}); it wants an 'id' of "
+            f"its own for every annotation, and no 'ignore': 1"
+        ) from error
 
 
-def check_files(name: str) -> None:
+def _check_files(name: str) -> None:
     """Look for what the metadata of one of Detectron2's own data sets points to."""
     metadata = MetadataCatalog.get(name)
     for key in ("json_file", "image_root", "panoptic_json", "panoptic_root", "sem_seg_root", "dirname"):
@@ -92,10 +113,6 @@ def check_files(name: str) -> None:
                     f"data set {name!r} is not there: no {path}; Detectron2's datasets/README.md says how to get it "
                     f"(below $DETECTRON2_DATASETS, or ./datasets)"
                 ) from None
-
-
-def _classes(name: str) -> list[str]:
-    return list(getattr(MetadataCatalog.get(name), "thing_classes", []))
 
 
 def _check_same_classes(classes: dict[str, list[str]]) -> None:

@@ -29,15 +29,14 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from resnet_backbone.data.images import read_image
+from resnet_backbone.data.masks import decode_segmentation
 from resnet_backbone.evaluation.coco import evaluate_coco
 from resnet_backbone.evaluation.metrics import CocoMetrics
-from resnet_backbone.evaluation.pictures import Sample, save_comparison_pictures
-from resnet_backbone.evaluation.results import encode_masks, to_coco_results, write_results
+from resnet_backbone.evaluation.pictures import Sample, evenly_spaced, save_comparison_pictures
+from resnet_backbone.evaluation.results import decode_masks, encode_masks, to_coco_results, write_results
 
 logger = logging.getLogger(__name__)
 
-NUM_PICTURES = 8
-PICTURE_SCORE = 0.5  # detections below it are not drawn
 _KINDS = ("coco", "pascal_voc", "sem_seg", "coco_panoptic_seg")
 
 
@@ -48,13 +47,15 @@ class CocoEvaluator(DatasetEvaluator):
         dataset_name: of a registered data set in COCO's format.
         folder: gets ``coco_instances_results.json`` and ``pictures/``.
         with_masks: whether the detector gives masks.
+        pictures: whether to draw ground truth beside predictions.
     """
 
-    def __init__(self, dataset_name: str, folder: Path, *, with_masks: bool) -> None:
+    def __init__(self, dataset_name: str, folder: Path, *, with_masks: bool, pictures: bool) -> None:
         metadata = MetadataCatalog.get(dataset_name)
         self.dataset_name = dataset_name
         self.folder = folder
         self.with_masks = with_masks
+        self.pictures = pictures
         self.json_path = Path(metadata.json_file)
         DatasetCatalog.get(dataset_name)  # which completes the metadata
         ids = metadata.thing_dataset_id_to_contiguous_id
@@ -91,7 +92,8 @@ class CocoEvaluator(DatasetEvaluator):
         self.metrics = metrics
         logger.info("AP in percent on %d images of %s\n%s", len(found), self.json_path, metrics.table())
         logger.info("wrote %s", path)
-        self._draw(found)
+        if self.pictures:
+            self._draw(found)
         return {kind: part.summary() for kind, part in metrics.by_type().items()}
 
     def _draw(self, found: dict[int, list[dict[str, Any]]]) -> None:
@@ -99,33 +101,37 @@ class CocoEvaluator(DatasetEvaluator):
         records = DatasetCatalog.get(self.dataset_name)
         labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
         samples = []
-        for record in records[:: max(1, len(records) // NUM_PICTURES)][:NUM_PICTURES]:
+        for record in evenly_spaced(records):
             truth = [note for note in record.get("annotations", []) if not note.get("iscrowd")]
             detections = found.get(record["image_id"], [])
+            size = (record["height"], record["width"])
             samples.append(
                 Sample(
                     name=Path(record["file_name"]).name,
-                    image=read_image(record["file_name"]),
+                    image=read_image(record["file_name"], size),
                     gt_boxes=_boxes([note["bbox"] for note in truth]),
                     gt_labels=torch.tensor([note["category_id"] for note in truth], dtype=torch.int64),
                     boxes=_boxes([detection["bbox"] for detection in detections]),
                     labels=torch.tensor([labels[d["category_id"]] for d in detections], dtype=torch.int64),
                     scores=torch.tensor([detection["score"] for detection in detections]),
+                    gt_masks=_masks([note["segmentation"] for note in truth], *size) if self.with_masks else None,
+                    masks=decode_masks([d["segmentation"] for d in detections], *size) if self.with_masks else None,
                 )
             )
         if samples:
             names = MetadataCatalog.get(self.dataset_name).thing_classes
-            for path in save_comparison_pictures(self.folder / "pictures", samples, names, PICTURE_SCORE):
+            for path in save_comparison_pictures(self.folder / "pictures", samples, names):
                 logger.info("wrote %s", path)
 
 
-def evaluate(cfg: CfgNode, model: nn.Module, folder: Path) -> dict[str, dict[str, Any]]:
+def evaluate(cfg: CfgNode, model: nn.Module, folder: Path, *, pictures: bool) -> dict[str, dict[str, Any]]:
     """Score ``model`` on every data set of DATASETS.TEST; only the main process gets figures.
 
     Args:
         cfg: reads DATASETS, INPUT, DATALOADER and MODEL.MASK_ON.
         model: a detector; it is in eval mode meanwhile.
         folder: gets the files; with several data sets, a folder for each.
+        pictures: whether to draw ground truth beside predictions, of data sets in COCO's format.
 
     Returns:
         By data set, what ``metrics.json`` holds, too: ``{"bbox": {"AP": ..., "AP-person": ...}}``, percent.
@@ -133,7 +139,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: Path) -> dict[str, dict[str
     figures = {}
     for name in cfg.DATASETS.TEST:
         own_folder = folder if len(cfg.DATASETS.TEST) == 1 else folder / name
-        evaluator = build_evaluator(name, own_folder, with_masks=cfg.MODEL.MASK_ON)
+        evaluator = build_evaluator(name, own_folder, with_masks=cfg.MODEL.MASK_ON, pictures=pictures)
         results = inference_on_dataset(model, build_detection_test_loader(cfg, name), evaluator)
         if not comm.is_main_process():
             continue
@@ -150,30 +156,38 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: Path) -> dict[str, dict[str
 def check_evaluators(cfg: CfgNode) -> None:
     """Raise ValueError where a data set of DATASETS.TEST cannot be scored: before the training, not after it."""
     for name in cfg.DATASETS.TEST:
-        kind = MetadataCatalog.get(name).get("evaluator_type")
-        if kind not in _KINDS:
-            raise ValueError(f"no evaluator for data set {name!r} of the kind {kind!r}; take it out of DATASETS.TEST")
-        if kind == "coco_panoptic_seg" and importlib.util.find_spec("panopticapi") is None:
-            raise ValueError(
-                f"data set {name!r} is scored by panopticapi, which is not installed; "
-                f"pip install git+https://github.com/cocodataset/panopticapi.git"
-            )
+        check_evaluator(name)
 
 
-def build_evaluator(dataset_name: str, folder: Path, *, with_masks: bool) -> DatasetEvaluator:
+def check_evaluator(dataset_name: str) -> None:
+    """Raise ValueError where a registered data set cannot be scored."""
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind not in _KINDS:
+        raise ValueError(
+            f"no evaluator for data set {dataset_name!r} of the kind {kind!r}; take it out of DATASETS.TEST"
+        )
+    if kind == "coco_panoptic_seg" and importlib.util.find_spec("panopticapi") is None:
+        raise ValueError(
+            f"data set {dataset_name!r} is scored by panopticapi, which is not installed; "
+            f"pip install git+https://github.com/cocodataset/panopticapi.git"
+        )
+
+
+def build_evaluator(dataset_name: str, folder: Path, *, with_masks: bool, pictures: bool) -> DatasetEvaluator:
     """Return what scores a data set: COCO's figures, VOC's, or those of stuff and panoptic segmentation.
 
     Args:
         dataset_name: one that :func:`check_evaluators` accepted.
         folder: for the files.
         with_masks: whether the detector gives masks.
+        pictures: whether to draw ground truth beside predictions.
     """
     kind = MetadataCatalog.get(dataset_name).evaluator_type
     if kind == "pascal_voc":
         return PascalVOCDetectionEvaluator(dataset_name)
     if kind == "sem_seg":
         return SemSegEvaluator(dataset_name, output_dir=str(folder))
-    instances = CocoEvaluator(dataset_name, folder, with_masks=with_masks)
+    instances = CocoEvaluator(dataset_name, folder, with_masks=with_masks, pictures=pictures)
     if kind == "coco":
         return instances
     stuff, panoptic = (
@@ -197,3 +211,11 @@ def _without_nan(results: Mapping[str, Any]) -> dict[str, Any]:
 def _boxes(boxes: list[list[float]]) -> torch.Tensor:
     """From x, y, width, height to corners."""
     return BoxMode.convert(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+
+
+def _masks(segmentations: list[Any], height: int, width: int) -> torch.Tensor:
+    """Bool, (N, height, width), from polygons and run lengths as Detectron2 has read them."""
+    masks = np.zeros((len(segmentations), height, width), dtype=bool)
+    for mask, segmentation in zip(masks, segmentations, strict=True):
+        mask[:] = decode_segmentation(segmentation, height, width)
+    return torch.from_numpy(masks)

@@ -7,10 +7,10 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import torch
 from detectron2.engine import default_setup, launch
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.file_io import PathManager
@@ -18,14 +18,17 @@ from detectron2.utils.logger import setup_logger
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import fit_input, required_by_source
-from resnet_backbone.config.input import input_of, required_by
+from resnet_backbone.config.input import input_of, refuse_unknown_input, required_by
+from resnet_backbone.config.output import check_output_dir, forget_checkpoints, last_checkpoint
 from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
-from resnet_backbone.detectron2_plugin.datasets import class_names, register_datasets, set_num_classes
+from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
+from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.detectron2_plugin.evaluation import check_evaluators
 from resnet_backbone.detectron2_plugin.trainer import Trainer, evaluate_all
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import read_weights
 from resnet_backbone.weights.convert import holds_detector
+from resnet_backbone.weights.errors import shorten
 from resnet_backbone.weights.read import RawFile, read_file
 
 logger = logging.getLogger(__name__)
@@ -48,19 +51,17 @@ class Run:
         self.cfg = cfg
         self.eval_only = eval_only
         self.output_dir = Path(cfg.OUTPUT_DIR)
-        if self.output_dir.exists() and not self.output_dir.is_dir():
-            raise ValueError(f"OUTPUT_DIR {self.output_dir} is a file; name a folder")
+        check_output_dir(self.output_dir)
         if eval_only and not cfg.DATASETS.TEST:
             raise ValueError("--eval-only with empty DATASETS.TEST has nothing to do: name a data set")
         if comm.get_world_size() > 1 and cfg.MODEL.DEVICE == "cpu":
             raise ValueError("Detectron2 does not train in several processes on the CPU; write --engine torchvision")
         _log_to_terminal()
-        register_datasets(cfg, training=not eval_only)
+        self.class_names = register_datasets(cfg, training=not eval_only)
         check_evaluators(cfg)
-        self.class_names = class_names(cfg)
         set_num_classes(cfg, len(self.class_names))
 
-        last = _last_checkpoint(self.output_dir) if resume else None
+        last = _resumed_checkpoint(self.output_dir) if resume else None
         self.resumes = last is not None
         source = str(last) if last else cfg.MODEL.WEIGHTS
         if source:
@@ -68,12 +69,9 @@ class Run:
         elif eval_only:
             raise ValueError("--eval-only needs a trained detector in MODEL.WEIGHTS, which is empty")
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
-        self.model = build_model(cfg)
-        if source and (eval_only or not self.resumes):
-            checkpointer = SafeCheckpointer(
-                self.model, cfg.OUTPUT_DIR, arch=cfg.MODEL.RESNET_BACKBONE.ARCH, facts={}, save_to_disk=False
-            )
-            checkpointer.load(source, checkpointables=[])
+        self.model = build_detector(cfg)
+        if source:
+            self._load(source)
 
     def start(self) -> dict[str, dict[str, Any]]:
         """Train and evaluate; return the figures of each test set, on the main process."""
@@ -83,8 +81,6 @@ class Run:
         logger.info("resnet_backbone %s, torch %s", __version__, torch.__version__)
         if self.eval_only:
             return evaluate_all(self.cfg, self.model, augmented=self.cfg.TEST.AUG.ENABLED)
-        if comm.is_main_process() and not self.resumes:
-            (self.output_dir / "last_checkpoint").unlink(missing_ok=True)  # of an earlier run in this folder
         facts = {
             "input": input_of(self.cfg),
             "class_names": self.class_names,
@@ -94,26 +90,50 @@ class Run:
         trainer = Trainer(self.cfg, self.model, facts)
         if self.resumes:
             trainer.resume_or_load(resume=True)
+        elif comm.is_main_process():
+            forget_checkpoints(self.output_dir)
         trainer.train()
         return trainer.figures
 
     def _fit_to_weights(self, source: str) -> None:
         """Fetch the weights, and take the input that they need into the config."""
         cfg = self.cfg
-        path = Path(PathManager.get_local_path(source.split("?")[0]))
+        try:
+            path = Path(PathManager.get_local_path(source.split("?")[0]))
+        except URLError as error:
+            raise OSError(f"cannot download MODEL.WEIGHTS {source}: {error.reason}") from error
         if not path.is_file():
             raise FileNotFoundError(f"MODEL.WEIGHTS {source}: no such file")
         raw = read_file(path)
-        if holds_detector(raw.tensors):
+        if self.resumes and "trainer" not in (*raw.metadata, *raw.metadata["left_out"]):
+            raise ValueError(f"--resume: {source} is no checkpoint of a run on Detectron2; name another OUTPUT_DIR")
+        is_detector = holds_detector(raw.tensors)
+        if is_detector:
             self._check_classes(source, raw)
         elif self.eval_only:
             raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {source!r}")
         required = required_by_source(source, cfg.MODEL.RESNET_BACKBONE.ARCH)
-        if not required and not holds_detector(raw.tensors):
-            required = required_by(read_weights(path, cfg.MODEL.RESNET_BACKBONE.ARCH), cfg)
-        if not required:
-            logger.warning("%s does not say which input it needs: the config's INPUT and MODEL.PIXEL_* stand", source)
+        if not required and is_detector:
+            refuse_unknown_input(cfg, source)
+        elif not required:
+            required = required_by(read_weights(path, self._arch), cfg)
         fit_input(cfg, required, source)
+
+    def _load(self, source: str) -> None:
+        """Fill the detector; one that is evaluated, or goes on, must be filled whole."""
+        checkpointer = SafeCheckpointer(self.model, "", arch=self._arch, facts={}, save_to_disk=False)
+        checkpointer.load(source, checkpointables=[])
+        if checkpointer.missing and (self.eval_only or self.resumes):
+            raise ValueError(
+                f"{source} is of another detector than the config describes; {len(checkpointer.missing)} tensors are "
+                f"missing, or of another shape: {shorten(checkpointer.missing)}. A checkpoint of the torchvision "
+                f"engine is evaluated with --engine torchvision"
+            )
+
+    @property
+    def _arch(self) -> str | None:
+        node = self.cfg.MODEL.RESNET_BACKBONE
+        return node.ARCH if node.STRICT_WEIGHTS else None
 
     def _check_classes(self, source: str, raw: RawFile) -> None:
         learned = raw.metadata.get("class_names")
@@ -129,16 +149,10 @@ def launch_run(main: Callable[..., None], num_gpus: int, num_machines: int, rank
     launch(main, num_gpus, num_machines, rank, "auto" if num_machines == 1 else url, args)
 
 
-def _last_checkpoint(output_dir: Path) -> Path | None:
-    marker = output_dir / "last_checkpoint"
-    if not marker.is_file():
+def _resumed_checkpoint(output_dir: Path) -> Path | None:
+    path = last_checkpoint(output_dir)
+    if path is None:
         logger.warning("--resume: no checkpoint in %s, starting anew", output_dir)
-        return None
-    path = output_dir / marker.read_text(encoding="utf-8").strip()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{marker} names {path}, which is not there; write the name of another checkpoint into it"
-        )
     return path
 
 

@@ -61,7 +61,7 @@ class Trainer(DefaultTrainer):
     def test(self, cfg: CfgNode, model: nn.Module, evaluators: None = None) -> dict[str, float]:
         """Evaluate, with test-time augmentation in the end only; return the summary figures by their full names."""
         over = self.iter + 1 >= self.max_iter
-        self.figures = evaluate_all(cfg, model, augmented=over and cfg.TEST.AUG.ENABLED)
+        self.figures = evaluate_all(cfg, model, augmented=over and cfg.TEST.AUG.ENABLED, pictures=over)
         return {
             f"{name}/{kind}/{figure}": value
             for name, kinds in self.figures.items()
@@ -71,16 +71,18 @@ class Trainer(DefaultTrainer):
         }
 
 
-def evaluate_all(cfg: CfgNode, model: nn.Module, *, augmented: bool) -> dict[str, dict[str, Any]]:
+def evaluate_all(
+    cfg: CfgNode, model: nn.Module, *, augmented: bool, pictures: bool = True
+) -> dict[str, dict[str, Any]]:
     """Evaluate into ``inference/``, and with test-time augmentation into ``inference_TTA/``, too.
 
     Returns:
         See ``evaluate``; the augmented figures are named ``<data set>_TTA``.
     """
     output_dir = Path(cfg.OUTPUT_DIR)
-    figures = evaluate(cfg, model, output_dir / "inference")
+    figures = evaluate(cfg, model, output_dir / "inference", pictures=pictures)
     if augmented:
         bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-        found = evaluate(cfg, GeneralizedRCNNWithTTA(cfg, bare), output_dir / "inference_TTA")
+        found = evaluate(cfg, GeneralizedRCNNWithTTA(cfg, bare), output_dir / "inference_TTA", pictures=pictures)
         figures |= {f"{name}_TTA": values for name, values in found.items()}
     return figures

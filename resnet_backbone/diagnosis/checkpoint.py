@@ -15,7 +15,7 @@ from resnet_backbone.config import required_input
 from resnet_backbone.config.input import INPUT_KEYS
 from resnet_backbone.weights import InputFormat, Weights, WeightsEntry, WeightsError, find_entry_by_sha256, read_weights
 from resnet_backbone.weights.architecture import candidate_archs
-from resnet_backbone.weights.catalog import SCHEME, find_entry_by_url, parse_source
+from resnet_backbone.weights.catalog import SCHEME, find_entry_by_address, parse_source
 from resnet_backbone.weights.convert import holds_detector
 from resnet_backbone.weights.errors import shorten
 from resnet_backbone.weights.read import RawFile, read_file
@@ -145,7 +145,7 @@ def config_lines(checkpoint: Checkpoint) -> str:
 def _find_entry(source: str, weights: Weights) -> WeightsEntry | None:
     if source.startswith(SCHEME):
         return parse_source(source)
-    return find_entry_by_url(source) or find_entry_by_sha256(weights.sha256)
+    return find_entry_by_address(source) or find_entry_by_sha256(weights.sha256)
 
 
 def _read_detector(source: str, weights: Weights, raw: RawFile) -> Checkpoint:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +20,15 @@ logger = logging.getLogger(__name__)
 SHORTEST_LONG_SIDE = 640  # pixels; smaller images are enlarged to this, so that labels can be read
 GAP = 8  # pixels between the two panels, and between the cells of the grid
 MASK_OPACITY = 0.45
+NUM_PICTURES = 8  # of a data set
+PICTURE_SCORE = 0.5  # detections below it are not drawn
 GRID_PAIRS = 12
 GRID_CELL = (960, 400)  # width and height in pixels of one pair in the grid
 PAPER, INK = (255, 255, 255), (32, 33, 36)
 
 Color = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ class Sample:
     masks: Tensor | None = None  # bool, (M, H, W)
 
 
+def evenly_spaced(items: Sequence[T]) -> Sequence[T]:
+    """Return those of a data set to draw: at most ``NUM_PICTURES``, from its start to its end."""
+    return items[:: max(1, len(items) // NUM_PICTURES)][:NUM_PICTURES]
+
+
 def draw_pair(
     image: Tensor,
     gt_boxes: Tensor,
@@ -50,7 +59,7 @@ def draw_pair(
     labels: Tensor,
     scores: Tensor,
     class_names: Sequence[str],
-    score_threshold: float = 0.5,
+    score_threshold: float = PICTURE_SCORE,
     gt_masks: Tensor | None = None,
     masks: Tensor | None = None,
 ) -> Tensor:
@@ -113,7 +122,7 @@ def draw_pair(
 
 
 def save_comparison_pictures(
-    folder: Path, samples: Sequence[Sample], class_names: Sequence[str], score_threshold: float = 0.5
+    folder: Path, samples: Sequence[Sample], class_names: Sequence[str], score_threshold: float = PICTURE_SCORE
 ) -> list[Path]:
     """Write one PNG for every sample, as :func:`draw_pair` draws it, and ``grid.png`` with the first twelve.
 

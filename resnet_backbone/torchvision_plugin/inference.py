@@ -21,16 +21,13 @@ from resnet_backbone.data.coco import CocoDataset
 from resnet_backbone.evaluation.coco import evaluate_coco
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.pictures import Sample as PictureSample
-from resnet_backbone.evaluation.pictures import save_comparison_pictures
+from resnet_backbone.evaluation.pictures import evenly_spaced, save_comparison_pictures
 from resnet_backbone.evaluation.results import decode_masks, encode_masks, to_coco_results, write_results
 from resnet_backbone.torchvision_plugin.datasets import iou_types
 from resnet_backbone.torchvision_plugin.loader import build_test_loader, reorder_channels
 from resnet_backbone.torchvision_plugin.mask_heads import paste_masks
 
 logger = logging.getLogger(__name__)
-
-NUM_PICTURES = 8
-PICTURE_SCORE = 0.5  # detections below it are not drawn
 
 
 def rescale(detections: dict[str, Tensor], from_size: tuple[int, int], to_size: tuple[int, int]) -> dict[str, Tensor]:
@@ -120,7 +117,7 @@ def _draw(dataset: CocoDataset, found: dict[int, dict[str, Any]], folder: Path) 
         originals = copy.copy(dataset)
         originals.transforms = None
     samples = []
-    for index in indices[:: max(1, len(indices) // NUM_PICTURES)][:NUM_PICTURES]:
+    for index in evenly_spaced(indices):
         image, target = originals[index]
         detections = found[target["image_id"]]
         samples.append(
@@ -136,5 +133,5 @@ def _draw(dataset: CocoDataset, found: dict[int, dict[str, Any]], folder: Path) 
                 masks=decode_masks(detections["masks"], *target["size"]) if "masks" in detections else None,
             )
         )
-    for path in save_comparison_pictures(folder, samples, dataset.class_names, PICTURE_SCORE):
+    for path in save_comparison_pictures(folder, samples, dataset.class_names):
         logger.info("wrote %s", path)

@@ -276,10 +276,19 @@ def parse_source(source: str) -> WeightsEntry:
     return get_entry(arch, name)
 
 
-def find_entry_by_url(url: str) -> WeightsEntry | None:
-    """Return the entry of an address, which for Detectron2's files may be ``detectron2://...``; None for another."""
-    url = url.replace("detectron2://", "https://dl.fbaipublicfiles.com/detectron2/")
-    return next((entry for entry in _ENTRIES if entry.url == url), None)
+def find_entry_by_address(address: str) -> WeightsEntry | None:
+    """Return the entry of a URL, a ``detectron2://`` name, or a path that ends like one; None for another.
+
+    Detectron2 keeps what it downloads below folders of the URL, and its files have no published hash to know them by.
+    """
+    entry = next((entry for entry in _ENTRIES if entry.url == address), None)
+    if entry is not None:
+        return entry
+    for entry in _ENTRIES:
+        published = entry.url.removeprefix(_DETECTRON2_URL)
+        if published != entry.url and address.endswith(f"ImageNetPretrained{published}"):
+            return entry
+    return None
 
 
 def find_entry_by_sha256(hexdigest: str) -> WeightsEntry | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -158,24 +158,38 @@ def _published(raw: RawFile, source: str, sha256: str, arch: str | None, entry: 
     )
 
 
-def _packaged(raw: RawFile, source: str, sha256: str, arch: str | None) -> Weights:
-    facts: Any = raw.metadata[PACKAGE_KEY]
-    state_dict, _ = _renamed(raw.tensors, source)
-    _check_finite(state_dict, source)
+class PackageFacts(NamedTuple):
+    """What a packaged file says of itself; see :class:`Weights`."""
+
+    arch: str
+    input_format: InputFormat
+    stride_in_1x1: bool
+    norm: str
+    licence: str
+    acc1: float | None
+
+
+def package_facts(metadata: Mapping[str, Any], source: str) -> PackageFacts:
+    """Return the facts in the metadata of a packaged file.
+
+    Args:
+        metadata: what :func:`~resnet_backbone.weights.read.read_file` read, with :data:`PACKAGE_KEY`.
+        source: its name, for messages.
+
+    Raises:
+        WeightsError: facts of another release's format, or damaged ones.
+    """
+    facts: Any = metadata[PACKAGE_KEY]
     try:
         if facts["format_version"] != FORMAT_VERSION:
             raise WeightsError(
                 f"{source} is of format version {facts['format_version']}, this release reads {FORMAT_VERSION}; upgrade"
             )
-        return Weights(
-            state_dict=state_dict,
-            arch=_resolve_arch(state_dict, source, facts["arch"], arch),
+        return PackageFacts(
+            arch=facts["arch"],
             input_format=InputFormat.from_dict(facts["input_format"]),
             stride_in_1x1=facts["stride_in_1x1"],
             norm=facts["norm"],
-            source=source,
-            sha256=sha256,
-            num_classes=num_classes_of(state_dict),
             licence=facts["licence"],
             acc1=facts["acc1"],
         )
@@ -183,6 +197,24 @@ def _packaged(raw: RawFile, source: str, sha256: str, arch: str | None) -> Weigh
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{source}: its description is damaged ({error!r}); package the weights again") from error
+
+
+def _packaged(raw: RawFile, source: str, sha256: str, arch: str | None) -> Weights:
+    state_dict, _ = _renamed(raw.tensors, source)
+    _check_finite(state_dict, source)
+    facts = package_facts(raw.metadata, source)
+    return Weights(
+        state_dict=state_dict,
+        arch=_resolve_arch(state_dict, source, facts.arch, arch),
+        input_format=facts.input_format,
+        stride_in_1x1=facts.stride_in_1x1,
+        norm=facts.norm,
+        source=source,
+        sha256=sha256,
+        num_classes=num_classes_of(state_dict),
+        licence=facts.licence,
+        acc1=facts.acc1,
+    )
 
 
 def _renamed(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], str]:

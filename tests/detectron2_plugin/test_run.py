@@ -175,8 +175,14 @@ def test_a_pickle_with_code_is_refused(tiny, tmp_path, monkeypatch):
         (("DATASETS.TRAIN", "('voc_2007_trainval',)"), "'voc_2007_trainval' is not there"),
         (("DATASETS.TRAIN", "('shape_train',)"), "did you mean shapes_train"),
         (("DATASETS.TRAIN", "()"), "DATASETS.TRAIN is empty"),
-        (("SOLVER.ACCUMULATION_STEPS", "2"), "SOLVER.ACCUMULATION_STEPS is 2, Detectron2 knows only 1"),
-        (("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model"), "of which Detectron2 knows only 'value' or 'norm'"),
+        (
+            ("SOLVER.ACCUMULATION_STEPS", "2"),
+            "SOLVER.ACCUMULATION_STEPS is 2, of which the Detectron2 engine knows only 1",
+        ),
+        (
+            ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model"),
+            "of which the Detectron2 engine knows only 'value' or 'norm'",
+        ),
         (("SOLVER.AMP.ENABLED", "True"), "mixed precision on GPUs only"),
         (("MODEL.RESNET_BACKBON.ARCH", "resnet18"), "the nearest that it obeys is MODEL.RESNET_BACKBONE.ARCH"),
     ],
@@ -210,3 +216,86 @@ def test_the_command_line_picks_detectron2_and_ends_with_json(tiny, shapes):
     wrong = subprocess.run([*command, "SOLVER.IMS_PER_BATC", "2"], env=environment, capture_output=True, text=True)
     assert wrong.returncode == 1
     assert wrong.stderr.splitlines()[-1].startswith("error: the command line: the Detectron2 engine does not obey")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("SOLVER.LR_SCHEDULER_NAME", "Foo"), "SOLVER.LR_SCHEDULER_NAME is 'Foo', of which"),
+        (("SOLVER.IMS_PER_BATCH", "0"), "SOLVER.IMS_PER_BATCH is 0; it must be 1 or more"),
+        (("MODEL.PIXEL_STD", "(1.0,)"), "it must have 3 values"),
+        (("MODEL.KEYPOINT_ON", "True"), "MODEL.KEYPOINT_ON is True, of which"),
+        (("MODEL.RPN.HEAD_NAME", "RPNHead"), "did you mean StandardRPNHead"),
+        (("MODEL.FPN.NORM", "bn"), "Detectron2 cannot build what the config describes: KeyError: 'bn'"),
+        (("MODEL.ROI_HEADS.IN_FEATURES", "('p2', 'p9')"), "cannot build what the config describes: KeyError: 'p9'"),
+        (("MODEL.MASK_ON", "True"), "run lengths, not as polygons; write INPUT.MASK_FORMAT: bitmask"),
+    ],
+)
+def test_mistakes_of_values_are_told_before_anything_is_written(tiny, tmp_path, words, message):
+    with pytest.raises(ValueError, match=message):
+        Run(tiny("quickstart.yaml", *words))
+    assert not (tmp_path / "output").exists()
+
+
+def test_augmented_tests_of_other_detectors_are_refused(tiny):
+    with pytest.raises(ValueError, match="augments tests of GeneralizedRCNN only, not of RetinaNet"):
+        tiny("retinanet/r18_fpn.yaml", "TEST.AUG.ENABLED", "True")
+    with pytest.raises(ValueError, match="RetinaNet has no masks"):
+        tiny("retinanet/r18_fpn.yaml", "MODEL.MASK_ON", "True")
+
+
+@pytest.fixture
+def trained(tiny) -> Path:
+    """The output folder of a run of one step."""
+    cfg = tiny("quickstart.yaml", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()")
+    Run(cfg).start()
+    return Path(cfg.OUTPUT_DIR)
+
+
+def test_only_a_whole_detector_is_evaluated_or_goes_on(tiny, trained):
+    state = torch.load(trained / "model_final.pth", weights_only=True)
+    state["model"] = {name: value for name, value in state["model"].items() if not name.startswith("proposal_")}
+    torch.save(state, trained / "half.pth")
+    (trained / "last_checkpoint").write_text("half.pth")
+    for given, words in ((("MODEL.WEIGHTS", str(trained / "half.pth")), {"eval_only": True}), ((), {"resume": True})):
+        with pytest.raises(ValueError, match="of another detector than the config describes; 6 tensors are missing"):
+            Run(tiny("quickstart.yaml", *given), **words)
+    del state["trainer"]
+    torch.save(state, trained / "half.pth")
+    with pytest.raises(ValueError, match="no checkpoint of a run on Detectron2"):
+        Run(tiny("quickstart.yaml"), resume=True)
+    with pytest.raises(ValueError, match="does not fit resnet18"):
+        (trained / "last_checkpoint").write_text("model_final.pth")
+        Run(tiny("quickstart.yaml", "MODEL.RESNET_BACKBONE.NORM", "GN"), resume=True)
+
+
+def test_a_run_that_cannot_start_leaves_the_earlier_one_to_go_on_with(tiny, trained):
+    with pytest.raises(ValueError, match="knows only"):
+        Run(tiny("quickstart.yaml", "SOLVER.LR_SCHEDULER_NAME", "Foo")).start()
+    assert (trained / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_evaluating_needs_no_training_data(tiny, trained):
+    words = ("MODEL.WEIGHTS", str(trained / "model_final.pth"), "DATASETS.TRAIN", "('coco_2017_train',)")
+    assert "shapes_val" in Run(tiny("quickstart.yaml", *words), eval_only=True).start()
+
+
+def test_a_detector_that_does_not_say_its_input_is_refused(tiny, trained):
+    state = torch.load(trained / "model_final.pth", weights_only=True)
+    torch.save({"model": state["model"]}, trained / "bare.pth")
+    words = ("MODEL.WEIGHTS", str(trained / "bare.pth"))
+    with pytest.raises(ValueError, match="does not say which input it was trained on"):
+        Run(tiny("quickstart.yaml", *words))
+    Run(tiny("quickstart.yaml", *words, "MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS", "False"))
+
+
+def test_annotations_that_detectron2_cannot_read(tiny, shapes, tmp_path):
+    folder = shapes / "shapes"
+    data = json.loads((folder / "annotations" / "train.json").read_text())
+    for note in data["annotations"]:
+        note["id"] = 1
+    (tmp_path / "own.json").write_text(json.dumps(data))
+    cfg = tiny("quickstart.yaml", "DATASETS.TRAIN", "('own',)")
+    cfg.DATASETS.OWN = [{"NAME": "own", "JSON": str(tmp_path / "own.json"), "IMAGES": str(folder / "train")}]
+    with pytest.raises(ValueError, match="'id' of its own"):
+        Run(cfg)

@@ -1,0 +1,23 @@
+"""From a config to a detector."""
+
+from __future__ import annotations
+
+from detectron2.modeling import build_model
+from fvcore.common.config import CfgNode
+from torch import nn
+
+
+def build_detector(cfg: CfgNode) -> nn.Module:
+    """Build the detector that ``cfg`` describes, on MODEL.DEVICE, with random weights.
+
+    Raises:
+        ValueError: parts that do not fit each other; Detectron2 itself asserts, or fails on the way, and is quoted.
+    """
+    try:
+        return build_model(cfg)
+    except ValueError:
+        raise
+    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"Detectron2 cannot build what the config describes: {type(error).__name__}: {error}"
+        ) from error
