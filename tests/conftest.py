@@ -10,6 +10,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from resnet_backbone.data.shapes import generate_shapes
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -33,6 +35,14 @@ def coco_mini() -> Path:
 def bccd() -> Path:
     """364 photographs of blood cells in Pascal VOC's layout."""
     return _shared("bccd")
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root for $DETECTRON2_DATASETS with a tiny "shapes" set."""
+    root = tmp_path_factory.mktemp("datasets")
+    generate_shapes(root / "shapes", num_train=12, num_val=5, seed=0)
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -112,6 +112,16 @@ def check_dataset_files(spec: DatasetSpec) -> None:
     raise FileNotFoundError(message)
 
 
+def check_same_classes(name: str, found: Sequence[str], expected: Sequence[str]) -> None:
+    """Raise ValueError where the data set ``name`` has other classes than the detector learns, or another order."""
+    if list(found) != list(expected):
+        other = sorted(set(found) ^ set(expected)) or "the same in another order"
+        raise ValueError(
+            f"data set {name!r} has the classes {list(found)[:8]}, the detector learns {list(expected)[:8]} (in one of "
+            f"them only: {other[:8]}); both need the same categories"
+        )
+
+
 def _own_spec(entry: Mapping[str, Any], where: str) -> DatasetSpec:
     if not isinstance(entry, Mapping):
         raise TypeError(f"{where} is {entry!r}; expected keys NAME, JSON and IMAGES, as in\n  {_OWN_EXAMPLE}")

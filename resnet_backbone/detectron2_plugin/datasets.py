@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from fvcore.common.config import CfgNode
 
-from resnet_backbone.data.catalog import DatasetSpec, check_dataset_files, get_dataset
+from resnet_backbone.data.catalog import DatasetSpec, check_dataset_files, check_same_classes, get_dataset
 from resnet_backbone.data.coco import CocoDataset
 from resnet_backbone.evaluation.coco_input import read_ground_truth
 
@@ -42,8 +42,10 @@ def register_datasets(cfg: CfgNode, *, training: bool) -> list[str]:
             raise ValueError(f'DATASETS.{key} is the text {names!r}; write a list of names: ["{names}"]')
         for name in names:
             classes[name] = register_dataset(cfg, name, training=key == "TRAIN")
-    _check_same_classes(classes)
-    return next((names for names in classes.values() if names), [])
+    first = next(iter(classes.values()), [])
+    for name, found in classes.items():
+        check_same_classes(name, found, first)
+    return first
 
 
 def register_dataset(cfg: CfgNode, name: str, *, training: bool) -> list[str]:
@@ -113,15 +115,3 @@ def _check_files(name: str) -> None:
                     f"data set {name!r} is not there: no {path}; Detectron2's datasets/README.md says how to get it "
                     f"(below $DETECTRON2_DATASETS, or ./datasets)"
                 ) from None
-
-
-def _check_same_classes(classes: dict[str, list[str]]) -> None:
-    items = list(classes.items())
-    for name, names in items[1:]:
-        first_name, first = items[0]
-        if names != first:
-            other = sorted(set(names) ^ set(first)) or "the same in another order"
-            raise ValueError(
-                f"data set {name!r} has the classes {names[:8]}, {first_name!r} has {first[:8]} (in one of them only: "
-                f"{other[:8]}); both need the same categories"
-            )

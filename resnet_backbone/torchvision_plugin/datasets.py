@@ -9,7 +9,7 @@ import numpy as np
 from fvcore.common.config import CfgNode
 from torch.utils.data import ConcatDataset, Dataset
 
-from resnet_backbone.data.catalog import check_dataset_files, get_dataset
+from resnet_backbone.data.catalog import check_dataset_files, check_same_classes, get_dataset
 from resnet_backbone.data.coco import CocoDataset, Sample
 from resnet_backbone.data.transforms import test_transforms, train_transforms
 from resnet_backbone.evaluation.coco import IouType
@@ -63,7 +63,7 @@ def open_train_set(cfg: CfgNode) -> TrainSet:
             )
         )
         parts[-1].check_images()
-        _check_classes(parts[-1], parts[0].class_names, name)
+        check_same_classes(name, parts[-1].class_names, parts[0].class_names)
     if sum(map(len, parts)) == 0:
         raise ValueError(f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)} holds no image with a box to learn from")
     return TrainSet(ConcatDataset(parts), np.concatenate([part.sizes for part in parts]), parts[0].class_names)
@@ -83,7 +83,7 @@ def open_test_sets(cfg: CfgNode, class_names: tuple[str, ...]) -> dict[str, Coco
         sets[name].check_images()
         for iou_type in iou_types(cfg):
             read_ground_truth(spec.json_path, iou_type)  # what the evaluation refuses, it refuses before the training
-        _check_classes(sets[name], class_names, name)
+        check_same_classes(name, sets[name].class_names, class_names)
     return sets
 
 
@@ -98,12 +98,3 @@ def set_num_classes(cfg: CfgNode, class_names: tuple[str, ...]) -> None:
     if cfg.MODEL[key].NUM_CLASSES != len(class_names):
         logger.info("MODEL.%s.NUM_CLASSES: %d, from the data: %s", key, len(class_names), ", ".join(class_names))
         cfg.MODEL[key].NUM_CLASSES = len(class_names)
-
-
-def _check_classes(dataset: CocoDataset, expected: tuple[str, ...], name: str) -> None:
-    if dataset.class_names != expected:
-        other = sorted(set(dataset.class_names) ^ set(expected)) or "the same in another order"
-        raise ValueError(
-            f"data set {name!r} has the classes {list(dataset.class_names)[:8]}, the detector learns "
-            f"{list(expected)[:8]} (in one of them only: {other[:8]}); both need the same categories"
-        )

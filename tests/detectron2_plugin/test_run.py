@@ -23,7 +23,6 @@ from detectron2.checkpoint import DetectionCheckpointer  # noqa: E402
 from detectron2.config import get_cfg as stock_cfg  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
 
-from resnet_backbone.data.shapes import generate_shapes  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
 
@@ -36,14 +35,6 @@ TINY = [
     *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "128", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
     *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)", "SOLVER.CHECKPOINT_PERIOD", "2"),
 ]
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root for $DETECTRON2_DATASETS with a tiny "shapes" set."""
-    root = tmp_path_factory.mktemp("datasets")
-    generate_shapes(root / "shapes", num_train=12, num_val=5, seed=0)
-    return root
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 from accelerate.state import AcceleratorState
 from fvcore.common.config import CfgNode
 
-from resnet_backbone.data.shapes import generate_shapes
 from resnet_backbone.torchvision_plugin.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,14 +33,6 @@ def _fresh_accelerator() -> Iterator[None]:
     """accelerate keeps one state a process, and refuses another precision after the first."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(scope="session")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root for $DETECTRON2_DATASETS with a tiny "shapes" set."""
-    root = tmp_path_factory.mktemp("datasets")
-    generate_shapes(root / "shapes", num_train=12, num_val=5, seed=0)
-    return root
 
 
 @pytest.fixture
