@@ -115,10 +115,11 @@ def check_dataset_files(spec: DatasetSpec) -> None:
 def check_same_classes(name: str, found: Sequence[str], expected: Sequence[str]) -> None:
     """Raise ValueError where the data set ``name`` has other classes than the detector learns, or another order."""
     if list(found) != list(expected):
-        other = sorted(set(found) ^ set(expected)) or "the same in another order"
+        other = sorted(set(found) ^ set(expected))
+        how = f"in one of them only: {other[:8]}" if other else "the same in another order"
         raise ValueError(
-            f"data set {name!r} has the classes {list(found)[:8]}, the detector learns {list(expected)[:8]} (in one of "
-            f"them only: {other[:8]}); both need the same categories"
+            f"data set {name!r} has the classes {list(found)[:8]}, the detector learns {list(expected)[:8]} ({how}); "
+            f"both need the same categories"
         )
 
 

@@ -30,6 +30,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     Attributes:
         missing: tensors of the detector that the last load did not fill, because the file lacks them or has them in
             another shape; counters of batch norms do not count.
+        unexpected: tensors of the file that the last load had no place for.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.arch = arch
         self.facts = dict(facts)
         self.missing: list[str] = []
+        self.unexpected: list[str] = []
 
     def save(self, name: str, **kwargs: Any) -> None:
         super().save(name, **self.facts, **kwargs)
@@ -50,6 +52,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         ]
         absent = [name for name in found.missing_keys if not name.endswith(".num_batches_tracked")]
         self.missing = [*shapes, *(name for name in absent if not any(s.startswith(f"{name} ") for s in shapes))]
+        self.unexpected = list(found.unexpected_keys)
         return found
 
     def _load_file(self, filename: str) -> dict[str, Any]:

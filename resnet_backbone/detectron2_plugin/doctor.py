@@ -12,19 +12,18 @@ from typing import Any
 
 import detectron2
 import torch
-from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import convert_PIL_to_numpy
-from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import CfgNode
 from PIL import Image
 from torch import Tensor, nn
 
-from resnet_backbone.data.catalog import check_dataset_files, get_dataset
 from resnet_backbone.detectron2_plugin.backbone import TrunkBackbone
 from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
 from resnet_backbone.detectron2_plugin.config import REGISTRIES, load_config
-from resnet_backbone.detectron2_plugin.datasets import check_files, set_num_classes
+from resnet_backbone.detectron2_plugin.datasets import register_dataset, set_num_classes
+from resnet_backbone.detectron2_plugin.detector import build_detector
+from resnet_backbone.detectron2_plugin.evaluation import check_evaluator
 from resnet_backbone.detectron2_plugin.roi_heads import VGGBoxHead
 from resnet_backbone.diagnosis import DetectorParts, Section
 from resnet_backbone.diagnosis.checkpoint import DETECTOR, Checkpoint
@@ -66,12 +65,11 @@ class Detectron2Engine:
     def load_config(self, config_file: str, overrides: Sequence[str]) -> CfgNode:
         return load_config(config_file, overrides)
 
-    def check_dataset(self, name: str, cfg: CfgNode) -> None:
-        own = [entry.get("NAME", name) if isinstance(entry, dict) else name for entry in cfg.DATASETS.OWN]
-        if name in DatasetCatalog and name not in own:
-            check_files(name)
-        else:
-            check_dataset_files(get_dataset(name, cfg.DATASETS.OWN))
+    def open_dataset(self, name: str, cfg: CfgNode, *, training: bool) -> tuple[str, ...]:
+        class_names = register_dataset(cfg, name, training=training)
+        if not training:
+            check_evaluator(name)
+        return tuple(class_names)
 
     def resolve(self, source: str) -> str:
         return source if source.startswith(SCHEME) else PathManager.get_local_path(source.split("?")[0])
@@ -79,24 +77,21 @@ class Detectron2Engine:
     def loads_detector(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.kind == DETECTOR
 
-    def build(self, cfg: CfgNode, checkpoint: Checkpoint | None, section: Section) -> DetectorParts:
+    def build(
+        self, cfg: CfgNode, checkpoint: Checkpoint | None, class_names: tuple[str, ...], section: Section
+    ) -> DetectorParts:
         cfg = cfg.clone()
         cfg.MODEL.DEVICE = "cpu"
-        if checkpoint is not None and checkpoint.num_detected:
-            set_num_classes(cfg, checkpoint.num_detected)
-        try:
-            model = build_model(cfg).eval()
-        except ValueError:
-            raise
-        except Exception as error:  # Detectron2 asserts, indexes and calls with what the config holds
-            raise ValueError(f"Detectron2 cannot build it: {type(error).__name__}: {error}") from error
+        learned = checkpoint.num_detected if checkpoint is not None else None
+        set_num_classes(cfg, len(class_names) or learned or 0)
+        model = build_detector(cfg).eval()
         if checkpoint is not None:
             _fill(model, cfg, checkpoint, section)
         return parts_of(cfg, model)
 
 
 def parts_of(cfg: CfgNode, model: nn.Module) -> DetectorParts:
-    """Take apart a detector that ``build_model(cfg)`` built on the CPU."""
+    """Take apart a detector that ``build_detector(cfg)`` built on the CPU."""
     backbone: Any = model.get_submodule("backbone")
     trunk = getattr(backbone, "bottom_up", backbone)
     roi_heads: Any = getattr(model, "roi_heads", None)
@@ -135,39 +130,28 @@ def _prepare(model: nn.Module, backbone: nn.Module, channel_order: str, image: T
     raise ValueError(f"{type(model).__name__} does not call its backbone")
 
 
-class _Recorder(SafeCheckpointer):
-    """Keeps what did not fit instead of logging it."""
-
-    incompatible: Any = None
-
-    def _log_incompatible_keys(self, incompatible: Any) -> None:
-        self.incompatible = incompatible
-
-
 def _fill(model: nn.Module, cfg: CfgNode, checkpoint: Checkpoint, section: Section) -> None:
     """Load MODEL.WEIGHTS as a run does; of a detector say which layers start anew.
 
     Raises:
         WeightsError: the trunk does not fit, or the file cannot be loaded.
     """
-    checkpointer = _Recorder(model, "", arch=cfg.MODEL.RESNET_BACKBONE.ARCH, facts={}, save_to_disk=False)
+    checkpointer = SafeCheckpointer(model, "", arch=cfg.MODEL.RESNET_BACKBONE.ARCH, facts={}, save_to_disk=False)
     try:
         checkpointer.load(checkpoint.source, checkpointables=[])
     except WeightsError:
         raise
     except Exception as error:  # its checkpointer raises nearly anything on a file of another kind
         raise WeightsError(f"Detectron2 cannot load {checkpoint.source}: {type(error).__name__}: {error}") from error
-    found = checkpointer.incompatible
-    if checkpoint.kind != DETECTOR or found is None:
+    if checkpoint.kind != DETECTOR:
         return
-    anew = [*found.missing_keys, *(key for key, *_ in found.incorrect_shapes)]
-    if anew:
-        section.warning(f"{len(anew)} tensors of the detector are not in the file, and start anew: {shorten(anew)}")
-    if found.unexpected_keys:
+    if anew := checkpointer.missing:
         section.warning(
-            f"{len(found.unexpected_keys)} tensors of the file fit nothing in the detector: "
-            f"{shorten(found.unexpected_keys)}"
+            f"{len(anew)} tensors of the detector are not in the file, or of another shape, and start anew: "
+            f"{shorten(anew)}"
         )
+    if unexpected := checkpointer.unexpected:
+        section.warning(f"{len(unexpected)} tensors of the file fit nothing in the detector: {shorten(unexpected)}")
 
 
 def _commit() -> str:

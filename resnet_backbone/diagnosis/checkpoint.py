@@ -24,6 +24,7 @@ from resnet_backbone.weights.source import PACKAGE_KEY
 CLASSIFIER, PACKAGED, DETECTOR = "ImageNet weights", "packaged ImageNet weights", "a detector's checkpoint"
 _COUNTER = ".num_batches_tracked"
 _BACKGROUND = 1
+_SCORES = ("roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.0.cls_score.weight")
 
 
 @dataclass(frozen=True)
@@ -157,13 +158,15 @@ def _read_detector(source: str, weights: Weights, raw: RawFile) -> Checkpoint:
         input_format = InputFormat(told["INPUT.FORMAT"], told["MODEL.PIXEL_MEAN"], told["MODEL.PIXEL_STD"])
         stride = told["MODEL.RESNETS.STRIDE_IN_1X1"] if weights.stride_in_1x1 is None else weights.stride_in_1x1
         weights = replace(weights, input_format=input_format, stride_in_1x1=stride)
-    scores = raw.tensors.get("roi_heads.box_predictor.cls_score.weight")
     names = tuple(raw.metadata.get("class_names") or ())
-    if names or scores is None:
-        num_detected = len(names) or None
-    else:
-        num_detected = len(scores) - _BACKGROUND
+    num_detected = len(names) or _num_scored(raw.tensors)
     return Checkpoint(source, DETECTOR, weights, None, _builder_of(raw.tensors), num_detected, names)
+
+
+def _num_scored(tensors: Mapping[str, Tensor]) -> int | None:
+    """The classes of Faster and Cascade R-CNN; RetinaNet scores classes times anchors, and has no number for either."""
+    scores = next((tensors[name] for name in _SCORES if name in tensors), None)
+    return None if scores is None else len(scores) - _BACKGROUND
 
 
 def _builder_of(tensors: Mapping[str, Tensor]) -> str:

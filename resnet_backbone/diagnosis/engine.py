@@ -52,11 +52,19 @@ class Engine(Protocol):
             FileNotFoundError, ValueError: what is wrong with it.
         """
 
-    def check_dataset(self, name: str, cfg: CfgNode) -> None:
-        """Look whether the files of a data set are there.
+    def open_dataset(self, name: str, cfg: CfgNode, *, training: bool) -> tuple[str, ...]:
+        """Open and check one data set as a run does.
+
+        Args:
+            name: in DATASETS.
+            cfg: not changed.
+            training: True where it is to be trained on, False where it is to be scored.
+
+        Returns:
+            The names of its classes; none where it has stuff only.
 
         Raises:
-            FileNotFoundError, ValueError, TypeError: they are not, or nobody knows the name.
+            FileNotFoundError, ValueError, TypeError: what a run ends with.
         """
 
     def resolve(self, source: str) -> str:
@@ -69,12 +77,15 @@ class Engine(Protocol):
     def loads_detector(self, checkpoint: Checkpoint) -> bool:
         """Return whether a run takes all of this detector, and not its trunk alone."""
 
-    def build(self, cfg: CfgNode, checkpoint: Checkpoint | None, section: Section) -> DetectorParts:
+    def build(
+        self, cfg: CfgNode, checkpoint: Checkpoint | None, class_names: tuple[str, ...], section: Section
+    ) -> DetectorParts:
         """Build the detector that ``cfg`` describes and fill it as a run does; None leaves it random.
 
         Args:
             cfg: not changed.
             checkpoint: what MODEL.WEIGHTS names.
+            class_names: of the data; where there are none, a detector has those of the checkpoint, else NUM_CLASSES.
             section: gets findings about the filling.
 
         Raises:

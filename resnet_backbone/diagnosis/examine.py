@@ -8,9 +8,10 @@ from dataclasses import replace
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.files import value_of
-from resnet_backbone.config.input import fit_input, input_of, required_by, required_input
+from resnet_backbone.config.input import fit_input, input_of, refuse_unknown_input, required_by, required_input
 from resnet_backbone.diagnosis.checkpoint import CLASSIFIER, DETECTOR, Checkpoint, config_lines, read_checkpoint
 from resnet_backbone.diagnosis.classify import classify_alone, classify_by_detector
+from resnet_backbone.diagnosis.datasets import check_datasets, compare_with_detector
 from resnet_backbone.diagnosis.engine import DetectorParts, Engine
 from resnet_backbone.diagnosis.fill import check_tensors
 from resnet_backbone.diagnosis.pixels import measure_input
@@ -48,7 +49,7 @@ def examine_config(engine: Engine, config_file: str, overrides: Sequence[str], i
         report.not_run("the config cannot be used")
         return report
     _check_names(report["registry"], known, cfg)
-    _check_data(report["data"], engine, cfg)
+    class_names = check_datasets(report["data"], engine, cfg)
     if report["registry"].status == WRONG:
         report.not_run("a name in the config is not registered")
         return report
@@ -62,7 +63,8 @@ def examine_config(engine: Engine, config_file: str, overrides: Sequence[str], i
     checkpoint = _read(report, engine, cfg)
     if checkpoint is not None:
         _fit_input(report["input"], cfg, checkpoint)
-    parts = _build(report, engine, cfg, checkpoint)
+        compare_with_detector(report["data"], class_names, checkpoint)
+    parts = _build(report, engine, cfg, checkpoint, class_names)
     if parts is not None and parts.trunk is not None and checkpoint is not None:
         check_tensors(report["weights"], parts, checkpoint, strict=cfg.MODEL.RESNET_BACKBONE.STRICT_WEIGHTS)
         _check_measured(report["input"], parts, checkpoint)
@@ -119,22 +121,6 @@ def _check_names(section: Section, known: Mapping[str, Sequence[str]], cfg: CfgN
             section.wrong(f"{key} {name!r} is not registered; write one of {', '.join(sorted(names))}")
 
 
-def _check_data(section: Section, engine: Engine, cfg: CfgNode) -> None:
-    for key, names in (("DATASETS.TRAIN", cfg.DATASETS.TRAIN), ("DATASETS.TEST", cfg.DATASETS.TEST)):
-        if isinstance(names, str):
-            section.wrong(f'{key} is the text {names!r}; write a list of names: ["{names}"]')
-            continue
-        if not names:
-            section.warning(f"{key} is empty")
-        for name in names:
-            try:
-                engine.check_dataset(name, cfg)
-            except _REFUSED as error:
-                section.wrong(str(error))
-            else:
-                section.ok(f"{name}: its files are there")
-
-
 def _read(report: Report, engine: Engine, cfg: CfgNode) -> Checkpoint | None:
     section, source = report["weights"], cfg.MODEL.WEIGHTS
     if not source:
@@ -182,18 +168,21 @@ def _required(checkpoint: Checkpoint, cfg: CfgNode) -> dict[str, object]:
     weights = checkpoint.weights
     if checkpoint.kind == DETECTOR:
         if weights.input_format is None:
+            refuse_unknown_input(cfg, checkpoint.source)
             return {}
         return required_input(cfg.MODEL.RESNET_BACKBONE.ARCH, weights.input_format, weights.stride_in_1x1)
     return required_by(weights, cfg)
 
 
-def _build(report: Report, engine: Engine, cfg: CfgNode, checkpoint: Checkpoint | None) -> DetectorParts | None:
+def _build(
+    report: Report, engine: Engine, cfg: CfgNode, checkpoint: Checkpoint | None, class_names: tuple[str, ...]
+) -> DetectorParts | None:
     """Build and fill the detector; where its weights are refused, at least see whether it can be built."""
     section = report["config"]
     if checkpoint is not None or not cfg.MODEL.WEIGHTS:
         try:
             with section.with_logged_warnings():
-                parts = engine.build(cfg, checkpoint, report["weights"])
+                parts = engine.build(cfg, checkpoint, class_names, report["weights"])
         except WeightsError as error:
             report["weights"].wrong(str(error))
         except ValueError as error:
@@ -207,7 +196,7 @@ def _build(report: Report, engine: Engine, cfg: CfgNode, checkpoint: Checkpoint 
     unfilled.MODEL.WEIGHTS = ""
     try:
         with Section("unfilled").with_logged_warnings():  # of random weights, which nobody asked for
-            engine.build(unfilled, None, section)
+            engine.build(unfilled, None, class_names, section)
     except ValueError as error:
         section.wrong(str(error))
     else:
@@ -220,7 +209,8 @@ def _check_known_input(section: Section, checkpoint: Checkpoint) -> None:
     if weights.input_format is None:
         placement = " [--stride-in-1x1 yes|no]" if weights.stride_in_1x1 is None else ""
         advice = (
-            "write INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD of the config that it was trained with "
+            "write MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS: False, and INPUT.FORMAT, MODEL.PIXEL_MEAN and "
+            "MODEL.PIXEL_STD of the config that it was trained with "
             "(Detectron2's zoo: BGR, mean [103.53, 116.28, 123.675], std [1, 1, 1], unless its config says otherwise)"
             if checkpoint.kind == DETECTOR
             else f"say it once and for all: python tools/package_weights.py {checkpoint.source} OUT.pth "

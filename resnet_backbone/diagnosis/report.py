@@ -50,7 +50,7 @@ class Section:
 
     @contextmanager
     def with_logged_warnings(self) -> Iterator[None]:
-        """Turn what the package logs as a warning into findings."""
+        """Turn what the package logs as a warning into findings, each once."""
         handler = _Findings(self)
         logger = logging.getLogger("resnet_backbone")
         logger.addHandler(handler)
@@ -78,7 +78,9 @@ class _Findings(logging.Handler):
         self.section = section
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.section.warning(record.getMessage())
+        text = record.getMessage()
+        if text not in self.section.texts(WARNING):
+            self.section.warning(text)
 
 
 class Report:

@@ -10,7 +10,8 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from resnet_backbone.config import warn_of_random_weights
-from resnet_backbone.data.catalog import check_dataset_files, get_dataset
+from resnet_backbone.data.catalog import get_dataset
+from resnet_backbone.data.coco import CocoDataset
 from resnet_backbone.diagnosis import DetectorParts, Section
 from resnet_backbone.diagnosis.checkpoint import DETECTOR, Checkpoint
 from resnet_backbone.diagnosis.engine import NAME_KEYS
@@ -18,7 +19,12 @@ from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.torchvision_plugin.backbone import FPNBackbone
 from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint, load_detector
 from resnet_backbone.torchvision_plugin.config import ALLOWED, load_config
-from resnet_backbone.torchvision_plugin.datasets import set_num_classes
+from resnet_backbone.torchvision_plugin.datasets import (
+    check_files,
+    open_test_sets,
+    open_train_set,
+    set_num_classes,
+)
 from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
 from resnet_backbone.torchvision_plugin.loader import reorder_channels
 from resnet_backbone.torchvision_plugin.roi_heads import Res5BoxHead, VGGBoxHead
@@ -39,8 +45,16 @@ class TorchvisionEngine:
     def load_config(self, config_file: str, overrides: Sequence[str]) -> CfgNode:
         return load_config(config_file, overrides)
 
-    def check_dataset(self, name: str, cfg: CfgNode) -> None:
-        check_dataset_files(get_dataset(name, cfg.DATASETS.OWN))
+    def open_dataset(self, name: str, cfg: CfgNode, *, training: bool) -> tuple[str, ...]:
+        cfg = cfg.clone()
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ((name,), ()) if training else ((), (name,))
+        check_files(cfg, training=training)
+        if training:
+            return open_train_set(cfg).class_names
+        spec = get_dataset(name, cfg.DATASETS.OWN)
+        class_names = CocoDataset(spec.json_path, spec.image_folder, training=False).class_names
+        open_test_sets(cfg, class_names)
+        return class_names
 
     def resolve(self, source: str) -> str:
         return source
@@ -48,20 +62,28 @@ class TorchvisionEngine:
     def loads_detector(self, checkpoint: Checkpoint) -> bool:
         return is_own_checkpoint(Path(checkpoint.source))
 
-    def build(self, cfg: CfgNode, checkpoint: Checkpoint | None, section: Section) -> DetectorParts:
+    def build(
+        self, cfg: CfgNode, checkpoint: Checkpoint | None, class_names: tuple[str, ...], section: Section
+    ) -> DetectorParts:
         cfg = cfg.clone()
+        if class_names:
+            set_num_classes(cfg, class_names)
         if checkpoint is None:
             warn_of_random_weights(cfg)
         if checkpoint is None or checkpoint.kind != DETECTOR:
             return parts_of(cfg, build_detector(cfg, checkpoint.weights if checkpoint else None).eval())
         state = load_checkpoint(Path(checkpoint.source))
-        set_num_classes(cfg, tuple(state["class_names"]))
+        learned = tuple(state["class_names"])
+        new_classes = bool(class_names) and class_names != learned
+        if not new_classes:
+            set_num_classes(cfg, learned)
         detector = build_detector(cfg)
         try:
-            load_detector(detector, state["model"], checkpoint.source, new_classes=False)
+            load_detector(detector, state["model"], checkpoint.source, new_classes=new_classes)
         except ValueError as error:
             raise WeightsError(str(error)) from error
-        section.ok(f"all {len(state['model'])} tensors of the detector fit")
+        if not new_classes:
+            section.ok(f"all {len(state['model'])} tensors of the detector fit")
         return parts_of(cfg, detector.eval())
 
 

@@ -5,19 +5,28 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from torch import nn
 
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from detectron2.data.datasets import register_coco_panoptic_separated, register_pascal_voc  # noqa: E402
+from detectron2.structures import Boxes, Instances  # noqa: E402
 
 from resnet_backbone.data.shapes import generate_shapes  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
+from resnet_backbone.detectron2_plugin.datasets import register_datasets  # noqa: E402
+from resnet_backbone.detectron2_plugin.evaluation import evaluate  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
+from resnet_backbone.evaluation.pictures import draw_pair  # noqa: E402
 
 TINY = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7", "MODEL.WEIGHTS", ""),
@@ -109,6 +118,85 @@ def test_masks_are_scored_beside_boxes(registered, tmp_path, config):
     assert figures.keys() == {"bbox", "segm"}
     results = json.loads((tmp_path / "inference" / "coco_instances_results.json").read_text())
     assert results and all({"bbox", "segmentation", "score"} <= record.keys() for record in results)
+
+
+@pytest.fixture
+def three_forms(registered, tmp_path) -> COCO:
+    """The "shapes", masks in turn a polygon, run lengths and compressed run lengths; the first object a crowd."""
+    path = registered / "shapes" / "annotations" / "val.json"
+    data = json.loads(path.read_text())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in data["images"]}
+    for number, note in enumerate(data["annotations"]):
+        x, y, width, height = note["bbox"] = [round(value) for value in note["bbox"]]
+        note["segmentation"] = [[x, y, x + width, y, x + width, y + height]]
+        if number % 3:
+            note["segmentation"] = coco_mask.frPyObjects(note["segmentation"], *sizes[note["image_id"]])[0]
+            mask = coco_mask.decode(note["segmentation"]).flatten(order="F")
+            runs = np.diff(np.flatnonzero(np.diff(mask, prepend=2, append=2))).tolist()
+            counts = [0, *runs] if mask[0] else runs
+            note["segmentation"]["counts"] = (
+                counts if number % 3 == 1 else note["segmentation"]["counts"].decode("ascii")
+            )
+        note["iscrowd"] = int(number == 1)
+    (tmp_path / "val.json").write_text(json.dumps(data))
+    return COCO(tmp_path / "val.json")
+
+
+class KnowsTheTruth(nn.Module):
+    """A detector of all that is no crowd, whose masks are pycocotools' own; the least certain below what is drawn."""
+
+    def __init__(self, truth: COCO) -> None:
+        super().__init__()
+        self.truth = truth
+        self.labels = {category_id: label for label, category_id in enumerate(sorted(truth.cats))}
+
+    def known(self, image_id: int) -> Instances:
+        image, notes = self.truth.imgs[image_id], self.truth.imgToAnns[image_id]
+        notes = [note for note in notes if not note["iscrowd"]]
+        found = Instances((image["height"], image["width"]))
+        boxes = torch.tensor([note["bbox"] for note in notes], dtype=torch.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        found.pred_boxes = Boxes(boxes)
+        found.pred_classes = torch.tensor([self.labels[note["category_id"]] for note in notes])
+        found.scores = torch.linspace(0.99, 0.4, len(notes)).round(decimals=2)
+        masks = [torch.from_numpy(self.truth.annToMask(note)).bool() for note in notes]
+        found.pred_masks = torch.stack(masks) if masks else torch.zeros(0, *found.image_size, dtype=torch.bool)
+        return found
+
+    def forward(self, batch: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        return [{"instances": self.known(image["image_id"])} for image in batch]
+
+
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_pictures_show_the_masks_of_truth_and_detections(registered, three_forms, tmp_path, with_masks):
+    images = registered / "shapes" / "val"
+    cfg = load_config("mask/r18_fpn.yaml", [*TINY, "MODEL.MASK_ON", str(with_masks)])
+    cfg.DATASETS.OWN = [{"NAME": "forms", "JSON": str(tmp_path / "val.json"), "IMAGES": str(images)}]
+    cfg.DATASETS.TEST = ("forms",)
+    register_datasets(cfg, training=False)
+    model = KnowsTheTruth(three_forms)
+
+    figures = evaluate(cfg, model, tmp_path / "none", pictures=False)["forms"]
+    assert figures["bbox"]["AP"] == pytest.approx(100)
+    if with_masks:
+        assert figures["segm"]["AP"] == pytest.approx(100)
+    assert sorted(path.name for path in (tmp_path / "none").iterdir()) == [
+        "coco_instances_results.json",
+        "metrics.json",
+    ]
+
+    assert evaluate(cfg, model, tmp_path / "some", pictures=True)["forms"] == figures
+    assert len(three_forms.imgs) == 4
+    for index, (image_id, image) in enumerate(sorted(three_forms.imgs.items())):
+        known = model.known(image_id)
+        boxes, labels = known.pred_boxes.tensor, known.pred_classes
+        masks = known.pred_masks if with_masks else None
+        pixels = torch.from_numpy(np.array(Image.open(images / image["file_name"]).convert("RGB"))).permute(2, 0, 1)
+        names = [three_forms.cats[category_id]["name"] for category_id in sorted(three_forms.cats)]
+        drawn = draw_pair(pixels, boxes, labels, boxes, labels, known.scores, names, 0.5, masks, masks)
+        stem = Path(image["file_name"]).stem
+        written = np.array(Image.open(tmp_path / "some" / "pictures" / f"{index:03d}_{stem}.png"))
+        assert np.array_equal(written, drawn.permute(1, 2, 0).numpy())
 
 
 def test_pascal_voc_is_scored_by_its_own_rules(bccd, tmp_path):

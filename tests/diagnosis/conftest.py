@@ -105,3 +105,23 @@ def doctor(load_script, data_root, monkeypatch, capsys) -> Callable[..., tuple[i
         return status, json.loads(capsys.readouterr().out)
 
     return run
+
+
+@pytest.fixture(params=["torchvision", "detectron2"])
+def engine(request: pytest.FixtureRequest) -> str:
+    if request.param == "detectron2":
+        pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    return request.param
+
+
+@pytest.fixture
+def examine(doctor, engine) -> Callable[..., tuple[int, dict[str, Any]]]:
+    """``examine("faster/r18_fpn.yaml", weights, "KEY", "VALUE", ...)``: a config on the engine, with data there is."""
+
+    def run(config: str, weights: str | Path, *overrides: str, images: list[Path] | None = None) -> Any:
+        pictures = ["--images", *images, "--"] if images else []
+        data = ["DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)"]
+        small = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", weights]
+        return doctor("--config-file", config, "--engine", engine, *pictures, *small, *data, *overrides)
+
+    return run

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from resnet_backbone.config.input import input_of
+from resnet_backbone.diagnosis.checkpoint import read_checkpoint
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.detector import build_detector
 from resnet_backbone.weights import get_entry, read_weights
@@ -156,10 +157,31 @@ def test_a_detector_of_detectron2s_zoo(doctor, tmp_path):
     assert "Detectron2's zoo: BGR" in report["sections"]["input"]["warnings"][0]
     words = ["--config-file", "faster/r50_c4.yaml", "MODEL.WEIGHTS", tmp_path / "model.pkl", *CPU, *DATA]
     status, report = doctor("--engine", "detectron2", *words)
+    assert status == 1 and "INPUT_FROM_WEIGHTS: False" in report["sections"]["input"]["wrong"][0]
+    status, report = doctor("--engine", "detectron2", *words, "MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS", "False")
     assert status == 0 and "unchecked" in report["sections"]["input"]["warnings"][0]
     assert "265 tensors" in report["sections"]["weights"]["ok"][-1]
     status, report = doctor("--engine", "torchvision", *words)
     assert status == 1 and "the trunk alone" in report["sections"]["weights"]["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("config", "num_detected"),
+    [("faster/r18_c4.yaml", 7), ("cascade/r50_fpn.yaml", 7), ("retinanet/r18_fpn.yaml", None)],
+)
+def test_how_many_classes_a_detector_without_names_tells_apart(tmp_path, config, num_detected):
+    """RetinaNet scores classes times anchors: 63 may be 7 times 9, or 21 times 3."""
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from resnet_backbone.detectron2_plugin import config as plugin
+    from resnet_backbone.detectron2_plugin.detector import build_detector as build
+
+    classes = ["MODEL.ROI_HEADS.NUM_CLASSES", "7", "MODEL.RETINANET.NUM_CLASSES", "7"]
+    resnet18 = ["MODEL.RESNET_BACKBONE.ARCH", "resnet18", "MODEL.WEIGHTS", ""]
+    model = build(plugin.load_config(config, [*CPU, *resnet18, *classes]))
+    torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
+    assert read_checkpoint(str(tmp_path / "model.pth")).num_detected == num_detected
+    torch.save({"model": model.state_dict(), "class_names": list("abcdefg")}, tmp_path / "named.pth")
+    assert read_checkpoint(str(tmp_path / "named.pth")).num_detected == 7
 
 
 def test_overrides_need_a_config(doctor, raw_file):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,26 +14,6 @@ from resnet_backbone.weights.input_format import MSRA_BGR, TORCHVISION_RGB
 
 SECTIONS = ["versions", "registry", "config", "weights", "input", "data", "classification"]
 NO_FIT = ["MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS", "False"]
-
-
-@pytest.fixture(params=["torchvision", "detectron2"])
-def engine(request: pytest.FixtureRequest) -> str:
-    if request.param == "detectron2":
-        pytest.importorskip("detectron2", reason="Detectron2 is not installed")
-    return request.param
-
-
-@pytest.fixture
-def examine(doctor, engine) -> Callable[..., tuple[int, dict[str, Any]]]:
-    """``examine("faster/r18_fpn.yaml", weights, "KEY", "VALUE", ...)``: a config on the engine, with data there is."""
-
-    def run(config: str, weights: str | Path, *overrides: str, images: list[Path] | None = None) -> Any:
-        pictures = ["--images", *images, "--"] if images else []
-        data = ["DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)"]
-        small = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", weights]
-        return doctor("--config-file", config, "--engine", engine, *pictures, *small, *data, *overrides)
-
-    return run
 
 
 def said(report, section: str, kind: str = "wrong") -> str:

@@ -39,7 +39,7 @@ def built(engine, packaged_file):
         arch = "resnet18" if "r18" in config else "resnet50"
         checkpoint = read_checkpoint(str(packaged_file(arch)))
         cfg = engine.load_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", checkpoint.source])
-        return checkpoint, engine.build(cfg, checkpoint, Section("weights"))
+        return checkpoint, engine.build(cfg, checkpoint, (), Section("weights"))
 
     return build
 
