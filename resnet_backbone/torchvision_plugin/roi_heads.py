@@ -5,6 +5,7 @@ A mask head goes on where MODEL.MASK_ON says so.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,8 +34,9 @@ class BoxHead(nn.Module):
         """What a mask head can share."""
         return x
 
+    @abstractmethod
     def to_vectors(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """From regions to vectors (R, out_channels)."""
 
 
 class FastRCNNConvFCHead(BoxHead):

@@ -84,19 +84,21 @@ def randomised() -> Callable[..., nn.Module]:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, tensor in model.state_dict().items():
+                value = torch.empty(tensor.shape)  # on the CPU, where the generator is
                 if name.endswith("num_batches_tracked"):
-                    tensor.fill_(seed + 3)
+                    value.fill_(seed + 3)
                 elif name.endswith(("bias", "running_mean")):
-                    tensor.uniform_(-0.1, 0.1, generator=generator)
+                    value.uniform_(-0.1, 0.1, generator=generator)
                 elif name.endswith("running_var"):
-                    tensor.uniform_(0.8, 1.2, generator=generator)
+                    value.uniform_(0.8, 1.2, generator=generator)
                 elif tensor.ndim == 1:
                     last = ".conv3.norm." in name  # of a bottleneck: 33 of them add up
-                    tensor.uniform_(0.05 if last else 0.8, 0.15 if last else 1.2, generator=generator)
+                    value.uniform_(0.05 if last else 0.8, 0.15 if last else 1.2, generator=generator)
                 else:
                     small = ("stem.conv1.weight", "cls_score.weight", "bbox_pred.weight", "anchor_deltas.weight")
                     gain = 0.02 if name.endswith(small) else 1.0  # pixels are large, logits and deltas are not
-                    tensor.normal_(0, gain * (2 / tensor[0].numel()) ** 0.5, generator=generator)
+                    value.normal_(0, gain * (2 / value[0].numel()) ** 0.5, generator=generator)
+                tensor.copy_(value)
         return model
 
     return fill

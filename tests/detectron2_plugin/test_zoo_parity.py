@@ -35,14 +35,22 @@ class Pair(NamedTuple):
     config: str
 
 
+@pytest.fixture(scope="module", params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch finds no GPU")
+    return request.param
+
+
 @pytest.fixture(scope="module", params=CONFIGS, ids=lambda name: name.split("/")[1])
 def pair(
     request: pytest.FixtureRequest,
+    device: str,
     stock_config: Callable[..., CfgNode],
     in_place: Callable[[CfgNode], CfgNode],
     randomised: Callable[..., nn.Module],
 ) -> Iterator[Pair]:
-    cfg = stock_config(request.param)
+    cfg = stock_config(request.param, "MODEL.DEVICE", device)
     theirs = randomised(build_model(cfg))
     ours_cfg = in_place(cfg)
     if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads" and not cfg.MODEL.MASK_ON:  # with masks, Detectron2's own head
@@ -87,7 +95,7 @@ def test_zoo_features_are_the_same_to_the_bit(pair, same_tensors):
     assert constraints[0] == constraints[1]
     multiple = pair.theirs.backbone.size_divisibility or 1
     height, width = (-(-side // multiple) * multiple for side in (65, 99))
-    images = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(pair.theirs.device)
     with torch.no_grad():
         theirs, ours = (model.eval().backbone(images) for model in pair[:2])
     assert all(feature.std() > 0.01 for feature in theirs.values())
