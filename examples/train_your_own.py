@@ -26,7 +26,7 @@ def main():
     parser.add_argument("--train", required=True, help="JSON to train on")
     parser.add_argument("--val", required=True, help="JSON to evaluate on")
     parser.add_argument("--arch", default="resnet34")
-    parser.add_argument("--weights", default="imagenet://resnet34/IMAGENET1K_V1", help="of that architecture")
+    parser.add_argument("--weights", default="imagenet://resnet34/IMAGENET1K_V1", help="of ARCH; '' for none")
     parser.add_argument("overrides", nargs=argparse.REMAINDER, help="KEY VALUE ..., after the rest")
     args = parser.parse_args()
 

@@ -21,13 +21,16 @@ def find_config_file(name: str) -> Path:
     """Return the path of a config file, given as a path or as a name inside :func:`config_folder`.
 
     Raises:
-        FileNotFoundError: neither exists; the message lists the project's configs.
+        FileNotFoundError: neither exists; the message names the nearest of the project's configs.
     """
     for path in (Path(name), config_folder() / name.removeprefix("configs/")):
         if path.is_file():
             return path
-    known = ", ".join(sorted(p.relative_to(config_folder()).as_posix() for p in config_folder().rglob("*.yaml")))
-    raise FileNotFoundError(f"config file {name!r} is neither a file nor one of the project's: {known}")
+    known = sorted(path.relative_to(config_folder()).as_posix() for path in config_folder().rglob("*.yaml"))
+    near = difflib.get_close_matches(name.removeprefix("configs/"), known, n=4, cutoff=0.5) or known
+    raise FileNotFoundError(
+        f"config file {name!r} is neither a file nor one of the project's; did you mean {', '.join(near)}?"
+    )
 
 
 def merge_config(cfg: CfgNode, config_file: str | Path, overrides: Sequence[str], engine: str) -> None:

@@ -65,12 +65,14 @@ def check_single_scale(cfg: CfgNode, out_features: Sequence[str]) -> None:
     used = {*model.ROI_HEADS.IN_FEATURES} if has_heads else set()
     if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
         used |= {*model.RPN.IN_FEATURES}
-    unknown = sorted(used - set(out_features))
-    if unknown or out_features[-1] not in used:
+    if used - set(out_features) or out_features[-1] not in used:
+        if any(name.startswith("p") and name != "pool5" for name in used):
+            advice = "MODEL.BACKBONE.NAME: build_imagenet_fpn_backbone, which makes levels p2 to p6"
+        else:
+            advice = f"MODEL.RESNET_BACKBONE.OUT_FEATURES: {sorted(used)}, or other IN_FEATURES"
         raise ValueError(
             f"MODEL.RPN.IN_FEATURES and MODEL.ROI_HEADS.IN_FEATURES read {sorted(used)}, the trunk returns "
-            f"{list(out_features)}; write MODEL.RESNET_BACKBONE.OUT_FEATURES: {sorted(used)}, or take a builder with a "
-            f"pyramid"
+            f"{list(out_features)}; write {advice}"
         )
     _check_res5_head(cfg)
 

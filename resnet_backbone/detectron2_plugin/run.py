@@ -106,7 +106,10 @@ class Run:
             raise FileNotFoundError(f"MODEL.WEIGHTS {source}: no such file")
         raw = read_file(path)
         if self.resumes and "trainer" not in (*raw.metadata, *raw.metadata["left_out"]):
-            raise ValueError(f"--resume: {source} is no checkpoint of a run on Detectron2; name another OUTPUT_DIR")
+            raise ValueError(
+                f"--resume: {source} is no checkpoint of a run on Detectron2; name another "
+                f"OUTPUT_DIR, or write --engine torchvision where that engine wrote it"
+            )
         is_detector = holds_detector(raw.tensors)
         if is_detector:
             self._check_classes(source, raw)

@@ -88,7 +88,8 @@ class StrictModule(nn.Module):
             if names:
                 lines.append(f"  {len(names)} of {len(wanted)} {what}: {shorten(names)}")
         lines.append(f"  {_advice(wanted, missing, leftover, outside)}")
-        lines.append("  MODEL.RESNET_BACKBONE.STRICT_WEIGHTS: False loads what fits.")
+        if len(missing) < len(wanted):
+            lines.append("  MODEL.RESNET_BACKBONE.STRICT_WEIGHTS: False loads what fits.")
         raise WeightsError("\n".join(lines))
 
     def _is_own(self, name: str) -> bool:

@@ -105,6 +105,11 @@ def examine_checkpoint(source: str, images: Sequence[str] = ()) -> Report:
         return report
     _check_known_input(report["input"], checkpoint)
     classify_alone(section, report["classification"], checkpoint, images)
+    if checkpoint.kind == CLASSIFIER and weights.input_format is None:
+        section.ok(
+            "package it with tools/package_weights.py, which asks for the input that nobody said, and name the result"
+        )
+        return report
     section.facts["config"] = config_lines(checkpoint)
     section.ok("a config for it has\n" + "\n".join(f"  {line}" for line in section.facts["config"].splitlines()))
     return report

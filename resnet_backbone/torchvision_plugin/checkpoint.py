@@ -101,6 +101,8 @@ def load_detector(model: nn.Module, tensors: dict[str, Tensor], source: str, *, 
         shapes = [f"{key}: {tuple(have[key].shape)} in the file, {tuple(want[key].shape)} here" for key in differ]
         problems = {"missing": missing, "left over": left, "of another shape": shapes}
         lines = [f"  {len(keys)} {kind}: {', '.join(keys[:4])}" for kind, keys in problems.items() if keys]
+        if any(key.startswith(("backbone.fpn_lateral", "proposal_generator.", "head.cls_subnet.")) for key in left):
+            lines.append("  It has the names of Detectron2: write --engine detectron2")
         raise ValueError(f"{source} is of another detector than the config describes:\n" + "\n".join(lines))
     if new_classes:
         logger.warning("%s detects other classes: %s start anew", source, ", ".join(sorted(anew)))

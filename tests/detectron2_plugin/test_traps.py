@@ -114,9 +114,10 @@ def test_trap_2_published_weights_of_another_depth(trunk):
         ({"MODEL.RESNETS.NUM_GROUPS": 32}, "there are no ResNeXts"),
         ({"MODEL.RESNET_BACKBONE.ARCH": "resnet51"}, "ARCH 'resnet51' must be one of plain18, "),
         ({"MODEL.RESNET_BACKBONE.NORM": "LN"}, "unknown norm 'LN'"),
-        ({"MODEL.RESNET_BACKBONE.OUT_FEATURES": ["res4", "res5"]}, r"OUT_FEATURES: \['res4'\], or take a builder"),
-        ({"MODEL.RESNET_BACKBONE.OUT_FEATURES": ["res5", "res4"]}, r"OUT_FEATURES: \['res4'\], or take a builder"),
+        ({"MODEL.RESNET_BACKBONE.OUT_FEATURES": ["res4", "res5"]}, r"OUT_FEATURES: \['res4'\], or other IN_FEATURES"),
+        ({"MODEL.RESNET_BACKBONE.OUT_FEATURES": ["res5", "res4"]}, r"OUT_FEATURES: \['res4'\], or other IN_FEATURES"),
         ({"MODEL.RPN.IN_FEATURES": ["res3"]}, r"OUT_FEATURES: \['res3', 'res4'\]"),
+        ({"MODEL.RPN.IN_FEATURES": ["p2"]}, "write MODEL.BACKBONE.NAME: build_imagenet_fpn_backbone"),
         ({"MODEL.BACKBONE.FREEZE_AT": 7}, "freeze_at=7 must be 0"),
     ],
 )
