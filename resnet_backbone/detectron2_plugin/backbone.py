@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resnet_backbone.config import build_trunk, check_input, required_by_source, warn_of_random_weights
 from resnet_backbone.config.pyramid import pyramid_strides
-from resnet_backbone.detectron2_plugin.host_config import check_host_config, check_single_scale
+from resnet_backbone.detectron2_plugin.host_config import check_host_config, check_levels, check_single_scale
 from resnet_backbone.detectron2_plugin.registration import register
 from resnet_backbone.detectron2_plugin.strict import StrictModule
 from resnet_backbone.models.resnet import ResNet
@@ -111,7 +111,9 @@ def build_imagenet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = No
     On other strides the levels have the names that fit: ``p<n>`` has stride ``2 ** n``. Args and Raises are those of
     :func:`build_imagenet_backbone`.
     """
-    return build_fpn(_build_trunk(cfg), **_fpn_options(cfg))
+    pyramid = build_fpn(_build_trunk(cfg), **_fpn_options(cfg))
+    check_levels(cfg, list(pyramid.output_shape()))
+    return pyramid
 
 
 def build_imagenet_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> FPN:
@@ -119,7 +121,9 @@ def build_imagenet_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec |
 
     Args and Raises are those of :func:`build_imagenet_backbone`.
     """
-    return build_retinanet_fpn(_build_trunk(cfg), **_fpn_options(cfg))
+    pyramid = build_retinanet_fpn(_build_trunk(cfg), **_fpn_options(cfg))
+    check_levels(cfg, list(pyramid.output_shape()))
+    return pyramid
 
 
 def build_fpn(

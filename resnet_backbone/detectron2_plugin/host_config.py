@@ -77,6 +77,19 @@ def check_single_scale(cfg: CfgNode, out_features: Sequence[str]) -> None:
     _check_res5_head(cfg)
 
 
+def check_levels(cfg: CfgNode, levels: Sequence[str]) -> None:
+    """Raise ValueError where RetinaNet reads a level that a pyramid of these ``levels`` does not have.
+
+    Heads of R-CNNs are not looked at: MODEL.RPN has defaults of its own, also where a backbone is built alone.
+    """
+    absent = sorted(set(cfg.MODEL.RETINANET.IN_FEATURES) - set(levels))
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and absent:
+        raise ValueError(
+            f"MODEL.RETINANET.IN_FEATURES reads {absent}, the pyramid of {cfg.MODEL.BACKBONE.NAME} has {list(levels)}; "
+            f"write MODEL.BACKBONE.NAME: build_imagenet_retinanet_fpn_backbone, or IN_FEATURES of these"
+        )
+
+
 def _check_deeplab_keys(cfg: CfgNode) -> None:
     """Compare the keys of ``add_deeplab_config``, where the host has called it; its defaults are its own."""
     node, host = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.RESNETS
