@@ -19,7 +19,10 @@ setup(
     packages=[*find_packages(include=["resnet_backbone", "resnet_backbone.*"]), "resnet_backbone.configs"],
     # The configs stand at the top, where a reader looks for them, and are installed inside the package.
     package_dir={"resnet_backbone.configs": "configs"},
-    package_data={"resnet_backbone.configs": ["*.yaml", "**/*.yaml"]},
+    package_data={
+        "resnet_backbone.configs": ["*.yaml", "**/*.yaml"],
+        "resnet_backbone.evaluation.comparison": ["*.j2"],
+    },
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -30,6 +33,8 @@ setup(
         "accelerate>=1.0",
         "safetensors",
         "tensorboard",
+        "matplotlib",
+        "jinja2",
         "tqdm",
         "numpy",
         "pillow>=10.1",  # ImageFont.load_default(size=...)

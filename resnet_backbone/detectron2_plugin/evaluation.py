@@ -31,6 +31,8 @@ from torch import nn
 from resnet_backbone.data.images import read_image
 from resnet_backbone.data.masks import decode_segmentation
 from resnet_backbone.evaluation.coco import evaluate_coco
+from resnet_backbone.evaluation.cost import CostMeter
+from resnet_backbone.evaluation.facts import write_facts
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.pictures import Sample, evenly_spaced, save_comparison_pictures
 from resnet_backbone.evaluation.results import decode_masks, encode_masks, to_coco_results, write_results
@@ -61,6 +63,7 @@ class CocoEvaluator(DatasetEvaluator):
         ids = metadata.thing_dataset_id_to_contiguous_id
         self.category_ids = sorted(ids, key=lambda category_id: ids[category_id])
         self.metrics: CocoMetrics | None = None
+        self.num_images = 0  # how many were evaluated
 
     def reset(self) -> None:
         self._found: dict[int, list[dict[str, Any]]] = {}
@@ -90,6 +93,7 @@ class CocoEvaluator(DatasetEvaluator):
         if self.with_masks:
             metrics = replace(metrics, masks=evaluate_coco(self.json_path, path, iou_type="segm"))
         self.metrics = metrics
+        self.num_images = len(found)
         logger.info("AP in percent on %d images of %s\n%s", len(found), self.json_path, metrics.table())
         logger.info("wrote %s", path)
         if self.pictures:
@@ -140,17 +144,35 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: Path, *, pictures: bool) ->
     for name in cfg.DATASETS.TEST:
         own_folder = folder if len(cfg.DATASETS.TEST) == 1 else folder / name
         evaluator = build_evaluator(name, own_folder, with_masks=cfg.MODEL.MASK_ON, pictures=pictures)
-        results = inference_on_dataset(model, build_detection_test_loader(cfg, name), evaluator)
+        with CostMeter(model, torch.device(cfg.MODEL.DEVICE)) as meter:
+            results = inference_on_dataset(model, build_detection_test_loader(cfg, name), evaluator)
         if not comm.is_main_process():
             continue
         if isinstance(evaluator, CocoEvaluator) and evaluator.metrics is not None:
             figures[name] = evaluator.metrics.to_dict()
+            _write_facts(cfg, evaluator, meter)
         else:
             own_folder.mkdir(parents=True, exist_ok=True)
             figures[name] = _without_nan(results)
         (own_folder / "metrics.json").write_text(json.dumps(figures[name], indent=2) + "\n", encoding="utf-8")
         logger.info("wrote %s", own_folder / "metrics.json")
     return figures
+
+
+def _write_facts(cfg: CfgNode, evaluator: CocoEvaluator, meter: CostMeter) -> None:
+    metadata = MetadataCatalog.get(evaluator.dataset_name)
+    write_facts(
+        evaluator.folder,
+        meter,
+        engine="detectron2",
+        device=torch.device(cfg.MODEL.DEVICE),
+        processes=comm.get_world_size(),
+        dataset=evaluator.dataset_name,
+        annotations=evaluator.json_path,
+        image_folder=Path(metadata.image_root),
+        num_images=evaluator.num_images,
+        class_names=metadata.thing_classes,
+    )
 
 
 def check_evaluators(cfg: CfgNode) -> None:

@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from resnet_backbone.data.coco import CocoDataset
 from resnet_backbone.evaluation.coco import evaluate_coco
+from resnet_backbone.evaluation.cost import CostMeter
+from resnet_backbone.evaluation.facts import write_facts
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.pictures import Sample as PictureSample
 from resnet_backbone.evaluation.pictures import evenly_spaced, save_comparison_pictures
@@ -72,20 +74,29 @@ def predict(
 
 
 def evaluate(
-    cfg: CfgNode, detector: nn.Module, dataset: CocoDataset, accelerator: Accelerator, folder: Path, *, pictures: bool
+    cfg: CfgNode,
+    detector: nn.Module,
+    name: str,
+    dataset: CocoDataset,
+    accelerator: Accelerator,
+    folder: Path,
+    *,
+    pictures: bool,
 ) -> CocoMetrics | None:
     """Detect, gather and score, boxes and masks if there are any; only the main process scores, the others return None.
 
     Args:
         cfg: reads INPUT.FORMAT, MODEL.MASK_ON and DATALOADER.
         detector: not wrapped for distribution.
+        name: of the data set, for the record.
         dataset: with test transforms, every image of the set.
         accelerator: says which share is this process's.
-        folder: gets ``coco_instances_results.json``, ``metrics.json`` and ``pictures/``.
+        folder: gets ``coco_instances_results.json``, ``metrics.json``, ``facts.json`` and ``pictures/``.
         pictures: whether to draw ground truth beside predictions.
     """
     loader = build_test_loader(cfg, dataset, rank=accelerator.process_index, world_size=accelerator.num_processes)
-    found = predict(cfg, detector, loader, accelerator)
+    with CostMeter(detector, accelerator.device) as meter:
+        found = predict(cfg, detector, loader, accelerator)
     results = []
     for image_id, detections in found.items():
         labels = detections["labels"].long()
@@ -100,6 +111,18 @@ def evaluate(
         first, *others = [evaluate_coco(dataset.json_path, path, iou_type=iou_type) for iou_type in iou_types(cfg)]
         metrics = replace(first, masks=others[0]) if others else first
         (folder / "metrics.json").write_text(json.dumps(metrics.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_facts(
+            folder,
+            meter,
+            engine="torchvision",
+            device=accelerator.device,
+            processes=accelerator.num_processes,
+            dataset=name,
+            annotations=dataset.json_path,
+            image_folder=dataset.image_folder,
+            num_images=len(dataset),
+            class_names=dataset.class_names,
+        )
         logger.info("AP in percent on %d images of %s\n%s", len(dataset), dataset.json_path, metrics.table())
         logger.info("wrote %s and %s", path, folder / "metrics.json")
         if pictures:

@@ -148,7 +148,7 @@ class Run:
         figures = {}
         for name, dataset in self.test_sets.items():
             own_folder = folder if len(self.test_sets) == 1 else folder / name
-            metrics = evaluate(self.cfg, self.detector, dataset, self.accelerator, own_folder, pictures=pictures)
+            metrics = evaluate(self.cfg, self.detector, name, dataset, self.accelerator, own_folder, pictures=pictures)
             if metrics is not None:
                 figures[name] = metrics
         return figures

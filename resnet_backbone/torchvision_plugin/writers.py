@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import sys
 import time
 from collections import deque
@@ -16,6 +15,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+from resnet_backbone.evaluation.cost import peak_memory_mib
 
 logger = logging.getLogger(__name__)
 PERIOD = 20  # iterations between two records
@@ -35,14 +36,6 @@ def set_up_logging(output_dir: Path | None) -> None:
     for handler in handlers:
         handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s", "%m/%d %H:%M:%S"))
         root.addHandler(handler)
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """Return the peak memory so far in MiB: of tensors on a GPU, of the whole process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 class RunWriter:

@@ -25,6 +25,7 @@ from detectron2.modeling import build_model  # noqa: E402
 
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
+from resnet_backbone.evaluation.facts import read_facts  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -58,6 +59,8 @@ def test_it_leaves_the_files_that_the_torchvision_engine_leaves(tiny, shapes):
     assert (output / "inference" / "pictures" / "grid.png").is_file()
     assert "iter: 3" in (output / "log.txt").read_text()
     assert json.loads((output / "inference" / "metrics.json").read_text()) == figures["shapes_val"]
+    facts = read_facts(output / "inference")
+    assert (facts.engine, facts.dataset) == ("detectron2", "shapes_val") and facts.multiply_adds > 1e6
     last = json.loads((output / "metrics.json").read_text().splitlines()[-1])
     assert last["shapes_val/bbox/AP50"] == figures["shapes_val"]["bbox"]["AP50"]
 

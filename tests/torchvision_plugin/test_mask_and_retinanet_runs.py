@@ -118,9 +118,9 @@ class Oracle(torch.nn.Module):
 def test_perfect_masks_score_100(tiny):
     """The whole way back: the ground truth, cropped to the boxes, is pasted, written and evaluated."""
     ready = Run(tiny(*BITMASK))
-    (dataset,) = ready.test_sets.values()
+    ((name, dataset),) = ready.test_sets.items()
     folder = Path(ready.cfg.OUTPUT_DIR)
-    metrics = evaluate(ready.cfg, Oracle(dataset), dataset, ready.accelerator, folder, pictures=True)
+    metrics = evaluate(ready.cfg, Oracle(dataset), name, dataset, ready.accelerator, folder, pictures=True)
     assert metrics.AP == pytest.approx(100) and metrics.masks.AP50 == pytest.approx(100)
     assert metrics.masks.AP > 65  # the images were shrunk to a quarter
 

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from resnet_backbone.config.output import last_checkpoint
+from resnet_backbone.evaluation.facts import read_facts
 from resnet_backbone.torchvision_plugin.checkpoint import load_checkpoint
 from resnet_backbone.torchvision_plugin.run import Run
 from resnet_backbone.torchvision_plugin.trainer import Trainer
@@ -40,7 +41,8 @@ class Stopped(Exception):
 
 def test_a_run_leaves_what_detectron2s_leaves(tiny):
     cfg = tiny("quickstart.yaml", "TEST.EVAL_PERIOD", "3")
-    figures = run(cfg)
+    ready = Run(cfg)
+    figures = ready.start()
     output = Path(cfg.OUTPUT_DIR)
     for name in ("config.yaml", "log.txt", "metrics.json", "model_0000002.pth", "model_final.pth", "last_checkpoint"):
         assert (output / name).stat().st_size > 0, name
@@ -54,6 +56,10 @@ def test_a_run_leaves_what_detectron2s_leaves(tiny):
     inference = output / "inference"
     assert json.loads((inference / "metrics.json").read_text()) == figures["shapes_val"].to_dict()
     assert len(list((inference / "pictures").glob("*.png"))) == 5 + 1
+    facts = read_facts(inference)
+    assert (facts.engine, facts.dataset, facts.num_images, facts.processes) == ("torchvision", "shapes_val", 5, 1)
+    assert facts.parameters == sum(parameter.numel() for parameter in ready.detector.parameters())
+    assert facts.multiply_adds > 1e6 and facts.images_per_s > 0
 
 
 def test_resuming_gives_the_same_weights_to_the_bit(tiny, tmp_path, monkeypatch):

@@ -1,0 +1,85 @@
+"""What a detector costs while it is evaluated: parameters, multiply-adds, speed and memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+_COUNTED = 4  # calls whose multiply-adds are counted; they warm the detector up and are not timed
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Return the peak memory so far in MiB: of tensors on a GPU, of the whole process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+class CostMeter:
+    """Measures ``model`` while others call it inside ``with CostMeter(model, device) as meter``; outputs stay the same.
+
+    Args:
+        model: called with a list of images first.
+        device: where it runs.
+
+    Attributes:
+        parameters: how many numbers the model learns or keeps frozen; buffers not counted.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self._model = model
+        self._device = device
+        self._counter = FlopCounterMode(display=False)
+        self._calls = self._counted_images = self._timed_images = 0
+        self._flops = 0
+        self._seconds = self._start = 0.0
+
+    def __enter__(self) -> CostMeter:
+        self._handles = [
+            self._model.register_forward_pre_hook(self._before),
+            self._model.register_forward_hook(self._after),
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    @property
+    def multiply_adds(self) -> float | None:
+        """Of convolutions and matrix products, a mean image; None before the first call."""
+        return self._flops / 2 / self._counted_images if self._counted_images else None
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Of the detector alone, in this process; None where there were too few images to warm it up."""
+        return self._timed_images / self._seconds if self._timed_images else None
+
+    def _before(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self._calls < _COUNTED:
+            self._counter.__enter__()
+        else:
+            self._start = self._now()
+
+    def _after(self, model: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
+        if self._calls < _COUNTED:
+            self._counter.__exit__(None, None, None)
+            self._flops += self._counter.get_total_flops()
+            self._counted_images += len(inputs[0])
+        else:
+            self._seconds += self._now() - self._start
+            self._timed_images += len(inputs[0])
+        self._calls += 1
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()

@@ -1,0 +1,127 @@
+"""What an evaluation was made of: ``facts.json`` beside its figures, so that runs can be compared and quoted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torchvision
+
+from resnet_backbone.evaluation.cost import CostMeter, peak_memory_mib
+from resnet_backbone.version import __version__
+
+FACTS_NAME = "facts.json"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """The conditions of one evaluation of one test set."""
+
+    engine: str  # "torchvision" or "detectron2"
+    resnet_backbone: str  # its version
+    commit: str | None  # of the checkout, "-dirty" where files were changed; None for an installed package
+    command: str
+    torch: str
+    torchvision: str
+    device: str  # name of the GPU, or of the CPU and the number of threads
+    processes: int
+    dataset: str  # as in DATASETS.TEST
+    annotations: str  # absolute path of the COCO-format file
+    annotations_sha256: str
+    image_folder: str  # absolute path
+    num_images: int
+    class_names: list[str]
+    parameters: int
+    multiply_adds: float | None  # of a mean image, convolutions and matrix products
+    images_per_s: float | None  # of the detector alone, one process
+    peak_memory_mib: float  # of tensors on a GPU, of the whole process on the CPU
+
+
+def write_facts(
+    folder: Path,
+    meter: CostMeter,
+    *,
+    engine: str,
+    device: torch.device,
+    processes: int,
+    dataset: str,
+    annotations: Path,
+    image_folder: Path,
+    num_images: int,
+    class_names: Sequence[str],
+) -> RunFacts:
+    """Write ``folder/facts.json`` about the evaluation that has just ended; arguments as in :class:`RunFacts`."""
+    facts = RunFacts(
+        engine=engine,
+        resnet_backbone=__version__,
+        commit=git_commit(),
+        command=shlex.join(["python", *sys.argv]),
+        torch=torch.__version__,
+        torchvision=torchvision.__version__,
+        device=device_name(device),
+        processes=processes,
+        dataset=dataset,
+        annotations=str(annotations.absolute()),
+        annotations_sha256=hashlib.sha256(annotations.read_bytes()).hexdigest(),
+        image_folder=str(image_folder.absolute()),
+        num_images=num_images,
+        class_names=list(class_names),
+        parameters=meter.parameters,
+        multiply_adds=meter.multiply_adds,
+        images_per_s=meter.images_per_s,
+        peak_memory_mib=peak_memory_mib(device),
+    )
+    (folder / FACTS_NAME).write_text(json.dumps(asdict(facts), indent=2) + "\n", encoding="utf-8")
+    return facts
+
+
+def read_facts(folder: Path) -> RunFacts:
+    """Read ``folder/facts.json``.
+
+    Raises:
+        FileNotFoundError: there is none: the evaluation is older than this version, or did not end.
+        ValueError: the file is not what :func:`write_facts` writes.
+    """
+    path = folder / FACTS_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; evaluate again with tools/train_net.py --eval-only, which writes it")
+    try:
+        return RunFacts(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not what tools/train_net.py writes ({error}); evaluate again") from error
+
+
+def device_name(device: torch.device) -> str:
+    """``NVIDIA H200``, or of a CPU its name and the number of threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, or None where it is none."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git here, or a checkout of somebody else
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
