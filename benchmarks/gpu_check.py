@@ -38,6 +38,8 @@ from resnet_backbone.torchvision_plugin.solver import build_optimizer
 
 PARITY_TOLERANCE = 1e-3  # relative to the largest value of a feature map
 LOSS_TOLERANCE = 1e-2  # relative; matching boxes is a threshold, so single samples may change sides
+BASES = {"Base-RCNN-FPN.yaml", "Base-RetinaNet.yaml", "Base-Paper.yaml", "Base-VOC.yaml"}
+BASES |= {"Base-Compare-FPN.yaml", "Base-Compare-BCCD.yaml"}
 DETECTRON2_ALONE = ("cascade/", "panoptic/", "semantic/")  # folders of configs
 SCRATCH = ["MODEL.WEIGHTS", "", "MODEL.BACKBONE.FREEZE_AT", "2"]
 
@@ -91,9 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def config_names() -> list[str]:
     """Return every config of a detector of this engine; the bases of two kinds that no other config is made of, too."""
-    bases = {"Base-RCNN-FPN.yaml", "Base-Compare-FPN.yaml", "Base-RetinaNet.yaml"}
     folder = config_folder()
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml") if path.name not in bases]
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml") if path.name not in BASES]
     return sorted(name for name in names if not name.startswith(DETECTRON2_ALONE))
 
 
@@ -180,6 +181,7 @@ def detector_parity(name: str, device: torch.device) -> dict[str, Any]:
     # With room for all anchors, and ground truth as the only proposals, nothing is drawn at random.
     everything = ["MODEL.RPN.BATCH_SIZE_PER_IMAGE", "1000000", "MODEL.RPN.POSITIVE_FRACTION", "1.0"]
     everything += ["MODEL.RPN.POST_NMS_TOPK_TRAIN", "0", "MODEL.ROI_HEADS.POSITIVE_FRACTION", "1.0"]
+    everything += ["MODEL.ROI_BOX_HEAD.DROPOUT", "0.0"]
     losses = []
     for where in (torch.device("cpu"), device):
         cfg = load(name, where, *everything)

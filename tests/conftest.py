@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from resnet_backbone.data.shapes import generate_shapes
+from resnet_backbone.evaluation.voc import SUBMISSION_FOLDER, evaluate_voc
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -43,6 +45,47 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("datasets")
     generate_shapes(root / "shapes", num_train=12, num_val=5, seed=0)
     return root
+
+
+@pytest.fixture(scope="session")
+def shapes_as_voc(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root like ``shapes``; its validation images are ``voc07_test``, too, and ``voc12_test`` without annotations."""
+    root = tmp_path_factory.mktemp("voc")
+    (root / "shapes").symlink_to(shapes / "shapes")
+    (root / "voc/annotations").mkdir(parents=True)
+    document = json.loads((shapes / "shapes/annotations/val.json").read_text())
+    for name, folder in (("voc07_test", "VOC2007"), ("voc12_test", "VOC2012")):
+        annotations = [] if name == "voc12_test" else document["annotations"]
+        (root / f"voc/annotations/{name}.json").write_text(json.dumps({**document, "annotations": annotations}))
+        (root / folder).mkdir()
+        (root / folder / "JPEGImages").symlink_to(shapes / "shapes/val")
+    return root
+
+
+@pytest.fixture(scope="session")
+def assert_voc_run(shapes_as_voc: Path) -> Callable[[Path, set[str]], None]:
+    """Checks the folder of a run on ``shapes_as_voc`` with DATASETS.TEST ``('voc07_test', 'voc12_test')``."""
+
+    def check(output: Path, scored: set[str]) -> None:
+        assert scored == {"voc07_test"}
+        with_annotations, without = (output / "inference" / name for name in ("voc07_test", "voc12_test"))
+        results = with_annotations / "coco_instances_results.json"
+        truth = shapes_as_voc / "voc/annotations/voc07_test.json"
+        expected = evaluate_voc(truth, results, eleven_points=True)
+        written = json.loads((with_annotations / "metrics.json").read_text())
+        assert set(written) == {"bbox", "voc"} and written["voc"] == expected.to_dict()["voc"]
+        records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+        recorded = [record["voc07_test/voc/mAP"] for record in records if "voc07_test/voc/mAP" in record]
+        assert recorded == [pytest.approx(expected.mAP)]
+        assert not [key for record in records for key in record if key.startswith("voc12_test")]
+        log = (output / "log.txt").read_text()
+        assert "Pascal VOC, IoU 0.5, 11 points" in log and "pack it with tar -czf results.tgz" in log
+
+        assert not (without / "metrics.json").exists() and (without / "facts.json").is_file()
+        lines = [line for path in (without / SUBMISSION_FOLDER).iterdir() for line in path.read_text().splitlines()]
+        assert len(lines) == len(json.loads((without / "coco_instances_results.json").read_text())) > 0
+
+    return check
 
 
 @pytest.fixture(scope="session")

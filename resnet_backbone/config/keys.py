@@ -29,6 +29,7 @@ def add_backbone_keys(cfg: CfgNode) -> None:
     node.INPUT_FROM_WEIGHTS = True  # take INPUT.FORMAT, PIXEL_MEAN, PIXEL_STD and STRIDE_IN_1X1 from MODEL.WEIGHTS
     node.STRICT_WEIGHTS = True  # a load that leaves the trunk partly unfilled raises
     cfg.MODEL.ROI_BOX_HEAD.DROPOUT = 0.0  # after fc6 and fc7 of VGGBoxHead, from 0 to 1
+    cfg.MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT = False  # the whole image's vector behind each region's, as a RoI of its own
 
 
 def add_run_keys(cfg: CfgNode) -> None:
@@ -37,6 +38,17 @@ def add_run_keys(cfg: CfgNode) -> None:
     cfg.DATASETS.OWN = []
     cfg.SOLVER.ACCUMULATION_STEPS = 1  # forward passes an optimizer step; IMS_PER_BATCH counts the images of all
     cfg.SOLVER.AMP.DTYPE = "float16"  # or bfloat16
+    _add_improvement_keys(cfg)
+
+
+def _add_improvement_keys(cfg: CfgNode) -> None:
+    """Those of resnet_backbone.improvements: of the last evaluation and of --eval-only, not of TEST.EVAL_PERIOD's."""
+    node = type(cfg)
+    # Pool each regressed box anew; overlaps above NMS_THRESH vanish, and those from VOTE_THRESH up share in the box.
+    cfg.TEST.BOX_REFINEMENT = node({"ENABLED": False, "NMS_THRESH": 0.3, "VOTE_THRESH": 0.5})
+    # Lengths of the shorter side; of them each region takes the two that bring it nearest to 224 x 224 pixels.
+    cfg.TEST.MULTI_SCALE = node({"ENABLED": False, "SIZES": [200, 400, 600, 800, 1000], "MAX_SIZE": 1666})
+    cfg.TEST.ENSEMBLE = []  # folders of other finished runs of this engine: their config.yaml and model_final.pth
 
 
 def build_trunk(

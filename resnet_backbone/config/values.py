@@ -56,6 +56,7 @@ def check_values(
         if len(value_of(cfg, key)) != length:
             raise ValueError(f"{key} is {value_of(cfg, key)}; it must have {length} values")
     _check_combinations(cfg)
+    _check_improvements(cfg)
 
 
 def _check_combinations(cfg: CfgNode) -> None:
@@ -71,3 +72,31 @@ def _check_combinations(cfg: CfgNode) -> None:
     steps = list(cfg.SOLVER.STEPS)
     if steps != sorted(set(steps)):
         raise ValueError(f"SOLVER.STEPS {steps} must increase")
+
+
+def _check_improvements(cfg: CfgNode) -> None:
+    """What makes use of the second stage needs one."""
+    box, refinement, multi_scale = cfg.MODEL.ROI_BOX_HEAD, cfg.TEST.BOX_REFINEMENT, cfg.TEST.MULTI_SCALE
+    asked = {
+        "MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT": (box.GLOBAL_CONTEXT, "False"),
+        "TEST.BOX_REFINEMENT.ENABLED": (refinement.ENABLED, "False"),
+        "TEST.MULTI_SCALE.ENABLED": (multi_scale.ENABLED, "False"),
+        "TEST.ENSEMBLE": (bool(cfg.TEST.ENSEMBLE), "[]"),
+    }
+    for key, (is_on, off) in asked.items():
+        if is_on and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
+            raise ValueError(
+                f"{key} is for detectors with a second stage, MODEL.META_ARCHITECTURE GeneralizedRCNN, not "
+                f"{cfg.MODEL.META_ARCHITECTURE}: write {off}"
+            )
+        if is_on and key.startswith("TEST.") and cfg.MODEL.MASK_ON:
+            raise ValueError(f"{key} improves boxes alone, and MODEL.MASK_ON is True: write {key} {off}")
+    for key, value in (("NMS_THRESH", refinement.NMS_THRESH), ("VOTE_THRESH", refinement.VOTE_THRESH)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"TEST.BOX_REFINEMENT.{key} is {value}; it must lie between 0 and 1")
+    sizes = list(multi_scale.SIZES)
+    if not sizes or min(sizes) < 1 or sizes != sorted(set(sizes)) or multi_scale.MAX_SIZE < 1:
+        raise ValueError(
+            f"TEST.MULTI_SCALE.SIZES {sizes} and MAX_SIZE {multi_scale.MAX_SIZE} must be lengths in pixels, and SIZES "
+            f"must increase"
+        )

@@ -1,17 +1,85 @@
-"""Unpacking a downloaded zip file without trusting it."""
+"""Fetching a published archive, and unpacking it without trusting it."""
 
 from __future__ import annotations
 
+import logging
 import shutil
 import stat
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO
+
+from resnet_backbone.data.whole_files import replacing
+from resnet_backbone.weights.download import download, file_hash
+
+logger = logging.getLogger(__name__)
+
+Select = Callable[[str], str | None]
+_CHUNK_BYTES = 1 << 20
 
 
-def extract_zip(archive: str | Path, folder: str | Path, *, select: Callable[[str], str | None], max_bytes: int) -> int:
-    """Unpack the selected members, each checked by its CRC and appearing only when it is whole.
+@dataclass(frozen=True)
+class Archive:
+    """One published zip or tar file."""
+
+    path: str  # below its publisher's address
+    md5: str
+    max_bytes: int  # of what is unpacked from it
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    size: int  # bytes, unpacked
+    plain: bool  # a file, neither a link nor a device nor encrypted
+    open: Callable[[], IO[bytes]]
+
+
+def fetch_archive(archive: Archive, base_url: str, folder: Path, *, select: Select) -> None:
+    """Download an archive into ``folder``, unpack it there, and delete it when everything is unpacked.
+
+    An interrupted call goes on where it stopped. An archive that is there already is taken if its MD5 is right.
+
+    Args:
+        archive: what to fetch from ``base_url``.
+        base_url: ``https://``, without a slash at the end.
+        folder: created where needed.
+        select: see :func:`extract_zip`.
+
+    Raises:
+        DownloadError: the file cannot be fetched, or its MD5 is not the published one.
+        ValueError: the archive that is there has another MD5, or see :func:`extract_zip`.
+        OSError: the disk is full; the message says how much is needed.
+    """
+    path = folder / archive.name
+    if path.is_file():
+        check_md5(path, archive.md5)
+    else:
+        download(f"{base_url}/{archive.path}", path, md5=archive.md5)
+    logger.info("unpacking %s", path)
+    extract = extract_tar if path.suffix == ".tar" else extract_zip
+    extract(path, folder, select=select, max_bytes=archive.max_bytes)
+    path.unlink()
+
+
+def check_md5(path: Path, md5: str) -> None:
+    """Raise ValueError where a file is not the one that was published."""
+    found = file_hash(path, "md5")
+    if found != md5:
+        raise ValueError(f"{path}: its md5 is {found}, expected {md5}; it is damaged, or another file: delete it")
+
+
+def extract_zip(archive: str | Path, folder: str | Path, *, select: Select, max_bytes: int) -> int:
+    """Unpack the selected members of a zip file, each checked by its CRC and appearing only when it is whole.
 
     A member whose file is there with the right size is skipped, so an interrupted run goes on where it stopped.
 
@@ -26,51 +94,105 @@ def extract_zip(archive: str | Path, folder: str | Path, *, select: Callable[[st
 
     Raises:
         FileNotFoundError: there is no such archive.
-        ValueError: it is not a zip file or damaged, a path leads out of ``folder``, a member is a link or encrypted,
-            two have the same path, or they unpack to more than ``max_bytes``.
+        ValueError: it is not a zip file or damaged, a path leads out of ``folder``, a member is a link, a device or
+            encrypted, two have the same path, or they unpack to more than ``max_bytes``.
+        OSError: the disk is full; the message says how much is needed.
     """
-    archive, folder = Path(archive), Path(folder)
-    if not archive.is_file():
-        raise FileNotFoundError(f"{archive}: no such archive")
+    archive = _existing(archive)
     try:
         with zipfile.ZipFile(archive) as source:
-            members = _selected(source, archive, select)
-            total = sum(member.file_size for member in members.values())
-            if total > max_bytes:
-                raise ValueError(f"{archive}: unpacks to {total:,} bytes; at most {max_bytes:,} were expected")
-            for path, member in members.items():
-                _extract(source, member, folder / path)
+            return _extract_all(_zip_members(source), archive, Path(folder), select, max_bytes)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(f"{archive}: damaged, or not a zip file ({error}); delete it and download it again") from error
-    return len(members)
 
 
-def _selected(
-    source: zipfile.ZipFile, archive: Path, select: Callable[[str], str | None]
-) -> dict[PurePosixPath, zipfile.ZipInfo]:
-    members: dict[PurePosixPath, zipfile.ZipInfo] = {}
-    for member in source.infolist():
-        target = None if member.is_dir() else select(member.filename)
+def extract_tar(archive: str | Path, folder: str | Path, *, select: Select, max_bytes: int) -> int:
+    """Do with a tar file, not compressed, what :func:`extract_zip` does with a zip file.
+
+    A tar file has no checksums of its contents: check the hash of the whole before.
+    """
+    archive = _existing(archive)
+    try:
+        with tarfile.open(archive, "r:") as source:
+            return _extract_all(_tar_members(source), archive, Path(folder), select, max_bytes)
+    except tarfile.TarError as error:
+        raise ValueError(
+            f"{archive}: damaged, or not a plain tar file ({error}); delete it and download it again"
+        ) from error
+
+
+def _existing(archive: str | Path) -> Path:
+    if not Path(archive).is_file():
+        raise FileNotFoundError(f"{archive}: no such archive")
+    return Path(archive)
+
+
+def _zip_members(source: zipfile.ZipFile) -> Iterator[_Member]:
+    for info in source.infolist():
+        if not info.is_dir():
+            plain = not stat.S_ISLNK(info.external_attr >> 16) and not info.flag_bits & 1
+            yield _Member(info.filename, info.file_size, plain, partial(source.open, info))
+
+
+def _tar_members(source: tarfile.TarFile) -> Iterator[_Member]:
+    for info in source.getmembers():
+        if not info.isdir():
+            yield _Member(info.name, info.size, info.isfile(), partial(_open_in_tar, source, info))
+
+
+def _open_in_tar(source: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    file = source.extractfile(info)
+    if file is None:
+        raise ValueError(f"{info.name} is not a plain file")
+    return file
+
+
+def _extract_all(members: Iterable[_Member], archive: Path, folder: Path, select: Select, max_bytes: int) -> int:
+    selected = _selected(members, archive, select)
+    total = sum(member.size for member in selected.values())
+    if total > max_bytes:
+        raise ValueError(f"{archive}: unpacks to {total:,} bytes; at most {max_bytes:,} were expected")
+    missing = {path: member for path, member in selected.items() if not _is_there(folder / path, member.size)}
+    folder.mkdir(parents=True, exist_ok=True)
+    needed = sum(member.size for member in missing.values())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"unpacking {archive} needs {needed / 1e9:.3f} GB in {folder}, {free / 1e9:.3f} GB are free; "
+            f"make room and start again, it goes on from here"
+        )
+    for path, member in missing.items():
+        _extract(member, archive, folder / path)
+    return len(selected)
+
+
+def _selected(members: Iterable[_Member], archive: Path, select: Select) -> dict[PurePosixPath, _Member]:
+    selected: dict[PurePosixPath, _Member] = {}
+    for member in members:
+        target = select(member.name)
         if target is None:
             continue
         path = PurePosixPath(target)
         if path.is_absolute() or not path.parts or ".." in path.parts or any(c in target for c in "\\:\0"):
             raise ValueError(
-                f"{archive}: member {member.filename!r} would be written outside the folder; nothing was unpacked"
+                f"{archive}: member {member.name!r} would be written outside the folder; nothing was unpacked"
             )
-        if stat.S_ISLNK(member.external_attr >> 16) or member.flag_bits & 1:
-            raise ValueError(f"{archive}: member {member.filename!r} is a link or encrypted; expected a plain file")
-        if path in members:
+        if not member.plain:
+            raise ValueError(
+                f"{archive}: member {member.name!r} is a link, a device or encrypted; expected a plain file"
+            )
+        if path in selected:
             raise ValueError(f"{archive}: two members are written to {path}")
-        members[path] = member
-    return members
+        selected[path] = member
+    return selected
 
 
-def _extract(source: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
-    if path.is_file() and path.stat().st_size == member.file_size:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with source.open(member) as compressed, part.open("wb") as plain:
-        shutil.copyfileobj(compressed, plain, 1 << 20)
-    part.replace(path)
+def _is_there(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _extract(member: _Member, archive: Path, path: Path) -> None:
+    with replacing(path, f"unpacking {archive}") as part, member.open() as source, part.open("wb") as plain:
+        shutil.copyfileobj(source, plain, _CHUNK_BYTES)
+        if plain.tell() != member.size:
+            raise ValueError(f"{archive}: damaged, {member.name} ends early; delete it and download it again")

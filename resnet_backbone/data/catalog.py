@@ -16,6 +16,11 @@ _COCO_2017 = "python datasets/prepare_coco.py --year 2017"
 _COCO_2014 = "python datasets/prepare_coco.py --year 2014"
 _SHAPES = "python datasets/prepare_shapes.py"
 _BCCD = "python datasets/prepare_bccd.py"
+_VOC = "python datasets/prepare_voc.py --sets {name}"
+_VOC_TEST = (
+    f"{_VOC} --archive VOC2012test.tar, which VOC's evaluation server gives to those who register: "
+    "http://host.robots.ox.ac.uk:8080/"
+)
 _MINIVAL = (
     f"{_COCO_2014}; then: curl -L https://dl.fbaipublicfiles.com/detectron/coco/coco_annotations_minival.tgz "
     "| tar -xz -C {root}/coco"
@@ -26,7 +31,7 @@ _VAL_100 = (
 )
 
 # name: (annotation file, image folder, how to get them), below the root.
-# COCO as in Detectron2's data/datasets/builtin.py.
+# COCO, and the image folders of VOC, as in Detectron2's data/datasets/builtin.py.
 _BUILTIN = {
     "coco_2014_train": ("coco/annotations/instances_train2014.json", "coco/train2014", _COCO_2014),
     "coco_2014_val": ("coco/annotations/instances_val2014.json", "coco/val2014", _COCO_2014),
@@ -39,7 +44,13 @@ _BUILTIN = {
     "shapes_val": ("shapes/annotations/val.json", "shapes/val", _SHAPES),
     "bccd_trainval": ("bccd/annotations/trainval.json", "bccd/images", _BCCD),
     "bccd_test": ("bccd/annotations/test.json", "bccd/images", _BCCD),
+    "voc07_trainval": ("voc/annotations/voc07_trainval.json", "VOC2007/JPEGImages", _VOC),
+    "voc07_test": ("voc/annotations/voc07_test.json", "VOC2007/JPEGImages", _VOC),
+    "voc12_trainval": ("voc/annotations/voc12_trainval.json", "VOC2012/JPEGImages", _VOC),
+    "voc12_test": ("voc/annotations/voc12_test.json", "VOC2012/JPEGImages", _VOC_TEST),
 }
+# Of VOC's own metric, the 11 points of 2007 (True) or the area of 2010 and later (False).
+_VOC_ELEVEN_POINTS = {"voc07_trainval": True, "voc07_test": True, "voc12_trainval": False, "voc12_test": False}
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class DatasetSpec:
     json_path: Path
     image_folder: Path
     fetch_command: str  # empty for the user's own data
+    voc_eleven_points: bool | None = None  # how VOC's mAP is taken, see evaluate_voc; None where it is not reported
 
 
 def datasets_root() -> Path:
@@ -71,7 +83,13 @@ def get_dataset(name: str, own: Sequence[Mapping[str, Any]] = ()) -> DatasetSpec
     """
     root = datasets_root()
     specs = {
-        key: DatasetSpec(key, root / json_path, root / images, command.replace("{root}", str(root)))
+        key: DatasetSpec(
+            key,
+            root / json_path,
+            root / images,
+            command.replace("{root}", str(root)).replace("{name}", key),
+            _VOC_ELEVEN_POINTS.get(key),
+        )
         for key, (json_path, images, command) in _BUILTIN.items()
     }
     for index, entry in enumerate(own):

@@ -5,24 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from resnet_backbone.data.archives import extract_zip
-from resnet_backbone.weights.download import download
+from resnet_backbone.data.archives import Archive, fetch_archive
 
 logger = logging.getLogger(__name__)
 
 # The official bucket under a name that its TLS certificate covers (that of images.cocodataset.org fails).
 COCO_URL = "https://s3.amazonaws.com/images.cocodataset.org"
-
-
-@dataclass(frozen=True)
-class Archive:
-    """One official zip file."""
-
-    path: str  # below COCO_URL
-    md5: str
-    max_bytes: int  # of what is unpacked from it
 
 
 @dataclass(frozen=True)
@@ -75,17 +66,18 @@ def fetch_coco(folder: str | Path, release: CocoRelease, *, train: bool = True, 
     Raises:
         DownloadError: a file cannot be fetched, or its MD5 is not the official one.
         ValueError: an archive is damaged, or does not hold what it should.
+        OSError: the disk is full; the message says how much is needed.
     """
     folder = Path(folder)
     splits = release.splits(train)
     if not all(_annotation_file(folder, split).is_file() for split in splits):
         wanted = {f"annotations/{_annotation_file(folder, split).name}" for split in release.splits(True)}
-        _fetch(folder, release.annotations, base_url, wanted=wanted)
+        fetch_archive(release.annotations, base_url, folder, select=lambda name: name if name in wanted else None)
     for split in splits:
         if not split_problems(folder, split):
             logger.info("%s is complete", folder / split.name)
             continue
-        _fetch(folder, split.archive, base_url, below=f"{split.name}/")
+        fetch_archive(split.archive, base_url, folder, select=partial(_if_below, f"{split.name}/"))
         if problems := split_problems(folder, split):
             raise ValueError(f"{folder}: {split.name} is incomplete after unpacking: {'; '.join(problems)}")
 
@@ -112,19 +104,9 @@ def split_problems(folder: str | Path, split: Split) -> list[str]:
     return problems
 
 
+def _if_below(folder: str, member: str) -> str | None:
+    return member if member.startswith(folder) else None
+
+
 def _annotation_file(folder: Path, split: Split) -> Path:
     return folder / "annotations" / f"instances_{split.name}.json"
-
-
-def _fetch(folder: Path, archive: Archive, base_url: str, *, wanted: set[str] | None = None, below: str = "") -> None:
-    """Download one archive, unpack the members in ``wanted`` or ``below`` a folder, and delete it."""
-
-    def select(member: str) -> str | None:
-        if wanted is not None:
-            return member if member in wanted else None
-        return member if member.startswith(below) else None
-
-    zip_path = download(f"{base_url}/{archive.path}", folder / Path(archive.path).name, md5=archive.md5)
-    logger.info("unpacking %s", zip_path)
-    extract_zip(zip_path, folder, select=select, max_bytes=archive.max_bytes)
-    zip_path.unlink()

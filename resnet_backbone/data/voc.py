@@ -81,7 +81,7 @@ def voc_to_coco(
     dropped: list[str] = []
     clipped: list[str] = []
     sizes_from_image: list[str] = []
-    for image_id, stem in enumerate(_read_split(root, split), start=1):
+    for image_id, stem in enumerate(read_split(root, split), start=1):
         xml_path = root / "Annotations" / f"{stem}.xml"
         tree = _read_xml(xml_path)
         image_path = _find_image(root, stem)
@@ -136,7 +136,34 @@ def find_class_names(root: str | Path) -> list[str]:
     return sorted({item.name for path in paths for item in _objects(_read_xml(path), path)})
 
 
-def _read_split(root: Path, split: str) -> list[str]:
+def voc_images_to_coco(root: str | Path, split: str, class_names: Sequence[str]) -> dict[str, Any]:
+    """Convert a split without annotations, such as VOC 2012's test set: images, read for their sizes, and no object.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`voc_to_coco`.
+    """
+    root = Path(root)
+    images = []
+    for image_id, stem in enumerate(read_split(root, split), start=1):
+        path = _find_image(root, stem)
+        height, width = read_image(path).shape[1:]
+        file_name = path.relative_to(root / "JPEGImages").as_posix()
+        images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
+    return {
+        "info": {"description": f"{root.name} {split}, images only"},
+        "images": images,
+        "annotations": [],
+        "categories": [{"id": index, "name": name} for index, name in enumerate(class_names, start=1)],
+    }
+
+
+def read_split(root: Path, split: str) -> list[str]:
+    """Names, without suffix, of the images that ``ImageSets/Main/<split>.txt`` lists.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it lists none, one twice, or one outside the folder.
+    """
     path = root / "ImageSets" / "Main" / f"{split}.txt"
     if not path.is_file():
         there = sorted(other.stem for other in path.parent.glob("*.txt"))

@@ -7,8 +7,8 @@
     cfg.merge_from_file("config.yaml")   # MODEL.BACKBONE.NAME: build_imagenet_fpn_backbone, ...
 
 Importing this module registers the builders ``build_imagenet_backbone``, ``build_imagenet_fpn_backbone`` and
-``build_imagenet_retinanet_fpn_backbone``, the heads ``ImageNetRes5ROIHeads`` and ``VGGBoxHead``, and a handler,
-by which ``imagenet://ARCH/NAME`` is a path for everything that Detectron2 loads.
+``build_imagenet_retinanet_fpn_backbone``, the heads ``ImageNetRes5ROIHeads``, ``ContextROIHeads`` and ``VGGBoxHead``,
+and a handler, by which ``imagenet://ARCH/NAME`` is a path for everything that Detectron2 loads.
 """
 
 import importlib.util
@@ -33,10 +33,12 @@ from resnet_backbone.detectron2_plugin.backbone import (
     to_backbone,
 )
 from resnet_backbone.detectron2_plugin.config import add_resnet_backbone_config
+from resnet_backbone.detectron2_plugin.context import ContextROIHeads
 from resnet_backbone.detectron2_plugin.roi_heads import ImageNetRes5ROIHeads, VGGBoxHead
 from resnet_backbone.detectron2_plugin.weights import ImageNetHandler
 
 __all__ = [
+    "ContextROIHeads",
     "ImageNetHandler",
     "ImageNetRes5ROIHeads",
     "TrunkBackbone",

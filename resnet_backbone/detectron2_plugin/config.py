@@ -24,6 +24,7 @@ from fvcore.common.config import CfgNode
 from resnet_backbone.config import add_backbone_keys, add_run_keys, merge_config
 from resnet_backbone.config.files import value_of
 from resnet_backbone.config.values import check_values
+from resnet_backbone.improvements.settings import is_improved
 
 REGISTRIES = {
     "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
@@ -52,16 +53,20 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
 
 
 def add_resnet_backbone_config(cfg: CfgNode) -> None:
-    """Add MODEL.RESNET_BACKBONE and MODEL.ROI_BOX_HEAD.DROPOUT, with their defaults, to Detectron2's config, in place.
+    """Add the keys of the backbones and their heads, with their defaults, to Detectron2's config, in place.
 
-    Call it before ``merge_from_file``. Keys that a config has already keep their values.
+    These are MODEL.RESNET_BACKBONE and, in MODEL.ROI_BOX_HEAD, DROPOUT and GLOBAL_CONTEXT. Call it before
+    ``merge_from_file``. Keys that a config has already keep their values. The improvements at test time
+    (TEST.BOX_REFINEMENT, MULTI_SCALE and ENSEMBLE) are for ``load_config`` alone: another project's tools would
+    take these keys and not obey them; :class:`~resnet_backbone.detectron2_plugin.improvements.ImprovedRCNN` is for it.
     """
     defaults = get_cfg()
     add_backbone_keys(defaults)
     node = cfg.MODEL.setdefault("RESNET_BACKBONE", type(cfg)())
     for key, value in defaults.MODEL.RESNET_BACKBONE.items():
         node.setdefault(key, value)
-    cfg.MODEL.ROI_BOX_HEAD.setdefault("DROPOUT", defaults.MODEL.ROI_BOX_HEAD.DROPOUT)
+    for key in ("DROPOUT", "GLOBAL_CONTEXT"):
+        cfg.MODEL.ROI_BOX_HEAD.setdefault(key, defaults.MODEL.ROI_BOX_HEAD[key])
 
 
 def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -98,4 +103,9 @@ def check_config(cfg: CfgNode) -> None:
         raise ValueError(
             f"TEST.AUG.ENABLED: Detectron2 augments tests of GeneralizedRCNN only, not of "
             f"{cfg.MODEL.META_ARCHITECTURE}; write False"
+        )
+    if cfg.TEST.AUG.ENABLED and is_improved(cfg):
+        raise ValueError(
+            "TEST.AUG.ENABLED augments the detector itself, without TEST.BOX_REFINEMENT, MULTI_SCALE and ENSEMBLE; "
+            "write TEST.AUG.ENABLED False, or leave those out"
         )

@@ -92,7 +92,9 @@ def _register(spec: DatasetSpec, cfg: CfgNode, *, training: bool) -> None:
         MetadataCatalog.remove(spec.name)
     _registered.add(spec.name)
     register_coco_instances(spec.name, {}, str(spec.json_path), str(spec.image_folder))
-    MetadataCatalog.get(spec.name).thing_classes = list(dataset.class_names)
+    metadata = MetadataCatalog.get(spec.name)
+    metadata.thing_classes = list(dataset.class_names)
+    metadata.voc_eleven_points = spec.voc_eleven_points
     try:
         DatasetCatalog.get(spec.name)
     except (AssertionError, KeyError) as error:

@@ -6,13 +6,21 @@ from detectron2.modeling import build_model
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from resnet_backbone.detectron2_plugin.host_config import check_context
+
 
 def build_detector(cfg: CfgNode) -> nn.Module:
     """Build the detector that ``cfg`` describes, on MODEL.DEVICE, with random weights.
 
+    StandardROIHeads with MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT are ContextROIHeads, so that one config is for both engines.
+
     Raises:
         ValueError: parts that do not fit each other; Detectron2 itself asserts, or fails on the way, and is quoted.
     """
+    if cfg.MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT and cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads":
+        cfg = cfg.clone()
+        cfg.MODEL.ROI_HEADS.NAME = "ContextROIHeads"
+    check_context(cfg)
     try:
         return build_model(cfg)
     except ValueError:

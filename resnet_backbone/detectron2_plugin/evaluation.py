@@ -7,7 +7,6 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,13 @@ from torch import nn
 
 from resnet_backbone.data.images import read_image
 from resnet_backbone.data.masks import decode_segmentation
-from resnet_backbone.evaluation.coco import evaluate_coco
+from resnet_backbone.evaluation.coco import IouType
 from resnet_backbone.evaluation.cost import CostMeter
 from resnet_backbone.evaluation.facts import write_facts
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.pictures import Sample, evenly_spaced, save_comparison_pictures
 from resnet_backbone.evaluation.results import decode_masks, encode_masks, to_coco_results, write_results
+from resnet_backbone.evaluation.score import score_results
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,10 @@ class CocoEvaluator(DatasetEvaluator):
             )
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Return ``{"bbox": {"AP": ..., ...}, "segm": ...}`` in percent on the main process, nothing on the others."""
+        """Return ``{"bbox": {"AP": ..., ...}, "segm": ...}`` in percent on the main process, nothing on the others.
+
+        Nor does a test set without annotations give any; its results are written.
+        """
         comm.synchronize()
         gathered = comm.gather(self._found, dst=0)
         if not comm.is_main_process():
@@ -89,16 +92,13 @@ class CocoEvaluator(DatasetEvaluator):
         found = {image_id: records for part in gathered for image_id, records in part.items()}
         path = self.folder / "coco_instances_results.json"
         write_results(path, list(chain.from_iterable(found[image_id] for image_id in sorted(found))))
-        metrics = evaluate_coco(self.json_path, path)
-        if self.with_masks:
-            metrics = replace(metrics, masks=evaluate_coco(self.json_path, path, iou_type="segm"))
-        self.metrics = metrics
+        iou_types: tuple[IouType, ...] = ("bbox", "segm") if self.with_masks else ("bbox",)
+        voc_eleven_points = MetadataCatalog.get(self.dataset_name).get("voc_eleven_points")
+        self.metrics = score_results(self.json_path, path, iou_types, voc_eleven_points=voc_eleven_points)
         self.num_images = len(found)
-        logger.info("AP in percent on %d images of %s\n%s", len(found), self.json_path, metrics.table())
-        logger.info("wrote %s", path)
         if self.pictures:
             self._draw(found)
-        return {kind: part.summary() for kind, part in metrics.by_type().items()}
+        return {} if self.metrics is None else {kind: part.summary() for kind, part in self.metrics.by_type().items()}
 
     def _draw(self, found: dict[int, list[dict[str, Any]]]) -> None:
         """Draw evenly spaced images, ground truth beside detections."""
@@ -148,9 +148,11 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: Path, *, pictures: bool) ->
             results = inference_on_dataset(model, build_detection_test_loader(cfg, name), evaluator)
         if not comm.is_main_process():
             continue
-        if isinstance(evaluator, CocoEvaluator) and evaluator.metrics is not None:
-            figures[name] = evaluator.metrics.to_dict()
+        if isinstance(evaluator, CocoEvaluator):
             _write_facts(cfg, evaluator, meter)
+            if evaluator.metrics is None:
+                continue
+            figures[name] = evaluator.metrics.to_dict()
         else:
             own_folder.mkdir(parents=True, exist_ok=True)
             figures[name] = _without_nan(results)

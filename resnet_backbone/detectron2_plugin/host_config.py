@@ -12,7 +12,8 @@ from resnet_backbone.weights.architecture import has_bottlenecks
 
 _DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
 _ARCHITECTURES = ("GeneralizedRCNN", "ProposalNetwork")
-_HEADS = ("Res5ROIHeads", "ImageNetRes5ROIHeads", "StandardROIHeads", "CascadeROIHeads")
+_HEADS = ("Res5ROIHeads", "ImageNetRes5ROIHeads", "StandardROIHeads", "ContextROIHeads", "CascadeROIHeads")
+_CONTEXT_HEADS = {"StandardROIHeads": "ContextROIHeads", "Res5ROIHeads": "ImageNetRes5ROIHeads"}
 
 
 def check_host_config(cfg: CfgNode) -> None:
@@ -46,6 +47,18 @@ def check_host_config(cfg: CfgNode) -> None:
                 f"out, or write MODEL.BACKBONE.NAME: build_resnet_backbone (or build_resnet_fpn_backbone)"
             )
     _check_deeplab_keys(cfg)
+    check_context(cfg)
+
+
+def check_context(cfg: CfgNode) -> None:
+    """Raise ValueError, with the line to write, where the heads do not read MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT."""
+    name = cfg.MODEL.ROI_HEADS.NAME
+    if cfg.MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT and name not in _CONTEXT_HEADS.values():
+        ours = f"MODEL.ROI_HEADS.NAME: {_CONTEXT_HEADS[name]}, or " if name in _CONTEXT_HEADS else ""
+        raise ValueError(
+            f"MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT is True, and MODEL.ROI_HEADS.NAME {name} knows of none; write "
+            f"{ours}GLOBAL_CONTEXT: False"
+        )
 
 
 def check_single_scale(cfg: CfgNode, out_features: Sequence[str]) -> None:

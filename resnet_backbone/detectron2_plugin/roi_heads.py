@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import Res5ROIHeads
+from detectron2.modeling.roi_heads import Res5ROIHeads, select_foreground_proposals
+from detectron2.structures import ImageList, Instances
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from resnet_backbone.config import build_trunk
+from resnet_backbone.detectron2_plugin.context import context_predictor, crops_with_whole_images, join_context
 from resnet_backbone.detectron2_plugin.registration import register
 from resnet_backbone.detectron2_plugin.strict import StrictModule
 from resnet_backbone.models.trunk import Trunk
@@ -51,8 +53,50 @@ class ImageNetRes5ROIHeads(Res5ROIHeads):
     Detectron2's ``Res5ROIHeads`` always builds bottlenecks; this builds what MODEL.RESNET_BACKBONE describes, which
     is the same, parameter for parameter, for ResNet-50, 101 and 152. Masks (MODEL.MASK_ON) share the crops, as there.
 
-    Source: He et al. 2015, appendix A; Detectron2, ``modeling/roi_heads/roi_heads.py``.
+    Args:
+        global_context: whether the whole image goes through res5 as one more region, whose vector the predictor reads
+            behind each region's own; ``box_predictor`` must be one for twice as many channels.
+        **parts: those of ``Res5ROIHeads``.
+
+    Source: He et al. 2015, appendices A and B; Detectron2, ``modeling/roi_heads/roi_heads.py``.
     """
+
+    @configurable
+    def __init__(self, *, global_context: bool = False, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.global_context = global_context
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        parts = super().from_config(cfg, input_shape)
+        if cfg.MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT:
+            parts |= {"global_context": True, "box_predictor": context_predictor(cfg, parts["box_predictor"])}
+        return parts
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """See ``ROIHeads.forward``."""
+        if not self.global_context:
+            return super().forward(images, features, proposals, targets)
+        if self.training:
+            proposals = self.label_and_sample_proposals(proposals, targets)
+        boxes = [found.proposal_boxes for found in proposals]
+        crops = crops_with_whole_images(self, features, boxes, [found.image_size for found in proposals])
+        regions = self.res5(crops)
+        predictions = self.box_predictor(join_context(regions.mean(dim=[2, 3]), boxes))
+        if not self.training:
+            found, _ = self.box_predictor.inference(predictions, proposals)
+            return self.forward_with_given_boxes(features, found), {}
+        losses = self.box_predictor.losses(predictions, proposals)
+        if self.mask_on:
+            proposals, foreground = select_foreground_proposals(proposals, self.num_classes)
+            losses |= self.mask_head(regions[: -len(boxes)][torch.cat(foreground)], proposals)
+        return [], losses
 
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Module, int]:

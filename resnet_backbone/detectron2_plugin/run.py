@@ -24,6 +24,7 @@ from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
 from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.detectron2_plugin.evaluation import check_evaluators
+from resnet_backbone.detectron2_plugin.improvements import build_improved
 from resnet_backbone.detectron2_plugin.trainer import Trainer, evaluate_all
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import read_weights
@@ -72,6 +73,7 @@ class Run:
         self.model = build_detector(cfg)
         if source:
             self._load(source)
+        self.improved = build_improved(cfg, self.model, self.class_names)
 
     def start(self) -> dict[str, dict[str, Any]]:
         """Train and evaluate; return the figures of each test set, on the main process."""
@@ -80,14 +82,14 @@ class Run:
         _log_to_terminal(self.output_dir)
         logger.info("resnet_backbone %s, torch %s", __version__, torch.__version__)
         if self.eval_only:
-            return evaluate_all(self.cfg, self.model, augmented=self.cfg.TEST.AUG.ENABLED)
+            return evaluate_all(self.cfg, self.model, improved=self.improved)
         facts = {
             "input": input_of(self.cfg),
             "class_names": self.class_names,
             "arch": self.cfg.MODEL.RESNET_BACKBONE.ARCH,
             "version": __version__,
         }
-        trainer = Trainer(self.cfg, self.model, facts)
+        trainer = Trainer(self.cfg, self.model, facts, self.improved)
         if self.resumes:
             trainer.resume_or_load(resume=True)
         elif comm.is_main_process():

@@ -25,6 +25,7 @@ class Trainer(DefaultTrainer):
         cfg: see ``load_config``.
         model: of ``build_model(cfg)``, with its initial weights.
         facts: see :class:`SafeCheckpointer`.
+        improved: ``model`` with the improvements that TEST asks for, which the last evaluation scores in its place.
 
     Attributes:
         figures: of the last evaluation, see ``evaluate``.
@@ -35,9 +36,12 @@ class Trainer(DefaultTrainer):
 
     checkpointer: DetectionCheckpointer
 
-    def __init__(self, cfg: CfgNode, model: nn.Module, facts: Mapping[str, Any]) -> None:
+    def __init__(
+        self, cfg: CfgNode, model: nn.Module, facts: Mapping[str, Any], improved: nn.Module | None = None
+    ) -> None:
         self._built_model = model
         self._facts = facts
+        self._improved = improved
         self.figures: dict[str, dict[str, Any]] = {}
         super().__init__(cfg)
         if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "bfloat16":
@@ -59,9 +63,11 @@ class Trainer(DefaultTrainer):
         return super().build_hooks()
 
     def test(self, cfg: CfgNode, model: nn.Module, evaluators: None = None) -> dict[str, float]:
-        """Evaluate, with test-time augmentation in the end only; return the summary figures by their full names."""
-        over = self.iter + 1 >= self.max_iter
-        self.figures = evaluate_all(cfg, model, augmented=over and cfg.TEST.AUG.ENABLED, pictures=over)
+        """Evaluate, in the end with all that TEST asks for; return the summary figures by their full names."""
+        if self.iter + 1 >= self.max_iter:
+            self.figures = evaluate_all(cfg, model, improved=self._improved)
+        else:
+            self.figures = evaluate(cfg, model, Path(cfg.OUTPUT_DIR) / "inference", pictures=False)
         return {
             f"{name}/{kind}/{figure}": value
             for name, kinds in self.figures.items()
@@ -71,18 +77,21 @@ class Trainer(DefaultTrainer):
         }
 
 
-def evaluate_all(
-    cfg: CfgNode, model: nn.Module, *, augmented: bool, pictures: bool = True
-) -> dict[str, dict[str, Any]]:
-    """Evaluate into ``inference/``, and with test-time augmentation into ``inference_TTA/``, too.
+def evaluate_all(cfg: CfgNode, model: nn.Module, *, improved: nn.Module | None = None) -> dict[str, dict[str, Any]]:
+    """Evaluate into ``inference/`` with pictures, and with test-time augmentation into ``inference_TTA/``, too.
+
+    Args:
+        cfg: see ``evaluate``; also reads TEST.AUG.
+        model: the detector.
+        improved: what to score in its place, without augmentation.
 
     Returns:
         See ``evaluate``; the augmented figures are named ``<data set>_TTA``.
     """
     output_dir = Path(cfg.OUTPUT_DIR)
-    figures = evaluate(cfg, model, output_dir / "inference", pictures=pictures)
-    if augmented:
+    figures = evaluate(cfg, model if improved is None else improved, output_dir / "inference", pictures=True)
+    if cfg.TEST.AUG.ENABLED:
         bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-        found = evaluate(cfg, GeneralizedRCNNWithTTA(cfg, bare), output_dir / "inference_TTA", pictures=pictures)
+        found = evaluate(cfg, GeneralizedRCNNWithTTA(cfg, bare), output_dir / "inference_TTA", pictures=True)
         figures |= {f"{name}_TTA": values for name, values in found.items()}
     return figures

@@ -98,8 +98,12 @@ def write_results(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         ValueError: a number is nan or infinite, which JSON cannot hold.
     """
+    write_text(path, json.dumps(results, allow_nan=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, folders included; it is moved into place when it is complete, never before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, allow_nan=False)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
         unfinished.write_text(text, encoding="utf-8")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from resnet_backbone.data.catalog import get_dataset
 from resnet_backbone.data.coco import CocoDataset
-from resnet_backbone.evaluation.coco import evaluate_coco
 from resnet_backbone.evaluation.cost import CostMeter
 from resnet_backbone.evaluation.facts import write_facts
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.pictures import Sample as PictureSample
 from resnet_backbone.evaluation.pictures import evenly_spaced, save_comparison_pictures
-from resnet_backbone.evaluation.results import decode_masks, encode_masks, to_coco_results, write_results
+from resnet_backbone.evaluation.results import decode_masks, encode_masks, to_coco_results, write_results, write_text
+from resnet_backbone.evaluation.score import score_results
 from resnet_backbone.torchvision_plugin.datasets import iou_types
 from resnet_backbone.torchvision_plugin.loader import build_test_loader, reorder_channels
 from resnet_backbone.torchvision_plugin.mask_heads import paste_masks
@@ -85,11 +85,13 @@ def evaluate(
 ) -> CocoMetrics | None:
     """Detect, gather and score, boxes and masks if there are any; only the main process scores, the others return None.
 
+    So does the main process for a test set without annotations, whose results are written all the same.
+
     Args:
         cfg: reads INPUT.FORMAT, MODEL.MASK_ON and DATALOADER.
         detector: not wrapped for distribution.
         name: of the data set, for the record.
-        dataset: with test transforms, every image of the set.
+        dataset: with the transforms whose images the detector takes, every image of the set.
         accelerator: says which share is this process's.
         folder: gets ``coco_instances_results.json``, ``metrics.json``, ``facts.json`` and ``pictures/``.
         pictures: whether to draw ground truth beside predictions.
@@ -108,9 +110,11 @@ def evaluate(
         gathered.sort(key=lambda result: result["image_id"])
         path = folder / "coco_instances_results.json"
         write_results(path, gathered)
-        first, *others = [evaluate_coco(dataset.json_path, path, iou_type=iou_type) for iou_type in iou_types(cfg)]
-        metrics = replace(first, masks=others[0]) if others else first
-        (folder / "metrics.json").write_text(json.dumps(metrics.to_dict(), indent=2) + "\n", encoding="utf-8")
+        voc_eleven_points = get_dataset(name, cfg.DATASETS.OWN).voc_eleven_points
+        metrics = score_results(dataset.json_path, path, iou_types(cfg), voc_eleven_points=voc_eleven_points)
+        if metrics is not None:
+            write_text(folder / "metrics.json", json.dumps(metrics.to_dict(), indent=2) + "\n")
+            logger.info("wrote %s", folder / "metrics.json")
         write_facts(
             folder,
             meter,
@@ -123,12 +127,17 @@ def evaluate(
             num_images=len(dataset),
             class_names=dataset.class_names,
         )
-        logger.info("AP in percent on %d images of %s\n%s", len(dataset), dataset.json_path, metrics.table())
-        logger.info("wrote %s and %s", path, folder / "metrics.json")
         if pictures:
             _draw(dataset, found, folder / "pictures")
     accelerator.wait_for_everyone()
     return metrics
+
+
+def without_transforms(dataset: CocoDataset) -> CocoDataset:
+    """Return the same data set with original images."""
+    originals = copy.copy(dataset)
+    originals.transforms = None
+    return originals
 
 
 def _draw(dataset: CocoDataset, found: dict[int, dict[str, Any]], folder: Path) -> None:
@@ -137,8 +146,7 @@ def _draw(dataset: CocoDataset, found: dict[int, dict[str, Any]], folder: Path) 
     if any("masks" in detections for detections in found.values()):
         originals = CocoDataset(dataset.json_path, dataset.image_folder, with_masks=True, training=False)
     else:
-        originals = copy.copy(dataset)
-        originals.transforms = None
+        originals = without_transforms(dataset)
     samples = []
     for index in evenly_spaced(indices):
         image, target = originals[index]

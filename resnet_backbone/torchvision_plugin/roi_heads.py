@@ -120,6 +120,11 @@ class ROIHeads(RoIHeads):
     """torchvision's RoIHeads with an L1 or smooth-L1 box loss, on Detectron2's pooler.
 
     With a mask head, and a pooler of its own for it (none where it shares the box head's regions), also masks.
+
+    With MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT the whole image, without padding, is one more region of the same pooler (of a
+    pyramid it takes the level that the pooler gives to a box of that size, mostly the coarsest) and of the same box
+    head; its vector stands behind that of each region of the image, so that the last layers take vectors of twice the
+    length. Source: He et al. 2015 (arXiv 1512.03385), appendix B, "Global context".
     """
 
     def __init__(
@@ -131,10 +136,11 @@ class ROIHeads(RoIHeads):
         mask_roi_pool: ROIPooler | None = None,
     ) -> None:
         heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
+        length = box_head.out_channels * (2 if box.GLOBAL_CONTEXT else 1)
         super().__init__(
             _build_pooler(cfg, feature_info, box),
             box_head,
-            BoxPredictor(box_head.out_channels, heads.NUM_CLASSES),
+            BoxPredictor(length, heads.NUM_CLASSES),
             fg_iou_thresh=heads.IOU_THRESHOLDS[0],
             bg_iou_thresh=heads.IOU_THRESHOLDS[0],
             batch_size_per_image=heads.BATCH_SIZE_PER_IMAGE,
@@ -146,6 +152,7 @@ class ROIHeads(RoIHeads):
             mask_roi_pool=mask_roi_pool,
             mask_head=mask_head,
         )
+        self.global_context = box.GLOBAL_CONTEXT
         self.smooth_l1_beta = box.SMOOTH_L1_BETA
         self.box_loss_weight = box.BBOX_REG_LOSS_WEIGHT
 
@@ -159,8 +166,8 @@ class ROIHeads(RoIHeads):
         """Return detections (boxes, labels from 1, scores, masks) in eval mode, the losses in training mode."""
         if self.training:
             proposals, matches, labels, regression_targets = self.select_training_samples(proposals, targets)
-        regions = self.box_head.to_regions(self.box_roi_pool(features, proposals, image_shapes))
-        logits, deltas = self.box_predictor(self.box_head.to_vectors(regions))
+        regions, vectors = self.region_vectors(features, proposals, image_shapes)
+        logits, deltas = self.box_predictor(vectors)
         if self.training:
             losses = self._losses(logits, deltas, torch.cat(labels), torch.cat(regression_targets))
             if self.mask_head is not None and targets is not None:
@@ -175,6 +182,27 @@ class ROIHeads(RoIHeads):
             masks = masks_of(mask_logits, torch.cat(classes)).sigmoid().split([len(b) for b in boxes])
             found = [{**detections, "masks": m} for detections, m in zip(found, masks, strict=True)]
         return found, {}
+
+    def region_vectors(
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return of the boxes (R, 4), XYXY in pixels, of each image what the box head makes of them.
+
+        Returns:
+            Its regions (sum of R, ...), which a mask head can share, and what the last layers take: vectors
+            (sum of R, C), with global context behind each one that of its image, (sum of R, 2 C).
+        """
+        crops = self.box_roi_pool(features, boxes, image_shapes)
+        if not self.global_context:
+            regions = self.box_head.to_regions(crops)
+            return regions, self.box_head.to_vectors(regions)
+        whole = [b.new_tensor([[0, 0, width, height]]) for b, (height, width) in zip(boxes, image_shapes, strict=True)]
+        # In one batch with the regions, for norms that take its statistics.
+        regions = self.box_head.to_regions(torch.cat([crops, self.box_roi_pool(features, whole, image_shapes)]))
+        vectors = self.box_head.to_vectors(regions)
+        counts = torch.tensor([len(b) for b in boxes], device=vectors.device)
+        context = vectors[len(crops) :].repeat_interleave(counts, dim=0)
+        return regions[: len(crops)], torch.cat([vectors[: len(crops)], context], dim=1)
 
     def _mask_regions(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import random
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from fvcore.common.config import CfgNode
+from torch import nn
 from torch.utils.data import DataLoader
 
 from resnet_backbone.config.input import input_of
@@ -29,7 +29,8 @@ from resnet_backbone.torchvision_plugin.datasets import (
     set_num_classes,
 )
 from resnet_backbone.torchvision_plugin.detector import build_detector
-from resnet_backbone.torchvision_plugin.inference import evaluate
+from resnet_backbone.torchvision_plugin.improvements import build_improved
+from resnet_backbone.torchvision_plugin.inference import evaluate, without_transforms
 from resnet_backbone.torchvision_plugin.initial_weights import Initial, fit_input_to, read_initial_weights
 from resnet_backbone.torchvision_plugin.loader import build_train_loader, images_per_pass
 from resnet_backbone.torchvision_plugin.trainer import Trainer
@@ -84,6 +85,7 @@ class Run:
             source = cfg.MODEL.WEIGHTS or "the checkpoint"
             new_classes = self.class_names != learned
             load_detector(self.detector, initial.detector["model"], source, new_classes=new_classes)
+        self.improved = build_improved(cfg, self.detector, self.class_names)
         self.resumes = resumed is not None
         self.trainer = None if eval_only else self._make_trainer(resumed)
 
@@ -99,19 +101,17 @@ class Run:
         torch.backends.cudnn.benchmark = self.cfg.CUDNN_BENCHMARK
         if self.trainer is None:
             self.detector.to(self.accelerator.device)
-            return self._evaluate(pictures=True)
+            return self._evaluate(over=True)
         if self.accelerator.is_main_process and not self.resumes:
             forget_checkpoints(self.output_dir)
         figures: dict[str, CocoMetrics] = {}
 
         def scores(over: bool) -> dict[str, float]:
-            figures.update(self._evaluate(pictures=over))
+            figures.update(self._evaluate(over=over))
             return {
-                f"{name}/{iou_type}/{figure}": value
-                for name, of_set in figures.items()
-                for iou_type, metrics in of_set.by_type().items()
-                for figure, value in metrics.summary().items()
-                if not math.isnan(value)
+                f"{name}/{figure}": value
+                for name, metrics in figures.items()
+                for figure, value in metrics.scalars().items()
             }
 
         self.trainer.train(self._make_loader, scores if self.test_sets else None)
@@ -143,12 +143,18 @@ class Run:
             start=start,
         )
 
-    def _evaluate(self, *, pictures: bool) -> dict[str, CocoMetrics]:
+    def _evaluate(self, *, over: bool) -> dict[str, CocoMetrics]:
+        """Score the detector; once training is over, with pictures and with the improvements that TEST asks for."""
         folder = self.output_dir / "inference"
+        detector: nn.Module = self.detector
+        if over and self.improved is not None:
+            detector = self.improved.to(self.accelerator.device)
         figures = {}
         for name, dataset in self.test_sets.items():
             own_folder = folder if len(self.test_sets) == 1 else folder / name
-            metrics = evaluate(self.cfg, self.detector, name, dataset, self.accelerator, own_folder, pictures=pictures)
+            if detector is self.improved:
+                dataset = without_transforms(dataset)
+            metrics = evaluate(self.cfg, detector, name, dataset, self.accelerator, own_folder, pictures=over)
             if metrics is not None:
                 figures[name] = metrics
         return figures

@@ -81,7 +81,7 @@ class Trainer:
             if evaluate is not None:
                 self.synchronise_statistics()
                 scores = evaluate(over)
-                if writer is not None:
+                if writer is not None and scores:
                     writer.scalars(self.iteration - 1, scores)
 
         try:

@@ -47,6 +47,14 @@ def test_what_cannot_run_is_a_row(gpu_check):
 
 
 def test_every_detector_config_is_checked(gpu_check):
-    assert {"frcnn_r101.yaml", "frcnn_vgg16.yaml", "Base-RCNN-C4.yaml", "Base-RCNN-VGG-C5.yaml"} <= set(
-        gpu_check.config_names()
+    names = set(gpu_check.config_names())
+    assert {"frcnn_r101.yaml", "frcnn_vgg16.yaml", "Base-RCNN-C4.yaml", "Base-RCNN-VGG-C5.yaml"} <= names
+    assert {
+        "paper/frcnn_r101.yaml",
+        "paper/frcnn_vgg16.yaml",
+        "voc/r101_0712_from_coco.yaml",
+        "bccd_r101.yaml",
+    } <= names
+    assert not any(
+        name.startswith("Base-Compare") or name.endswith(("Base-Paper.yaml", "Base-VOC.yaml")) for name in names
     )

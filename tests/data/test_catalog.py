@@ -13,6 +13,7 @@ OWN = {"NAME": "cells", "JSON": "cells/train.json", "IMAGES": "cells/images"}
 BUILTIN = [
     "coco_2014_train", "coco_2014_val", "coco_2014_minival", "coco_2014_valminusminival", "coco_2017_train",
     "coco_2017_val", "coco_2017_val_100", "shapes_train", "shapes_val", "bccd_trainval", "bccd_test",
+    "voc07_trainval", "voc07_test", "voc12_trainval", "voc12_test",
 ]  # fmt: skip
 
 

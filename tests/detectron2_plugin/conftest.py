@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from fvcore.common.config import CfgNode
+from PIL import Image
 from torch import Tensor, nn
 
+from resnet_backbone.config.files import leaves, value_of
 from resnet_backbone.models.registry import create_model
 
 BUILDERS = {
@@ -212,3 +216,113 @@ def small_model() -> Callable[..., nn.Module]:
             return build_model(cfg)
 
     return make
+
+
+# Faster R-CNN of both engines, in seconds on one core: a pyramid, res5 as the head, and VGG's fc6 and fc7.
+FASTER_RCNN = {
+    "fpn": ("Base-RCNN-FPN.yaml", ["MODEL.FPN.OUT_CHANNELS", "16"]),
+    "c4": ("Base-RCNN-C4.yaml", []),
+    "vgg_c5": ("Base-RCNN-VGG-C5.yaml", ["MODEL.RESNET_BACKBONE.ARCH", "vgg16", "MODEL.RESNET_BACKBONE.NORM", ""]),
+}
+FASTER_RCNN_KEYS = [
+    *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNET_BACKBONE.ARCH", "resnet18"),
+    *("MODEL.RESNET_BACKBONE.NORM", "GN", "MODEL.ROI_HEADS.NUM_CLASSES", "3", "MODEL.ROI_BOX_HEAD.FC_DIM", "16"),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "15", "MODEL.RPN.POST_NMS_TOPK_TEST", "15", "MODEL.RPN.NMS_THRESH", "0.9"),
+    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.05", "MODEL.ROI_HEADS.NMS_THRESH_TEST", "0.8"),
+    *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "128"),
+]
+
+
+def _photograph(height: int, width: int) -> Tensor:
+    """Something with edges at every size, uint8 (3, height, width)."""
+    generator = torch.Generator().manual_seed(height * width)
+    noise = [torch.rand(1, 3, side, side, generator=generator) for side in (3, 9, 20)]
+    return (sum(F.interpolate(n, (height, width), mode="nearest")[0] for n in noise) * 85).byte()
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Callable[[int, int], dict[str, Any]]:
+    """``photograph(height, width)``: what Detectron2 knows of an image in a file."""
+
+    def write(height: int, width: int) -> dict[str, Any]:
+        path = tmp_path / f"{height}x{width}.png"
+        Image.fromarray(_photograph(height, width).permute(1, 2, 0).numpy()).save(path)
+        return {"file_name": str(path), "height": height, "width": width, "image_id": 1}
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def faster_rcnn() -> Callable[..., tuple[CfgNode, nn.Module]]:
+    """``faster_rcnn("fpn", "KEY", "VALUE", ...)``: config and detector, whose random weights tell classes apart."""
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from detectron2.structures import Boxes
+
+    from resnet_backbone.detectron2_plugin.config import load_config
+    from resnet_backbone.detectron2_plugin.context import region_vectors
+    from resnet_backbone.detectron2_plugin.detector import build_detector
+
+    def make(kind: str, *overrides: str) -> tuple[CfgNode, nn.Module]:
+        config, keys = FASTER_RCNN[kind]
+        cfg = load_config(config, [*FASTER_RCNN_KEYS, *keys, *overrides])
+        torch.manual_seed(1)
+        model = build_detector(cfg).eval()
+        with torch.inference_mode():
+            images = model.preprocess_image([{"image": _photograph(70, 101)}])
+            features = model.backbone(images.tensor)
+            corners = torch.rand(30, 2) * 40
+            boxes = Boxes(torch.cat([corners, corners + 5 + torch.rand(30, 2) * 25], dim=1))
+            vectors = region_vectors(model.roi_heads, features, [boxes], images.image_sizes)
+            predictor = model.roi_heads.box_predictor
+            for layer, spread in ((predictor.cls_score, 1.5), (predictor.bbox_pred, 0.7)):
+                layer.weight.normal_()
+                # Of differences between vectors, not of what they have in common, and as large as a trained layer's.
+                layer.weight *= spread / (vectors @ layer.weight.T).std(dim=0).mean()
+                layer.bias.copy_(-(vectors @ layer.weight.T).mean(dim=0))
+        return cfg, model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def as_torchvision() -> Callable[[CfgNode, nn.Module], nn.Module]:
+    """The torchvision engine's detector of the same config with the weights of a ``faster_rcnn``."""
+
+    def build(cfg: CfgNode, model: nn.Module) -> nn.Module:
+        from resnet_backbone.torchvision_plugin.config import get_cfg
+        from resnet_backbone.torchvision_plugin.detector import build_detector
+
+        own = get_cfg()
+        own.merge_from_list([word for key in leaves(own) for word in (key, value_of(cfg, key))])
+        detector = build_detector(own).eval()
+        detector.load_state_dict({_in_torchvision(name): t for name, t in _background_first(model).items()})
+        return detector
+
+    return build
+
+
+def _background_first(model: nn.Module) -> dict[str, Tensor]:
+    """Detectron2's background is the last class, and has no box."""
+    state = dict(model.state_dict())
+    for kind in ("weight", "bias"):
+        scores, boxes = (f"roi_heads.box_predictor.{name}.{kind}" for name in ("cls_score", "bbox_pred"))
+        state[scores] = state[scores].roll(1, dims=0)
+        state[boxes] = torch.cat([torch.zeros_like(state[boxes][:4]), state[boxes]])
+    return state
+
+
+def _in_torchvision(name: str) -> str:
+    for pattern, ours in (
+        (r"^proposal_generator\.rpn_head\.conv\.", "rpn.head.conv.0.0."),
+        (r"^proposal_generator\.rpn_head\.objectness_logits\.", "rpn.head.cls_logits."),
+        (r"^proposal_generator\.rpn_head\.anchor_deltas\.", "rpn.head.bbox_pred."),
+        (r"^roi_heads\.box_head\.fc1\.", "roi_heads.box_head.layers.1."),
+        (r"^roi_heads\.box_head\.fc2\.", "roi_heads.box_head.layers.3."),
+        (r"^roi_heads\.res5\.", "roi_heads.box_head.res5."),
+    ):
+        name = re.sub(pattern, ours, name)
+    level = re.match(r"backbone\.fpn_(lateral|output)(\d)\.(.*)", name)
+    if level:
+        blocks = {"lateral": "inner_blocks", "output": "layer_blocks"}[level[1]]
+        name = f"backbone.fpn.{blocks}.{int(level[2]) - 2}.0.{level[3]}"
+    return name

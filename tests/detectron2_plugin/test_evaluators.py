@@ -182,6 +182,7 @@ def test_pictures_show_the_masks_of_truth_and_detections(registered, three_forms
         assert figures["segm"]["AP"] == pytest.approx(100)
     assert sorted(path.name for path in (tmp_path / "none").iterdir()) == [
         "coco_instances_results.json",
+        "facts.json",
         "metrics.json",
     ]
 

@@ -1,0 +1,141 @@
+"""Videos and cameras, frame by frame, and writing a video."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_FPS = 25.0  # of a camera or file that does not say it
+
+
+class VideoReader:
+    """Iterate over the frames of a video file or camera: uint8 tensors (3, H, W), RGB, upright.
+
+    Use it as a context manager, so that file or camera is given back.
+
+    Args:
+        source: a file of any format that OpenCV's FFmpeg reads, or the number of a camera.
+
+    Attributes:
+        fps: frames a second.
+        frame_count: as the file says, which may be an estimate; None of a camera.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: the file is no video that can be read, or there is no such camera.
+    """
+
+    def __init__(self, source: Path | int) -> None:
+        self.source = source
+        if isinstance(source, Path) and not source.is_file():
+            raise FileNotFoundError(f"{source}: no such video file")
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        if not self._capture.isOpened():
+            self._capture.release()
+            if isinstance(source, int):
+                raise OSError(f"camera {source} cannot be opened; 0 is the first one")
+            raise OSError(f"{source}: cannot be read as a video; replace the file or take it out")
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        if not (math.isfinite(fps) and fps > 0):
+            logger.warning("%s does not say how many frames a second it has: taking %g", self._name, DEFAULT_FPS)
+            fps = DEFAULT_FPS
+        self.fps = fps
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.frame_count = count if isinstance(source, Path) and count > 0 else None
+
+    @property
+    def _name(self) -> str:
+        return f"camera {self.source}" if isinstance(self.source, int) else str(self.source)
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._capture.release()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Raises: OSError where not one frame can be read. A file that ends early is a warning."""
+        number = 0
+        while True:
+            there, frame = self._capture.read()
+            if not there:
+                break
+            number += 1
+            yield torch.from_numpy(np.ascontiguousarray(frame[:, :, ::-1])).permute(2, 0, 1).contiguous()
+        if number == 0:
+            raise OSError(f"{self._name}: not one frame can be read; replace the file or take it out")
+        if self.frame_count is not None and number < self.frame_count:
+            logger.warning(
+                "%s: %d of %d frames could be read; the file is damaged or cut off",
+                self._name,
+                number,
+                self.frame_count,
+            )
+
+
+class VideoWriter:
+    """Write frames to an ``.mp4`` file (MPEG-4). Use it as a context manager; without a frame there is no file.
+
+    Args:
+        path: the file; its folder must be there.
+        fps: frames a second.
+
+    Raises:
+        ValueError: the file is not named ``.mp4``.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        if path.suffix.lower() != ".mp4":
+            raise ValueError(f"a video is written to an .mp4 file, not to {path}")
+        self.path = path
+        self.fps = fps
+        self._writer: Any = None
+        self._size = (0, 0)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._writer is None:
+            return
+        self._writer.release()
+        if error is None and not (self.path.is_file() and self.path.stat().st_size > 0):
+            raise OSError(f"{self.path} could not be written; is the disk full?")
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append a frame.
+
+        Args:
+            frame: uint8, (H, W, 3), RGB. Odd sides, which the format does not have, are made even by repeating the
+                last row or column.
+
+        Raises:
+            OSError: the file cannot be written.
+            ValueError: the frame has another size than the first.
+        """
+        height, width = frame.shape[:2]
+        if self._writer is None:
+            self._size = (height, width)
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self.path), codec, self.fps, (width + width % 2, height + height % 2))
+            if not self._writer.isOpened():
+                raise OSError(f"{self.path} cannot be written; does its folder exist, and may you write there?")
+        if (height, width) != self._size:
+            raise ValueError(f"{self.path}: frames are {self._size}, got one of {(height, width)} (height, width)")
+        even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        self._writer.write(np.ascontiguousarray(even[:, :, ::-1]))

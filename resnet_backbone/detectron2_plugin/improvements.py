@@ -1,0 +1,184 @@
+"""The improvements of Table 9 on Detectron2: its R-CNN taken apart, and the one that evaluates original images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data.detection_utils import check_image_size, read_image
+from detectron2.data.transforms import ResizeTransform
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
+from detectron2.structures import Boxes, Instances
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from resnet_backbone.config.finished_run import engine_of, find_run
+from resnet_backbone.detectron2_plugin.config import load_config
+from resnet_backbone.detectron2_plugin.context import ContextROIHeads, region_vectors
+from resnet_backbone.detectron2_plugin.roi_heads import ImageNetRes5ROIHeads
+from resnet_backbone.detectron2_plugin.trained import load_trained
+from resnet_backbone.improvements.inference import ImprovedDetector
+from resnet_backbone.improvements.settings import Settings, is_improved, settings_of
+from resnet_backbone.improvements.two_stage import Scale
+
+# What a subclass of these heads may not have of its own: the way from regions to boxes.
+_BOX_PARTS = {
+    StandardROIHeads: ("_forward_box", (StandardROIHeads._forward_box, ContextROIHeads._forward_box)),
+    Res5ROIHeads: ("forward", (Res5ROIHeads.forward, ImageNetRes5ROIHeads.forward)),
+}
+
+
+class TwoStage:
+    """A Faster R-CNN as :class:`~resnet_backbone.improvements.two_stage.TwoStageDetector`.
+
+    Args:
+        cfg: of the detector; reads INPUT.
+        model: GeneralizedRCNN with StandardROIHeads or Res5ROIHeads, or heads of ours on them, without masks.
+
+    Raises:
+        ValueError: another detector.
+    """
+
+    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
+        if not _is_faster_rcnn(model):
+            raise ValueError(
+                f"TEST.BOX_REFINEMENT, TEST.MULTI_SCALE and TEST.ENSEMBLE improve boxes of two stages: of "
+                f"MODEL.META_ARCHITECTURE GeneralizedRCNN with MODEL.ROI_HEADS.NAME StandardROIHeads or Res5ROIHeads "
+                f"(ContextROIHeads, ImageNetRes5ROIHeads) on an RPN, without MODEL.MASK_ON; found "
+                f"{cfg.MODEL.META_ARCHITECTURE} with {cfg.MODEL.ROI_HEADS.NAME}, PROPOSAL_GENERATOR.NAME "
+                f"{cfg.MODEL.PROPOSAL_GENERATOR.NAME} and MASK_ON {cfg.MODEL.MASK_ON}. Write ENABLED: False and "
+                f"TEST.ENSEMBLE: [], or another detector"
+            )
+        self.test_size = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        self._channel_order = cfg.INPUT.FORMAT
+        self._model: Any = model
+
+    def scale(self, image: Tensor, height: int, width: int) -> Scale:
+        pixels = image if self._channel_order == "RGB" else image.flip(0)
+        resize = ResizeTransform(image.shape[-2], image.shape[-1], height, width)
+        resized = resize.apply_image(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
+        batch = self._model.preprocess_image([{"image": _to_tensor(resized)}])
+        return Scale((height, width), (batch, self._model.backbone(batch.tensor)))
+
+    def propose(self, scale: Scale) -> Tensor:
+        batch, features = scale.features
+        found, _ = self._model.proposal_generator(batch, features, None)
+        return found[0].proposal_boxes.tensor
+
+    def region_vectors(self, scale: Scale, boxes: Tensor) -> Tensor:
+        _, features = scale.features
+        return region_vectors(self._model.roi_heads, features, [Boxes(boxes)], [scale.size])
+
+    def predict(self, vectors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        predictor = self._model.roi_heads.box_predictor
+        regions = [Instances((0, 0), proposal_boxes=Boxes(boxes))]
+        predictions = predictor(vectors)
+        probabilities = predictor.predict_probs(predictions, regions)[0][:, :-1]
+        regressed = predictor.predict_boxes(predictions, regions)[0]
+        regressed = regressed.reshape(len(boxes), regressed.shape[1] // 4, 4)  # one box for all classes, or one each
+        return probabilities, regressed.expand(-1, probabilities.shape[1], -1)
+
+
+class ImprovedRCNN(nn.Module):
+    """Detectors under box refinement, multi-scale testing and in an ensemble, to be evaluated in place of the first.
+
+    Called as Detectron2's own are, it reads the original images from their files and resizes them itself, as their
+    test transform does. In a project of your own, for ``inference_on_dataset``::
+
+        settings = Settings(score_thresh=0.05, nms_thresh=0.5, max_detections=100, refinement=BoxRefinement(0.3, 0.5))
+        model = ImprovedRCNN([(cfg, model)], settings)
+
+    Args:
+        parts: each detector with its config, whose INPUT is its own; of the same classes.
+        settings: for all of them.
+
+    Raises:
+        ValueError: one of them is no Faster R-CNN, see :class:`TwoStage`.
+    """
+
+    def __init__(self, parts: Sequence[tuple[CfgNode, nn.Module]], settings: Settings) -> None:
+        super().__init__()
+        self.detectors = nn.ModuleList(model for _, model in parts)
+        self._improved = ImprovedDetector([TwoStage(*part) for part in parts], settings)
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """Detect in eval mode.
+
+        Args:
+            batched_inputs: of Detectron2's test loader; only ``file_name`` counts.
+
+        Returns:
+            For each image ``{"instances": ...}``, with ``pred_boxes``, ``scores`` and ``pred_classes`` in its pixels.
+
+        Raises:
+            SizeMismatchError: a file whose image has not the ``height`` and ``width`` of the data set.
+        """
+        found = []
+        for record in batched_inputs:
+            pixels = read_image(record["file_name"], "RGB")
+            check_image_size(dict(record), pixels)
+            found.append({"instances": self.detect(_to_tensor(pixels))})
+        return found
+
+    def detect(self, image: Tensor) -> Instances:
+        """Detect in one original image, uint8 (3, H, W), RGB; see :meth:`forward`."""
+        boxes, scores, labels = self._improved(image)
+        size = (image.shape[-2], image.shape[-1])
+        return Instances(size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=labels)
+
+
+def build_improved(cfg: CfgNode, model: nn.Module, class_names: Sequence[str]) -> ImprovedRCNN | None:
+    """Return the detector with what TEST asks for around it, or None where it asks for nothing.
+
+    The other detectors of an ensemble are read from the runs that TEST.ENSEMBLE names. Each has its own channel order,
+    pixel mean and test size; nothing else of TEST in their configs counts.
+
+    Args:
+        cfg: of the run; checked.
+        model: of the run.
+        class_names: of the run, which the others must have learned, in this order.
+
+    Raises:
+        FileNotFoundError: a folder has no ``config.yaml`` or no checkpoint.
+        ValueError: a detector is no Faster R-CNN; or one of the others is of the other engine, of other classes, or
+            its files do not fit each other.
+    """
+    if not is_improved(cfg):
+        return None
+    parts = [(cfg, model)]
+    for name in cfg.TEST.ENSEMBLE:
+        try:
+            parts.append(_load_member(name, class_names, cfg.MODEL.DEVICE))
+        except (FileNotFoundError, ValueError) as error:
+            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+            raise kind(f"TEST.ENSEMBLE {name}: {error}") from error
+    return ImprovedRCNN(parts, settings_of(cfg))
+
+
+def _load_member(folder: str, class_names: Sequence[str], device: str) -> tuple[CfgNode, nn.Module]:
+    config_file, weights = find_run(folder)
+    if engine_of(weights) != "detectron2":
+        raise ValueError(f"{weights} is of the torchvision engine; evaluate with --engine torchvision")
+    trained = load_trained(load_config(config_file, ["MODEL.WEIGHTS", str(weights), "MODEL.DEVICE", device]))
+    if trained.class_names != tuple(class_names):
+        raise ValueError(f"it learned the classes {list(trained.class_names)}, this run has {list(class_names)}")
+    return trained.cfg, trained.model
+
+
+def _is_faster_rcnn(model: nn.Module) -> bool:
+    if not isinstance(model, GeneralizedRCNN) or type(model).inference is not GeneralizedRCNN.inference:
+        return False
+    heads = model.roi_heads
+    if model.proposal_generator is None or getattr(heads, "mask_on", False) or getattr(heads, "keypoint_on", False):
+        return False
+    return any(
+        isinstance(heads, kind) and getattr(type(heads), name) in known for kind, (name, known) in _BOX_PARTS.items()
+    )
+
+
+def _to_tensor(pixels: np.ndarray) -> Tensor:
+    """(H, W, 3) to (3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

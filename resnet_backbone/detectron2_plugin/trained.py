@@ -1,0 +1,90 @@
+"""A detector of Detectron2's that was trained before, with all that it takes to use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import URLError
+
+from detectron2.data import MetadataCatalog
+from detectron2.utils.file_io import PathManager
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from resnet_backbone.config import fit_input, required_by_source
+from resnet_backbone.config.input import refuse_unknown_input
+from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
+from resnet_backbone.detectron2_plugin.datasets import set_num_classes
+from resnet_backbone.detectron2_plugin.detector import build_detector
+from resnet_backbone.weights.convert import holds_detector
+from resnet_backbone.weights.errors import shorten
+from resnet_backbone.weights.read import RawFile, read_file
+
+
+class Trained(NamedTuple):
+    """What :func:`load_trained` returns."""
+
+    cfg: CfgNode  # with the classes and the input format of the checkpoint
+    model: nn.Module  # in eval mode, on MODEL.DEVICE
+    class_names: tuple[str, ...]
+
+
+def load_trained(cfg: CfgNode) -> Trained:
+    """Build the detector that a config describes, and fill it whole with MODEL.WEIGHTS.
+
+    Args:
+        cfg: of the training, MODEL.WEIGHTS being its checkpoint; see ``load_config``. It stays as it is. A checkpoint
+            that names no classes, as those of Detectron2's model zoo, has the classes of DATASETS.TEST.
+
+    Raises:
+        FileNotFoundError, OSError: the checkpoint is not there, or cannot be downloaded.
+        ValueError: it cannot be read safely, is of another detector than the config describes, or nobody says which
+            classes it detects or which input it needs.
+    """
+    source = cfg.MODEL.WEIGHTS
+    cfg = cfg.clone()
+    raw = _read_detector(source)
+    class_names = _class_names(cfg, raw)
+    set_num_classes(cfg, len(class_names))
+    required = required_by_source(source, cfg.MODEL.RESNET_BACKBONE.ARCH)
+    if not required:
+        refuse_unknown_input(cfg, source)
+    fit_input(cfg, required, source)
+    model = build_detector(cfg).eval()
+    node = cfg.MODEL.RESNET_BACKBONE
+    arch = node.ARCH if node.STRICT_WEIGHTS else None
+    checkpointer = SafeCheckpointer(model, "", arch=arch, facts={}, save_to_disk=False)
+    checkpointer.load(source, checkpointables=[])
+    if checkpointer.missing:
+        raise ValueError(
+            f"{source} is of another detector than the config describes; {len(checkpointer.missing)} tensors are "
+            f"missing, or of another shape: {shorten(checkpointer.missing)}"
+        )
+    return Trained(cfg, model, class_names)
+
+
+def _read_detector(source: str) -> RawFile:
+    if not source:
+        raise ValueError("MODEL.WEIGHTS is empty; name the checkpoint of a training")
+    try:
+        path = Path(PathManager.get_local_path(source.split("?")[0]))
+    except URLError as error:
+        raise OSError(f"cannot download MODEL.WEIGHTS {source}: {error.reason}") from error
+    if not path.is_file():
+        raise FileNotFoundError(f"MODEL.WEIGHTS {source!r}: no such file; name the checkpoint of a training")
+    raw = read_file(path)
+    if not holds_detector(raw.tensors):
+        raise ValueError(f"{source} is a classifier; name the checkpoint of a trained detector")
+    return raw
+
+
+def _class_names(cfg: CfgNode, raw: RawFile) -> tuple[str, ...]:
+    if raw.metadata.get("class_names"):
+        return tuple(raw.metadata["class_names"])
+    for name in cfg.DATASETS.TEST:
+        if name in MetadataCatalog and (names := MetadataCatalog.get(name).get("thing_classes")):
+            return tuple(names)
+    raise ValueError(
+        f"{cfg.MODEL.WEIGHTS} does not name its classes, and DATASETS.TEST {list(cfg.DATASETS.TEST)} is no data set "
+        f"that Detectron2 knows; write the one that it was trained for, such as DATASETS.TEST \"['coco_2017_val']\""
+    )

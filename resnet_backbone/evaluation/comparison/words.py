@@ -1,0 +1,168 @@
+"""The result in sentences, and figures as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from resnet_backbone.evaluation.bootstrap import Gain, Interval
+from resnet_backbone.evaluation.comparison.compare import Comparison
+from resnet_backbone.evaluation.paper import PaperRow, gain, paper_row
+
+MINUS = "\N{MINUS SIGN}"
+FIGURE_WORDS = {
+    "AP": "all overlaps from 0.50 to 0.95",
+    "AP50": "an overlap of 0.50 is enough",
+    "AP75": "an overlap of 0.75 is needed",
+    "APs": "small objects, under 32 x 32 pixels",
+    "APm": "medium objects",
+    "APl": "large objects, over 96 x 96 pixels",
+}
+KIND_WORDS = {"bbox": "boxes", "segm": "masks"}
+ERROR_WORDS = {
+    "classification": "right place, wrong class",
+    "localisation": "right class, box not exact enough",
+    "both": "wrong class and box not exact enough",
+    "duplicate": "an object found a second time",
+    "background": "nothing there",
+    "missed": "an object that nothing was found for",
+}
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """The value with a true minus; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "\N{EN DASH}"
+    text = f"{value:,.{digits}f}"
+    if float(text.replace(",", "")) == 0:
+        text = text.removeprefix("-")
+    return text.replace("-", MINUS)
+
+
+def signed(value: float | None, digits: int = 1) -> str:
+    """As :func:`number`, with a plus where it is above zero."""
+    text = number(value, digits)
+    return f"+{text}" if value is not None and math.isfinite(value) and float(f"{value:.{digits}f}") > 0 else text
+
+
+def percent(value: float | None) -> str:
+    """``+28.3 %``."""
+    text = signed(value)
+    return f"{text} %" if text.strip(f"+{MINUS}")[:1].isdigit() else text
+
+
+def arrows(text: str) -> str:
+    """The text with true arrows."""
+    return text.replace("->", "\N{RIGHTWARDS ARROW}")
+
+
+def span(interval: Interval, digits: int = 1) -> str:
+    """``0.3 to 2.1``."""
+    return f"{number(interval.low, digits)} to {number(interval.high, digits)}"
+
+
+def is_clear(of_run: Gain) -> bool:
+    """Whether the interval of the difference leaves out zero."""
+    return of_run.difference.low > 0 or of_run.difference.high < 0
+
+
+def level_text(level: float) -> str:
+    return f"{100 * level:g} %"
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """One honest sentence for every run after the first."""
+    bootstrap = comparison.main.bootstrap
+    level = level_text(bootstrap.level)
+    first = comparison.runs[0].name
+    sentences = []
+    for run, of_run in zip(comparison.runs[1:], bootstrap.runs[1:], strict=True):
+        won = of_run.gains["AP"]
+        difference = won.difference
+        if math.isnan(difference.value):
+            sentences.append(f"Nothing can be said of {run.name} and {first}: the test set has no object to find.")
+        elif difference.low == difference.high == 0:
+            sentences.append(f"{run.name} and {first} reach exactly the same AP.")
+        elif is_clear(won):
+            word = "better" if difference.value > 0 else "worse"
+            low, high = sorted((abs(difference.low), abs(difference.high)))
+            digits = 1 if low >= 0.05 else 2
+            size = number(abs(difference.value), digits)
+            bounds = f"{number(low, digits)} to {number(high, digits)}"
+            sentences.append(f"{run.name} is {word} than {first} by {size} AP ({level}: {bounds}).")
+        else:
+            sentences.append(
+                f"No difference can be told between {run.name} and {first}: it measures {signed(difference.value)} AP, "
+                f"and the {level} interval, {span(difference)}, holds zero."
+            )
+    return sentences
+
+
+def small_print(comparison: Comparison) -> str:
+    """What the interval covers, and what it does not."""
+    bootstrap = comparison.main.bootstrap
+    return (
+        f"The {level_text(bootstrap.level)} intervals say how far a figure could move had other images been tested: "
+        f"the {bootstrap.num_images:,} test images were drawn anew {bootstrap.samples:,} times, the same ones for "
+        "every run. They do not cover the chance in training: the same config with another seed ends with another AP, "
+        "and on small data that can be more than the gain. To be sure, train each config with several seeds."
+    )
+
+
+def class_sentence(comparison: Comparison) -> str:
+    """How to read the gains of single classes."""
+    by_chance = (1 - comparison.main.bootstrap.level) * len(comparison.main.class_names)
+    many = (
+        f" Of so many classes, about {number(by_chance, 0)} will have an interval that leaves out zero by chance alone."
+        if by_chance >= 1
+        else ""
+    )
+    return f"The same, class by class. The fewer objects a class has, the wider its interval.{many}"
+
+
+def paper_pair(comparison: Comparison) -> tuple[PaperRow, PaperRow]:
+    """The paper's own pair, VGG-16 and ResNet-101, on the data nearest to this comparison's."""
+    dataset = comparison.runs[0].facts.dataset
+    if dataset.startswith("voc12"):
+        return paper_row(7, "vgg16_0712pp"), paper_row(7, "r101_0712pp")
+    if dataset.startswith("voc"):
+        return paper_row(7, "vgg16_0712"), paper_row(7, "r101_0712")
+    return paper_row(8, "vgg16"), paper_row(8, "r101")
+
+
+def paper_sentence(comparison: Comparison) -> str:
+    """The paper's gain, with its setting, and how near this comparison is to it."""
+    before, after = paper_pair(comparison)
+    figure = "AP" if "AP" in before.figures else "mAP"
+    won = gain(before.figures[figure], after.figures[figure])
+    same_pair = [run.arch for run in comparison.runs[:2]] == ["vgg16", "resnet101"]
+    dataset = comparison.runs[0].facts.dataset
+    same_data = dataset == "coco_2014_val" if before.table == 8 else True
+    others = [
+        *([] if same_data else [f"other data ({dataset})"]),
+        *([] if same_pair else [f"other backbones ({_archs(comparison)})"]),
+    ]
+    near = f" This comparison has {' and '.join(others)}, so the two gains need not agree." if others else ""
+    return (
+        f"The paper: {before.network} {number(before.figures[figure])}, {after.network} "
+        f"{number(after.figures[figure])} {figure}, a gain of {signed(won.absolute)} or {number(won.relative, 0)} % "
+        f"({before.source}: Faster R-CNN, {arrows(before.data)}, images of 600 pixels).{near}"
+    )
+
+
+def _archs(comparison: Comparison) -> str:
+    return ", ".join(run.arch or "not recorded" for run in comparison.runs)
+
+
+def duration(seconds: float) -> str:
+    """``1 h 20 min``, ``6 min 5 s``, ``40 s``."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def listed(values: Sequence[str], most: int = 8) -> str:
+    """The values with commas, the first few of many."""
+    return ", ".join(values[:most]) + (f", ... ({len(values)})" if len(values) > most else "")

@@ -1,0 +1,184 @@
+"""Boxes, masks and labels drawn on a picture, and pictures side by side."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+SHORTEST_LONG_SIDE = 640  # pixels; smaller images are enlarged to this, so that labels can be read
+GAP = 8  # pixels between two panels, and between the cells of the grid
+MASK_OPACITY = 0.45
+PAPER, INK = (255, 255, 255), (32, 33, 36)
+
+Color = tuple[int, int, int]
+Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1
+
+
+def check_image(image: Tensor) -> None:
+    """Raise ValueError unless the image is uint8 of shape (3, H, W)."""
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"expected an image of uint8 and shape (3, H, W), got {image.dtype} and {tuple(image.shape)}")
+
+
+def check_boxes(boxes: Tensor, labels: Tensor, num_classes: int, what: str) -> None:
+    """Raise ValueError where shapes do not fit each other, a box is not finite, or a label has no class."""
+    count = len(boxes)
+    if boxes.shape != (count, 4) or labels.shape != (count,):
+        raise ValueError(
+            f"{what}: expected boxes (N, 4) and labels (N,), got {tuple(boxes.shape)}, {tuple(labels.shape)}"
+        )
+    if not boxes.isfinite().all():
+        raise ValueError(f"{what}: boxes must be finite, got {boxes[~boxes.isfinite().all(1)].tolist()}")
+    outside = [label for label in labels.tolist() if not 0 <= label < num_classes]
+    if outside:
+        raise ValueError(f"{what}: labels must be 0 to {num_classes - 1}, one for each class name; got {outside}")
+
+
+def check_masks(masks: Tensor | None, labels: Tensor, image: Tensor, what: str) -> None:
+    """Raise ValueError unless there are no masks, or bool ones of shape (N, H, W), one for each label."""
+    if masks is not None and (masks.dtype != torch.bool or masks.shape != (len(labels), *image.shape[1:])):
+        raise ValueError(
+            f"{what}: expected masks of bool and shape {(len(labels), *image.shape[1:])}, "
+            f"got {masks.dtype} and {tuple(masks.shape)}"
+        )
+
+
+def class_color(label: int) -> Color:
+    """Steps of the golden ratio around the color wheel: neighbors are far apart. Every eight classes, darker."""
+    golden_ratio = 0.618034
+    hue = (0.02 + label * golden_ratio) % 1
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, (1.0, 0.82, 0.66)[label // 8 % 3])
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _text_color(background: Color) -> Color:
+    """Black on light, white on dark (Rec. 709 luma)."""
+    red, green, blue = background
+    return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 125 else PAPER
+
+
+def tinted(image: Tensor, masks: Tensor | None, labels: Tensor) -> Image.Image:
+    """The picture; where there are masks, the pixels of each mixed with the color of its class, the best on top."""
+    pixels = image.permute(1, 2, 0).cpu().numpy()
+    if masks is not None:
+        scene = pixels.copy()
+        for mask, label in reversed(list(zip(masks.cpu().numpy(), labels.tolist(), strict=True))):
+            color = np.array(class_color(label))
+            scene[mask] = ((1 - MASK_OPACITY) * pixels[mask] + MASK_OPACITY * color).round()
+        pixels = scene
+    return Image.fromarray(pixels)
+
+
+def draw_panel(picture: Image.Image, title: str, boxes: Tensor, labels: Tensor, texts: Sequence[str]) -> Image.Image:
+    """One enlarged copy of the picture with its boxes, see :func:`draw_objects`, below a strip with the title."""
+    return under_title(draw_objects(picture, boxes, labels, texts, readable_zoom(picture.size)), title)
+
+
+def readable_zoom(size: tuple[int, int]) -> float:
+    """Return the factor, 1 or more, by which a picture of that width and height is enlarged for its labels."""
+    return max(1.0, SHORTEST_LONG_SIDE / max(size))
+
+
+def draw_objects(
+    picture: Image.Image, boxes: Tensor, labels: Tensor, texts: Sequence[str], zoom: float = 1.0
+) -> Image.Image:
+    """Return a copy of the picture, ``zoom`` times as large, with boxes and a text at each.
+
+    Args:
+        picture: RGB.
+        boxes: (N, 4), x0 y0 x1 y1 in pixels of ``picture``, best first: the best lie on top, and their texts where
+            they are read best. What lies outside is cut off.
+        labels: integer, (N,); a class has the same color in every picture.
+        texts: N; PIL's own font has Latin letters only.
+        zoom: above 0.
+    """
+    width, height = (max(1, round(side * zoom)) for side in picture.size)
+    if zoom == 1:
+        scene = picture.copy()
+    else:
+        scene = picture.resize((width, height), Image.Resampling.BICUBIC if zoom > 1 else Image.Resampling.LANCZOS)
+    unit = max(width, height) / 100
+    line = max(2, round(0.35 * unit))
+    font = ImageFont.load_default(size=max(12, round(2.2 * unit)))
+    draw = ImageDraw.Draw(scene)
+    corners = [_cut(box, zoom, width, height) for box in boxes.tolist()]
+    colors = [class_color(label) for label in labels.tolist()]
+    for box, color in reversed(list(zip(corners, colors, strict=True))):
+        draw.rectangle(_grown(box, 1), outline=INK, width=line + 2)
+        draw.rectangle(box, outline=color, width=line)
+    taken: list[Rectangle] = []
+    for box, color, text in zip(corners, colors, texts, strict=True):
+        plate = _place(draw.textbbox((0, 0), text, font=font), box, line, taken, width, height)
+        taken.append(plate)
+        draw.rectangle(plate, fill=color)
+        draw.text((plate[0] + line, (plate[1] + plate[3]) / 2), text, fill=_text_color(color), font=font, anchor="lm")
+    return scene
+
+
+def _cut(box: Sequence[float], zoom: float, width: int, height: int) -> Rectangle:
+    """The box in enlarged pixels, inside the picture."""
+    xs = sorted(min(max(x * zoom, 0), width - 1) for x in (box[0], box[2]))
+    ys = sorted(min(max(y * zoom, 0), height - 1) for y in (box[1], box[3]))
+    return xs[0], ys[0], xs[1], ys[1]
+
+
+def _grown(box: Rectangle, margin: float) -> Rectangle:
+    return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
+
+
+def _place(
+    text_box: Rectangle, box: Rectangle, line: int, taken: list[Rectangle], width: int, height: int
+) -> Rectangle:
+    """Where the label goes: above the box, inside it at the top, or below it, whichever covers no other label first."""
+    plate_width, plate_height = text_box[2] + 2 * line, text_box[3] + line
+    x = min(max(box[0], 0), max(0, width - plate_width))
+    candidates = [box[1] - plate_height, box[1], box[3], box[3] - plate_height]
+    plates = [(x, y, x + plate_width, y + plate_height) for y in candidates if 0 <= y <= height - plate_height]
+    free = [plate for plate in plates if not any(_overlap(plate, other) for other in taken)]
+    return (free or plates or [(x, 0, x + plate_width, plate_height)])[0]
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def under_title(scene: Image.Image, title: str) -> Image.Image:
+    """Put a strip with the title above the picture, in letters that fit its width."""
+    font_size = max(14, round(0.028 * max(scene.size)))
+    while font_size > 8 and ImageFont.load_default(size=font_size).getlength(title) > scene.width - font_size:
+        font_size -= 1
+    strip = 2 * font_size
+    panel = Image.new("RGB", (scene.width, scene.height + strip), INK)
+    panel.paste(scene, (0, strip))
+    font = ImageFont.load_default(size=font_size)
+    ImageDraw.Draw(panel).text((font_size / 2, strip / 2), title, fill=PAPER, font=font, anchor="lm")
+    return panel
+
+
+def fit(picture: Image.Image, cell: tuple[int, int]) -> Image.Image:
+    """Scale the picture, up or down, to the largest size that fits into the cell of that width and height."""
+    zoom = min(cell[0] / picture.width, cell[1] / picture.height)
+    size = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def tile(cells: list[Image.Image]) -> Image.Image:
+    """Put pictures in two columns (one, if there are no more than two), each in the middle of its cell, on white."""
+    columns = 2 if len(cells) > 2 else 1
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    cell_width = max(cell.width for cell in cells)
+    row_heights = [max(cell.height for cell in row) for row in rows]
+    size = (columns * cell_width + (columns + 1) * GAP, sum(row_heights) + (len(rows) + 1) * GAP)
+    grid = Image.new("RGB", size, PAPER)
+    top = GAP
+    for row, row_height in zip(rows, row_heights, strict=True):
+        for column, cell in enumerate(row):
+            x = GAP + column * (cell_width + GAP) + (cell_width - cell.width) // 2
+            grid.paste(cell, (x, top + (row_height - cell.height) // 2))
+        top += row_height + GAP
+    return grid

@@ -1,0 +1,128 @@
+"""Running the commands of a plan, one after another, so that what was stopped goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from resnet_backbone.reproduction.jobs import Jobs
+from resnet_backbone.reproduction.runs import FINISHED, OTHER, can_resume, read_state
+
+logger = logging.getLogger(__name__)
+
+CONSOLE = "console.log"  # in the folder of a run: all that its commands printed
+_SECONDS_TO_END = 60
+
+
+class CommandFailed(Exception):
+    """A command ended with a status other than 0."""
+
+
+def run_jobs(jobs: Jobs, script: str, terminal: TextIO, *, keep_going: bool) -> list[str]:
+    """Run what is not finished, resume what was started. Return what failed, a text each.
+
+    Args:
+        jobs: of a table.
+        script: path of train_net.py.
+        terminal: gets all that the commands print.
+        keep_going: go on with the next command after one that failed.
+
+    Raises:
+        ValueError: a folder holds a run with other settings; nothing was run then.
+        CommandFailed: a command failed, without ``keep_going``.
+        KeyboardInterrupt: passed on when the command that was running has ended.
+    """
+    refuse_other_settings(jobs)
+    failed = []
+    for job in jobs:
+        if read_state(job).status == FINISHED:
+            logger.info("%s is finished", job.folder)
+            continue
+        words = job.command(script, resume=can_resume(job.folder) and not job.evaluates)
+        try:
+            run_command(words, terminal, job.folder)
+        except CommandFailed as error:
+            if not keep_going:
+                raise
+            failed.append(str(error))
+    return failed
+
+
+def refuse_other_settings(jobs: Jobs) -> None:
+    """Raise ValueError where the folder of a job holds a run with other settings than the plan's."""
+    for job in jobs:
+        state = read_state(job)
+        if state.status == OTHER:
+            raise ValueError(
+                f"{job.folder} holds a run with other settings ({state.detail}): give another --output, the options of "
+                f"that run, or move the folder away"
+            )
+
+
+def run_command(words: Sequence[str], terminal: TextIO, folder: Path | None = None) -> None:
+    """Run ``python WORDS``; what it prints goes to ``terminal``, and into ``folder`` once that is there.
+
+    An interruption is handed to the command and all its processes, which end before this returns.
+
+    Raises:
+        CommandFailed: the status is not 0.
+    """
+    printed = shlex.join(["python", *words])
+    logger.info("running: %s", printed)
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        _copy_output(process, printed, terminal, folder)
+        status = process.wait()
+    except BaseException:
+        _end(process)
+        raise
+    if status:
+        raise CommandFailed(f"exit status {status} of: {printed}")
+
+
+def _copy_output(process: subprocess.Popen[str], printed: str, terminal: TextIO, folder: Path | None) -> None:
+    waiting = [f"$ {printed}\n"]
+    log: TextIO | None = None
+    try:
+        for line in process.stdout or ():
+            terminal.write(line)
+            terminal.flush()
+            waiting.append(line)
+            if log is None and folder is not None and folder.is_dir():
+                log = (folder / CONSOLE).open("a", encoding="utf-8")
+            if log is not None:
+                log.writelines(waiting)
+                log.flush()
+                waiting.clear()
+    finally:
+        if log is not None:
+            log.close()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a command and the processes it started: by the signal of Ctrl-C, then by force."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        logger.info("ending process %d (%s)", process.pid, signal.Signals(number).name)
+        try:
+            os.killpg(process.pid, number)
+            process.wait(_SECONDS_TO_END)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue  # to the stronger signal

@@ -1,0 +1,68 @@
+"""What a command line names: files, folders, patterns and cameras."""
+
+from pathlib import Path
+
+import pytest
+
+from resnet_backbone.data.media import Medium, find_media
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.JPG", "a.png", "deep/er/c.tiff", "deep/clip.MP4", "notes.txt", "deep/a.json", "strange"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return tmp_path / "in"
+
+
+def names(words: list[str]) -> list[str]:
+    return [str(medium.name) for medium in find_media(words).found]
+
+
+def test_a_folder_is_searched_by_the_endings_and_the_rest_counted(folder):
+    found, skipped = find_media([str(folder)])
+    assert [(str(medium.name), medium.is_video) for medium in found] == [
+        ("a.png", False),
+        ("b.JPG", False),
+        ("deep/clip.MP4", True),
+        ("deep/er/c.tiff", False),
+    ]
+    assert found[0].source == folder / "a.png"
+    assert skipped == 3
+
+
+def test_a_file_that_is_named_is_taken_whatever_its_ending(folder):
+    assert find_media([str(folder / "strange")]).found == [Medium(folder / "strange", Path("strange"), False)]
+
+
+def test_patterns(folder, monkeypatch):
+    assert names([str(folder / "*.JPG")]) == ["b.JPG"]
+    assert names([str(folder / "**" / "*.*")]) == ["a.png", "b.JPG", "clip.MP4", "c.tiff"]
+    monkeypatch.chdir(folder.parent)
+    assert names(["in/[ab].*"]) == ["a.png", "b.JPG"]
+
+
+def test_a_file_counts_once_and_one_with_the_letters_of_a_pattern_is_itself(folder):
+    (folder / "x[1].png").write_bytes(b"")
+    assert names([str(folder / "x[1].png")]) == ["x[1].png"]
+    assert names([str(folder / "a.png"), str(folder / "deep" / ".." / "a.png"), str(folder)]).count("a.png") == 1
+
+
+def test_a_number_is_a_camera_unless_a_file_has_that_name(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert find_media(["0"]).found == [Medium(0, Path("camera_0"), True)]
+    (folder / "0").write_bytes(b"")
+    assert find_media(["0"]).found == [Medium(Path("0"), Path("0"), False)]
+
+
+@pytest.mark.parametrize("word", ["nowhere.jpg", "nowhere/*.jpg", "", "-1"])
+def test_what_names_nothing_is_an_error(folder, word):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        find_media([str(folder), word])
+
+
+def test_a_folder_without_images_is_an_error(tmp_path):
+    (tmp_path / "notes.txt").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"no image and no video in .* \(1 other files\)"):
+        find_media([str(tmp_path)])

@@ -1,0 +1,118 @@
+"""tools/reproduce.py on a private table: real trainings, in seconds, stopped in the middle and gone on with."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+
+def finish(process: subprocess.Popen[str], status: int = 0) -> str:
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == status, output
+    return output
+
+
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 600) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(0.05)
+
+
+def test_a_table_runs_goes_on_after_an_interruption_and_is_reported(tiny_table, reproduce, tmp_path):
+    table = tiny_table("SOLVER.MAX_ITER", "30", "SOLVER.CHECKPOINT_PERIOD", "5")
+    output = tmp_path / "output"
+    first = output / "shapes_resnet18_s0"
+
+    process = reproduce(table, "--run")
+    wait_for(first / "model_0000004.pth", process)
+    process.send_signal(signal.SIGINT)
+    printed = finish(process, 130)
+    assert "the same command goes on" in printed
+    assert not (first / "model_final.pth").exists()
+
+    planned = finish(reproduce(table))
+    assert "shapes_resnet18_s0: started (iteration" in planned
+    assert "shapes_resnet34_s0: not run" in planned
+
+    printed = finish(reproduce(table, "--run"))
+    commands = [line.removeprefix("running: ") for line in printed.splitlines() if line.startswith("running: ")]
+    assert "--resume" in commands[0]
+    assert "resumed after iteration" in printed
+    # All others are word for word what the plan printed.
+    assert set(commands[1:3]) < {line.strip().removeprefix("$ ") for line in planned.splitlines()}
+    assert (first / "console.log").read_text().count("$ python") == 2
+
+    report = json.loads((output / "table_tiny.json").read_text())
+    rows = {row["key"]: row for row in report["rows"]}
+    assert [row["status"] for row in rows.values()] == ["finished"] * 3
+    for key, folder in (
+        ("r18", "shapes_resnet18_s0"),
+        ("r34", "shapes_resnet34_s0"),
+        ("refinement", "shapes_resnet18_s0_refinement"),
+    ):
+        figures = json.loads((output / folder / "inference" / "metrics.json").read_text())["bbox"]
+        assert rows[key]["ours"]["AP"] == {"mean": figures["AP"], "std": None, "n": 1}
+        assert rows[key]["runs"][0]["facts"]["num_images"] == 5
+    assert "ResNet-34" in (output / "table_tiny.md").read_text()
+    page = (output / "comparison_tiny" / "index.html").read_text()
+    assert "ResNet-18" in page
+    assert "ResNet-34" in page
+
+    # Everything is finished: nothing runs again.
+    before = (first / "log.txt").read_bytes()
+    assert "running: python tools/train_net" not in finish(reproduce(table, "--run"))
+    assert (first / "log.txt").read_bytes() == before
+
+
+def test_missing_data_is_told_and_nothing_is_written(tiny_table, reproduce, tmp_path):
+    printed = finish(reproduce(tiny_table("SOLVER.MAX_ITER", "2"), "--run", datasets=tmp_path / "empty"), 1)
+    assert "data set 'shapes_train' is not there" in printed
+    assert "python datasets/prepare_shapes.py" in printed
+    assert "exit status 1 of: python" in printed
+    assert "shapes_resnet34" not in printed
+    assert not (tmp_path / "output").exists()
+
+
+def test_keep_going_tries_every_row_and_still_fails(tiny_table, reproduce, tmp_path):
+    table = tiny_table("SOLVER.MAX_ITER", "2")
+    printed = finish(reproduce(table, "--run", "--keep-going", datasets=tmp_path / "empty"), 1)
+    assert printed.count("running: python") == 3
+    assert printed.count("error: exit status 1 of") == 3
+    assert "not run" in (tmp_path / "output" / "table_tiny.md").read_text()
+
+
+def test_missing_data_is_prepared_on_request(tiny_table, reproduce, tmp_path):
+    printed = finish(reproduce(tiny_table("SOLVER.MAX_ITER", "2"), "--prepare", datasets=tmp_path / "fresh"))
+    assert "running: python" in printed
+    assert (tmp_path / "fresh" / "shapes" / "annotations" / "train.json").is_file()
+    assert "Data that is not there" not in printed
+
+
+def test_a_folder_of_other_settings_is_left_alone(tiny_table, reproduce, tmp_path):
+    config = Path(tiny_table("SOLVER.MAX_ITER", "2").rows[0].training.config)
+    folder = tmp_path / "output" / "shapes_resnet18_s0"
+    folder.mkdir(parents=True)
+    config.rename(folder / "config.yaml")
+    table = tiny_table("SOLVER.MAX_ITER", "3")
+    printed = finish(reproduce(table, "--run"), 1)
+    assert "SOLVER.MAX_ITER is 2 in the folder, 3 in the plan" in printed
+    assert "running:" not in printed
+    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+    assert "other settings" in finish(reproduce(table, "--report"))
+
+
+def test_iterations_are_timed_by_running_some(tiny_table, reproduce, tmp_path):
+    printed = finish(reproduce(tiny_table("SOLVER.MAX_ITER", "100000"), "--measure"))
+    lines = [line for line in printed.splitlines() if "h here" in line]
+    assert len(lines) == 2, printed
+    for line in lines:
+        hours, seconds = float(line.split("about ")[1].split()[0]), float(line.split("(")[1].split()[0])
+        assert hours == pytest.approx(seconds * 100_000 / 3600, rel=0.06)
+    assert not (tmp_path / "output").exists()

@@ -1,0 +1,52 @@
+#!/usr/bin/env python
+"""Score a COCO results file as Pascal VOC does, or write it as VOC's evaluation server takes it.
+
+Examples:
+    python tools/evaluate_voc.py --annotations datasets/voc/annotations/voc07_test.json --eleven-points \\
+        --results output/voc_r101_0712/inference/coco_instances_results.json
+    python tools/evaluate_voc.py --annotations datasets/voc/annotations/voc12_test.json --submission voc12 \\
+        --results output/voc_r101_0712pp/inference/coco_instances_results.json
+
+The last line printed is JSON: the same figures, in percent, every digit; or the folder to pack.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from resnet_backbone.evaluation.voc import evaluate_voc, write_voc_submission
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--annotations", type=Path, required=True, metavar="JSON", help="COCO's format; iscrowd is VOC's difficult"
+    )
+    parser.add_argument("--results", type=Path, required=True, metavar="JSON", help="detections, COCO's results format")
+    parser.add_argument("--iou", type=float, default=0.5, help="the least overlap that counts (default: %(default)s)")
+    parser.add_argument(
+        "--eleven-points", action="store_true", help="VOC 2007's AP; without it the area, that of VOC 2010 and later"
+    )
+    parser.add_argument("--submission", type=Path, metavar="DIR", help="write files for the server, and score nothing")
+    args = parser.parse_args(argv)
+    try:
+        if args.submission:
+            paths = write_voc_submission(args.annotations, args.results, args.submission)
+            print(f"wrote {len(paths)} files; pack them with tar -czf results.tgz -C {args.submission} results")
+            print(json.dumps(str(paths[0].parent)))
+            return 0
+        metrics = evaluate_voc(args.annotations, args.results, iou=args.iou, eleven_points=args.eleven_points)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(metrics.table())
+    print(json.dumps(metrics.to_dict()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

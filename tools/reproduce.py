@@ -1,0 +1,187 @@
+#!/usr/bin/env python
+"""Reproduce a table of the paper: print the plan, run it or go on with it, and report paper, today and yours.
+
+Examples:
+    python tools/reproduce.py --list
+    python tools/reproduce.py --table 8                       # the plan for 8 GPUs and for 1
+    python tools/reproduce.py --table 8 --gpus 4 --gpu A100   # for these
+    python tools/reproduce.py --table bccd --run              # run or go on with what is not finished, then report
+    python tools/reproduce.py --table bccd --report           # what is there
+
+A command that fails ends --run with status 1; the same call goes on from its last checkpoint. Ctrl-C does no harm: the
+same call goes on. Reports are OUTPUT/table_<name>.md and .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from resnet_backbone.config.engine import ENGINES, choose_engine
+from resnet_backbone.reproduction.execute import CommandFailed, run_command, run_jobs
+from resnet_backbone.reproduction.jobs import Jobs, LoadConfig, Setting
+from resnet_backbone.reproduction.measure import measured_text
+from resnet_backbone.reproduction.plan import missing_data, plan_text
+from resnet_backbone.reproduction.report import report_text, write_report
+from resnet_backbone.reproduction.results import collect
+from resnet_backbone.reproduction.runs import FINISHED, read_state
+from resnet_backbone.reproduction.tables import Table, all_tables
+
+TOOLS = Path(__file__).resolve().parent
+if TOOLS.is_relative_to(Path.cwd()):
+    TOOLS = TOOLS.relative_to(Path.cwd())  # as one would type it
+
+
+def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None = None) -> int:
+    """Do what ``argv`` says with ``tables``, by default those of the paper and of BCCD; return the exit status."""
+    tables = tables or all_tables(torch.cuda.is_available())
+    args = parse_args(argv, tables)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    if args.list:
+        width = max(map(len, tables))
+        print("\n".join(f"{name:<{width}}  {table.title}" for name, table in tables.items()))
+        return 0
+    table = tables[args.table]
+    try:
+        load_config = find_engine(args.engine)
+        plans = [Jobs(table, setting_of(args, gpus), load_config) for gpus in numbers_of_gpus(args, table)]
+        if args.prepare:
+            prepare(plans[0])
+        if args.run:
+            return run(plans[0], args.keep_going)
+        if args.report:
+            report(plans[0])
+        else:
+            print_plans(plans, args)
+    except (OSError, ValueError, ImportError, CommandFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def print_plans(plans: Sequence[Jobs], args: argparse.Namespace) -> None:
+    for jobs in plans:
+        measure = (lambda job: measured_text(job, script())) if args.measure else None
+        print(plan_text(jobs, script(), name_of_gpu(args), measure))
+    if not args.gpu and not torch.cuda.is_available() and name_of_gpu(args):
+        print(f"There is no GPU here: the hours are those of {name_of_gpu(args)}; --gpu names another.")
+    words = [word for word in sys.argv if word != "--measure"]
+    print(f"Run it with: {shlex.join(['python', *words, '--run'])}")
+
+
+def run(jobs: Jobs, keep_going: bool) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    failed = run_jobs(jobs, script(), sys.stdout, keep_going=keep_going)
+    report(jobs)
+    compare_first_pair(jobs)
+    for text in failed:
+        print(f"error: {text}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def report(jobs: Jobs) -> None:
+    result = collect(jobs)
+    print(report_text(result))
+    paths = write_report(result, jobs.setting.output)
+    print(f"\nwrote {' and '.join(map(str, paths))}")
+
+
+def compare_first_pair(jobs: Jobs) -> None:
+    """Write the page of tools/compare.py about the runs of the first seed, where both of the first pair are there."""
+    rows = [jobs.table.row(key) for key in jobs.table.pairs[0]]
+    runs = [read_state(jobs.of_row(row.key)[0]) for row in rows]
+    if not all(run.status == FINISHED and run.figures for run in runs):
+        return
+    page = jobs.setting.output / f"comparison_{jobs.table.name}"
+    words = [str(TOOLS / "compare.py"), *(str(run.job.folder) for run in runs), "--output", str(page)]
+    run_command([*words, "--names", *(row.name for row in rows)], sys.stdout)
+    print(f"comparison: {page / 'index.html'}")
+
+
+def prepare(jobs: Jobs) -> None:
+    """Get the data that is missing, by the commands of the data sets."""
+    for command in dict.fromkeys(command for _, command in missing_data(jobs)):
+        words = shlex.split(command)
+        if words[:1] != ["python"] or {"|", ";"} & set(command):
+            raise ValueError(f"this has to be done by hand: {command or 'get your own data'}")
+        run_command([str(TOOLS.parent / words[1]), *words[2:]], sys.stdout)
+
+
+def find_engine(asked: str) -> LoadConfig:
+    """Return what loads a config for the engine that will run it."""
+    if choose_engine(asked) == "detectron2":
+        from resnet_backbone.detectron2_plugin.config import load_config as load_for_detectron2
+
+        return load_for_detectron2
+    from resnet_backbone.torchvision_plugin.config import load_config
+
+    return load_config
+
+
+def setting_of(args: argparse.Namespace, gpus: int) -> Setting:
+    return Setting(args.output, gpus, args.engine, args.seeds, args.images_per_step)
+
+
+def numbers_of_gpus(args: argparse.Namespace, table: Table) -> list[int]:
+    """Those asked for; to run, those that are here; else what the configs are made for, and one."""
+    if args.gpus:
+        return [args.gpus]
+    if args.run or args.report:
+        return [max(1, min(torch.cuda.device_count(), table.usual_gpus()[0]))]
+    return table.usual_gpus()
+
+
+def name_of_gpu(args: argparse.Namespace) -> str:
+    """The GPU to estimate for: the one asked for, else the one here; else the one most is known of, or the CPU."""
+    if args.gpu:
+        return str(args.gpu)
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return "" if args.measure or args.table.startswith("bccd") else "V100"
+
+
+def script() -> str:
+    return str(TOOLS / "train_net.py")
+
+
+def parse_args(argv: Sequence[str] | None, tables: Mapping[str, Table]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--list", action="store_true", help="name the tables")
+    what.add_argument("--table", choices=list(tables), metavar="NAME", help=f"one of {', '.join(tables)}")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--run", action="store_true", help="run what is not finished, go on with what was started")
+    action.add_argument("--report", action="store_true", help="the figures of what ran")
+    action.add_argument(
+        "--measure", action="store_true", help="the plan, with some iterations of each training timed here"
+    )
+    parser.add_argument("--prepare", action="store_true", help="get missing data first")
+    parser.add_argument("--keep-going", action="store_true", help="go on after a command that failed")
+    parser.add_argument("--gpus", type=positive, help="how many (default: to run, those of this machine)")
+    parser.add_argument("--gpu", metavar="NAME", help="which, for the estimate, such as V100 (default: the one here)")
+    parser.add_argument("--images-per-step", type=positive, metavar="N", help="over all GPUs; the schedule follows")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="runs of each training (default: the table's own)")
+    parser.add_argument("--engine", choices=ENGINES, default="auto")
+    parser.add_argument("--output", type=Path, default=Path("output/reproduce"), help="default: %(default)s")
+    return parser.parse_args(argv)
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
