@@ -21,7 +21,7 @@ setup(
     package_dir={"resnet_backbone.configs": "configs"},
     package_data={
         "resnet_backbone.configs": ["*.yaml", "**/*.yaml"],
-        "resnet_backbone.evaluation.comparison": ["*.j2"],
+        "resnet_backbone.evaluation.comparison": ["*.j2", "*.css"],
     },
     install_requires=[
         "torch>=2.6",
