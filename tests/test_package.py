@@ -48,12 +48,18 @@ def expected_configs():
     return {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
 
 
-def test_the_wheel_holds_every_module_and_config_and_nothing_else(archives):
+def expected_templates():
+    package = ROOT / "resnet_backbone"
+    return {path.relative_to(ROOT).as_posix() for kind in ("*.j2", "*.css") for path in package.rglob(kind)}
+
+
+def test_the_wheel_holds_every_module_config_and_template_and_nothing_else(archives):
     _, wheel = archives
     assert wheel.name == f"resnet_backbone-{__version__}-py3-none-any.whl"
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert expected_modules() and expected_configs(), "there is something to look for"
-    assert names == expected_modules() | {f"resnet_backbone/{name}" for name in expected_configs()}
+    assert expected_modules() and expected_configs() and expected_templates(), "there is something to look for"
+    configs = {f"resnet_backbone/{name}" for name in expected_configs()}
+    assert names == expected_modules() | expected_templates() | configs
 
 
 def test_the_source_archive_is_complete(archives):
@@ -61,7 +67,7 @@ def test_the_source_archive_is_complete(archives):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     scripts = {f"{p.parent.name}/{p.name}" for folder in ("tools", "datasets") for p in (ROOT / folder).glob("*.py")}
-    assert expected_modules() | expected_configs() | scripts <= names
+    assert expected_modules() | expected_configs() | expected_templates() | scripts <= names
     assert {
         "LICENSE",
         "CHANGELOG.md",

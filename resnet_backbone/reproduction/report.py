@@ -134,7 +134,7 @@ def _gains(result: TableResult, references: dict[Citation, int]) -> Section:
     rows = []
     for pair in result.pairs:
         today = ", ".join(f"{_gain(value)} [{references[_cited(one)]}]" for one, value in pair.today)
-        seeds = ", ".join(f"{value:+.2f}" for value in pair.by_seed) if len(pair.by_seed) > 1 else NOTHING
+        seeds = ", ".join(_signed(value, 2) for value in pair.by_seed) if len(pair.by_seed) > 1 else NOTHING
         names = f"{pair.first.name} -> {pair.second.name}"
         rows.append([names, pair.figure, _gain(pair.paper), today or NOTHING, _gain(pair.ours, "not run"), seeds])
     headers = ["from -> to", "figure", "paper", "expected today", "yours", "yours, seed by seed"]
@@ -190,8 +190,12 @@ def _references(result: TableResult) -> dict[Citation, int]:
 def _gain(value: Gain | None, otherwise: str = NOTHING) -> str:
     if value is None:
         return otherwise
-    relative = "" if value.relative is None else f" ({value.relative:+.0f} %)"
-    return f"{value.absolute:+.1f}{relative}"
+    relative = "" if value.relative is None else f" ({_signed(value.relative, 0)} %)"
+    return f"{_signed(value.absolute, 1)}{relative}"
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:+.{digits}f}"  # no "-0.0"
 
 
 def _number(value: float | None) -> str:

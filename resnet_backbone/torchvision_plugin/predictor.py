@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
-from resnet_backbone.config import fit_input
 from resnet_backbone.data.transforms import test_transforms
 from resnet_backbone.evaluation.detections import Detections
 from resnet_backbone.evaluation.drawing import check_image
-from resnet_backbone.torchvision_plugin.checkpoint import load_checkpoint, load_detector
-from resnet_backbone.torchvision_plugin.datasets import set_num_classes
-from resnet_backbone.torchvision_plugin.detector import build_detector
 from resnet_backbone.torchvision_plugin.improvements import build_improved
 from resnet_backbone.torchvision_plugin.inference import rescale
 from resnet_backbone.torchvision_plugin.loader import reorder_channels
+from resnet_backbone.torchvision_plugin.trained import load_trained
 
 
 class Predictor:
@@ -36,17 +31,8 @@ class Predictor:
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        source = cfg.MODEL.WEIGHTS
-        if not Path(source).is_file():
-            raise FileNotFoundError(f"MODEL.WEIGHTS {source!r}: no such file; name the checkpoint of a training")
-        cfg = cfg.clone()
-        state = load_checkpoint(Path(source))
-        fit_input(cfg, state["input"], source)
-        self.class_names: tuple[str, ...] = tuple(state["class_names"])
-        set_num_classes(cfg, self.class_names)
-        self.cfg = cfg
-        detector = build_detector(cfg)
-        load_detector(detector, state["model"], source, new_classes=False)
+        self.cfg, detector, self.class_names = load_trained(cfg)
+        cfg = self.cfg
         improved = build_improved(cfg, detector, self.class_names)
         self.detector: nn.Module = (improved or detector).to(cfg.MODEL.DEVICE).eval()
         self._transforms = None if improved else test_transforms(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)

@@ -113,6 +113,13 @@ def test_some_seeds_are_reported_as_some(tmp_path):
     assert [pair.ours for pair in result.pairs] == [None] * 3
 
 
+def test_a_gain_that_rounds_to_nothing_has_no_sign_of_a_loss(tmp_path):
+    jobs = jobs_in(tmp_path, seeds=1)
+    for key, value in (("r18", 50.0), ("r34", 49.99)):
+        write_run(jobs.of_row(key)[0], box(value))
+    assert "+0.0 (+0 %)" in report_text(collect(jobs))
+
+
 def test_voc_is_scored_by_its_own_metric_class_by_class(tmp_path):
     jobs = jobs_in(tmp_path, "10")
     classes = {"AP-aeroplane": 80.0, "AP-bird": 70.0}
