@@ -6,12 +6,15 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from resnet_backbone.weights import read_weights
 from resnet_backbone.weights.convert import holds_detector
+from resnet_backbone.weights.errors import shorten
 from resnet_backbone.weights.read import read_file
 
 logger = logging.getLogger(__name__)
@@ -29,8 +32,8 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     Attributes:
         missing: tensors of the detector that the last load did not fill, because the file lacks them or has them in
-            another shape; counters of batch norms do not count.
-        unexpected: tensors of the file that the last load had no place for.
+            another shape.
+        unexpected: tensors of the file that the last load had no place for. Neither counts the counters of batch norms.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         ]
         absent = [name for name in found.missing_keys if not name.endswith(".num_batches_tracked")]
         self.missing = [*shapes, *(name for name in absent if not any(s.startswith(f"{name} ") for s in shapes))]
-        self.unexpected = list(found.unexpected_keys)
+        self.unexpected = [name for name in found.unexpected_keys if not name.endswith(".num_batches_tracked")]
         return found
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -66,3 +69,55 @@ class SafeCheckpointer(DetectionCheckpointer):
         if filename.endswith(".pth"):
             return super()._load_file(filename)
         return {"model": raw.tensors, **raw.metadata}
+
+
+def local_file(source: str) -> Path:
+    """Return where MODEL.WEIGHTS lies on this machine; it is downloaded, where it must be.
+
+    Raises:
+        FileNotFoundError, OSError: it is not there, or cannot be downloaded.
+    """
+    try:
+        path = Path(PathManager.get_local_path(source.split("?")[0]))
+    except URLError as error:
+        raise OSError(f"cannot download MODEL.WEIGHTS {source}: {error.reason}") from error
+    if not path.is_file():
+        raise FileNotFoundError(f"MODEL.WEIGHTS {source}: no such file")
+    return path
+
+
+def fill_detector(model: nn.Module, source: str, *, arch: str | None, whole: bool) -> None:
+    """Load a checkpoint, or the weights of a classifier, into a detector, in place.
+
+    Args:
+        model: the detector.
+        source: MODEL.WEIGHTS.
+        arch: see :class:`SafeCheckpointer`.
+        whole: every tensor must be filled, and every part that the detector has must be the file's: nothing left over.
+
+    Raises:
+        ValueError: ``whole`` is asked for, and the file is of another detector.
+    """
+    checkpointer = SafeCheckpointer(model, "", arch=arch, facts={}, save_to_disk=False)
+    checkpointer.load(source, checkpointables=[])
+    if not whole:
+        return
+    parts = {_part(name) for name, _ in model.named_parameters()}
+    problems = [
+        f"{len(names)} tensors {what}: {shorten(names)}"
+        for what, names in (
+            ("are missing, or of another shape", checkpointer.missing),
+            ("have no place", [name for name in checkpointer.unexpected if _part(name) in parts]),
+        )
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"{source} is of another detector than the config describes; {'; '.join(problems)}. A checkpoint of the "
+            f"torchvision engine is evaluated with --engine torchvision"
+        )
+
+
+def _part(name: str) -> str:
+    """``roi_heads.box_head.fc1.weight`` -> ``roi_heads.box_head``. Whole parts, as a mask head, may be left over."""
+    return ".".join(name.split(".")[:2])

@@ -7,20 +7,18 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
 from detectron2.engine import default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import fit_input, required_by_source
 from resnet_backbone.config.input import input_of, refuse_unknown_input, required_by
 from resnet_backbone.config.output import check_output_dir, forget_checkpoints, last_checkpoint
-from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
+from resnet_backbone.detectron2_plugin.checkpoint import fill_detector, local_file
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
 from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.detectron2_plugin.evaluation import check_evaluators
@@ -29,7 +27,6 @@ from resnet_backbone.detectron2_plugin.trainer import Trainer, evaluate_all
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import read_weights
 from resnet_backbone.weights.convert import holds_detector
-from resnet_backbone.weights.errors import shorten
 from resnet_backbone.weights.read import RawFile, read_file
 
 logger = logging.getLogger(__name__)
@@ -72,7 +69,7 @@ class Run:
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
         self.model = build_detector(cfg)
         if source:
-            self._load(source)
+            fill_detector(self.model, source, arch=self._arch, whole=eval_only or self.resumes)
         self.improved = build_improved(cfg, self.model, self.class_names)
 
     def start(self) -> dict[str, dict[str, Any]]:
@@ -100,12 +97,7 @@ class Run:
     def _fit_to_weights(self, source: str) -> None:
         """Fetch the weights, and take the input that they need into the config."""
         cfg = self.cfg
-        try:
-            path = Path(PathManager.get_local_path(source.split("?")[0]))
-        except URLError as error:
-            raise OSError(f"cannot download MODEL.WEIGHTS {source}: {error.reason}") from error
-        if not path.is_file():
-            raise FileNotFoundError(f"MODEL.WEIGHTS {source}: no such file")
+        path = local_file(source)
         raw = read_file(path)
         if self.resumes and "trainer" not in (*raw.metadata, *raw.metadata["left_out"]):
             raise ValueError(
@@ -123,17 +115,6 @@ class Run:
         elif not required:
             required = required_by(read_weights(path, self._arch), cfg)
         fit_input(cfg, required, source)
-
-    def _load(self, source: str) -> None:
-        """Fill the detector; one that is evaluated, or goes on, must be filled whole."""
-        checkpointer = SafeCheckpointer(self.model, "", arch=self._arch, facts={}, save_to_disk=False)
-        checkpointer.load(source, checkpointables=[])
-        if checkpointer.missing and (self.eval_only or self.resumes):
-            raise ValueError(
-                f"{source} is of another detector than the config describes; {len(checkpointer.missing)} tensors are "
-                f"missing, or of another shape: {shorten(checkpointer.missing)}. A checkpoint of the torchvision "
-                f"engine is evaluated with --engine torchvision"
-            )
 
     @property
     def _arch(self) -> str | None:

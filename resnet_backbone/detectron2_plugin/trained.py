@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
-from urllib.error import URLError
 
 from detectron2.data import MetadataCatalog
-from detectron2.utils.file_io import PathManager
 from fvcore.common.config import CfgNode
 from torch import nn
 
 from resnet_backbone.config import fit_input, required_by_source
 from resnet_backbone.config.input import refuse_unknown_input
-from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
+from resnet_backbone.detectron2_plugin.checkpoint import fill_detector, local_file
 from resnet_backbone.detectron2_plugin.datasets import set_num_classes
 from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.weights.convert import holds_detector
-from resnet_backbone.weights.errors import shorten
 from resnet_backbone.weights.read import RawFile, read_file
 
 
@@ -52,27 +48,14 @@ def load_trained(cfg: CfgNode) -> Trained:
     fit_input(cfg, required, source)
     model = build_detector(cfg).eval()
     node = cfg.MODEL.RESNET_BACKBONE
-    arch = node.ARCH if node.STRICT_WEIGHTS else None
-    checkpointer = SafeCheckpointer(model, "", arch=arch, facts={}, save_to_disk=False)
-    checkpointer.load(source, checkpointables=[])
-    if checkpointer.missing:
-        raise ValueError(
-            f"{source} is of another detector than the config describes; {len(checkpointer.missing)} tensors are "
-            f"missing, or of another shape: {shorten(checkpointer.missing)}"
-        )
+    fill_detector(model, source, arch=node.ARCH if node.STRICT_WEIGHTS else None, whole=True)
     return Trained(cfg, model, class_names)
 
 
 def _read_detector(source: str) -> RawFile:
     if not source:
         raise ValueError("MODEL.WEIGHTS is empty; name the checkpoint of a training")
-    try:
-        path = Path(PathManager.get_local_path(source.split("?")[0]))
-    except URLError as error:
-        raise OSError(f"cannot download MODEL.WEIGHTS {source}: {error.reason}") from error
-    if not path.is_file():
-        raise FileNotFoundError(f"MODEL.WEIGHTS {source!r}: no such file; name the checkpoint of a training")
-    raw = read_file(path)
+    raw = read_file(local_file(source))
     if not holds_detector(raw.tensors):
         raise ValueError(f"{source} is a classifier; name the checkpoint of a trained detector")
     return raw

@@ -240,6 +240,12 @@ def _photograph(height: int, width: int) -> Tensor:
     return (sum(F.interpolate(n, (height, width), mode="nearest")[0] for n in noise) * 85).byte()
 
 
+@pytest.fixture(scope="session")
+def pixels() -> Callable[[int, int], Tensor]:
+    """``pixels(height, width)``: the image that ``photograph`` writes, uint8 (3, height, width), RGB."""
+    return _photograph
+
+
 @pytest.fixture
 def photograph(tmp_path: Path) -> Callable[[int, int], dict[str, Any]]:
     """``photograph(height, width)``: what Detectron2 knows of an image in a file."""
@@ -293,7 +299,8 @@ def as_torchvision() -> Callable[[CfgNode, nn.Module], nn.Module]:
         from resnet_backbone.torchvision_plugin.detector import build_detector
 
         own = get_cfg()
-        own.merge_from_list([word for key in leaves(own) for word in (key, value_of(cfg, key))])
+        common = [key for key in leaves(own) if key in {*leaves(cfg)}]  # v0.6 lacks a few that no detector reads
+        own.merge_from_list([word for key in common for word in (key, value_of(cfg, key))])
         detector = build_detector(own).eval()
         detector.load_state_dict({_in_torchvision(name): t for name, t in _background_first(model).items()})
         return detector

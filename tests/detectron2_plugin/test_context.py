@@ -28,34 +28,28 @@ ALL_REGIONS = [
 ]
 
 
-def photographs(*sizes: tuple[int, int]) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return [torch.randint(256, (3, *size), generator=generator, dtype=torch.uint8) for size in sizes]
-
-
-def learned(with_masks: bool = False) -> list[dict]:
+@pytest.fixture
+def batch(pixels) -> list[dict]:
     """Two images of unequal sizes with what to learn from them."""
-    batch = []
+    records = []
     boxes = [torch.tensor([[5.0, 6, 50, 50], [20, 20, 66, 57]]), torch.tensor([[3.0, 4, 40, 60]])]
-    for image, own in zip(photographs(*PADDED), boxes, strict=True):
-        height, width = image.shape[1:]
+    for (height, width), own in zip(PADDED, boxes, strict=True):
+        masks = torch.zeros(len(own), height, width, dtype=torch.bool)
+        masks[:, 10:40, 20:30] = True
         truth = Instances((height, width), gt_boxes=Boxes(own), gt_classes=torch.arange(len(own)))
-        if with_masks:
-            masks = torch.zeros(len(own), height, width, dtype=torch.bool)
-            masks[:, 10:40, 20:30] = True
-            truth.gt_masks = BitMasks(masks)
-        batch.append({"image": image, "instances": truth, "height": height, "width": width})
-    return batch
+        truth.gt_masks = BitMasks(masks)
+        records.append({"image": pixels(height, width), "instances": truth, "height": height, "width": width})
+    return records
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_whole_image_is_one_more_region(faster_rcnn, kind):
+def test_the_whole_image_is_one_more_region(faster_rcnn, pixels, kind):
     """Box by box, each beside its own image, one of them without a box; a pooler for each box alone."""
     _, model = faster_rcnn(kind, *CONTEXT)
     heads = model.roi_heads
-    batch = model.preprocess_image([{"image": image} for image in photographs(*SIZES)])
-    features = model.backbone(batch.tensor)
+    images = model.preprocess_image([{"image": pixels(*size)} for size in SIZES])
+    features = model.backbone(images.tensor)
     boxes = [torch.tensor([[3.0, 4, 40, 50], [10, 10, 90, 60]]), torch.zeros(0, 4), torch.tensor([[0.0, 0, 9, 9]])]
     found = region_vectors(heads, features, [Boxes(own) for own in boxes], SIZES)
 
@@ -76,10 +70,9 @@ def test_the_whole_image_is_one_more_region(faster_rcnn, kind):
 
 @pytest.mark.parametrize("context", [(), CONTEXT], ids=["without", "context"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_losses_and_detections_are_the_torchvision_engines(faster_rcnn, as_torchvision, kind, context):
+def test_losses_and_detections_are_the_torchvision_engines(faster_rcnn, as_torchvision, batch, kind, context):
     cfg, model = faster_rcnn(kind, *ALL_REGIONS, *context)
     other = as_torchvision(cfg, model)
-    batch = learned()
     images = [record["image"] for record in batch]
     targets = [
         {"boxes": record["instances"].gt_boxes.tensor, "labels": record["instances"].gt_classes + 1} for record in batch
@@ -98,14 +91,14 @@ def test_losses_and_detections_are_the_torchvision_engines(faster_rcnn, as_torch
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_context_learns_end_to_end(faster_rcnn, kind):
+def test_context_learns_end_to_end(faster_rcnn, batch, kind):
     """Every trained parameter gets a gradient; the box head also where the predictor reads the context alone."""
     _, model = faster_rcnn(kind, *CONTEXT, "MODEL.BACKBONE.FREEZE_AT", "0")
     heads = model.roi_heads.train()
     for layer in (heads.box_predictor.cls_score, heads.box_predictor.bbox_pred):
         layer.weight.data[:, : layer.in_features // 2] = 0
     with EventStorage():
-        losses = model.train()(learned())
+        losses = model.train()(batch)
         (losses["loss_cls"] + losses["loss_box_reg"]).backward(retain_graph=True)
         parts = heads.res5 if kind == "c4" else heads.box_head
         assert all(p.grad.abs().sum() > 0 for p in parts.parameters() if p.ndim > 1)
@@ -114,7 +107,7 @@ def test_context_learns_end_to_end(faster_rcnn, kind):
 
 
 @pytest.mark.parametrize("kind", ["fpn", "c4"])
-def test_masks_are_those_without_context(faster_rcnn, kind):
+def test_masks_are_those_without_context(faster_rcnn, batch, kind):
     """On C4 they share the crops with the box head, without the whole images that came with them."""
     keys = ["MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"]
     keys += ["MODEL.ROI_MASK_HEAD.CONV_DIM", "8", "INPUT.MASK_FORMAT", "bitmask", *ALL_REGIONS]
@@ -125,11 +118,11 @@ def test_masks_are_those_without_context(faster_rcnn, kind):
         f"roi_heads.box_predictor.{layer}.{what}" for layer in ("cls_score", "bbox_pred") for what in ("weight", "bias")
     }
     with EventStorage(), torch.no_grad():
-        losses = [model.train()(learned(with_masks=True)) for model in (plain, context)]
+        losses = [model.train()(batch) for model in (plain, context)]
     assert losses[0]["loss_mask"].item() == pytest.approx(losses[1]["loss_mask"].item(), rel=1e-5)
     assert losses[0]["loss_cls"].item() != pytest.approx(losses[1]["loss_cls"].item(), rel=1e-3)
     with torch.inference_mode():
-        found = context.eval()(learned())[0]["instances"]
+        found = context.eval()(batch)[0]["instances"]
     assert found.pred_masks.shape == (len(found), *PADDED[0]) and len(found) > 0
 
 

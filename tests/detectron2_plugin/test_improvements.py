@@ -11,12 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from fvcore.common.config import CfgNode
-from PIL import Image
-from torch import Tensor
 
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
@@ -44,11 +41,6 @@ STOCK_RES5 = [
 @pytest.fixture
 def reference(load_script) -> ModuleType:
     return load_script("tests/improvements/reference.py")
-
-
-def pixels(record: dict[str, Any]) -> Tensor:
-    """The original, uint8 (3, H, W), RGB."""
-    return torch.from_numpy(np.array(Image.open(record["file_name"]))).permute(2, 0, 1)
 
 
 @torch.inference_mode()
@@ -98,7 +90,7 @@ COMBINATIONS = {
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS)
-def test_it_is_what_loops_over_boxes_find(faster_rcnn, photograph, reference, combination):
+def test_it_is_what_loops_over_boxes_find(faster_rcnn, photograph, pixels, reference, combination):
     kind, keys, others = COMBINATIONS[combination]
     record = photograph(90, 131)
     parts = [
@@ -111,7 +103,7 @@ def test_it_is_what_loops_over_boxes_find(faster_rcnn, photograph, reference, co
     with torch.inference_mode():
         expected = reference.detect(
             [TwoStage(*part) for part in parts],
-            pixels(record),
+            pixels(90, 131),
             score_thresh=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
             nms_thresh=refinement.NMS_THRESH if refinement.ENABLED else cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
             max_detections=12,
@@ -130,7 +122,7 @@ def test_it_is_what_loops_over_boxes_find(faster_rcnn, photograph, reference, co
 
 
 @pytest.mark.parametrize("kind", ["fpn", "c4", "vgg_c5"])
-def test_both_engines_find_the_same(faster_rcnn, as_torchvision, photograph, kind):
+def test_both_engines_find_the_same(faster_rcnn, as_torchvision, photograph, pixels, kind):
     """At the original's own size, since the engines resize by different libraries."""
     from resnet_backbone.torchvision_plugin.improvements import Improved
 
@@ -140,7 +132,7 @@ def test_both_engines_find_the_same(faster_rcnn, as_torchvision, photograph, kin
     (cfg, first), (member_cfg, member) = parts
     other = Improved(cfg, as_torchvision(cfg, first), [(member_cfg, as_torchvision(member_cfg, member))])
     with torch.inference_mode():
-        theirs = other.eval()([pixels(record)])[0]
+        theirs = other.eval()([pixels(64, 96)])[0]
     assert len(found) >= 5
     assert found.pred_classes.tolist() == (theirs["labels"] - 1).tolist()
     torch.testing.assert_close(found.scores, theirs["scores"], rtol=0, atol=1e-4)

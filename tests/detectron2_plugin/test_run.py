@@ -246,6 +246,18 @@ def trained(tiny) -> Path:
     return Path(cfg.OUTPUT_DIR)
 
 
+def test_nothing_of_a_part_is_left_over(tiny, trained):
+    """A head of two layers does not pass for one of one; a whole head that is not asked for may stay in the file."""
+    state = torch.load(trained / "model_final.pth", weights_only=True)
+    state["model"]["roi_heads.mask_head.deconv.weight"] = torch.zeros(2)
+    torch.save(state, trained / "with_masks.pth")
+    Run(tiny("quickstart.yaml", "MODEL.WEIGHTS", str(trained / "with_masks.pth")), eval_only=True)
+    state["model"]["roi_heads.box_head.fc3.weight"] = torch.zeros(2)
+    torch.save(state, trained / "three_layers.pth")
+    with pytest.raises(ValueError, match=r"1 tensors have no place: roi_heads\.box_head\.fc3\.weight"):
+        Run(tiny("quickstart.yaml", "MODEL.WEIGHTS", str(trained / "three_layers.pth")), eval_only=True)
+
+
 def test_only_a_whole_detector_is_evaluated_or_goes_on(tiny, trained):
     state = torch.load(trained / "model_final.pth", weights_only=True)
     state["model"] = {name: value for name, value in state["model"].items() if not name.startswith("proposal_")}
