@@ -27,10 +27,13 @@ def failed(command_line) -> Callable[..., str]:
     return run
 
 
-def test_missing_coco(tiny, failed, tmp_path, monkeypatch):
+@pytest.mark.parametrize("words", [(), ("--num-gpus", "2")], ids=["one process", "two"])
+def test_missing_coco(tiny, failed, tmp_path, monkeypatch, words):
+    """Said once, by one process."""
     cfg = tiny("frcnn_r101.yaml")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    message = failed(cfg)
+    message = failed(cfg, *words)
+    assert message.count("error: ") == 1
     assert "instances_train2017.json" in message and "python datasets/prepare_coco.py --year 2017" in message
 
 
