@@ -7,6 +7,7 @@ Examples:
     python tools/reproduce.py --table 8 --gpus 4 --gpu A100   # for these
     python tools/reproduce.py --table bccd --run              # run or go on with what is not finished, then report
     python tools/reproduce.py --table bccd --report           # what is there
+    python tools/reproduce.py --table 9 --rows baseline refinement --run
 
 A command that fails ends --run with status 1; the same call goes on from its last checkpoint. Ctrl-C does no harm: the
 same call goes on. Reports are OUTPUT/table_<name>.md and .json.
@@ -48,8 +49,8 @@ def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None =
         width = max(map(len, tables))
         print("\n".join(f"{name:<{width}}  {table.title}" for name, table in tables.items()))
         return 0
-    table = tables[args.table]
     try:
+        table = tables[args.table].only(args.rows) if args.rows else tables[args.table]
         load_config = find_engine(args.engine)
         plans = [Jobs(table, setting_of(args, gpus), load_config) for gpus in numbers_of_gpus(args, table)]
         if args.prepare:
@@ -98,6 +99,8 @@ def report(jobs: Jobs) -> None:
 
 def compare_first_pair(jobs: Jobs) -> None:
     """Write the page of tools/compare.py about the runs of the first seed, where both of the first pair are there."""
+    if not jobs.table.pairs:
+        return
     rows = [jobs.table.row(key) for key in jobs.table.pairs[0]]
     runs = [read_state(jobs.of_row(row.key)[0]) for row in rows]
     if not all(run.status == FINISHED and run.figures for run in runs):
@@ -159,6 +162,7 @@ def parse_args(argv: Sequence[str] | None, tables: Mapping[str, Table]) -> argpa
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--list", action="store_true", help="name the tables")
     what.add_argument("--table", choices=list(tables), metavar="NAME", help=f"one of {', '.join(tables)}")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these; a wrong name says the right ones")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--run", action="store_true", help="run what is not finished, go on with what was started")
     action.add_argument("--report", action="store_true", help="the figures of what ran")

@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if choose_engine(args.engine) == "detectron2":
         return launch_detectron2(args)
     if args.num_gpus * args.num_machines > 1 and "LOCAL_RANK" not in os.environ:
-        return check_and_relaunch(args, argv)
+        if not data_is_there(args):
+            return 1
+        relaunch(args, argv)
     return run_torchvision(args)
 
 
@@ -106,8 +108,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def check_and_relaunch(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Replace this process by torchrun with the processes asked for; what one process can see is said by one."""
+def data_is_there(args: argparse.Namespace) -> bool:
+    """Look before several processes do, which would each say what is missing."""
     from resnet_backbone.torchvision_plugin.config import load_config
     from resnet_backbone.torchvision_plugin.datasets import check_files
 
@@ -115,7 +117,12 @@ def check_and_relaunch(args: argparse.Namespace, argv: Sequence[str]) -> int:
         check_files(load_config(args.config_file, args.opts), training=not args.eval_only)
     except (ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return False
+    return True
+
+
+def relaunch(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Replace this process by torchrun with the processes asked for."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={args.num_gpus}"]
     if args.num_machines == 1:
         torchrun.append("--standalone")
@@ -127,7 +134,7 @@ def check_and_relaunch(args: argparse.Namespace, argv: Sequence[str]) -> int:
             )
         torchrun += [f"--nnodes={args.num_machines}", f"--node-rank={args.machine_rank}"]
         torchrun += [f"--master-addr={address.hostname}", f"--master-port={address.port}"]
-    os.execv(sys.executable, [*torchrun, __file__, *argv])  # does not return
+    os.execv(sys.executable, [*torchrun, __file__, *argv])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
 from resnet_backbone.evaluation.paper import PaperRow, ReferenceRow, paper_row, reference
 from resnet_backbone.reproduction.estimate import (
@@ -62,6 +63,18 @@ class Table:
     def row(self, key: str) -> Row:
         """Return a row by its key."""
         return {row.key: row for row in self.rows}[key]
+
+    def only(self, keys: Collection[str]) -> Table:
+        """Return the table with these rows alone, and the pairs that they still make.
+
+        Raises:
+            ValueError: there is no such row.
+        """
+        known = [row.key for row in self.rows]
+        if unknown := [key for key in keys if key not in known]:
+            raise ValueError(f"table {self.name} has no row {', '.join(unknown)}; it has {', '.join(known)}")
+        rows = tuple(row for row in self.rows if row.key in keys)
+        return replace(self, rows=rows, pairs=tuple(pair for pair in self.pairs if set(pair) <= set(keys)))
 
     def usual_gpus(self) -> list[int]:
         """Return the numbers of GPUs worth a plan: eight and one, or one where the data is small."""
