@@ -103,6 +103,14 @@ PAPER = {
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64,  # Lin, 5.2.2
     "MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.25,  # Girshick, 2.3
     "MODEL.ROI_HEADS.IOU_THRESHOLDS": [0.5],
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.3,  # py-faster-rcnn's config.py and test.py, the rest of this block
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.05,
+    "TEST.DETECTIONS_PER_IMAGE": 100,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 12_000,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 6_000,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": [10.0, 10.0, 5.0, 5.0],
+    "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,  # around the middle of a cell
+    "INPUT.RANDOM_FLIP": "horizontal",
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIPool",  # appendix A
     "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 1.0,  # Girshick, 2.3
 }
@@ -186,10 +194,11 @@ def test_the_papers_heads(load, table, name, head, crops, dropout):
 def test_vocs_schedule_is_faster_r_cnns_by_the_linear_rule(load, arch):
     cfg = load(f"voc/{arch}_0712.yaml")
     solver = cfg.SOLVER
-    images = 2  # a step of Fast R-CNN
-    assert math.isclose(solver.BASE_LR / solver.IMS_PER_BATCH, 0.001 / images)
-    assert solver.STEPS[0] * solver.IMS_PER_BATCH == 60_000 * images
-    assert solver.MAX_ITER * solver.IMS_PER_BATCH == 80_000 * images
+    # py-faster-rcnn, alternating: the RPN 60k + 20k steps of 1 image, Fast R-CNN 30k + 10k of 2, both twice.
+    rpn, fast_rcnn = (2 * 60_000 * 1, 2 * 80_000 * 1), (2 * 30_000 * 2, 2 * 40_000 * 2)
+    seen = tuple(steps * solver.IMS_PER_BATCH for steps in (solver.STEPS[0], solver.MAX_ITER))
+    assert seen == rpn == fast_rcnn
+    assert math.isclose(solver.BASE_LR / solver.IMS_PER_BATCH, 0.001 / 2)  # a step of Fast R-CNN
     assert plain(cfg.MODEL.ANCHOR_GENERATOR.SIZES) == [[128, 256, 512]]
     assert plain(load(f"voc/{arch}_0712pp.yaml").DATASETS.TRAIN) == ["voc07_trainval", "voc07_test", "voc12_trainval"]
 

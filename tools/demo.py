@@ -8,7 +8,8 @@ Examples:
     python tools/demo.py --run output/bccd_r18 --input 0 --show
     python tools/demo.py --config-file configs/frcnn_r101.yaml --input photo.jpg -- MODEL.WEIGHTS model_final.pth
 
---run is the output folder of a training. The engine is the one that wrote the checkpoint; the class names are in it.
+--run is the output folder of a training. The engine is the one that wrote its checkpoint, or the one that MODEL.WEIGHTS
+names on the command line; the class names are in it.
 A folder is searched with all that is below it. What cannot be read is reported, and the rest goes on.
 
 With --json, one line of JSON a file, and of a video one a frame, is all that is printed to standard output:
@@ -32,7 +33,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -163,9 +164,10 @@ def plan_targets(media: Sequence[Medium], args: argparse.Namespace) -> list[Path
     else:
         if output.exists() and not output.is_dir():
             raise ValueError(f"--output {output} is a file; name a folder, or one of {' '.join(PICTURES)} .mp4")
-        targets = []
+        planned: dict[Path, None] = {}  # in their order, and found at once among many thousands
         for medium in media:
-            targets.append(_free_name(output / _saved_name(medium), targets))
+            planned[_free_name(output / _saved_name(medium), planned)] = None
+        targets = list(planned)
     inputs = {medium.source.resolve() for medium in media if isinstance(medium.source, Path)}
     for target in targets:
         if target.resolve() in inputs:
@@ -181,7 +183,7 @@ def _saved_name(medium: Medium) -> Path:
     return medium.name.with_name(medium.name.name + ".png")
 
 
-def _free_name(path: Path, taken: Sequence[Path]) -> Path:
+def _free_name(path: Path, taken: Container[Path]) -> Path:
     number, free = 2, path
     while free in taken:
         free, number = path.with_name(f"{path.stem}_{number}{path.suffix}"), number + 1

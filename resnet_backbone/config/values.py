@@ -94,8 +94,13 @@ def _check_improvements(cfg: CfgNode) -> None:
     for key, value in (("NMS_THRESH", refinement.NMS_THRESH), ("VOTE_THRESH", refinement.VOTE_THRESH)):
         if not 0 <= value <= 1:
             raise ValueError(f"TEST.BOX_REFINEMENT.{key} is {value}; it must lie between 0 and 1")
+    if not all(isinstance(folder, str) for folder in cfg.TEST.ENSEMBLE):
+        raise ValueError(
+            f"TEST.ENSEMBLE {list(cfg.TEST.ENSEMBLE)} must be names of folders, such as ['output/other_run']"
+        )
     sizes = list(multi_scale.SIZES)
-    if not sizes or min(sizes) < 1 or sizes != sorted(set(sizes)) or multi_scale.MAX_SIZE < 1:
+    lengths = [*sizes, multi_scale.MAX_SIZE]
+    if not sizes or any(type(n) is not int or n < 1 for n in lengths) or sizes != sorted(set(sizes)):
         raise ValueError(
             f"TEST.MULTI_SCALE.SIZES {sizes} and MAX_SIZE {multi_scale.MAX_SIZE} must be lengths in pixels, and SIZES "
             f"must increase"

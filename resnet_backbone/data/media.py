@@ -51,7 +51,10 @@ def find_media(words: Sequence[str]) -> Media:
 
 
 def _media(word: str, skipped: set[Path]) -> list[Medium]:
-    path = Path(word).expanduser()
+    try:
+        path = Path(word).expanduser()
+    except RuntimeError:  # "~somebody" whom this machine does not know
+        path = Path(word)
     if word and path.exists():
         return _below(path, skipped) if path.is_dir() else [_medium(path, path.name)]
     if word.isascii() and word.isdigit():

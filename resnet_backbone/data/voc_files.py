@@ -127,6 +127,8 @@ def prepare_voc_from(root: str | Path, split: VocSplit, source: str | Path) -> V
     if problems := file_problems(Path(source), split):
         raise FileNotFoundError(f"{theirs}: {split.split} is incomplete: {'; '.join(problems)}")
     ours = root / split.folder
+    if ours.is_symlink() and not ours.exists():
+        raise ValueError(f"{ours} is a link to {ours.readlink()}, which is no longer there; delete the link")
     if ours.exists() and not ours.samefile(theirs):
         raise ValueError(f"{ours} is there already, and is not {theirs}; remove one, or leave --source out")
     if not ours.exists():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -22,9 +25,10 @@ def replacing(path: Path, doing: str) -> Iterator[Path]:
         part.replace(path)
     except OSError as error:
         free = shutil.disk_usage(path.parent).free
+        remedy = "Make room" if error.errno in _NO_ROOM else "Put that right"
         raise OSError(
             f"{doing} failed at {path}: {error.strerror or error}; {free / 1e6:.1f} MB are free there. "
-            f"Make room and start again"
+            f"{remedy} and start again"
         ) from error
     finally:
         part.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ from resnet_backbone.evaluation.cost import CostMeter
 from resnet_backbone.evaluation.facts import write_facts
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.pictures import Sample, evenly_spaced, save_comparison_pictures
-from resnet_backbone.evaluation.results import decode_masks, encode_masks, to_coco_results, write_results
+from resnet_backbone.evaluation.results import decode_masks, encode_masks, to_coco_results, write_results, write_text
 from resnet_backbone.evaluation.score import score_results
 
 logger = logging.getLogger(__name__)
@@ -151,12 +151,13 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: Path, *, pictures: bool) ->
         if isinstance(evaluator, CocoEvaluator):
             _write_facts(cfg, evaluator, meter)
             if evaluator.metrics is None:
+                (own_folder / "metrics.json").unlink(missing_ok=True)  # of an earlier evaluation
                 continue
             figures[name] = evaluator.metrics.to_dict()
         else:
             own_folder.mkdir(parents=True, exist_ok=True)
             figures[name] = _without_nan(results)
-        (own_folder / "metrics.json").write_text(json.dumps(figures[name], indent=2) + "\n", encoding="utf-8")
+        write_text(own_folder / "metrics.json", json.dumps(figures[name], indent=2) + "\n")
         logger.info("wrote %s", own_folder / "metrics.json")
     return figures
 

@@ -16,6 +16,7 @@ import torch
 import torchvision
 
 from resnet_backbone.evaluation.cost import CostMeter, peak_memory_mib
+from resnet_backbone.evaluation.results import write_text
 from resnet_backbone.version import __version__
 
 FACTS_NAME = "facts.json"
@@ -42,7 +43,9 @@ class RunFacts:
     parameters: int
     multiply_adds: float | None  # of a mean image, convolutions and matrix products
     images_per_s: float | None  # of the detector alone, one process
-    peak_memory_mib: float  # of tensors on a GPU, of the whole process on the CPU
+    peak_memory_mib: (
+        float  # so far, in a training's own evaluation that of the training; tensors on a GPU, the process on a CPU
+    )
 
 
 def write_facts(
@@ -79,7 +82,7 @@ def write_facts(
         images_per_s=meter.images_per_s,
         peak_memory_mib=peak_memory_mib(device),
     )
-    (folder / FACTS_NAME).write_text(json.dumps(asdict(facts), indent=2) + "\n", encoding="utf-8")
+    write_text(folder / FACTS_NAME, json.dumps(asdict(facts), indent=2) + "\n")
     return facts
 
 

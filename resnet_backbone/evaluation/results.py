@@ -110,3 +110,18 @@ def write_text(path: Path, text: str) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def read_figures(path: Path) -> dict[str, dict[str, float | None]]:
+    """Read ``inference/metrics.json``: ``{"bbox": {"AP": 37.1, ...}, ...}``, percent.
+
+    Raises:
+        ValueError: the file is not what an evaluation writes.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); evaluate again with tools/train_net.py --eval-only") from error
+    if not isinstance(values, dict) or not all(isinstance(part, dict) for part in values.values()):
+        raise ValueError(f"{path} is not what tools/train_net.py writes; evaluate again with --eval-only")
+    return values

@@ -94,13 +94,17 @@ def write_voc_submission(
         The files, in the order of the categories.
 
     Raises:
-        FileNotFoundError, TypeError, ValueError: as :func:`evaluate_voc`, or two images of the same name.
+        FileNotFoundError, TypeError, ValueError: as :func:`evaluate_voc`, or two images of the same name, or a class
+            whose name cannot be part of a file's.
     """
     truth = read_ground_truth(images, "bbox")
     detections = _by_class(read_results(results, truth, "bbox"))
     names = {image["id"]: Path(image["file_name"]).stem for image in truth["images"]}
     if len(set(names.values())) < len(names):
         raise ValueError("two images have the same file name but for folder and suffix; the server tells them by it")
+    for category in truth["categories"]:
+        if any(mark in category["name"] for mark in "/\\\0"):
+            raise ValueError(f"the class {category['name']!r} cannot be part of a file's name; take out / and \\")
     paths = []
     for category in sorted(truth["categories"], key=lambda category: category["id"]):
         lines = [_submission_line(names[found["image_id"]], found) for found in detections[category["id"]]]

@@ -64,6 +64,9 @@ class ImprovedDetector:
             return probabilities, boxes
         best = probabilities.argmax(dim=1)
         refined = boxes[torch.arange(len(boxes), device=boxes.device), best]
+        refined = refined[refined.isfinite().all(dim=1)]  # half precision may overflow: no place to pool from
+        if not len(refined):
+            return probabilities, boxes
         new_probabilities, new_boxes = _mean_prediction(views, refined)
         return torch.cat([probabilities, new_probabilities]), torch.cat([boxes, clip(new_boxes, frame)])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from resnet_backbone.evaluation.paper import Gain, ReferenceRow
+from resnet_backbone.evaluation.results import write_text
 from resnet_backbone.reproduction.results import RowResult, Spread, TableResult, class_figures
 from resnet_backbone.reproduction.runs import FINISHED
 
@@ -30,10 +31,9 @@ class Section:
 
 def write_report(result: TableResult, folder: Path) -> tuple[Path, Path]:
     """Write ``table_<name>.md`` and ``table_<name>.json`` and return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     markdown, values = (folder / f"table_{result.table.name}{suffix}" for suffix in (".md", ".json"))
-    markdown.write_text(report_markdown(result), encoding="utf-8")
-    values.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    write_text(markdown, report_markdown(result))
+    write_text(values, json.dumps(result.to_dict(), indent=2) + "\n")
     return markdown, values
 
 
@@ -132,11 +132,15 @@ def _ours(result: TableResult, row: RowResult, figure: str) -> str:
 
 def _gains(result: TableResult, references: dict[Citation, int]) -> Section:
     rows = []
+    by_key = {row.row.key: row for row in result.rows}
     for pair in result.pairs:
         today = ", ".join(f"{_gain(value)} [{references[_cited(one)]}]" for one, value in pair.today)
         seeds = ", ".join(_signed(value, 2) for value in pair.by_seed) if len(pair.by_seed) > 1 else NOTHING
         names = f"{pair.first.name} -> {pair.second.name}"
-        rows.append([names, pair.figure, _gain(pair.paper), today or NOTHING, _gain(pair.ours, "not run"), seeds])
+        both = (by_key[pair.first.key], by_key[pair.second.key])
+        missing = [_ours(result, row, pair.figure) for row in both if not row.ours(result.table.metric, pair.figure)]
+        ours = _gain(pair.ours, "; ".join(dict.fromkeys(missing)))
+        rows.append([names, pair.figure, _gain(pair.paper), today or NOTHING, ours, seeds])
     headers = ["from -> to", "figure", "paper", "expected today", "yours", "yours, seed by seed"]
     return Section("Gains, in points (relative)", headers, rows)
 

@@ -14,6 +14,7 @@ from fvcore.common.config import CfgNode
 from resnet_backbone.config.files import leaves, value_of
 from resnet_backbone.config.output import LAST
 from resnet_backbone.evaluation.facts import FACTS_NAME, RunFacts, read_facts
+from resnet_backbone.evaluation.results import read_figures
 from resnet_backbone.reproduction.jobs import Job
 
 FINISHED, STARTED, NOT_RUN, OTHER = "finished", "started", "not run", "other settings"
@@ -33,6 +34,7 @@ _FILLED_IN = {
     "SOLVER.CHECKPOINT_PERIOD",
 }
 _PATHS = {"MODEL.WEIGHTS", "TEST.ENSEMBLE"}
+_OLDER = "its figures are older than the detector, which was trained again, or copied without its time: cp -p keeps it"
 
 
 @dataclass(frozen=True)
@@ -59,26 +61,32 @@ def read_state(job: Job) -> RunState:
         return RunState(job, OTHER, "; ".join(others))
     inference = job.folder / "inference"
     metrics = inference / "metrics.json"
-    if _ended(job, metrics if metrics.is_file() else inference / FACTS_NAME):
-        figures = _read_json(metrics) if metrics.is_file() else {}
+    evaluation = metrics if metrics.is_file() else inference / FACTS_NAME
+    if _ended(job, evaluation):
+        figures = read_figures(metrics) if metrics.is_file() else {}
         facts = read_facts(inference) if (inference / FACTS_NAME).is_file() else None
         return RunState(job, FINISHED, figures=figures, facts=facts)
     if job.evaluates:
-        return RunState(job, NOT_RUN)
+        return RunState(job, NOT_RUN, _OLDER if evaluation.is_file() else "")
     return RunState(job, STARTED, f"iteration {last_iteration(job.folder):,} of {job.schedule.max_iter:,}")
 
 
 def _ended(job: Job, evaluation: Path) -> bool:
-    """Whether the file of an evaluation is there and, of a training, is that of its final detector.
+    """Whether the file of an evaluation is there and is that of the final detector, or detectors.
 
     A test set without annotations has facts and no figures.
     """
-    if job.evaluates or not evaluation.is_file():
-        return evaluation.is_file()
-    final = job.folder / "model_final.pth"
-    if not final.is_file():
+    if not evaluation.is_file():
         return False
-    return not job.cfg.TEST.EVAL_PERIOD or final.stat().st_mtime <= evaluation.stat().st_mtime
+    if job.evaluates:  # weights may have been deleted since; those of a later training are others
+        members = (Path(folder) / "model_final.pth" for folder in job.cfg.TEST.ENSEMBLE)
+        weights = [path for path in (Path(job.cfg.MODEL.WEIGHTS), *members) if path.is_file()]
+    else:
+        final = job.folder / "model_final.pth"
+        if not final.is_file():
+            return False
+        weights = [final] if job.cfg.TEST.EVAL_PERIOD else []
+    return all(path.stat().st_mtime <= evaluation.stat().st_mtime for path in weights)
 
 
 def can_resume(folder: Path) -> bool:
@@ -126,17 +134,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML that can be read safely: {error}") from error
+        raise ValueError(f"{path} is not YAML that can be read safely: {error}; move the folder away") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} is no config")
-    return values
-
-
-def _read_json(path: Path) -> dict[str, dict[str, float | None]]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); evaluate again") from error
-    if not isinstance(values, dict) or not all(isinstance(part, dict) for part in values.values()):
-        raise ValueError(f"{path} is not what tools/train_net.py writes; evaluate again")
+        raise ValueError(f"{path} is no config; move the folder away")
     return values

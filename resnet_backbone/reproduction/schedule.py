@@ -17,6 +17,7 @@ class Schedule:
     steps: tuple[int, ...]
     warmup_iters: int
     eval_period: int
+    checkpoint_period: int  # scaled, too: VGG-16's 128 checkpoints on one GPU would take 140 GB
 
     def overrides(self, cfg: CfgNode) -> tuple[str, ...]:
         """Return the ``KEY VALUE`` words that give ``cfg`` this schedule; none where it has it."""
@@ -28,6 +29,7 @@ class Schedule:
             "SOLVER.STEPS": (own.steps, self.steps),
             "SOLVER.WARMUP_ITERS": (own.warmup_iters, self.warmup_iters),
             "TEST.EVAL_PERIOD": (own.eval_period, self.eval_period),
+            "SOLVER.CHECKPOINT_PERIOD": (own.checkpoint_period, self.checkpoint_period),
         }
         changed = {key: new for key, (old, new) in values.items() if old != new}
         return tuple(word for key, value in changed.items() for word in (key, _word(value)))
@@ -52,6 +54,7 @@ def schedule_of(cfg: CfgNode) -> Schedule:
         tuple(step for step in steps if step < solver.MAX_ITER),
         solver.WARMUP_ITERS,
         cfg.TEST.EVAL_PERIOD,
+        solver.CHECKPOINT_PERIOD,
     )
 
 
@@ -77,6 +80,7 @@ def scale_schedule(cfg: CfgNode, images_per_step: int) -> Schedule:
         tuple(round(step / factor) for step in own.steps),
         round(own.warmup_iters / factor),
         round(own.eval_period / factor),
+        max(1, round(own.checkpoint_period / factor)),
     )
 
 
@@ -96,6 +100,4 @@ def images_for(cfg: CfgNode, gpus: int, reference_gpus: int) -> int:
 
 
 def _word(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.10g}"
     return str(list(value)) if isinstance(value, tuple) else str(value)

@@ -112,7 +112,9 @@ def evaluate(
         write_results(path, gathered)
         voc_eleven_points = get_dataset(name, cfg.DATASETS.OWN).voc_eleven_points
         metrics = score_results(dataset.json_path, path, iou_types(cfg), voc_eleven_points=voc_eleven_points)
-        if metrics is not None:
+        if metrics is None:
+            (folder / "metrics.json").unlink(missing_ok=True)  # figures of an earlier evaluation
+        else:
             write_text(folder / "metrics.json", json.dumps(metrics.to_dict(), indent=2) + "\n")
             logger.info("wrote %s", folder / "metrics.json")
         write_facts(

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from resnet_backbone.config.input import input_of
 from resnet_backbone.config.output import check_output_dir, forget_checkpoints, last_checkpoint
 from resnet_backbone.evaluation.metrics import CocoMetrics
+from resnet_backbone.evaluation.results import write_text
 from resnet_backbone.torchvision_plugin.checkpoint import (
     is_own_checkpoint,
     load_checkpoint,
@@ -94,7 +95,7 @@ class Run:
         if self.accelerator.is_main_process:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             set_up_logging(self.output_dir)
-            (self.output_dir / "config.yaml").write_text(self.cfg.dump(), encoding="utf-8")
+            write_text(self.output_dir / "config.yaml", self.cfg.dump())
             logger.info("resnet_backbone %s, torch %s", __version__, torch.__version__)
             logger.info("%d process(es), %s", self.accelerator.num_processes, self.accelerator.device)
             logger.info("config:\n%s", self.cfg.dump())

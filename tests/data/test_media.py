@@ -56,7 +56,7 @@ def test_a_number_is_a_camera_unless_a_file_has_that_name(folder, monkeypatch):
     assert find_media(["0"]).found == [Medium(Path("0"), Path("0"), False)]
 
 
-@pytest.mark.parametrize("word", ["nowhere.jpg", "nowhere/*.jpg", "", "-1"])
+@pytest.mark.parametrize("word", ["nowhere.jpg", "nowhere/*.jpg", "", "-1", "~nobody.knows/a.jpg"])
 def test_what_names_nothing_is_an_error(folder, word):
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         find_media([str(folder), word])

@@ -16,6 +16,7 @@ from resnet_backbone.data.coco_files import COCO_RELEASES, CocoRelease, fetch_co
 from resnet_backbone.data.coco_files import split_problems as coco_problems
 from resnet_backbone.data.voc_files import VOC_SPLITS, VocSplit, prepare_voc
 from resnet_backbone.data.voc_files import split_problems as voc_problems
+from resnet_backbone.data.whole_files import write_whole
 from resnet_backbone.weights.download import DownloadError
 
 SIDE = 150  # pixels of noise, about 20 KB a file
@@ -206,6 +207,12 @@ def test_a_disk_that_fills_up_during_the_download(source, small_files, tmp_path)
     assert source.problems(root) and not (root / source.image_folder).exists()
     source.prepare(root)
     assert_complete(source, root)
+
+
+def test_what_is_no_lack_of_room_is_not_called_one(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(OSError, match="Is a directory.*Put that right and start again"):
+        write_whole(tmp_path / "a.json", "{}")
 
 
 def test_a_disk_that_fills_up_during_the_unpacking(source, small_files, tmp_path):

@@ -130,6 +130,9 @@ def test_a_devkit_that_is_there(main, voc, data_root, tmp_path, faulty_site, cap
         main(["--source", str(devkit), "--sets", "voc12_trainval"])
     with pytest.raises(ValueError, match="is there already, and is not"):
         main(["--source", str(tmp_path / "voc07_test-devkit"), "--sets", "voc07_test"])
+    devkit.rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match="is a link to .*, which is no longer there; delete the link"):
+        main(["--source", str(tmp_path / "moved"), "--sets", "voc07_trainval"])
 
 
 def test_files_in_place_are_converted_without_a_download(voc, data_root, tmp_path, faulty_site):

@@ -36,9 +36,21 @@ def test_the_gains_are_those_of_the_text():
     assert coco.absolute == pytest.approx(6.0)
     assert coco.relative == pytest.approx(28, abs=0.5)
     # "3 %" and more on Pascal VOC; increments of appendix B
-    assert gain(73.2, 76.4).absolute == pytest.approx(3.2)
-    steps = [paper_row(9, key).figures["AP50"] for key in ("r101", "refinement", "context", "multiscale")]
-    assert [round(after - before, 1) for before, after in zip(steps, steps[1:], strict=False)] == [1.5, 1.2, 2.7]
+    for data, points in (("0712", 3.2), ("0712pp", 3.4)):
+        vgg16, r101 = (paper_row(7, f"{arch}_{data}").figures["mAP"] for arch in ("vgg16", "r101"))
+        assert gain(vgg16, r101).absolute == pytest.approx(points)
+    for figure, expected in (("AP50", [1.5, 1.2, 2.7]), ("AP", [2.7, 0.1, 2.5])):
+        steps = [paper_row(9, key).figures[figure] for key in ("r101", "refinement", "context", "multiscale")]
+        assert [round(after - before, 1) for before, after in zip(steps, steps[1:], strict=False)] == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "figure", "points"), [("jwyang", "AP", 7.0), ("tff", "AP", 5.2), ("tff_voc", "mAP", 4.1)]
+)
+def test_the_gains_of_others_are_of_one_source_and_setting(source, figure, points):
+    vgg16, r101 = (reference(f"{source}_{arch}") for arch in ("vgg16", "r101"))
+    assert (vgg16.source, vgg16.data, vgg16.setting) == (r101.source, r101.data, r101.setting)
+    assert gain(vgg16.figures[figure], r101.figures[figure]).absolute == pytest.approx(points)
 
 
 def test_a_gain_over_nothing_has_no_relative_value():

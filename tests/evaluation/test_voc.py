@@ -295,6 +295,14 @@ def test_submission(tmp_path):
         write_voc_submission(truth, results, tmp_path)
 
 
+def test_a_class_name_leads_to_no_other_folder(tmp_path):
+    truth, _ = coco([], [])
+    truth["categories"][0]["name"] = "x/../../../../escaped"
+    with pytest.raises(ValueError, match="cannot be part of a file's name"):
+        write_voc_submission(truth, [], tmp_path / "in")
+    assert list(tmp_path.iterdir()) == []
+
+
 def files(folder: Path, truth: dict, results: list[dict]) -> tuple[Path, Path]:
     paths = (folder / "truth.json", folder / "results.json")
     for path, content in zip(paths, (truth, results), strict=True):

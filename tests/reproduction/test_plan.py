@@ -53,6 +53,7 @@ def test_the_plan_of_table_8(gpus, images, rate, iterations):
         assert cfg.SOLVER.MAX_ITER == 320_000 * iterations
         assert list(cfg.SOLVER.STEPS) == [240_000 * iterations]
         assert cfg.SOLVER.BASE_LR == pytest.approx(rate)
+        assert cfg.SOLVER.MAX_ITER // cfg.SOLVER.CHECKPOINT_PERIOD == 16  # of a gigabyte each, on any number of GPUs
     assert "python datasets/prepare_coco.py --year 2014" in text
     assert ("SOLVER.ACCUMULATION_STEPS 8" in text) is (gpus == 1)
 
@@ -100,7 +101,7 @@ def test_tables_share_trainings_with_one_schedule():
 def test_the_linear_rule(images, rate, iterations, steps, warmup):
     cfg = load_config("faster/r101_fpn.yaml")
     schedule = scale_schedule(cfg, images)
-    assert schedule == Schedule(images, pytest.approx(rate), iterations, steps, warmup, 0)
+    assert schedule == Schedule(images, pytest.approx(rate), iterations, steps, warmup, 0, 5_000 * 16 // images)
     assert schedule_of(load_config("faster/r101_fpn.yaml", schedule.overrides(cfg))) == schedule
     assert schedule.overrides(load_config("faster/r101_fpn.yaml", schedule.overrides(cfg))) == ()
 
@@ -117,6 +118,11 @@ def test_the_linear_rule_is_that_of_detectron2():
         assert scale_schedule(cfg, 2 * gpus) == replace(
             schedule_of(theirs), base_lr=pytest.approx(theirs.SOLVER.BASE_LR)
         )
+
+
+def test_a_rate_of_one_is_a_rate():
+    """0.02 for 4 images; as a word, 1 would be no rate but a whole number, which the config refuses."""
+    assert next(iter(jobs_of("bccd", images_per_step=200))).cfg.SOLVER.BASE_LR == 1.0
 
 
 def test_images_that_cannot_be_shared_are_refused():
@@ -190,3 +196,15 @@ def test_the_command_line(load_script, capsys):
     assert re.findall(r"on (\d) GPUs? \(", out) == ["8", "1"]
     assert reproduce.main(["--table", "8", "--engine", "torchvision", "--gpus", "2", "--images-per-step", "3"]) == 1
     assert "error: 3 images a step" in capsys.readouterr().err
+
+
+def test_some_rows_alone(load_script, capsys):
+    main = load_script("tools/reproduce.py").main
+    assert main(["--table", "9", "--rows", "baseline", "ensemble", "--engine", "torchvision"]) == 0
+    plan = capsys.readouterr().out
+    assert "frcnn_r101_s0" in plan and "TEST.ENSEMBLE" in plan
+    assert "vgg16" not in plan and "multiscale_alone" not in plan
+    table = all_tables(has_gpu=False)["9"].only(["baseline", "ensemble"])
+    assert table.pairs == (("baseline", "ensemble"),)
+    assert main(["--table", "9", "--rows", "r101"]) == 1
+    assert "table 9 has no row r101; it has vgg16, baseline, refinement" in capsys.readouterr().err

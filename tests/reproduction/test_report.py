@@ -139,6 +139,8 @@ def test_a_test_set_without_annotations_ran_and_is_not_scored(tmp_path):
     assert read_state(job).status == FINISHED
     text = report_markdown(collect(jobs))
     assert "ran, not scored here" in text
+    gains = [line.split("|")[5].strip() for line in text.splitlines() if "-> baseline" in line]
+    assert gains == ["not run; ran, not scored here", "ran, not scored here; not run"]
     assert "evaluation server" in text
 
 
@@ -190,6 +192,33 @@ def test_figures_of_a_detector_that_trained_on_are_not_its_last(tmp_path):
     assert read_state(job).status == FINISHED
     os.utime(metrics, (0, 0))
     assert read_state(job).status == STARTED
+
+
+def test_an_evaluation_of_a_detector_that_was_trained_anew_is_not_its(tmp_path):
+    """Of the detector itself or of one that it is together with; weights deleted to save space change nothing."""
+    jobs = list(jobs_in(tmp_path, "bccd-improvements"))
+    for job in jobs:
+        write_run(job, box(50.0))
+    (tmp_path / "bccd_r18_s0" / "model_final.pth").unlink()
+    later = (tmp_path / "bccd_r18_context_s0_ensemble" / "inference" / "metrics.json").stat().st_mtime + 10
+    os.utime(tmp_path / "bccd_r18_context_s2" / "model_final.pth", (later, later))
+    assert {job.name for job in jobs if job.evaluates and read_state(job).status != FINISHED} == {
+        *("bccd_r18_context_s0_ensemble", "bccd_r18_context_s2_context", "bccd_r18_context_s2_multiscale")
+    }
+    os.utime(tmp_path / "bccd_r18_context_s0" / "model_final.pth", (later, later))
+    assert {job.name for job in jobs if job.evaluates and "older than the detector" in read_state(job).detail} == {
+        "bccd_r18_context_s0_ensemble",
+        *(f"bccd_r18_context_s{seed}_{name}" for seed in (0, 2) for name in ("context", "multiscale")),
+    }
+
+
+@pytest.mark.parametrize("content", ["", "MODEL: {WEIG"])
+def test_a_config_that_a_killed_run_left_half_is_named(tmp_path, content):
+    job = next(iter(jobs_in(tmp_path)))
+    write_run(job, box(50.0))
+    (job.folder / "config.yaml").write_text(content)
+    with pytest.raises(ValueError, match="move the folder away"):
+        read_state(job)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"bbox": 3}'])

@@ -169,6 +169,17 @@ def test_an_image_without_proposals_or_detections(build, keys):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("classes", [1, 3])
+def test_predictions_that_overflowed_are_no_detections(build, classes):
+    """The last class, or the only one, has boxes without a place in x: they are dropped, nothing is pooled there."""
+    cfg, detector = build("vgg_c5", *REFINEMENT, *MULTI_SCALE, "MODEL.ROI_HEADS.NUM_CLASSES", str(classes))
+    assert classes - 1 in improved(cfg, detector, photograph(90, 131))["labels"]
+    detector.roi_heads.box_predictor.bbox_pred.bias.data[-4] = torch.nan
+    labels = improved(cfg, detector, photograph(90, 131))["labels"]
+    assert set(labels.tolist()) == set(range(classes - 1))
+
+
+@torch.inference_mode()
 def test_mixed_precision_does_not_round_the_boxes(build):
     """A vote among boxes far right: bfloat16 knows every second pixel there only."""
     cfg, detector = build("fpn", *REFINEMENT, "INPUT.MIN_SIZE_TEST", "0")

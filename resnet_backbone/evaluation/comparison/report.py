@@ -17,6 +17,7 @@ from resnet_backbone.evaluation.comparison.page import render_page
 from resnet_backbone.evaluation.comparison.runs import FinishedRun
 from resnet_backbone.evaluation.comparison.tables import Cell, Table, all_tables, figure_tables
 from resnet_backbone.evaluation.comparison.words import paper_pair, paper_sentence, small_print, verdicts
+from resnet_backbone.evaluation.results import write_text
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,10 @@ def write_comparison(comparison: Comparison, folder: Path) -> Written:
 
     The page needs nothing but itself: plots and pictures are in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     written = Written(folder / "index.html", folder / "comparison.md", folder / "comparison.json")
-    written.page.write_text(render_page(comparison), encoding="utf-8")
-    written.markdown.write_text(render_markdown(comparison), encoding="utf-8")
-    text = json.dumps(to_dict(comparison), indent=2, allow_nan=False)
-    written.json.write_text(text + "\n", encoding="utf-8")
+    write_text(written.page, render_page(comparison))
+    write_text(written.markdown, render_markdown(comparison))
+    write_text(written.json, json.dumps(to_dict(comparison), indent=2, allow_nan=False) + "\n")
     return written
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import yaml
 
 from resnet_backbone.evaluation.comparison.training import Training, read_training
 from resnet_backbone.evaluation.facts import FACTS_NAME, RunFacts, read_facts
+from resnet_backbone.evaluation.results import read_figures
 
 RESULTS_NAME, METRICS_NAME = "coco_instances_results.json", "metrics.json"
 _FOLDER_OF_A_RUN = "a run's folder is the OUTPUT_DIR of tools/train_net.py"
@@ -96,16 +96,17 @@ def _read_run(folder: Path, name: str, dataset: str | None) -> FinishedRun:
             f"{folder} is not evaluated: no {', no '.join(absent)} in {inference} (early versions wrote no "
             f"{FACTS_NAME}); evaluate again with:\n  {_evaluate_command(folder, settings)}"
         )
-    facts = read_facts(inference)
+    facts, figures = read_facts(inference), read_figures(inference / METRICS_NAME)
     if dataset is not None and facts.dataset != dataset:
         raise ValueError(f"{folder} was evaluated on {facts.dataset}, not on {dataset}; leave --dataset away")
+    _refuse_earlier_evaluation(folder, settings, training, facts.dataset, figures)
     return FinishedRun(
         name=name,
         folder=folder,
         facts=facts,
         settings=settings,
         results_path=inference / RESULTS_NAME,
-        figures=json.loads((inference / METRICS_NAME).read_text(encoding="utf-8")),
+        figures=figures,
         training=training,
     )
 
@@ -138,6 +139,26 @@ def _refuse_unfinished_training(folder: Path, settings: Mapping[str, Any], train
         f"{'' if (folder / 'model_final.pth').is_file() else ', and there is no model_final.pth'}; go on with:\n"
         f"  {_command(folder, settings)} --resume OUTPUT_DIR {shlex.quote(str(folder))}"
     )
+
+
+def _refuse_earlier_evaluation(
+    folder: Path,
+    settings: Mapping[str, Any],
+    training: Training | None,
+    dataset: str,
+    figures: Mapping[str, Mapping[str, float | None]],
+) -> None:
+    """An evaluation on the way (TEST.EVAL_PERIOD) leaves the same files as the last one, which may have failed."""
+    course = training.ap.get(dataset) if training else None
+    total = settings.get("SOLVER.MAX_ITER")
+    if not course or total is None:
+        return
+    iteration, ap = course[-1]
+    if iteration < total and 0 < ap == figures.get("bbox", {}).get("AP"):  # 0 can be the final detector's as well
+        raise ValueError(
+            f"{folder} was evaluated after {iteration} of {total} iterations, and not since; evaluate its final "
+            f"detector with:\n  {_evaluate_command(folder, settings)}"
+        )
 
 
 def _inference_folder(folder: Path, settings: Mapping[str, Any], dataset: str | None) -> Path:

@@ -61,7 +61,7 @@ class Difference:
 
     key: str
     values: tuple[str, ...]  # as text, one a run
-    kind: Kind  # "other": nothing about a backbone asks for it
+    kind: Kind  # "other": nothing about a backbone asks for it, as nothing does where all runs have the same one
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,13 @@ def compare_settings(runs: Sequence[FinishedRun]) -> Settings:
     anywhere = set.union(*(set(run.settings) for run in runs))
     several_engines = len({run.facts.engine for run in runs}) > 1
     keys = sorted(everywhere if several_engines else anywhere)
+    archs = {run.arch for run in runs}
+    one_backbone = len(archs) == 1 and archs != {""}
     differences = []
     for key in keys:
         values = tuple(_value_of(run, key) for run in runs)
         if len(set(values)) > 1:
-            differences.append(Difference(key, values, _kind(key)))
+            differences.append(Difference(key, values, _kind(key, runs, one_backbone)))
     differences.sort(key=lambda difference: ("other", "backbone", "place").index(difference.kind))
     return Settings(
         shared=_in_short(runs, {difference.key for difference in differences}),
@@ -127,9 +129,19 @@ def _value_of(run: FinishedRun, key: str) -> str:
 
 
 def _is_own_checkpoint(run: FinishedRun) -> bool:
-    return run.settings["MODEL.WEIGHTS"] in {
-        f"{place}/model_final.pth" for place in (str(run.folder), str(run.settings.get("OUTPUT_DIR")))
-    }
+    return run.settings["MODEL.WEIGHTS"] in _checkpoints(run)
+
+
+def _checkpoints(run: FinishedRun) -> set[str]:
+    """The names that the run's final detector may have in a config."""
+    return {f"{place}/model_final.pth" for place in (str(run.folder), str(run.settings.get("OUTPUT_DIR")))}
+
+
+def _one_detector(runs: Sequence[FinishedRun]) -> bool:
+    """Whether one run was trained, and the others are evaluations of its final detector."""
+    trained = [run for run in runs if run.training is not None]
+    others = [run for run in runs if run.training is None]
+    return len(trained) == 1 and all(run.settings.get("MODEL.WEIGHTS") in _checkpoints(trained[0]) for run in others)
 
 
 def _text(value: Any) -> str:
@@ -138,10 +150,10 @@ def _text(value: Any) -> str:
     return '""' if value == "" else str(value)
 
 
-def _kind(key: str) -> Kind:
-    if key in _PLACES:
+def _kind(key: str, runs: Sequence[FinishedRun], one_backbone: bool) -> Kind:
+    if key in _PLACES or (key == "MODEL.WEIGHTS" and _one_detector(runs)):
         return "place"
-    return "backbone" if key in _OF_THE_BACKBONE else "other"
+    return "backbone" if key in _OF_THE_BACKBONE and not one_backbone else "other"
 
 
 def _in_short(runs: Sequence[FinishedRun], different: set[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from resnet_backbone.evaluation.comparison.compare import Comparison
 from resnet_backbone.evaluation.comparison.measure import Measured
+from resnet_backbone.evaluation.comparison.runs import FinishedRun
 from resnet_backbone.evaluation.comparison.words import (
     ERROR_WORDS,
     FIGURE_WORDS,
@@ -77,7 +78,7 @@ def class_tables(comparison: Comparison) -> list[Table]:
 def paper_table(comparison: Comparison) -> Table:
     """The gain of each run beside the paper's."""
     before, after = paper_pair(comparison)
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for figure in before.figures:
         won = gain(before.figures[figure], after.figures[figure])
         rows.append(
@@ -92,6 +93,8 @@ def paper_table(comparison: Comparison) -> Table:
         )
     baseline, *others = zip(comparison.runs, comparison.main.bootstrap.runs, strict=True)
     for run, of_run in others:
+        if "mAP" in before.figures and all("voc" in one.figures for one in (baseline[0], run)):
+            rows.append(_voc_gain_row(baseline[0], run))
         for figure in ("AP50", "AP"):
             first, second = baseline[1].figures[figure], of_run.figures[figure]
             here = of_run.gains[figure]
@@ -144,7 +147,7 @@ def cost_table(comparison: Comparison) -> Table:
         _cost_row("images a second", "the detector alone, testing", [run.facts.images_per_s for run in runs], 1),
         _cost_row(
             "peak memory, MiB",
-            "of tensors on a GPU; of the whole process, training included, on a CPU",
+            "of tensors on a GPU, of the whole process on a CPU; of its training, too, where that ended with it",
             [run.facts.peak_memory_mib for run in runs],
             0,
         ),
@@ -226,6 +229,20 @@ def _figure_row(measured: Measured, figure: str, label: str, note: str) -> tuple
             cells.append(_tinted_cell(won.difference.value, is_clear(won), span(won.difference)))
             cells.append(Cell(percent(won.relative.value)))
     return tuple(cells)
+
+
+def _voc_gain_row(baseline: FinishedRun, run: FinishedRun) -> tuple[Cell, ...]:
+    """VOC's mAP as recorded, the figure that the paper has; no interval is computed for it."""
+    first, second = (_or_nan(one.figures["voc"].get("mAP")) for one in (baseline, run))
+    won = gain(first, second)
+    return (
+        Cell("here", f"{baseline.name} to {run.name}, {run.facts.dataset}"),
+        Cell("mAP"),
+        Cell(number(first)),
+        Cell(number(second)),
+        Cell(signed(won.absolute)),
+        Cell(percent(won.relative)),
+    )
 
 
 def _voc_table(comparison: Comparison) -> Table:

@@ -20,14 +20,15 @@ class Training:
     loss: Series  # total_loss
     lr: Series
     ap: Mapping[str, Series]  # test set -> AP of the boxes in percent
-    seconds: float  # spent in the iterations, evaluation and saving not counted
+    seconds: float  # spent in the iterations, evaluation and saving not counted; 0 where it was not recorded
 
 
 def read_training(path: Path) -> Training | None:
     """Read a run's ``metrics.json``, one JSON object a line; None where there is no such file, or an empty one.
 
     Where a training went on from a checkpoint, or was begun anew in the same folder, iterations occur twice: the
-    later ones count, and the earlier ones that they replace are left out.
+    later ones count, and the earlier ones that they replace are left out. An evaluation's record says nothing of that:
+    Detectron2 writes it with the next one of the training, and after it.
 
     Raises:
         ValueError: a line is no JSON object with an iteration. (A last line that a crash cut off is left out.)
@@ -35,6 +36,7 @@ def read_training(path: Path) -> Training | None:
     if not path.is_file():
         return None
     records: list[dict[str, Any]] = []
+    newest = -1
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
@@ -42,11 +44,15 @@ def read_training(path: Path) -> Training | None:
         except ValueError as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number}: no JSON: {error}") from error
+            raise ValueError(f"{path}, line {number}: no JSON: {error}; delete that line") from error
         if not isinstance(record, dict) or not isinstance(record.get("iteration"), int):
-            raise ValueError(f"{path}, line {number}: expected an object with an iteration, found {line[:80]}")
-        while records and records[-1]["iteration"] > record["iteration"]:
-            records.pop()
+            raise ValueError(
+                f"{path}, line {number}: expected an object with an iteration, found {line[:80]}; delete it"
+            )
+        if "total_loss" in record:
+            if record["iteration"] <= newest:
+                records = [earlier for earlier in records if not _replaces(record, earlier)]
+            newest = record["iteration"]
         records.append(record)
     if not records:
         return None
@@ -64,16 +70,25 @@ def read_training(path: Path) -> Training | None:
     )
 
 
+def _replaces(record: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
+    """Whether a training that has gone back to ``record`` has made ``earlier`` void."""
+    same = earlier["iteration"] == record["iteration"] and "total_loss" in earlier
+    return same or earlier["iteration"] > record["iteration"]
+
+
 def _series(records: Sequence[Mapping[str, Any]], key: str) -> Series:
     by_iteration = {record["iteration"] + 1: float(record[key]) for record in records if record.get(key) is not None}
-    return tuple((iteration, value) for iteration, value in by_iteration.items() if math.isfinite(value))
+    return tuple((iteration, value) for iteration, value in sorted(by_iteration.items()) if math.isfinite(value))
 
 
 def _seconds(trained: Sequence[Mapping[str, Any]]) -> float:
-    """Each record has the median time of an iteration since the record before."""
+    """Each record has the median time of an iteration since the record before; 0 where one has none."""
+    times = [record.get("time") for record in trained]
+    if not all(isinstance(time, int | float) and math.isfinite(time) for time in times):
+        return 0.0
     total, previous = 0.0, 0
     for record in trained:
         done = record["iteration"] + 1
-        total += record.get("time", 0.0) * (done - previous)
+        total += record["time"] * (done - previous)
         previous = done
     return total

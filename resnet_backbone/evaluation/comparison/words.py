@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from resnet_backbone.evaluation.bootstrap import Gain, Interval
 from resnet_backbone.evaluation.comparison.compare import Comparison
-from resnet_backbone.evaluation.paper import PaperRow, gain, paper_row
+from resnet_backbone.evaluation.paper import COCO_VAL, VOC_07, VOC_12, PaperRow, gain, paper_row
 
 MINUS = "\N{MINUS SIGN}"
 FIGURE_WORDS = {
@@ -26,6 +26,13 @@ ERROR_WORDS = {
     "duplicate": "an object found a second time",
     "background": "nothing there",
     "missed": "an object that nothing was found for",
+}
+
+# What the paper's rows were trained and tested on, by the names of the data sets.
+_PAPER_DATA = {
+    COCO_VAL: (frozenset({"coco_2014_train"}), "coco_2014_val"),
+    VOC_07: (frozenset({"voc07_trainval", "voc12_trainval"}), "voc07_test"),
+    VOC_12: (frozenset({"voc07_trainval", "voc07_test", "voc12_trainval"}), "voc12_test"),
 }
 
 
@@ -62,8 +69,9 @@ def span(interval: Interval, digits: int = 1) -> str:
 
 
 def is_clear(of_run: Gain) -> bool:
-    """Whether the interval of the difference leaves out zero."""
-    return of_run.difference.low > 0 or of_run.difference.high < 0
+    """Whether the interval of the difference leaves out zero; never where all resamples are the same."""
+    low, high = of_run.difference.low, of_run.difference.high
+    return low < high and (low > 0 or high < 0)
 
 
 def level_text(level: float) -> str:
@@ -83,6 +91,10 @@ def verdicts(comparison: Comparison) -> list[str]:
             sentences.append(f"Nothing can be said of {run.name} and {first}: the test set has no object to find.")
         elif difference.low == difference.high == 0:
             sentences.append(f"{run.name} and {first} reach exactly the same AP.")
+        elif difference.low == difference.high:
+            sentences.append(
+                f"Nothing can be said of {run.name} and {first}: too few test images, or resamples, for an interval."
+            )
         elif is_clear(won):
             word = "better" if difference.value > 0 else "worse"
             low, high = sorted((abs(difference.low), abs(difference.high)))
@@ -137,9 +149,15 @@ def paper_sentence(comparison: Comparison) -> str:
     won = gain(before.figures[figure], after.figures[figure])
     same_pair = [run.arch for run in comparison.runs[:2]] == ["vgg16", "resnet101"]
     dataset = comparison.runs[0].facts.dataset
-    same_data = dataset == "coco_2014_val" if before.table == 8 else True
+    trained_on = {tuple(run.settings.get("DATASETS.TRAIN") or ()) for run in comparison.runs}
+    paper_train, paper_test = _PAPER_DATA[before.data]
     others = [
-        *([] if same_data else [f"other data ({dataset})"]),
+        *([] if dataset == paper_test else [f"other data ({dataset})"]),
+        *(
+            []
+            if {frozenset(names) for names in trained_on} == {paper_train}
+            else [f"other training data ({_sets(trained_on)})"]
+        ),
         *([] if same_pair else [f"other backbones ({_archs(comparison)})"]),
     ]
     near = f" This comparison has {' and '.join(others)}, so the two gains need not agree." if others else ""
@@ -148,6 +166,10 @@ def paper_sentence(comparison: Comparison) -> str:
         f"{number(after.figures[figure])} {figure}, a gain of {signed(won.absolute)} or {number(won.relative, 0)} % "
         f"({before.source}: Faster R-CNN, {arrows(before.data)}, images of 600 pixels).{near}"
     )
+
+
+def _sets(trained_on: set[tuple[str, ...]]) -> str:
+    return "; ".join(sorted(" and ".join(names) or "not recorded" for names in trained_on))
 
 
 def _archs(comparison: Comparison) -> str:

@@ -15,8 +15,8 @@ import pytest
 from resnet_backbone.evaluation.bootstrap import Interval
 from resnet_backbone.evaluation.comparison.report import render_markdown, summary, to_dict, write_comparison
 from resnet_backbone.evaluation.comparison.runs import read_runs
-from resnet_backbone.evaluation.comparison.tables import all_tables
-from resnet_backbone.evaluation.comparison.words import number, signed, verdicts
+from resnet_backbone.evaluation.comparison.tables import all_tables, paper_table
+from resnet_backbone.evaluation.comparison.words import number, paper_sentence, signed, verdicts
 
 HOSTILE = '<script>alert("a|b")</script>'
 FIGURES = {"AP": 0, "AP50": 1, "AP75": 2, "APs": 3, "APm": 4, "APl": 5}  # places in COCOeval.stats
@@ -146,6 +146,12 @@ def test_the_same_detections_are_no_difference(make_run, compare):
             "No difference can be told between second and first: it measures +0.4 AP, and the 95 % interval, "
             "\N{MINUS SIGN}0.5 to 1.3, holds zero.",
         ),
+        (
+            12.6,
+            12.6,
+            12.6,
+            "Nothing can be said of second and first: too few test images, or resamples, for an interval.",
+        ),
         (math.nan, math.nan, math.nan, "Nothing can be said of second and first: the test set has no object to find."),
     ],
 )
@@ -156,6 +162,46 @@ def test_the_result_in_a_sentence(comparison, value, low, high, sentence):
     runs = (first, replace(second, gains={**second.gains, "AP": won}))
     measured = replace(comparison.main, bootstrap=replace(bootstrap, level=0.95, runs=runs))
     assert verdicts(replace(comparison, measured={"bbox": measured})) == [sentence]
+
+
+VOC_TRAIN = ["voc12_trainval", "voc07_trainval"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "trained_on", "words"),
+    [
+        ("voc07_test", VOC_TRAIN, []),
+        ("voc07_test", ["voc07_trainval"], ["other training data (voc07_trainval)"]),
+        ("voc07_trainval", VOC_TRAIN, ["other data (voc07_trainval)"]),
+        ("coco_2014_val", ["coco_2014_train"], []),
+        ("mine_test", ["mine_train"], ["other data (mine_test)", "other training data (mine_train)"]),
+    ],
+)
+def test_how_near_the_paper_it_is(comparison, dataset, trained_on, words):
+    archs = ("vgg16", "resnet101")
+    runs = tuple(
+        replace(
+            run,
+            facts=replace(run.facts, dataset=dataset),
+            settings={**run.settings, "DATASETS.TRAIN": trained_on, "MODEL.RESNET_BACKBONE.ARCH": arch},
+        )
+        for run, arch in zip(comparison.runs, archs, strict=True)
+    )
+    sentence = paper_sentence(replace(comparison, runs=runs))
+    assert all(word in sentence for word in words)
+    assert ("need not agree" in sentence) == bool(words)
+
+
+def test_vocs_own_figure_stands_beside_the_papers(comparison):
+    recorded = (70.0, 73.5)
+    runs = tuple(
+        replace(run, facts=replace(run.facts, dataset="voc07_test"), figures={**run.figures, "voc": {"mAP": value}})
+        for run, value in zip(comparison.runs, recorded, strict=True)
+    )
+    rows = [[cell.text for cell in row] for row in paper_table(replace(comparison, runs=runs)).rows]
+    assert rows[0][1:5] == ["mAP", "73.2", "76.4", "+3.2"]
+    assert rows[1] == ["here", "mAP", "70.0", "73.5", "+3.5", "+5.0 %"]
+    assert [row[1] for row in rows[2:]] == ["AP50", "AP"]
 
 
 def test_three_runs_one_of_them_never_trained(pair, make_run, compare, tmp_path):

@@ -87,6 +87,33 @@ def test_a_training_that_is_not_over_gets_the_command_that_goes_on(make_run, pai
     assert f"--resume OUTPUT_DIR {folder}" in str(error.value)
 
 
+def test_an_evaluation_on_the_way_is_not_the_final_one(make_run, pair):
+    """As after a final evaluation that failed: the files are those of iteration 30 of 60."""
+    folder = make_run("half")
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    figures = json.loads((folder / "inference/metrics.json").read_text())
+    on_the_way, last = (index for index, line in enumerate(lines) if "shapes_val/bbox/AP" in line)
+    lines[on_the_way]["shapes_val/bbox/AP"] = figures["bbox"]["AP"]
+
+    def write(records):
+        (folder / "metrics.json").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    write(lines)
+    assert read_runs([pair[0], folder])[1].training.iterations == 60
+    write(lines[:last] + lines[last + 1 :])
+    with pytest.raises(ValueError, match="was evaluated after 30 of 60 iterations, and not since") as error:
+        read_runs([pair[0], folder])
+    assert f"--eval-only MODEL.WEIGHTS '{folder / 'model_final.pth'}'".replace("'", "") in str(error.value)
+
+
+@pytest.mark.parametrize("content", ['{"bbox": {"AP"', "[]", '{"bbox": 3}'])
+def test_figures_that_are_none_name_their_file(make_run, pair, content):
+    folder = make_run("broken")
+    (folder / "inference/metrics.json").write_text(content)
+    with pytest.raises(ValueError, match=r"inference/metrics\.json is .*evaluate again"):
+        read_runs([pair[0], folder])
+
+
 def test_an_evaluation_alone_is_enough(make_run, pair):
     run = read_runs([pair[0], make_run("evaluated", trained=False)])[1]
     assert run.training is None

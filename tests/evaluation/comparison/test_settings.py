@@ -48,6 +48,25 @@ def test_the_projects_own_pairs_differ_in_nothing_else(runs, names):
     assert cautions(pair, settings) == []
 
 
+def test_with_one_backbone_nothing_comes_with_it(runs):
+    """The same network from other weights: what differs is what is compared, and nothing forces it."""
+    changed = {"MODEL__WEIGHTS": "imagenet://resnet18/IMAGENET1K_V1", "MODEL__RESNET_BACKBONE__ARCH": "resnet18"}
+    pair = [runs[0], with_settings(runs[0], **changed)]
+    kinds = {difference.key: difference.kind for difference in compare_settings(pair).differences}
+    assert kinds == {"MODEL.WEIGHTS": "other"}
+    assert "MODEL.WEIGHTS" in cautions(pair, compare_settings(pair))[0]
+
+
+def test_the_same_detector_evaluated_in_another_way(runs):
+    again = with_settings(
+        replace(runs[0], training=None),
+        MODEL__WEIGHTS=f"{runs[0].folder}/model_final.pth",
+        TEST__DETECTIONS_PER_IMAGE=7,
+    )
+    kinds = {difference.key: difference.kind for difference in compare_settings([runs[0], again]).differences}
+    assert kinds == {"MODEL.WEIGHTS": "place", "TEST.DETECTIONS_PER_IMAGE": "other"}
+
+
 def test_another_depth_of_freezing_is_flagged(runs):
     frozen = [with_settings(run, MODEL__BACKBONE__FREEZE_AT=stage) for stage, run in enumerate(runs)]
     kinds = {difference.key: difference.kind for difference in compare_settings(frozen).differences}

@@ -46,6 +46,27 @@ def test_what_was_done_again_counts_once(tmp_path):
     assert training.iterations == 70 and training.seconds == 35
 
 
+def test_the_same_iteration_again_counts_once(tmp_path):
+    path = write(tmp_path, record(19), record(39, time=9.0), record(39, 2.0), record(59))
+    training = read_training(path)
+    assert training.loss == ((20, 1.0), (40, 2.0), (60, 1.0)) and training.seconds == 30
+
+
+def test_an_evaluation_written_late_replaces_nothing(tmp_path):
+    """As Detectron2's JSONWriter does where TEST.EVAL_PERIOD is no multiple of its period of 20."""
+    late = [{"iteration": 29, "a/bbox/AP": 1.0}, {"iteration": 89, "a/bbox/AP": 3.0}]
+    path = write(tmp_path, record(19), record(39), late[0], record(59), record(79), record(99), late[1])
+    training = read_training(path)
+    assert training.iterations == 100 and training.seconds == 50
+    assert [iteration for iteration, _ in training.loss] == [20, 40, 60, 80, 100]
+    assert training.ap == {"a": ((30, 1.0), (90, 3.0))}
+
+
+@pytest.mark.parametrize("time", [None, float("nan")])
+def test_time_that_was_not_recorded(tmp_path, time):
+    assert read_training(write(tmp_path, record(19), record(39, time=time))).seconds == 0
+
+
 def test_a_run_begun_anew_in_the_same_folder(tmp_path):
     assert read_training(write(tmp_path, record(19), record(39), record(19, 7.0))).loss == ((20, 7.0),)
 
@@ -55,7 +76,7 @@ def test_a_last_line_cut_off_is_left_out_and_another_is_refused(tmp_path):
     path.write_text(path.read_text() + '{"iteration": 59, "tot')
     assert read_training(path).iterations == 40
     path.write_text('{"iterat\n' + json.dumps(record(19)) + "\n")
-    with pytest.raises(ValueError, match="line 1: no JSON"):
+    with pytest.raises(ValueError, match="line 1: no JSON.*delete that line"):
         read_training(path)
     path.write_text('{"loss": 1}\n' + json.dumps(record(19)) + "\n")
     with pytest.raises(ValueError, match="expected an object with an iteration"):
