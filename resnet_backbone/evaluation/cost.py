@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import statistics
 import sys
 import time
 from typing import Any
@@ -38,9 +39,9 @@ class CostMeter:
         self._model = model
         self._device = device
         self._counter = FlopCounterMode(display=False)
-        self._calls = self._counted_images = self._timed_images = 0
-        self._flops = 0
-        self._seconds = self._start = 0.0
+        self._calls = self._counted_images = self._flops = 0
+        self._seconds_an_image: list[float] = []  # of each timed call
+        self._start = 0.0
 
     def __enter__(self) -> CostMeter:
         self._handles = [
@@ -60,8 +61,12 @@ class CostMeter:
 
     @property
     def images_per_s(self) -> float | None:
-        """Of the detector alone, in this process; None where there were too few images to warm it up."""
-        return self._timed_images / self._seconds if self._timed_images else None
+        """Of the detector alone, in this process: one over the median of seconds an image of its calls.
+
+        The median, as a mean would be spoilt by whatever else the machine does for a while. None where there were too
+        few images to warm the detector up.
+        """
+        return 1 / statistics.median(self._seconds_an_image) if self._seconds_an_image else None
 
     def _before(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         if self._calls < _COUNTED:
@@ -75,8 +80,7 @@ class CostMeter:
             self._flops += self._counter.get_total_flops()
             self._counted_images += len(inputs[0])
         else:
-            self._seconds += self._now() - self._start
-            self._timed_images += len(inputs[0])
+            self._seconds_an_image.append((self._now() - self._start) / len(inputs[0]))
         self._calls += 1
 
     def _now(self) -> float:

@@ -42,7 +42,7 @@ class RunFacts:
     class_names: list[str]
     parameters: int
     multiply_adds: float | None  # of a mean image, convolutions and matrix products
-    images_per_s: float | None  # of the detector alone, one process
+    images_per_s: float | None  # of the detector alone, one process; the median of its calls
     peak_memory_mib: (
         float  # so far, in a training's own evaluation that of the training; tensors on a GPU, the process on a CPU
     )

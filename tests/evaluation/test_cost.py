@@ -1,5 +1,7 @@
 """Multiply-adds against torchvision's published figures; measuring changes nothing."""
 
+import time
+
 import pytest
 import torch
 import torchvision
@@ -52,6 +54,26 @@ def test_speed_needs_a_few_images_first():
     counted = meter.multiply_adds
     model([torch.rand(3, 80, 80)])  # over: not measured any more
     assert meter.multiply_adds == counted
+
+
+class Disturbed(Areas):
+    """Takes a second over its sixth call, as on a machine that does something else for a while."""
+
+    calls = 0
+
+    def forward(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
+        self.calls += 1
+        if self.calls == 6:
+            time.sleep(1)
+        return super().forward(images)
+
+
+def test_one_slow_call_does_not_spoil_the_speed():
+    model = Disturbed()
+    with CostMeter(model, CPU) as meter:
+        for _ in range(4 + 7):
+            model([torch.rand(3, 8, 8)] * 2)
+    assert meter.images_per_s > 2 * 7  # what all the calls together would be at most
 
 
 def test_memory_of_this_process_is_more_than_torch_and_less_than_the_machine():

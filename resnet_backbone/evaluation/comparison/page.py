@@ -30,7 +30,9 @@ from resnet_backbone.evaluation.comparison.tables import (
 )
 from resnet_backbone.evaluation.comparison.words import (
     arrows,
+    beside_the_paper,
     class_sentence,
+    gain_word,
     is_clear,
     level_text,
     number,
@@ -38,6 +40,7 @@ from resnet_backbone.evaluation.comparison.words import (
     paper_sentence,
     percent,
     signed,
+    signed_span,
     small_print,
     span,
     verdicts,
@@ -78,11 +81,11 @@ def render_page(comparison: Comparison) -> str:
         verdicts=verdicts(comparison),
         tiles=_tiles(comparison),
         small_print=small_print(comparison),
-        paper_sentence=paper_sentence(comparison),
+        paper_sentence=paper_sentence(comparison) if beside_the_paper(comparison) else "",
         class_sentence=class_sentence(comparison),
         cautions=comparison.cautions,
         figures=figure_tables(comparison),
-        paper=paper_table(comparison),
+        paper=paper_table(comparison) if beside_the_paper(comparison) else None,
         classes=class_tables(comparison),
         errors=error_table(comparison),
         cost=cost_table(comparison),
@@ -100,7 +103,7 @@ def render_page(comparison: Comparison) -> str:
 
 
 def _tiles(comparison: Comparison) -> list[Tile]:
-    """AP of every run, the gains over the first, and the paper's."""
+    """AP of every run, the gains over the first, and the paper's where the backbones differ."""
     bootstrap = comparison.main.bootstrap
     level = level_text(bootstrap.level)
     tiles = []
@@ -110,9 +113,12 @@ def _tiles(comparison: Comparison) -> list[Tile]:
     for run, of_run in list(zip(comparison.runs, bootstrap.runs, strict=True))[1:]:
         won = of_run.gains["AP"]
         tone = ("good" if won.difference.value > 0 else "bad") if is_clear(won) else ""
-        label = "gain" if len(comparison.runs) == 2 else f"gain of {run.name}"
-        note = f"AP, {percent(won.relative.value)}; {level}: {span(won.difference)}"
+        word = gain_word([won])
+        label = word if len(comparison.runs) == 2 else f"{word} of {run.name}"
+        note = f"AP, {percent(won.relative.value)}; {level}: {signed_span(won.difference)}"
         tiles.append(Tile(label, signed(won.difference.value), note, tone))
+    if not beside_the_paper(comparison):
+        return tiles
     before, after = paper_pair(comparison)
     figure = "AP" if "AP" in before.figures else "mAP"
     won_there = gain(before.figures[figure], after.figures[figure])

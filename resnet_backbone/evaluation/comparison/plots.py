@@ -55,7 +55,7 @@ class Plot:
 def gain_plots(comparison: Comparison) -> list[Plot]:
     """The gains over the first run in COCO's figures, with their intervals."""
     return [
-        _gain_plot(comparison, measured, f"gains-{kind}", f"Gain in AP, {KIND_WORDS[kind]}", list(FIGURES))
+        _gain_plot(comparison, measured, f"gains-{kind}", f"Difference in AP, {KIND_WORDS[kind]}", list(FIGURES))
         for kind, measured in comparison.measured.items()
     ]
 
@@ -66,7 +66,7 @@ def class_gain_plots(comparison: Comparison) -> list[Plot]:
     for kind, measured in comparison.measured.items():
         figures = [f"AP-{name}" for name in _most_frequent(measured, MOST_CLASSES)]
         some = f" (the {len(figures)} with the most objects)" if len(figures) < len(measured.class_names) else ""
-        title = f"Gain in AP by class, {KIND_WORDS[kind]}{some}"
+        title = f"Difference in AP by class, {KIND_WORDS[kind]}{some}"
         plots.append(_gain_plot(comparison, measured, f"class-gains-{kind}", title, figures))
     return plots
 
@@ -159,7 +159,7 @@ def _gain_plot(comparison: Comparison, measured: Measured, key: str, title: str,
                 )
         axes.set_yticks(range(len(labels)), labels)
         axes.set_ylim(len(labels) - 0.4, -0.6)
-        axes.set_xlabel(f"gain over {_cut(comparison.runs[0].name)}, points of AP")
+        axes.set_xlabel(f"difference from {_cut(comparison.runs[0].name)}, points of AP")
         axes.grid(axis="y", visible=False)
 
     alt = "; ".join(
@@ -168,7 +168,7 @@ def _gain_plot(comparison: Comparison, measured: Measured, key: str, title: str,
         for figure, label in zip(figures, labels, strict=True)
     )
     level = level_text(measured.bootstrap.level)
-    alt = f"{title} over {comparison.runs[0].name}, with {level} intervals. {alt}."
+    alt = f"{title}, from {comparison.runs[0].name}, with {level} intervals. {alt}."
     height = max(HEIGHT, 1.0 + len(figures) * (0.24 if len(others) == 1 else 0.32))
     return _plot(key, title, alt, draw, height=height)
 

@@ -16,7 +16,13 @@ from resnet_backbone.evaluation.comparison.measure import Measured
 from resnet_backbone.evaluation.comparison.page import render_page
 from resnet_backbone.evaluation.comparison.runs import FinishedRun
 from resnet_backbone.evaluation.comparison.tables import Cell, Table, all_tables, figure_tables
-from resnet_backbone.evaluation.comparison.words import paper_pair, paper_sentence, small_print, verdicts
+from resnet_backbone.evaluation.comparison.words import (
+    beside_the_paper,
+    paper_pair,
+    paper_sentence,
+    small_print,
+    verdicts,
+)
 from resnet_backbone.evaluation.results import write_text
 
 
@@ -53,12 +59,16 @@ def render_markdown(comparison: Comparison) -> str:
         f"# Comparison on {_escaped(facts.dataset)}",
         *(f"**{_escaped(sentence)}**" for sentence in verdicts(comparison)),
         _escaped(small_print(comparison)),
-        _escaped(paper_sentence(comparison)),
+        *([_escaped(paper_sentence(comparison))] if beside_the_paper(comparison) else []),
     ]
     if comparison.cautions:
         parts.append("\n".join(f"- {_escaped(caution)}" for caution in comparison.cautions))
     for table in [*all_tables(comparison), gallery_table(comparison)]:
-        parts += [f"## {_escaped(table.title)}", _text_table(table, "pipe")]
+        parts += [
+            f"## {_escaped(table.title)}",
+            _text_table(table, "pipe"),
+            *([_escaped(table.sentence)] if table.sentence else []),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -72,7 +82,6 @@ def gallery_table(comparison: Comparison) -> Table:
 def to_dict(comparison: Comparison) -> dict[str, Any]:
     """Every number of the comparison in plain values; percent where the page has percent, None where there is none."""
     facts = comparison.runs[0].facts
-    before, after = paper_pair(comparison)
     return _plain(
         {
             "dataset": facts.dataset,
@@ -81,12 +90,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
             "baseline": comparison.runs[0].name,
             "verdicts": verdicts(comparison),
             "cautions": comparison.cautions,
-            "paper": {
-                "source": before.source,
-                "data": before.data,
-                before.network: before.figures,
-                after.network: after.figures,
-            },
+            "paper": _paper_to_dict(comparison) if beside_the_paper(comparison) else None,
             "runs": [_run_to_dict(run) for run in comparison.runs],
             "measured": {
                 kind: _measured_to_dict(comparison, measured) for kind, measured in comparison.measured.items()
@@ -111,6 +115,16 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
             ],
         }
     )
+
+
+def _paper_to_dict(comparison: Comparison) -> dict[str, Any]:
+    before, after = paper_pair(comparison)
+    return {
+        "source": before.source,
+        "data": before.data,
+        before.network: before.figures,
+        after.network: after.figures,
+    }
 
 
 def _run_to_dict(run: FinishedRun) -> dict[str, Any]:

@@ -78,13 +78,11 @@ def compare_settings(runs: Sequence[FinishedRun]) -> Settings:
     anywhere = set.union(*(set(run.settings) for run in runs))
     several_engines = len({run.facts.engine for run in runs}) > 1
     keys = sorted(everywhere if several_engines else anywhere)
-    archs = {run.arch for run in runs}
-    one_backbone = len(archs) == 1 and archs != {""}
     differences = []
     for key in keys:
         values = tuple(_value_of(run, key) for run in runs)
         if len(set(values)) > 1:
-            differences.append(Difference(key, values, _kind(key, runs, one_backbone)))
+            differences.append(Difference(key, values, _kind(key, runs)))
     differences.sort(key=lambda difference: ("other", "backbone", "place").index(difference.kind))
     return Settings(
         shared=_in_short(runs, {difference.key for difference in differences}),
@@ -94,15 +92,15 @@ def compare_settings(runs: Sequence[FinishedRun]) -> Settings:
     )
 
 
+def one_backbone(runs: Sequence[FinishedRun]) -> bool:
+    """Whether all runs say that they have the same backbone."""
+    archs = {run.arch for run in runs}
+    return len(archs) == 1 and archs != {""}
+
+
 def cautions(runs: Sequence[FinishedRun], settings: Settings) -> list[str]:
     """Sentences about what, beside the backbone, may have made the difference."""
     found = []
-    others = [difference.key for difference in settings.differences if difference.kind == "other"]
-    if others:
-        found.append(
-            f"{len(others)} setting{'s' * (len(others) > 1)} that the backbone does not force "
-            f"differ{'s' * (len(others) == 1)}: {', '.join(others)}. The gain is of all of it together."
-        )
     for what, values in (
         ("engine", [run.facts.engine for run in runs]),
         ("version of resnet_backbone", [run.facts.resnet_backbone for run in runs]),
@@ -117,6 +115,15 @@ def cautions(runs: Sequence[FinishedRun], settings: Settings) -> list[str]:
             found.append(f"Evaluated with another {what} ({pairs}).")
     if settings.not_compared:
         found.append(f"{settings.not_compared} config keys exist in one of the engines only and were not compared.")
+    others = [difference.key for difference in settings.differences if difference.kind == "other"]
+    if len(others) == 1 and one_backbone(runs) and not found:
+        return [f"The runs differ in {others[0]} alone."]
+    if others:
+        words = (
+            f"{len(others)} setting{'s' * (len(others) > 1)} that the backbone does not force "
+            f"differ{'s' * (len(others) == 1)}: {', '.join(others)}. The difference is of all of it together."
+        )
+        found.insert(0, words)
     return found
 
 
@@ -150,10 +157,10 @@ def _text(value: Any) -> str:
     return '""' if value == "" else str(value)
 
 
-def _kind(key: str, runs: Sequence[FinishedRun], one_backbone: bool) -> Kind:
+def _kind(key: str, runs: Sequence[FinishedRun]) -> Kind:
     if key in _PLACES or (key == "MODEL.WEIGHTS" and _one_detector(runs)):
         return "place"
-    return "backbone" if key in _OF_THE_BACKBONE and not one_backbone else "other"
+    return "backbone" if key in _OF_THE_BACKBONE and not one_backbone(runs) else "other"
 
 
 def _in_short(runs: Sequence[FinishedRun], different: set[str]) -> dict[str, str]:

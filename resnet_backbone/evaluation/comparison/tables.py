@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from resnet_backbone.evaluation.coco import LARGE, MEDIUM, SMALL
 from resnet_backbone.evaluation.comparison.compare import Comparison
 from resnet_backbone.evaluation.comparison.measure import Measured
 from resnet_backbone.evaluation.comparison.runs import FinishedRun
@@ -15,21 +16,29 @@ from resnet_backbone.evaluation.comparison.words import (
     FIGURE_WORDS,
     KIND_WORDS,
     arrows,
+    beside_the_paper,
+    cost_sentence,
     duration,
+    gain_word,
     is_clear,
     level_text,
     listed,
+    mistake_sentence,
     number,
     paper_pair,
     percent,
     signed,
-    span,
+    signed_span,
+    size_sentence,
 )
 from resnet_backbone.evaluation.errors import KINDS
 from resnet_backbone.evaluation.matching import FIGURES
 from resnet_backbone.evaluation.paper import gain
 
 Tone = Literal["", "good", "bad", "quiet", "warning"]
+
+FEWEST_OBJECTS = 30  # of a size; with fewer, a gain on them is left without a color
+_SIZES = {"APs": SMALL, "APm": MEDIUM, "APl": LARGE}
 
 
 @dataclass(frozen=True)
@@ -48,15 +57,21 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     numeric: bool = True
+    sentence: str = ""  # below the table
+    spare: frozenset[int] = frozenset()  # columns that a narrow page leaves out, and the notes of the first with them
 
 
 def figure_tables(comparison: Comparison) -> list[Table]:
     """AP, AP50, AP75 and by size, of boxes and masks; VOC's mAP where it was recorded."""
     tables = []
     for kind, measured in comparison.measured.items():
-        rows = [_figure_row(measured, figure, figure, FIGURE_WORDS[figure]) for figure in FIGURES]
+        rows = [
+            _figure_row(measured, figure, figure, FIGURE_WORDS[figure]) for figure in FIGURES if figure not in _SIZES
+        ]
+        rows += [_size_row(measured, figure) for figure in _SIZES]
         title = f"Average precision of {KIND_WORDS[kind]}, percent"
-        tables.append(Table(f"figures-{kind}", title, _columns(comparison, "figure"), tuple(rows)))
+        columns, spare = _columns(measured, comparison, "figure", FIGURES)
+        tables.append(Table(f"figures-{kind}", title, columns, tuple(rows), sentence=size_sentence(), spare=spare))
     if all("voc" in run.figures for run in comparison.runs):
         tables.append(_voc_table(comparison))
     return tables
@@ -67,11 +82,12 @@ def class_tables(comparison: Comparison) -> list[Table]:
     tables = []
     for kind, measured in comparison.measured.items():
         rows = [
-            _figure_row(measured, f"AP-{name}", name, f"{count:,} object{'s' * (count != 1)}")
-            for name, count in measured.num_objects.items()
+            _figure_row(measured, f"AP-{name}", name, _objects(count)) for name, count in measured.num_objects.items()
         ]
         title = f"AP of every class, {KIND_WORDS[kind]}, percent"
-        tables.append(Table(f"classes-{kind}", title, _columns(comparison, "class"), tuple(rows)))
+        figures = [f"AP-{name}" for name in measured.num_objects]
+        columns, spare = _columns(measured, comparison, "class", figures)
+        tables.append(Table(f"classes-{kind}", title, columns, tuple(rows), spare=spare))
     return tables
 
 
@@ -104,12 +120,13 @@ def paper_table(comparison: Comparison) -> Table:
                     Cell(figure),
                     Cell(number(first.value)),
                     Cell(number(second.value)),
-                    _tinted_cell(here.difference.value, is_clear(here), span(here.difference)),
-                    Cell(percent(here.relative.value), span(here.relative)),
+                    _tinted_cell(here.difference.value, is_clear(here), signed_span(here.difference)),
+                    Cell(percent(here.relative.value), signed_span(here.relative)),
                 )
             )
-    columns = ("whose", "figure", "before", "after", "gain", "relative gain")
-    return Table("paper", "The gain beside the paper's", columns, tuple(rows))
+    word = gain_word(of_run.gains[figure] for _, of_run in others for figure in ("AP50", "AP"))
+    columns = ("whose", "figure", "before", "after", word, f"relative {word}")
+    return Table("paper", f"The {word} beside the paper's", columns, tuple(rows))
 
 
 def error_table(comparison: Comparison) -> Table:
@@ -117,16 +134,13 @@ def error_table(comparison: Comparison) -> Table:
     errors = comparison.main.errors
     rows = []
     for kind in KINDS:
-        cells = [
-            cell
-            for of_run in errors
-            for cell in (Cell(f"{of_run.counts[kind]:,}"), Cell(number(of_run.costs[kind], 2)))
-        ]
+        cells = [Cell(f"{one.counts[kind]:,}", f"cost {number(one.costs[kind], 2)}") for one in errors]
         rows.append((Cell(kind, ERROR_WORDS[kind]), *cells))
-    hits = [cell for of_run in errors for cell in (Cell(f"{of_run.hits:,}"), Cell("\N{EN DASH}", tone="quiet"))]
+    hits = [Cell(f"{of_run.hits:,}") for of_run in errors]
     rows.append((Cell("(right)", f"of {errors[0].objects:,} objects"), *hits))
-    columns = [name for run in comparison.runs for name in (f"{run.name}: count", f"{run.name}: AP50 lost")]
-    return Table("errors", "Mistakes by kind", ("kind", *columns), tuple(rows))
+    columns = ("kind", *(run.name for run in comparison.runs))
+    title = "Mistakes by kind, and the points of AP50 that they cost"
+    return Table("errors", title, columns, tuple(rows), sentence=mistake_sentence())
 
 
 def cost_table(comparison: Comparison) -> Table:
@@ -156,7 +170,8 @@ def cost_table(comparison: Comparison) -> Table:
     ]
     times = [Cell(duration(value)) if value else Cell("not recorded", tone="quiet") for value in seconds]
     rows.append((Cell("training time", "evaluation and saving not counted"), *times))
-    return Table("cost", "Size, speed, memory, time", ("", *(run.name for run in runs)), tuple(rows))
+    columns = ("", *(run.name for run in runs))
+    return Table("cost", "Size, speed, memory, time", columns, tuple(rows), sentence=cost_sentence(comparison))
 
 
 def shared_table(comparison: Comparison) -> Table:
@@ -202,7 +217,7 @@ def all_tables(comparison: Comparison) -> list[Table]:
     """Every table, in the order of the report."""
     return [
         *figure_tables(comparison),
-        paper_table(comparison),
+        *([paper_table(comparison)] if beside_the_paper(comparison) else []),
         *class_tables(comparison),
         error_table(comparison),
         cost_table(comparison),
@@ -212,21 +227,38 @@ def all_tables(comparison: Comparison) -> list[Table]:
     ]
 
 
-def _columns(comparison: Comparison, first: str) -> tuple[str, ...]:
-    level = level_text(comparison.main.bootstrap.level)
-    baseline, *others = (run.name for run in comparison.runs)
-    gains = [column for name in others for column in (name, f"gain ({level})", "relative")]
-    return (first, baseline, *gains)
+def _columns(
+    measured: Measured, comparison: Comparison, first: str, figures: Sequence[str]
+) -> tuple[tuple[str, ...], frozenset[int]]:
+    """The headings, and which of them a narrow page can spare."""
+    level = level_text(measured.bootstrap.level)
+    columns = [first, comparison.runs[0].name]
+    for run, of_run in list(zip(comparison.runs, measured.bootstrap.runs, strict=True))[1:]:
+        word = gain_word(of_run.gains[figure] for figure in figures)
+        columns += [run.name, f"{word} ({level})", "relative"]
+    return tuple(columns), frozenset(range(4, len(columns), 3))
 
 
-def _figure_row(measured: Measured, figure: str, label: str, note: str) -> tuple[Cell, ...]:
+def _objects(count: int) -> str:
+    return f"{count:,} object{'s' * (count != 1)}"
+
+
+def _size_row(measured: Measured, figure: str) -> tuple[Cell, ...]:
+    """As of any figure, with the number of objects; with few of them, nothing is said of the gain."""
+    count = sum(int(of_class.num_objects[_SIZES[figure]].sum()) for of_class in measured.matches[0].classes)
+    note = f"{FIGURE_WORDS[figure]} ({_objects(count)})"
+    return _figure_row(measured, figure, figure, note, few=count < FEWEST_OBJECTS)
+
+
+def _figure_row(measured: Measured, figure: str, label: str, note: str, few: bool = False) -> tuple[Cell, ...]:
     cells = [Cell(label, note)]
     for of_run in measured.bootstrap.runs:
         value = of_run.figures[figure]
         cells.append(Cell(number(value.value, 2)))
         if figure in of_run.gains:
             won = of_run.gains[figure]
-            cells.append(_tinted_cell(won.difference.value, is_clear(won), span(won.difference)))
+            words = "too few to tell" if few else signed_span(won.difference)
+            cells.append(_tinted_cell(won.difference.value, is_clear(won) and not few, words))
             cells.append(Cell(percent(won.relative.value)))
     return tuple(cells)
 

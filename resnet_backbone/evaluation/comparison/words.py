@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from resnet_backbone.evaluation.bootstrap import Gain, Interval
 from resnet_backbone.evaluation.comparison.compare import Comparison
+from resnet_backbone.evaluation.comparison.settings import one_backbone
+from resnet_backbone.evaluation.facts import RunFacts
 from resnet_backbone.evaluation.paper import COCO_VAL, VOC_07, VOC_12, PaperRow, gain, paper_row
+from resnet_backbone.evaluation.pictures import PICTURE_SCORE
 
 MINUS = "\N{MINUS SIGN}"
 FIGURE_WORDS = {
@@ -27,6 +30,8 @@ ERROR_WORDS = {
     "background": "nothing there",
     "missed": "an object that nothing was found for",
 }
+
+_FASTER_BY_FAR = 1.2  # more than two evaluations of one detector differ on an idle machine
 
 # What the paper's rows were trained and tested on, by the names of the data sets.
 _PAPER_DATA = {
@@ -63,9 +68,19 @@ def arrows(text: str) -> str:
     return text.replace("->", "\N{RIGHTWARDS ARROW}")
 
 
-def span(interval: Interval, digits: int = 1) -> str:
+def span(interval: Interval) -> str:
     """``0.3 to 2.1``."""
-    return f"{number(interval.low, digits)} to {number(interval.high, digits)}"
+    return f"{number(interval.low)} to {number(interval.high)}"
+
+
+def signed_span(interval: Interval) -> str:
+    """``+0.3 to +2.1``, of a gain."""
+    return f"{signed(interval.low)} to {signed(interval.high)}"
+
+
+def gain_word(gains: Iterable[Gain]) -> str:
+    """``gain``; ``difference`` where one of them is a loss."""
+    return "difference" if any(one.difference.value < 0 for one in gains) else "gain"
 
 
 def is_clear(of_run: Gain) -> bool:
@@ -104,8 +119,8 @@ def verdicts(comparison: Comparison) -> list[str]:
             sentences.append(f"{run.name} is {word} than {first} by {size} AP ({level}: {bounds}).")
         else:
             sentences.append(
-                f"No difference can be told between {run.name} and {first}: it measures {signed(difference.value)} AP, "
-                f"and the {level} interval, {span(difference)}, holds zero."
+                f"No difference can be told between {run.name} and {first}: {signed(difference.value)} AP, and "
+                f"the {level} interval, {signed_span(difference)}, includes zero."
             )
     return sentences
 
@@ -117,8 +132,49 @@ def small_print(comparison: Comparison) -> str:
         f"The {level_text(bootstrap.level)} intervals say how far a figure could move had other images been tested: "
         f"the {bootstrap.num_images:,} test images were drawn anew {bootstrap.samples:,} times, the same ones for "
         "every run. They do not cover the chance in training: the same config with another seed ends with another AP, "
-        "and on small data that can be more than the gain. To be sure, train each config with several seeds."
+        "and on small data that can be more than the difference. To be sure, train each config with several seeds."
     )
+
+
+def size_sentence() -> str:
+    """How to read APs, APm and APl."""
+    return (
+        "APs, APm and APl: each is a mean over the classes that have such objects, so a class with one or two weighs "
+        "as much as any; they need not surround AP."
+    )
+
+
+def mistake_sentence() -> str:
+    """Which detections the mistakes are of."""
+    return (
+        "All detections count here, down to the lowest score that the test kept, so the numbers are larger than in the "
+        f"pictures below, which show scores from {PICTURE_SCORE:g}."
+    )
+
+
+def cost_sentence(comparison: Comparison) -> str:
+    """What the times are worth, and whether one of the speeds cannot be right."""
+    first, *others = [run.facts for run in comparison.runs]
+    ratios = [ratio for ratio in (_contradicted(first, other) for other in others) if ratio is not None]
+    times = "Times depend on what else the machine did."
+    if not ratios:
+        return times
+    return (
+        f"{times} Speed here contradicts the multiply-adds ({', '.join(f'x {number(ratio, 2)}' for ratio in ratios)}), "
+        "so one of the runs was probably disturbed: evaluate again on an idle machine."
+    )
+
+
+def _contradicted(first: RunFacts, other: RunFacts) -> float | None:
+    """The ratio of the multiply-adds where, on one machine, the run with more of them is faster by far; else None."""
+    if (first.engine, first.device) != (other.engine, other.device):
+        return None
+    if not (first.multiply_adds and other.multiply_adds and first.images_per_s and other.images_per_s):
+        return None
+    more = other.multiply_adds / first.multiply_adds
+    faster = other.images_per_s / first.images_per_s
+    strange = (more > 1 and faster > _FASTER_BY_FAR) or (more < 1 and faster < 1 / _FASTER_BY_FAR)
+    return more if strange else None
 
 
 def class_sentence(comparison: Comparison) -> str:
@@ -130,6 +186,11 @@ def class_sentence(comparison: Comparison) -> str:
         else ""
     )
     return f"The same, class by class. The fewer objects a class has, the wider its interval.{many}"
+
+
+def beside_the_paper(comparison: Comparison) -> bool:
+    """Whether the paper's gain, of one backbone over another, is of interest: not where all runs have the same."""
+    return not one_backbone(comparison.runs)
 
 
 def paper_pair(comparison: Comparison) -> tuple[PaperRow, PaperRow]:
@@ -160,7 +221,7 @@ def paper_sentence(comparison: Comparison) -> str:
         ),
         *([] if same_pair else [f"other backbones ({_archs(comparison)})"]),
     ]
-    near = f" This comparison has {' and '.join(others)}, so the two gains need not agree." if others else ""
+    near = f" This comparison has {' and '.join(others)}, so the two need not agree." if others else ""
     return (
         f"The paper: {before.network} {number(before.figures[figure])}, {after.network} "
         f"{number(after.figures[figure])} {figure}, a gain of {signed(won.absolute)} or {number(won.relative, 0)} % "

@@ -41,6 +41,7 @@ window.addEventListener("load", () => {
     images: [...document.images].map((image) => ({
       alt: image.alt, complete: image.complete, natural: [image.naturalWidth, image.naturalHeight], place: place(image),
     })),
+    tables: [...document.querySelectorAll(".scroll")].map((one) => [one.ariaLabel, one.scrollWidth, one.clientWidth]),
     width: document.documentElement.scrollWidth,
     height: document.documentElement.scrollHeight,
     viewport: innerWidth,
@@ -100,6 +101,9 @@ def test_everything_shows(browser, page, comparison, tmp_path, width, theme):
     assert found["errors"] == []
     assert found["dark"] == (theme == "dark") and found["viewport"] == width
     assert found["width"] <= width, "nothing sticks out to the right"
+    for title, needed, there in found["tables"]:
+        if title.startswith(("Average precision of", "AP of every class", "Mistakes by kind")):
+            assert needed <= there, f"{title} shows its last column"
     assert len(found["images"]) >= 9 + 3 * len(comparison.gallery)
     for image in found["images"]:
         assert image["complete"] and min(image["natural"]) > 50, image["alt"]

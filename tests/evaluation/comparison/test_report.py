@@ -8,15 +8,17 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pycocotools.coco
 import pycocotools.cocoeval
 import pytest
 
 from resnet_backbone.evaluation.bootstrap import Interval
+from resnet_backbone.evaluation.coco import SMALL
 from resnet_backbone.evaluation.comparison.report import render_markdown, summary, to_dict, write_comparison
 from resnet_backbone.evaluation.comparison.runs import read_runs
-from resnet_backbone.evaluation.comparison.tables import all_tables, paper_table
-from resnet_backbone.evaluation.comparison.words import number, paper_sentence, signed, verdicts
+from resnet_backbone.evaluation.comparison.tables import FEWEST_OBJECTS, all_tables, figure_tables, paper_table
+from resnet_backbone.evaluation.comparison.words import cost_sentence, number, paper_sentence, signed, verdicts
 
 HOSTILE = '<script>alert("a|b")</script>'
 FIGURES = {"AP": 0, "AP50": 1, "AP75": 2, "APs": 3, "APm": 4, "APl": 5}  # places in COCOeval.stats
@@ -88,6 +90,7 @@ def test_every_table_is_in_the_markdown_and_in_the_page(written, document, compa
         assert f"## {table.title}\n" in markdown and table.title in document.text
         for row in table.rows:
             assert row[0].text.replace("_", "\\_") in markdown and row[0].text in document.text
+        assert table.sentence in document.text
 
 
 def test_the_page_holds_all_that_it_shows(written, document, comparison):
@@ -143,8 +146,8 @@ def test_the_same_detections_are_no_difference(make_run, compare):
             0.4,
             -0.5,
             1.3,
-            "No difference can be told between second and first: it measures +0.4 AP, and the 95 % interval, "
-            "\N{MINUS SIGN}0.5 to 1.3, holds zero.",
+            "No difference can be told between second and first: +0.4 AP, and the 95 % interval, "
+            "\N{MINUS SIGN}0.5 to +1.3, includes zero.",
         ),
         (
             12.6,
@@ -161,7 +164,72 @@ def test_the_result_in_a_sentence(comparison, value, low, high, sentence):
     won = replace(second.gains["AP"], difference=Interval(value, low, high))
     runs = (first, replace(second, gains={**second.gains, "AP": won}))
     measured = replace(comparison.main, bootstrap=replace(bootstrap, level=0.95, runs=runs))
-    assert verdicts(replace(comparison, measured={"bbox": measured})) == [sentence]
+    changed = replace(comparison, measured={"bbox": measured})
+    assert verdicts(changed) == [sentence]
+    if math.isfinite(value):
+        word = "difference" if value < 0 else "gain"
+        table = figure_tables(changed)[0]
+        (cell,) = [row[3] for row in table.rows if row[0].text == "AP"]
+        assert table.columns[3] == f"{word} (95 %)" and cell.note == f"{signed(low)} to {signed(high)}"
+        assert cell.tone == ("" if low <= 0 <= high or low == high else "good" if value > 0 else "bad")
+
+
+@pytest.mark.parametrize("count", [FEWEST_OBJECTS - 1, FEWEST_OBJECTS])
+def test_few_objects_of_a_size_say_nothing(comparison, count):
+    """The same clear gain on small objects, of which there are few or just enough."""
+    first, *others = comparison.main.matches[0].classes
+    objects = [np.zeros_like(one.num_objects) for one in (first, *others)]
+    objects[0][SMALL, 0], objects[-1][SMALL, 1] = count - 2, 2
+    classes = tuple(replace(one, num_objects=new) for one, new in zip((first, *others), objects, strict=True))
+    bootstrap = comparison.main.bootstrap
+    baseline, second = bootstrap.runs
+    won = replace(second.gains["APs"], difference=Interval(5.0, 4.0, 6.0))
+    runs = (baseline, replace(second, gains={**second.gains, "APs": won}))
+    measured = replace(
+        comparison.main,
+        matches=(replace(comparison.main.matches[0], classes=classes), *comparison.main.matches[1:]),
+        bootstrap=replace(bootstrap, runs=runs),
+    )
+    (row,) = [
+        row for row in figure_tables(replace(comparison, measured={"bbox": measured}))[0].rows if row[0].text == "APs"
+    ]
+    assert f"({count} objects)" in row[0].note
+    enough = count == FEWEST_OBJECTS
+    assert (row[3].tone, row[3].note) == (("good", "+4.0 to +6.0") if enough else ("", "too few to tell"))
+
+
+def test_one_backbone_has_no_place_beside_the_paper(comparison, tmp_path):
+    same = {"MODEL.RESNET_BACKBONE.ARCH": "resnet34"}
+    runs = tuple(replace(run, settings={**run.settings, **same}) for run in comparison.runs)
+    for changed, mentions in ((comparison, True), (replace(comparison, runs=runs), False)):
+        written = write_comparison(changed, tmp_path / str(mentions))
+        for file in (written.page, written.markdown):
+            assert ("the paper" in file.read_text().lower()) == mentions
+        assert (json.loads(written.json.read_text())["paper"] is not None) == mentions
+
+
+@pytest.mark.parametrize(
+    ("adds", "speed", "device", "ratio"),
+    [
+        (1.8, 6.7, "CPU", "x 1.80"),
+        (0.5, 0.8, "CPU", "x 0.50"),
+        (1.8, 1.19, "CPU", None),
+        (0.5, 0.85, "CPU", None),
+        (1.8, 0.5, "CPU", None),
+        (1.0, 2.0, "CPU", None),
+        (1.8, 6.7, "GPU", None),
+        (None, 6.7, "CPU", None),
+        (1.8, None, "CPU", None),
+    ],
+)
+def test_a_speed_that_cannot_be_is_called_so(comparison, adds, speed, device, ratio):
+    first, second = comparison.runs
+    first = replace(first, facts=replace(first.facts, multiply_adds=1.0, images_per_s=1.0, device="CPU"))
+    second = replace(second, facts=replace(second.facts, multiply_adds=adds, images_per_s=speed, device=device))
+    sentence = cost_sentence(replace(comparison, runs=(first, second)))
+    assert sentence.startswith("Times depend on what else the machine did.")
+    assert ("contradicts the multiply-adds" in sentence) == (ratio is not None)
+    assert ratio is None or f"({ratio})" in sentence
 
 
 VOC_TRAIN = ["voc12_trainval", "voc07_trainval"]

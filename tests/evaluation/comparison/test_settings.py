@@ -57,6 +57,14 @@ def test_with_one_backbone_nothing_comes_with_it(runs):
     assert "MODEL.WEIGHTS" in cautions(pair, compare_settings(pair))[0]
 
 
+def test_one_setting_and_nothing_else(runs):
+    pair = [runs[0], with_settings(runs[0], TEST__DETECTIONS_PER_IMAGE=7)]
+    assert cautions(pair, compare_settings(pair)) == ["The runs differ in TEST.DETECTIONS_PER_IMAGE alone."]
+    pair[1] = replace(pair[1], facts=replace(pair[1].facts, device="NVIDIA H200"))
+    setting, machine = cautions(pair, compare_settings(pair))
+    assert "alone" not in setting and "TEST.DETECTIONS_PER_IMAGE" in setting and "another machine" in machine
+
+
 def test_the_same_detector_evaluated_in_another_way(runs):
     again = with_settings(
         replace(runs[0], training=None),
