@@ -18,7 +18,7 @@ from resnet_backbone.data.coco_files import COCO_RELEASES, COCO_URL, fetch_coco,
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Download, unpack and check COCO.")
-    parser.add_argument("--year", type=int, choices=sorted(COCO_RELEASES), required=True)
+    parser.add_argument("--year", type=int, choices=sorted(COCO_RELEASES), help="--check alone checks both")
     parser.add_argument("--output", type=Path, default=datasets_root() / "coco", help="default: %(default)s")
     parser.add_argument("--no-train", action="store_true", help="only the validation images")
     parser.add_argument(
@@ -26,13 +26,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--url", default=COCO_URL, help="a mirror with the same files (default: %(default)s)")
     arguments = parser.parse_args(argv)
+    if arguments.year is None and not arguments.check:
+        parser.error("--year is needed to download; --check alone checks every year")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    release, train = COCO_RELEASES[arguments.year], not arguments.no_train
+    years, train = [arguments.year] if arguments.year else sorted(COCO_RELEASES), not arguments.no_train
     if not arguments.check:
-        fetch_coco(arguments.output, release, train=train, base_url=arguments.url)
+        fetch_coco(arguments.output, COCO_RELEASES[arguments.year], train=train, base_url=arguments.url)
     incomplete = False
-    for split in release.splits(train):
+    for split in (split for year in years for split in COCO_RELEASES[year].splits(train)):
         problems = split_problems(arguments.output, split)
         incomplete |= bool(problems)
         print(f"{split.name}: {'; '.join(problems) or f'complete, {split.num_images} images'}")

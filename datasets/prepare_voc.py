@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Download, unpack, convert and check Pascal VOC 2007 and 2012 (3 GB, and 2 GB more while unpacking).
 
-Example: python datasets/prepare_voc.py
+Examples:
+    python datasets/prepare_voc.py
+    python datasets/prepare_voc.py --sets voc07_trainval voc07_test   # 1 GB
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ _DEFAULT = ("voc07_trainval", "voc07_test", "voc12_trainval")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Download, unpack, convert and check Pascal VOC 2007 and 2012.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=datasets_root(), help="default: %(default)s")
     parser.add_argument(
         "--sets", nargs="+", choices=list(VOC_SPLITS), default=_DEFAULT, metavar="NAME", help=f"of {list(VOC_SPLITS)}"
@@ -46,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             report = prepare_voc(arguments.output, split, base_url=arguments.url, archive=arguments.archive)
         problems = split_problems(arguments.output, split)
         incomplete |= bool(problems)
-        print(f"{split.name}: {'; '.join(problems) or f'complete, {split.num_images} images'}")
+        get = f". Get it with: python datasets/prepare_voc.py --sets {split.name}" if problems else ""
+        print(f"{split.name}: {'; '.join(problems) or f'complete, {split.num_images} images'}{get}")
         if report is not None:
             print(report)
     return int(incomplete)

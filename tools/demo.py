@@ -80,11 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         return 130
     print(
-        f"{len(media) - failed} of {len(media)} read, {skipped} other files skipped"
+        f"{len(media) - failed} of {len(media)} read, {skipped_text(skipped)}"
         + (f"; saved: {args.output}" if args.output is not None and failed < len(media) else ""),
         file=sys.stderr,
     )
     return int(failed > 0)
+
+
+def skipped_text(skipped: int) -> str:
+    return "1 other file skipped (not an image)" if skipped == 1 else f"{skipped} other files skipped (not images)"
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

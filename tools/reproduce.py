@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None =
         table = tables[args.table].only(args.rows) if args.rows else tables[args.table]
         load_config = find_engine(args.engine)
         plans = [Jobs(table, setting_of(args, gpus), load_config) for gpus in numbers_of_gpus(args, table)]
+        if args.run:
+            refuse_a_cpu(plans[0], args)
         if args.prepare:
             prepare(plans[0])
         if args.run:
@@ -77,7 +79,23 @@ def print_plans(plans: Sequence[Jobs], args: argparse.Namespace) -> None:
     if not args.gpu and not torch.cuda.is_available() and name_of_gpu(args):
         print(f"There is no GPU here: the hours are those of {name_of_gpu(args)}; --gpu names another.")
     words = [word for word in sys.argv if word != "--measure"]
-    print(f"Run it with: {shlex.join(['python', *words, '--run'])}")
+    where = "On the machine with the GPUs" if needs_gpus(plans[0].table, args) else "Run it with"
+    print(f"{where}: {shlex.join(['python', *words, '--run'])}")
+
+
+def needs_gpus(table: Table, args: argparse.Namespace) -> bool:
+    """Whether the trainings are for GPUs, of which there are none here, and --gpus does not ask for one process."""
+    return table.usual_gpus() != [1] and args.gpus != 1 and not torch.cuda.is_available()
+
+
+def refuse_a_cpu(jobs: Jobs, args: argparse.Namespace) -> None:
+    """Raise ValueError before weeks of training on a CPU that nobody asked for."""
+    if not args.gpus and needs_gpus(jobs.table, args):
+        iterations = max(job.own_schedule.max_iter for job in jobs)
+        raise ValueError(
+            f"table {jobs.table.name} is {iterations:,} iterations a training for GPUs, and there is no GPU here; "
+            f"--gpus 1 runs it on the CPU all the same"
+        )
 
 
 def run(jobs: Jobs, keep_going: bool) -> int:

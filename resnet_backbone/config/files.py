@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,12 +64,28 @@ def merge_config(cfg: CfgNode, config_file: str | Path, overrides: Sequence[str]
         try:
             cfg.merge_from_list([key, value])
         except ValueError as error:
-            raise ValueError(f"{key} {value}: {error}") from error
+            reason = _wanted(key, value, value_of(cfg, key)) if "Type mismatch" in str(error) else f"{value}: {error}"
+            raise ValueError(f"{key} {reason}") from error
 
 
-def value_of(cfg: CfgNode, key: str) -> Any:
+def _wanted(key: str, word: str, present: Any) -> str:
+    """Say which type a key has, with an example of what to write."""
+    if isinstance(present, bool):
+        return f"wants True or False, not {word}"
+    if isinstance(present, (list, tuple)):
+        try:
+            item = ast.literal_eval(word)
+        except (ValueError, SyntaxError):
+            item = word
+        return f'wants a list: "{[item] if isinstance(item, (str, int, float)) else list(present)}"'
+    kinds = {int: "a whole number", float: "a number with a point", str: "a word"}
+    example = repr(str(present)) if isinstance(present, str) else present
+    return f"wants {kinds.get(type(present), type(present).__name__)}, such as {example}, not {word}"
+
+
+def value_of(cfg: Mapping[str, Any], key: str) -> Any:
     """Return the value at a dotted key."""
-    node = cfg
+    node: Any = cfg
     for part in key.split("."):
         node = node[part]
     return node

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import torch
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.files import value_of
+
+logger = logging.getLogger(__name__)
 
 # Keys of which both engines know some values only.
 COMMON: dict[str, tuple[object, ...]] = {
@@ -57,6 +60,21 @@ def check_values(
             raise ValueError(f"{key} is {value_of(cfg, key)}; it must have {length} values")
     _check_combinations(cfg)
     _check_improvements(cfg)
+
+
+def warn_of_far_sizes(cfg: CfgNode) -> None:
+    """Warn where multi-scale testing looks at sizes far from the one that the detector is made for."""
+    sizes, usual = list(cfg.TEST.MULTI_SCALE.SIZES), cfg.INPUT.MIN_SIZE_TEST
+    if not cfg.TEST.MULTI_SCALE.ENABLED or usual < 1:
+        return
+    if max(sizes) > 3 * usual or not any(usual / 1.5 <= size <= 1.5 * usual for size in sizes):
+        near = [round(usual * factor / 6) for factor in (5, 6, 7)]
+        logger.warning(
+            'TEST.MULTI_SCALE.SIZES %s are far from INPUT.MIN_SIZE_TEST %d; nearer ones: TEST.MULTI_SCALE.SIZES "%s"',
+            sizes,
+            usual,
+            near,
+        )
 
 
 def _check_combinations(cfg: CfgNode) -> None:

@@ -146,6 +146,8 @@ def split_problems(root: str | Path, split: VocSplit) -> list[str]:
 def file_problems(root: str | Path, split: VocSplit) -> list[str]:
     """What is missing of the original files: the list of images, images, annotations; empty files count as missing."""
     folder = Path(root) / split.folder
+    if not folder.is_dir():
+        return [f"missing (no folder {folder})"]
     try:
         stems = read_split(folder, split.split)
     except (FileNotFoundError, ValueError) as error:

@@ -16,8 +16,11 @@ from detectron2.utils.logger import setup_logger
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import fit_input, required_by_source
+from resnet_backbone.config.evaluation_folder import check_evaluation
+from resnet_backbone.config.finished_run import CONFIG
 from resnet_backbone.config.input import input_of, refuse_unknown_input, required_by
 from resnet_backbone.config.output import check_output_dir, forget_checkpoints, last_checkpoint
+from resnet_backbone.config.values import warn_of_far_sizes
 from resnet_backbone.detectron2_plugin.checkpoint import fill_detector, local_file
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
 from resnet_backbone.detectron2_plugin.detector import build_detector
@@ -50,11 +53,12 @@ class Run:
         self.eval_only = eval_only
         self.output_dir = Path(cfg.OUTPUT_DIR)
         check_output_dir(self.output_dir)
-        if eval_only and not cfg.DATASETS.TEST:
-            raise ValueError("--eval-only with empty DATASETS.TEST has nothing to do: name a data set")
+        keeps_config = eval_only and check_evaluation(cfg, resume=resume)
+        self.kept_config = (self.output_dir / CONFIG).read_bytes() if keeps_config else None
         if comm.get_world_size() > 1 and cfg.MODEL.DEVICE == "cpu":
             raise ValueError("Detectron2 does not train in several processes on the CPU; write --engine torchvision")
         _log_to_terminal()
+        warn_of_far_sizes(cfg)
         self.class_names = register_datasets(cfg, training=not eval_only)
         check_evaluators(cfg)
         set_num_classes(cfg, len(self.class_names))
@@ -64,8 +68,6 @@ class Run:
         source = str(last) if last else cfg.MODEL.WEIGHTS
         if source:
             self._fit_to_weights(source)
-        elif eval_only:
-            raise ValueError("--eval-only needs a trained detector in MODEL.WEIGHTS, which is empty")
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
         self.model = build_detector(cfg)
         if source:
@@ -76,6 +78,8 @@ class Run:
         """Train and evaluate; return the figures of each test set, on the main process."""
         arguments = Namespace(eval_only=self.eval_only, resume=self.resumes)
         default_setup(self.cfg, arguments)
+        if self.kept_config is not None and comm.is_main_process():
+            (self.output_dir / CONFIG).write_bytes(self.kept_config)  # of the training, which default_setup wrote over
         _log_to_terminal(self.output_dir)
         logger.info("resnet_backbone %s, torch %s", __version__, torch.__version__)
         if self.eval_only:

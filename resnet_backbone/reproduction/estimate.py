@@ -65,7 +65,7 @@ def _by_peak(name: str, peak: float) -> Gpu:
 
 
 GPUS = (
-    Gpu("V100", (V100_FLOPS, V100_FLOPS), "V100: the GPU of the measurements"),
+    Gpu("V100", (V100_FLOPS, V100_FLOPS), "V100: the GPU on which Detectron2's zoo was measured"),
     _by_peak("A100", 156e12),
     _by_peak("H100", 494e12),
     _by_peak("H200", 494e12),

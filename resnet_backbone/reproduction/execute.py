@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from resnet_backbone.reproduction.jobs import Jobs
+from resnet_backbone.reproduction.plan import missing_data
 from resnet_backbone.reproduction.runs import FINISHED, OTHER, can_resume, read_state
 
 logger = logging.getLogger(__name__)
@@ -36,10 +37,12 @@ def run_jobs(jobs: Jobs, script: str, terminal: TextIO, *, keep_going: bool) -> 
 
     Raises:
         ValueError: a folder holds a run with other settings; nothing was run then.
+        FileNotFoundError: data is not there; nothing was run then.
         CommandFailed: a command failed, without ``keep_going``.
         KeyboardInterrupt: passed on when the command that was running has ended.
     """
     refuse_other_settings(jobs)
+    refuse_missing_data(jobs)
     failed = []
     for job in jobs:
         if read_state(job).status == FINISHED:
@@ -64,6 +67,15 @@ def refuse_other_settings(jobs: Jobs) -> None:
                 f"{job.folder} holds a run with other settings ({state.detail}): give another --output, the options of "
                 f"that run, or move the folder away"
             )
+
+
+def refuse_missing_data(jobs: Jobs) -> None:
+    """Raise FileNotFoundError where a job that is not finished reads data that is not there: all of it at once."""
+    missing = missing_data(job for job in jobs if read_state(job).status != FINISHED)
+    if missing:
+        names = ", ".join(name for name, _ in missing)
+        commands = "; ".join(dict.fromkeys(command or "(your own data: DATASETS.OWN)" for _, command in missing))
+        raise FileNotFoundError(f"data that is not there: {names}. Get it with: {commands}, or add --prepare")
 
 
 def run_command(words: Sequence[str], terminal: TextIO, folder: Path | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from resnet_backbone.data.catalog import check_dataset_files, get_dataset
 from resnet_backbone.reproduction.estimate import estimate_text, find_gpu, gpu_hours, hours_text
@@ -13,7 +13,7 @@ from resnet_backbone.reproduction.runs import OTHER, read_state
 Measure = Callable[[Job], str]  # times real iterations of a training, in words
 
 
-def missing_data(jobs: Jobs) -> list[tuple[str, str]]:
+def missing_data(jobs: Iterable[Job]) -> list[tuple[str, str]]:
     """Return ``(data set, command that gets it)`` of what the jobs read and is not there; own data has no command."""
     missing: dict[str, str] = {}
     for job in jobs:
@@ -45,7 +45,10 @@ def plan_text(jobs: Jobs, script: str, gpu_name: str, measure: Measure | None = 
         lines += ["Data that is not there, and how to get it:"]
         lines += [f"  {name}: {command or 'your own data'}" for name, command in missing] + [""]
     for number, job in enumerate(jobs, start=1):
-        lines += [f"{number}. {job.name}: {_status(job)}", *(f"   {line}" for line in _what(job, gpu_name, measure))]
+        lines += [
+            f"{number}. {job.name}: {_status(job)}{_rows(jobs, job)}",
+            *(f"   {line}" for line in _what(job, gpu_name, measure)),
+        ]
         lines += [f"   $ {shlex.join(['python', *job.command(script)])}", ""]
     if measure is None:
         lines += _total(jobs, gpu_name)
@@ -56,6 +59,11 @@ def _status(job: Job) -> str:
     state = read_state(job)
     detail = f" ({state.detail})" if state.detail else ""
     return f"{state.status}{detail}" + ("; it will not be touched" if state.status == OTHER else "")
+
+
+def _rows(jobs: Jobs, job: Job) -> str:
+    names = [row.name for row in jobs.table.rows if job in jobs.of_row(row.key)]
+    return f" (row{'s' if len(names) > 1 else ''}: {', '.join(names)})" if names else ""
 
 
 def _what(job: Job, gpu_name: str, measure: Measure | None) -> Iterator[str]:

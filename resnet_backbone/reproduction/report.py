@@ -100,7 +100,10 @@ def _figures(result: TableResult, references: dict[Citation, int]) -> Section:
             if who == "yours" or set(cells) != {NOTHING}:
                 headers.append(f"{figure}, {who}")
                 columns.append(cells)
-    sentences = ["Percent. Yours with several seeds: mean ± standard deviation of the sample, n runs."]
+    several = any(len(row.runs) > 1 for row in result.rows)
+    sentences = ["Percent."]
+    if several:
+        sentences = ["Percent. Yours with several seeds: mean ± standard deviation of the sample, n runs."]
     return Section("Figures", headers, list(zip(*columns, strict=True)), sentences)
 
 
@@ -142,7 +145,9 @@ def _gains(result: TableResult, references: dict[Citation, int]) -> Section:
         ours = _gain(pair.ours, "; ".join(dict.fromkeys(missing)))
         rows.append([names, pair.figure, _gain(pair.paper), today or NOTHING, ours, seeds])
     headers = ["from -> to", "figure", "paper", "expected today", "yours", "yours, seed by seed"]
-    return Section("Gains, in points (relative)", headers, rows)
+    theirs = {"paper", "expected today"}
+    kept = [n for n, name in enumerate(headers) if name not in theirs or any(row[n] != NOTHING for row in rows)]
+    return Section("Gains, in points (relative)", [headers[n] for n in kept], [[row[n] for n in kept] for row in rows])
 
 
 def _classes(result: TableResult) -> Section:

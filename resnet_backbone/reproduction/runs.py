@@ -6,12 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import yaml
-from fvcore.common.config import CfgNode
-
-from resnet_backbone.config.files import leaves, value_of
+from resnet_backbone.config.differences import differences, read_settings
 from resnet_backbone.config.output import LAST
 from resnet_backbone.evaluation.facts import FACTS_NAME, RunFacts, read_facts
 from resnet_backbone.evaluation.results import read_figures
@@ -19,21 +15,6 @@ from resnet_backbone.reproduction.jobs import Job
 
 FINISHED, STARTED, NOT_RUN, OTHER = "finished", "started", "not run", "other settings"
 
-# What a run fills in from weights, data and machine, or what changes nothing that it learns.
-_FILLED_IN = {
-    "OUTPUT_DIR",
-    "MODEL.DEVICE",
-    "MODEL.PIXEL_MEAN",
-    "MODEL.PIXEL_STD",
-    "MODEL.RESNETS.STRIDE_IN_1X1",
-    "MODEL.ROI_HEADS.NUM_CLASSES",
-    "MODEL.RETINANET.NUM_CLASSES",
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
-    "INPUT.FORMAT",
-    "DATALOADER.NUM_WORKERS",
-    "SOLVER.CHECKPOINT_PERIOD",
-}
-_PATHS = {"MODEL.WEIGHTS", "TEST.ENSEMBLE"}
 _OLDER = "its figures are older than the detector, which was trained again, or copied without its time: cp -p keeps it"
 
 
@@ -57,8 +38,8 @@ def read_state(job: Job) -> RunState:
     config_path = job.folder / "config.yaml"
     if not config_path.is_file():
         return RunState(job, NOT_RUN)
-    if others := different_settings(_read_yaml(config_path), job.cfg):
-        return RunState(job, OTHER, "; ".join(others))
+    if others := list(differences(read_settings(config_path), job.cfg)):
+        return RunState(job, OTHER, "; ".join(one.text("the folder", "the plan") for one in others))
     inference = job.folder / "inference"
     metrics = inference / "metrics.json"
     evaluation = metrics if metrics.is_file() else inference / FACTS_NAME
@@ -105,36 +86,3 @@ def last_iteration(folder: Path) -> int:
             except (ValueError, KeyError, TypeError):
                 continue  # the line that a killed run was writing, or one of another kind
     return last
-
-
-def different_settings(written: Mapping[str, Any], cfg: CfgNode) -> list[str]:
-    """Return what a run's ``config.yaml`` says otherwise than ``cfg``, a text a key; what runs fill in is left out.
-
-    A key that only one of them has is left out, too: versions and engines know different ones.
-    """
-    there = set(leaves(written)) & set(leaves(cfg)) - _FILLED_IN
-    texts = []
-    for key in sorted(there):
-        found, expected = value_of(CfgNode(dict(written)), key), value_of(cfg, key)
-        if _comparable(key, found) != _comparable(key, expected):
-            texts.append(f"{key} is {found} in the folder, {expected} in the plan")
-    return texts
-
-
-def _comparable(key: str, value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_comparable(key, item) for item in value]
-    if key in _PATHS and isinstance(value, str) and "://" not in value:
-        path = Path(value)  # the output folder may have been moved
-        return (path.parent.name, path.name) if path.suffix else path.name
-    return value
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML that can be read safely: {error}; move the folder away") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is no config; move the folder away")
-    return values

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,28 @@ def rescale(detections: dict[str, Tensor], from_size: tuple[int, int], to_size: 
     return kept
 
 
+class Progress:
+    """Logs how far an evaluation is, every few seconds; for where no terminal shows the bar."""
+
+    def __init__(self, total: int, every: float = 10.0) -> None:
+        self.total = total
+        self.every = every  # seconds
+        self.done = 0
+        self._start = self._logged = time.monotonic()
+
+    def step(self, images: int) -> None:
+        """Count images that are done."""
+        self.done += images
+        now = time.monotonic()
+        if now - self._logged < self.every or self.done >= self.total:
+            return
+        self._logged = now
+        seconds = (now - self._start) / self.done
+        left = seconds * (self.total - self.done)
+        text = "evaluated %d of %d images, %.2g s an image, %.0f s to go"
+        logger.info(text, self.done, self.total, seconds, left)
+
+
 @torch.inference_mode()
 def predict(
     cfg: CfgNode, detector: nn.Module, loader: DataLoader[Any], accelerator: Accelerator
@@ -61,6 +85,7 @@ def predict(
     detector.eval()
     found: dict[int, dict[str, Any]] = {}
     quiet = None if accelerator.is_main_process else True  # None: no bar where there is no terminal
+    progress = Progress(len(loader)) if accelerator.is_main_process and not sys.stderr.isatty() else None
     for images, targets in tqdm(loader, desc="evaluate", unit="image", disable=quiet, leave=False):
         images = [reorder_channels(image, cfg.INPUT.FORMAT).to(accelerator.device) for image in images]
         with accelerator.autocast():
@@ -69,6 +94,8 @@ def predict(
             output = rescale(output, (image.shape[-2], image.shape[-1]), target["size"])
             masks = {"masks": encode_masks(output.pop("masks"))} if "masks" in output else {}
             found[target["image_id"]] = {name: value.float().cpu() for name, value in output.items()} | masks
+        if progress is not None:
+            progress.step(len(images))
     detector.train(was_training)
     return found
 

@@ -14,8 +14,11 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.utils.data import DataLoader
 
+from resnet_backbone.config.evaluation_folder import check_evaluation
+from resnet_backbone.config.finished_run import CONFIG
 from resnet_backbone.config.input import input_of
 from resnet_backbone.config.output import check_output_dir, forget_checkpoints, last_checkpoint
+from resnet_backbone.config.values import warn_of_far_sizes
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.results import write_text
 from resnet_backbone.torchvision_plugin.checkpoint import (
@@ -58,12 +61,12 @@ class Run:
         self.cfg = cfg
         self.output_dir = Path(cfg.OUTPUT_DIR)
         check_output_dir(self.output_dir)
-        if eval_only and not cfg.DATASETS.TEST:
-            raise ValueError("--eval-only with empty DATASETS.TEST has nothing to do: name a data set")
+        self.keeps_config = eval_only and check_evaluation(cfg, resume=resume)
         self.accelerator = _make_accelerator(cfg)
         set_up_logging(None)
         if not self.accelerator.is_main_process:
             logging.getLogger("resnet_backbone").setLevel(logging.WARNING)
+        warn_of_far_sizes(cfg)
         if not eval_only:
             images_per_pass(cfg, self.accelerator.num_processes)
         check_files(cfg, training=not eval_only)
@@ -95,7 +98,8 @@ class Run:
         if self.accelerator.is_main_process:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             set_up_logging(self.output_dir)
-            write_text(self.output_dir / "config.yaml", self.cfg.dump())
+            if not self.keeps_config:
+                write_text(self.output_dir / CONFIG, self.cfg.dump())
             logger.info("resnet_backbone %s, torch %s", __version__, torch.__version__)
             logger.info("%d process(es), %s", self.accelerator.num_processes, self.accelerator.device)
             logger.info("config:\n%s", self.cfg.dump())

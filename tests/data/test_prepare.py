@@ -145,6 +145,12 @@ def test_coco(data_root, load_script, serve, web, monkeypatch, capsys):
     url = serve(web)
     assert main(["--year", "2017", "--check"]) == 1
     assert "train2017: no annotation file" in capsys.readouterr().out
+    assert main(["--check"]) == 1
+    printed = capsys.readouterr().out
+    assert "train2014: no annotation file" in printed and "train2017: no annotation file" in printed
+    with pytest.raises(SystemExit):
+        main([])
+    assert "--year is needed" in capsys.readouterr().err
     assert main(["--year", "2017", "--url", url]) == 0
     assert "train2017: complete, 3 images\nval2017: complete, 2 images" in capsys.readouterr().out
     for name, number in (("coco_2017_train", 3), ("coco_2017_val", 2)):

@@ -71,7 +71,8 @@ def check(name: str) -> None:
 
 def test_download(main, data_root, voc, faulty_site, capsys):
     assert main(["--check"]) == 1
-    assert f"voc07_trainval: {data_root / 'VOC2007/ImageSets/Main/trainval.txt'}: no such" in capsys.readouterr().out
+    missing = f"voc07_trainval: missing (no folder {data_root / 'VOC2007'}). Get it with: python "
+    assert f"{missing}datasets/prepare_voc.py --sets voc07_trainval\n" in capsys.readouterr().out
     assert main(["--url", faulty_site.url]) == 0
     printed = capsys.readouterr().out
     assert "voc07_trainval: complete, 3 images\n3 images, 3 boxes, 1 of them difficult" in printed

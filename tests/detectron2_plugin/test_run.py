@@ -251,11 +251,12 @@ def test_nothing_of_a_part_is_left_over(tiny, trained):
     state = torch.load(trained / "model_final.pth", weights_only=True)
     state["model"]["roi_heads.mask_head.deconv.weight"] = torch.zeros(2)
     torch.save(state, trained / "with_masks.pth")
-    Run(tiny("quickstart.yaml", "MODEL.WEIGHTS", str(trained / "with_masks.pth")), eval_only=True)
+    own = ("OUTPUT_DIR", f"{trained}_eval")
+    Run(tiny("quickstart.yaml", "MODEL.WEIGHTS", str(trained / "with_masks.pth"), *own), eval_only=True)
     state["model"]["roi_heads.box_head.fc3.weight"] = torch.zeros(2)
     torch.save(state, trained / "three_layers.pth")
     with pytest.raises(ValueError, match=r"1 tensors have no place: roi_heads\.box_head\.fc3\.weight"):
-        Run(tiny("quickstart.yaml", "MODEL.WEIGHTS", str(trained / "three_layers.pth")), eval_only=True)
+        Run(tiny("quickstart.yaml", "MODEL.WEIGHTS", str(trained / "three_layers.pth"), *own), eval_only=True)
 
 
 def test_only_a_whole_detector_is_evaluated_or_goes_on(tiny, trained):
@@ -263,7 +264,8 @@ def test_only_a_whole_detector_is_evaluated_or_goes_on(tiny, trained):
     state["model"] = {name: value for name, value in state["model"].items() if not name.startswith("proposal_")}
     torch.save(state, trained / "half.pth")
     (trained / "last_checkpoint").write_text("half.pth")
-    for given, words in ((("MODEL.WEIGHTS", str(trained / "half.pth")), {"eval_only": True}), ((), {"resume": True})):
+    half = ("MODEL.WEIGHTS", str(trained / "half.pth"), "OUTPUT_DIR", f"{trained}_eval")
+    for given, words in ((half, {"eval_only": True}), ((), {"resume": True})):
         with pytest.raises(ValueError, match="of another detector than the config describes; 6 tensors are missing"):
             Run(tiny("quickstart.yaml", *given), **words)
     del state["trainer"]
@@ -281,8 +283,23 @@ def test_a_run_that_cannot_start_leaves_the_earlier_one_to_go_on_with(tiny, trai
     assert (trained / "last_checkpoint").read_text() == "model_final.pth"
 
 
+def test_an_evaluation_leaves_the_config_of_a_training_as_it_is(tiny, trained):
+    """Repeated in its folder, the same; with other settings, refused."""
+    config = (trained / "config.yaml").read_bytes()
+    words = ("SOLVER.MAX_ITER", "1", "MODEL.WEIGHTS", str(trained / "model_final.pth"))
+    assert "shapes_val" in Run(tiny("quickstart.yaml", *words), eval_only=True).start()
+    assert (trained / "config.yaml").read_bytes() == config
+    with pytest.raises(ValueError, match=rf"OUTPUT_DIR {trained}_eval \(TEST.DETECTIONS_PER_IMAGE is .* 7 in this"):
+        Run(tiny("quickstart.yaml", *words, "TEST.DETECTIONS_PER_IMAGE", "7"), eval_only=True)
+    with pytest.raises(ValueError, match="MODEL.WEIGHTS is empty; add MODEL.WEIGHTS"):
+        Run(tiny("quickstart.yaml", "OUTPUT_DIR", f"{trained}_eval"), eval_only=True)
+    with pytest.raises(FileNotFoundError, match="no file output/none.pth"):
+        Run(tiny("quickstart.yaml", "MODEL.WEIGHTS", "output/none.pth"), eval_only=True)
+
+
 def test_evaluating_needs_no_training_data(tiny, trained):
-    words = ("MODEL.WEIGHTS", str(trained / "model_final.pth"), "DATASETS.TRAIN", "('coco_2017_train',)")
+    words = ("MODEL.WEIGHTS", str(trained / "model_final.pth"), "OUTPUT_DIR", f"{trained}_eval")
+    words += ("DATASETS.TRAIN", "('coco_2017_train',)")
     assert "shapes_val" in Run(tiny("quickstart.yaml", *words), eval_only=True).start()
 
 

@@ -75,7 +75,7 @@ def test_several_seeds_and_their_gain(tmp_path):
     assert ap.ours.relative == pytest.approx(100 * ap.ours.absolute / statistics.mean(first))
     assert ap.by_seed == pytest.approx((1.0, -0.5, 0.5))
     text = report_text(result)
-    assert "51.5 ± 1.8 (n = 3)" in text
+    assert "51.5 ± 1.8 (n = 3)" in text and "standard deviation" in text
     assert "+0.3 (+1 %)" in text
     assert "+1.00, -0.50, +0.50" in text
     assert "python tools/train_net.py --config-file x.yaml" in text
@@ -117,7 +117,10 @@ def test_a_gain_that_rounds_to_nothing_has_no_sign_of_a_loss(tmp_path):
     jobs = jobs_in(tmp_path, seeds=1)
     for key, value in (("r18", 50.0), ("r34", 49.99)):
         write_run(jobs.of_row(key)[0], box(value))
-    assert "+0.0 (+0 %)" in report_text(collect(jobs))
+    text = report_text(collect(jobs))
+    assert "+0.0 (+0 %)" in text
+    # Of one seed each, and not in the paper: no word of either.
+    assert "standard deviation" not in text and "expected today" not in text
 
 
 def test_voc_is_scored_by_its_own_metric_class_by_class(tmp_path):
@@ -139,7 +142,7 @@ def test_a_test_set_without_annotations_ran_and_is_not_scored(tmp_path):
     assert read_state(job).status == FINISHED
     text = report_markdown(collect(jobs))
     assert "ran, not scored here" in text
-    gains = [line.split("|")[5].strip() for line in text.splitlines() if "-> baseline" in line]
+    gains = [line.split("|")[4].strip() for line in text.splitlines() if "-> baseline" in line]
     assert gains == ["not run; ran, not scored here", "ran, not scored here; not run"]
     assert "evaluation server" in text
 
@@ -167,6 +170,12 @@ def test_other_settings_are_not_taken_for_this_row(tmp_path, key, value, there):
     assert state.status == OTHER
     assert f"{key} is {there} in the folder" in state.detail
     assert state.figures == {}
+
+
+def test_a_setting_that_is_empty_is_seen(tmp_path):
+    job = next(iter(jobs_in(tmp_path)))
+    write_run(job, box(50.0), "MODEL.RESNET_BACKBONE.NORM", "")
+    assert "MODEL.RESNET_BACKBONE.NORM is '' in the folder, " in read_state(job).detail
 
 
 def test_what_a_run_fills_in_is_no_other_setting(tmp_path):

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,16 +74,17 @@ def test_a_table_runs_goes_on_after_an_interruption_and_is_reported(tiny_table, 
 
 def test_missing_data_is_told_and_nothing_is_written(tiny_table, reproduce, tmp_path):
     printed = finish(reproduce(tiny_table("SOLVER.MAX_ITER", "2"), "--run", datasets=tmp_path / "empty"), 1)
-    assert "data set 'shapes_train' is not there" in printed
-    assert "python datasets/prepare_shapes.py" in printed
-    assert "exit status 1 of: python" in printed
-    assert "shapes_resnet34" not in printed
+    assert (
+        "error: data that is not there: shapes_train, shapes_val. Get it with: python datasets/prepare_shapes.py, or "
+        "add --prepare"
+    ) in printed
+    assert "running:" not in printed
     assert not (tmp_path / "output").exists()
 
 
 def test_keep_going_tries_every_row_and_still_fails(tiny_table, reproduce, tmp_path):
-    table = tiny_table("SOLVER.MAX_ITER", "2")
-    printed = finish(reproduce(table, "--run", "--keep-going", datasets=tmp_path / "empty"), 1)
+    table = tiny_table("SOLVER.MAX_ITER", "2", "MODEL.WEIGHTS", "nowhere.pth")
+    printed = finish(reproduce(table, "--run", "--keep-going"), 1)
     assert printed.count("running: python") == 3
     assert printed.count("error: exit status 1 of") == 3
     assert "not run" in (tmp_path / "output" / "table_tiny.md").read_text()
@@ -106,6 +108,19 @@ def test_a_folder_of_other_settings_is_left_alone(tiny_table, reproduce, tmp_pat
     assert "running:" not in printed
     assert [path.name for path in folder.iterdir()] == ["config.yaml"]
     assert "other settings" in finish(reproduce(table, "--report"))
+
+
+def test_a_table_for_gpus_is_not_started_on_a_cpu(tiny_table, reproduce, tmp_path, monkeypatch):
+    """Nor is its data fetched; --gpus 1 asks for it all the same."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    table = tiny_table("SOLVER.MAX_ITER", "2000")
+    rows = [replace(row, training=replace(row.training, reference_gpus=2)) for row in table.rows]
+    table = replace(table, rows=tuple(rows))
+    printed = finish(reproduce(table, "--run", "--prepare", datasets=tmp_path / "empty"), 1)
+    assert "table tiny is 2,000 iterations a training for GPUs, and there is no GPU here; --gpus 1 runs" in printed
+    assert "running:" not in printed
+    assert "data that is not there" in finish(reproduce(table, "--run", "--gpus", "1", datasets=tmp_path / "empty"), 1)
+    assert "On the machine with the GPUs: python " in finish(reproduce(table))
 
 
 def test_iterations_are_timed_by_running_some(tiny_table, reproduce, tmp_path):

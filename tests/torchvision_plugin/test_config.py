@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import yaml
 
 from resnet_backbone.config import config_folder, find_config_file
+from resnet_backbone.config.values import warn_of_far_sizes
 from resnet_backbone.torchvision_plugin.config import check_config, get_cfg, load_config
 
 ALL = sorted(path.relative_to(config_folder()).as_posix() for path in config_folder().rglob("*.yaml"))
@@ -139,3 +142,31 @@ def test_a_name_in_another_folder_is_not_taken_for_ours(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a file"):
         find_config_file(str(tmp_path / "quickstart.yaml"))
     assert find_config_file("configs/quickstart.yaml").samefile(find_config_file("quickstart.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("TEST.ENSEMBLE", "output/other", "wants a list: \"['output/other']\""),
+        ("SOLVER.STEPS", "5", 'wants a list: "[5]"'),
+        ("TEST.BOX_REFINEMENT.ENABLED", "yes", "wants True or False, not yes"),
+        ("SOLVER.MAX_ITER", "many", "wants a whole number, such as 500, not many"),
+        ("SOLVER.BASE_LR", "1", "wants a number with a point, such as 0."),
+    ],
+)
+def test_a_value_of_another_type_says_what_to_write(key, value, wanted):
+    with pytest.raises(ValueError, match=re.escape(f"{key} {wanted}")):
+        load_config("bccd_r18.yaml", [key, value])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "warns"),
+    [("[200, 240, 280]", False), ("[80, 240, 720]", False), ("[80, 240, 721]", True), ("[80]", True)],
+)
+def test_sizes_far_from_those_of_the_config_are_told_once(sizes, warns, caplog):
+    words = ["TEST.MULTI_SCALE.ENABLED", "True", "TEST.MULTI_SCALE.SIZES", sizes, "INPUT.MIN_SIZE_TEST", "240"]
+    warn_of_far_sizes(load_config("bccd_r18.yaml", words))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"TEST.MULTI_SCALE.SIZES {sizes} are far from INPUT.MIN_SIZE_TEST 240; nearer ones: TEST.MULTI_SCALE.SIZES "
+        '"[200, 240, 280]"'
+    ] * warns

@@ -82,8 +82,9 @@ def test_they_are_for_the_last_evaluation_and_not_for_those_on_the_way(tiny):
     assert results_of(output) == at_the_end
     again._evaluate(over=False)
     on_the_way = results_of(output)
-    Run(tiny("quickstart.yaml", *keys), eval_only=True).start()
-    assert results_of(output) == on_the_way != at_the_end
+    plain = tiny("quickstart.yaml", *keys, "OUTPUT_DIR", f"{output}_plain")
+    Run(plain, eval_only=True).start()
+    assert results_of(Path(plain.OUTPUT_DIR)) == on_the_way != at_the_end
 
 
 def test_two_processes_train_with_context_and_share_the_images(tiny, command_line, tmp_path):
@@ -106,7 +107,7 @@ def test_a_checkpoint_without_context_does_not_load_with_it(tiny):
     with pytest.raises(
         ValueError, match=r"box_predictor.cls_score.weight: \(\d+, 256\) in the file, \(\d+, 512\) here"
     ):
-        Run(tiny("quickstart.yaml", *CONTEXT, *weights), eval_only=True)
+        Run(tiny("quickstart.yaml", *CONTEXT, *weights, "OUTPUT_DIR", f"{cfg.OUTPUT_DIR}_eval"), eval_only=True)
 
 
 def test_context_trains_in_mixed_precision(tiny):

@@ -88,4 +88,8 @@ def test_no_such_weights(tiny, failed):
 
 
 def test_eval_only_without_a_detector(tiny, failed):
-    assert "needs a trained detector" in failed(tiny("quickstart.yaml"), "--eval-only")
+    cfg = tiny("quickstart.yaml")
+    assert "MODEL.WEIGHTS is empty; add MODEL.WEIGHTS output/NAME/model_final.pth" in failed(cfg, "--eval-only")
+    assert "no file output/none.pth" in failed(cfg, "--eval-only", "MODEL.WEIGHTS", "output/none.pth")
+    classifier = ("MODEL.WEIGHTS", "imagenet://resnet18/IMAGENET1K_V1")
+    assert "needs a trained detector in MODEL.WEIGHTS, found 'imagenet" in failed(cfg, "--eval-only", *classifier)

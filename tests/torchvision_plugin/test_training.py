@@ -199,7 +199,8 @@ def test_eval_only_repeats_the_evaluation_and_takes_the_input_from_the_checkpoin
     assert again.INPUT.FORMAT == "RGB"
     assert (tmp_path / "again/inference/coco_instances_results.json").read_bytes() == written
     with pytest.raises(ValueError, match="INPUT.FORMAT: RGB   # the config has BGR"):
-        run(tiny("quickstart.yaml", *wrong, "MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS", "False"), eval_only=True)
+        wrong += ["MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS", "False", "OUTPUT_DIR", str(tmp_path / "refused")]
+        run(tiny("quickstart.yaml", *wrong), eval_only=True)
 
 
 def test_two_processes_train_and_evaluate_as_one(tiny, command_line, tmp_path):
@@ -286,7 +287,8 @@ def test_fine_tuning_a_detector_on_other_classes(tiny, tmp_path, coco_mini):
     assert state["roi_heads.box_predictor.cls_score.weight"].shape[0] == 81
     assert all(torch.equal(state[k], before[k]) for k in before if "box_predictor" not in k)
     with pytest.raises(ValueError, match="other classes|the detector learns"):
-        Run(tiny("quickstart.yaml", *keys, "DATASETS.TEST", "['mini']"), eval_only=True)
+        other = ("DATASETS.TEST", "['mini']", "OUTPUT_DIR", str(tmp_path / "other"))
+        Run(tiny("quickstart.yaml", *keys, *other), eval_only=True)
 
 
 def test_a_checkpoint_of_another_detector_is_refused(tiny, tmp_path):
