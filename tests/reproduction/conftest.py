@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,6 +76,8 @@ def reproduce(tmp_path: Path, shapes: Path) -> Callable[..., subprocess.Popen[st
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # Where these tests were started in the background of a shell, Ctrl-C is ignored, by their children, too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start
