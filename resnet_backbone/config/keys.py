@@ -22,6 +22,7 @@ def add_backbone_keys(cfg: CfgNode) -> None:
     node.ARCH = "resnet50"  # a name of resnet_backbone.list_models()
     node.NORM = "FrozenBN"  # BN, FrozenBN, SyncBN, GN or "" (VGG without batch norm)
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]  # VGG: conv1 ... conv5, pool5
+    node.SHORTCUT = ""  # A, B or C of the paper; empty for what the architecture was published with
     node.STEM = "basic"  # or deeplab, three 3x3 convolutions, which needs weights of its own
     node.RES4_DILATION = 1  # 2, with RES5_DILATION 4, for stride 8
     node.RES5_DILATION = 1  # 2 for DC5, and for DeepLab at stride 16
@@ -75,6 +76,7 @@ def build_trunk(
         norm=node.NORM,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1 if has_bottlenecks(node.ARCH) else False,
+        shortcut=node.SHORTCUT or None,
         stem=node.STEM,
         res4_dilation=node.RES4_DILATION,
         res5_dilation=node.RES5_DILATION,

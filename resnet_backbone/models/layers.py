@@ -1,4 +1,4 @@
-"""The one layer that all networks are built of: a convolution with its norm and its activation."""
+"""The layers that all networks are built of: a convolution with its norm and its activation, or these two alone."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def make_norm(name: str, channels: int) -> nn.Module | None:
     """Return a norm layer for ``channels`` feature maps, or None for the name ``""``.
 
     Raises:
-        ValueError: ``name`` is none of ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` (32 groups) and ``""``.
+        ValueError: ``name`` is none of ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` (32 groups, 16 for 16 channels) and ``""``.
     """
     if name == "":
         return None
@@ -68,7 +68,7 @@ def make_norm(name: str, channels: int) -> nn.Module | None:
     if name == "SyncBN":
         return nn.SyncBatchNorm(channels)
     if name == "GN":
-        return nn.GroupNorm(32, channels)
+        return nn.GroupNorm(min(32, channels), channels)
     raise ValueError(f"unknown norm {name!r}; write one of {', '.join(map(repr, NORMS))}")
 
 
@@ -108,12 +108,28 @@ class ConvNormActivation(nn.Conv2d):
         return F.relu_(x) if self.activation else x
 
 
+class NormActivation(nn.Module):
+    """Norm -> ReLU, in front of the convolutions of a pre-activated block. Parameters: ``norm.*``.
+
+    Source: He et al. 2016, "Identity Mappings in Deep Residual Networks" (arXiv 1603.05027), Figure 4 (e).
+    """
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.norm = make_norm(norm, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to the same shape; ``x`` itself stays as it is."""
+        return F.relu(x) if self.norm is None else F.relu_(self.norm(x))
+
+
 def freeze(module: nn.Module) -> None:
     """Take ``module`` out of training: no gradients, and every batch norm inside keeps its statistics."""
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     for child in list(module.modules()):
-        if isinstance(child, ConvNormActivation) and isinstance(child.norm, nn.BatchNorm2d | nn.SyncBatchNorm):
+        has_norm = isinstance(child, ConvNormActivation | NormActivation)
+        if has_norm and isinstance(child.norm, nn.BatchNorm2d | nn.SyncBatchNorm):
             child.norm = FrozenBatchNorm2d.from_batch_norm(child.norm)
 
 

@@ -11,19 +11,22 @@ from typing import Any
 from torch import Tensor
 
 from resnet_backbone.models.blocks import BasicBlock, Bottleneck, PlainBlock
+from resnet_backbone.models.cifar import CifarResNet
 from resnet_backbone.models.resnet import NO_MULTI_GRID, ResNet
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.models.vgg import VGG
 from resnet_backbone.weights import Weights, load_weights, read_weights
+from resnet_backbone.weights.catalog import IMAGENET_CLASSES
 
 _MODELS: dict[str, Callable[..., Trunk]] = {}
-_RESNET_OPTIONS = {
+_IMAGENET_RESNET_OPTIONS = {
     "stride_in_1x1": False,
     "stem": "basic",
     "res4_dilation": 1,
     "res5_dilation": 1,
     "res5_multi_grid": NO_MULTI_GRID,
 }
+_VGG_LACKS = {**_IMAGENET_RESNET_OPTIONS, "shortcut": None, "preactivation": False, "stochastic_depth": 0.0}
 
 
 def register_model(arch: str, build: Callable[..., Trunk]) -> None:
@@ -37,14 +40,58 @@ def register_model(arch: str, build: Callable[..., Trunk]) -> None:
     _MODELS[arch] = build
 
 
-def _resnet(block: Any, depths: tuple[int, int, int, int], arch: str, *, norm: str | None, **options: Any) -> ResNet:
-    return ResNet(arch, block, depths, norm="BN" if norm is None else norm, **options)
+def _resnet(
+    block: Any,
+    depths: tuple[int, int, int, int],
+    arch: str,
+    *,
+    norm: str | None,
+    shortcut: str | None,
+    num_classes: int | None,
+    **options: Any,
+) -> ResNet:
+    return ResNet(
+        arch,
+        block,
+        depths,
+        norm="BN" if norm is None else norm,
+        shortcut=_shortcut(arch, block, shortcut, "B"),
+        num_classes=IMAGENET_CLASSES if num_classes is None else num_classes,
+        **options,
+    )
 
 
-def _vgg(depths: tuple[int, int, int, int, int], arch: str, *, norm: str | None, **options: Any) -> VGG:
-    foreign = [name for name, default in _RESNET_OPTIONS.items() if options.pop(name) != default]
-    if foreign:
-        raise ValueError(f"{arch} has no stem, no 1x1 convolutions and no res5: leave out {' and '.join(foreign)}")
+def _cifar(
+    block: Any,
+    depth: int,
+    arch: str,
+    *,
+    norm: str | None,
+    shortcut: str | None,
+    num_classes: int | None,
+    **options: Any,
+) -> CifarResNet:
+    _refuse(options, _IMAGENET_RESNET_OPTIONS, f"{arch} has another stem, no 1x1 convolutions and no res5")
+    return CifarResNet(
+        arch,
+        block,
+        depth,
+        norm="BN" if norm is None else norm,
+        shortcut=_shortcut(arch, block, shortcut, "A"),
+        num_classes=10 if num_classes is None else num_classes,
+        **options,
+    )
+
+
+def _vgg(
+    depths: tuple[int, int, int, int, int],
+    arch: str,
+    *,
+    norm: str | None,
+    num_classes: int | None,
+    **options: Any,
+) -> VGG:
+    _refuse(options, _VGG_LACKS, f"{arch} has no stem, no shortcuts, no 1x1 convolutions and no res5")
     has_norm = arch.endswith("_bn")
     if norm is None:
         norm = "BN" if has_norm else ""
@@ -53,7 +100,20 @@ def _vgg(depths: tuple[int, int, int, int, int], arch: str, *, norm: str | None,
         raise ValueError(
             f"norm {norm!r} does not fit {arch}, which has {'' if has_norm else 'no '}norms: take {other!r}"
         )
-    return VGG(arch, depths, norm=norm, **options)
+    return VGG(arch, depths, norm=norm, num_classes=IMAGENET_CLASSES if num_classes is None else num_classes, **options)
+
+
+def _refuse(options: dict[str, Any], lacks: Mapping[str, object], why: str) -> None:
+    """Take the options that an architecture lacks out of ``options``; raise ValueError where one of them is set."""
+    foreign = [name for name, default in lacks.items() if options.pop(name) != default]
+    if foreign:
+        raise ValueError(f"{why}: leave out {' and '.join(foreign)}")
+
+
+def _shortcut(arch: str, block: Any, asked: str | None, usual: str) -> str:
+    if block is PlainBlock and asked:
+        raise ValueError(f"{arch} has no shortcuts: leave out shortcut={asked!r}")
+    return asked or usual
 
 
 register_model("plain18", partial(_resnet, PlainBlock, (2, 2, 2, 2)))
@@ -67,6 +127,17 @@ register_model("vgg16", partial(_vgg, (2, 2, 3, 3, 3)))
 register_model("vgg16_bn", partial(_vgg, (2, 2, 3, 3, 3)))
 register_model("vgg19", partial(_vgg, (2, 2, 4, 4, 4)))
 register_model("vgg19_bn", partial(_vgg, (2, 2, 4, 4, 4)))
+register_model("cifar_plain20", partial(_cifar, PlainBlock, 3))
+register_model("cifar_plain32", partial(_cifar, PlainBlock, 5))
+register_model("cifar_plain44", partial(_cifar, PlainBlock, 7))
+register_model("cifar_plain56", partial(_cifar, PlainBlock, 9))
+register_model("cifar_plain110", partial(_cifar, PlainBlock, 18))
+register_model("cifar_resnet20", partial(_cifar, BasicBlock, 3))
+register_model("cifar_resnet32", partial(_cifar, BasicBlock, 5))
+register_model("cifar_resnet44", partial(_cifar, BasicBlock, 7))
+register_model("cifar_resnet56", partial(_cifar, BasicBlock, 9))
+register_model("cifar_resnet110", partial(_cifar, BasicBlock, 18))
+register_model("cifar_resnet1202", partial(_cifar, BasicBlock, 200))
 
 
 def list_models() -> list[str]:
@@ -78,11 +149,14 @@ def create_model(
     arch: str,
     *,
     weights: str | Path | Mapping[str, Tensor] | Weights | None = None,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     out_features: Sequence[str] | None = None,
     norm: str | None = None,
     freeze_at: int = 0,
     stride_in_1x1: bool | None = None,
+    shortcut: str | None = None,
+    preactivation: bool | None = None,
+    stochastic_depth: float = 0.0,
     stem: str = "basic",
     res4_dilation: int = 1,
     res5_dilation: int = 1,
@@ -95,11 +169,17 @@ def create_model(
         arch: one of :func:`list_models`.
         weights: a catalog name such as ``"IMAGENET1K_V1"``, ``"imagenet://resnet101/MSRA"``, a file, a state dict, or
             None for the initialisation of He et al.
-        num_classes: size of the classifier; 0 builds a trunk without one, whose ``model(images)`` returns features.
+        num_classes: size of the classifier; None is the 1000 of ImageNet, or the 10 of CIFAR-10 for ``cifar_*``; 0
+            builds a trunk without one, whose ``model(images)`` returns features.
         out_features: names of the feature maps to return, see ``feature_info``; None is all of them.
         norm: ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` or ``""``; None is what the architecture was published with.
         freeze_at: how many stages to freeze, counted as in Detectron2 (1 = stem, 2 = stem and res2; VGG: conv1, conv2).
         stride_in_1x1: where bottlenecks carry the stride; None takes it from the weights, and is False without any.
+        shortcut: ``A``, ``B`` or ``C`` of the paper (zeros, projections where dimensions change, projections); None takes
+            it from the weights where they say it, and is the paper's ``B``, for ``cifar_*`` ``A``, without any.
+        preactivation: norm and ReLU before the convolutions (arXiv 1603.05027); None takes it from the weights.
+        stochastic_depth: probability with which training drops the residual of the last block (arXiv 1603.09382), from 0
+            to below 1; the blocks before it are dropped less, linearly.
         stem: ``basic``, or ``deeplab`` for the three 3x3 convolutions of DeepLab's ResNets, which need weights of their
             own.
         res4_dilation: 2 leaves res4 at stride 8, and needs ``res5_dilation=4``.
@@ -115,12 +195,17 @@ def create_model(
         near = difflib.get_close_matches(arch, _MODELS)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown model {arch!r}; {hint}Known: {', '.join(_MODELS)}")
-    if num_classes < 0 or in_channels < 1:
+    if (num_classes is not None and num_classes < 0) or in_channels < 1:
         raise ValueError(f"num_classes={num_classes} must be 0 or more, in_channels={in_channels} 1 or more")
     if isinstance(weights, str | Path):
         weights = read_weights(weights, arch=arch)
+    known = weights if isinstance(weights, Weights) else None
     if stride_in_1x1 is None:
-        stride_in_1x1 = isinstance(weights, Weights) and bool(weights.stride_in_1x1)
+        stride_in_1x1 = known is not None and bool(known.stride_in_1x1)
+    if shortcut is None and known is not None:
+        shortcut = known.shortcut or None
+    if preactivation is None:
+        preactivation = known is not None and known.preactivation
     model = _MODELS[arch](
         arch,
         num_classes=num_classes,
@@ -128,6 +213,9 @@ def create_model(
         norm=norm,
         freeze_at=freeze_at,
         stride_in_1x1=stride_in_1x1,
+        shortcut=shortcut,
+        preactivation=preactivation,
+        stochastic_depth=stochastic_depth,
         stem=stem,
         res4_dilation=res4_dilation,
         res5_dilation=res5_dilation,

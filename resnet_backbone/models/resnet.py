@@ -7,15 +7,14 @@ Detectron2's, so its checkpoints fit as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_backbone.models.blocks import Block, Bottleneck, make_stage
-from resnet_backbone.models.layers import ConvNormActivation, check_images, freeze
-from resnet_backbone.models.trunk import FeatureInfo, Trunk, check_freeze_at, select_features
+from resnet_backbone.models.blocks import Block, BlockStyle, Bottleneck, make_stage, survival_rates
+from resnet_backbone.models.layers import ConvNormActivation
+from resnet_backbone.models.staged import StagedTrunk, check_residual_options
+from resnet_backbone.models.trunk import FeatureInfo, check_freeze_at, select_features
 
 NO_MULTI_GRID = (1, 1, 1)
 
@@ -55,7 +54,7 @@ class DeepLabStem(nn.Module):
 _STEMS: dict[str, type[BasicStem] | type[DeepLabStem]] = {"basic": BasicStem, "deeplab": DeepLabStem}
 
 
-class ResNet(Trunk):
+class ResNet(StagedTrunk):
     """A residual or plain network: stem, res2, res3, res4, res5, and the linear classifier.
 
     Args:
@@ -66,6 +65,11 @@ class ResNet(Trunk):
         norm: ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` or ``""``.
         freeze_at: how many of stem, res2, ... to freeze, as in Detectron2 (2 = stem and res2).
         stride_in_1x1: see :class:`Bottleneck`; True only with bottlenecks.
+        shortcut: option ``A``, ``B`` or ``C`` of the paper, see :class:`BlockStyle`; ``B`` in plain networks, too, which
+            have none.
+        preactivation: see :class:`BlockStyle`; the last stage then ends with a norm and a ReLU of its own.
+        stochastic_depth: probability with which training drops the residual of the last block, falling linearly to the
+            first; see :func:`survival_rates`.
         stem: ``basic``, the paper's, or ``deeplab``, three 3x3 convolutions that return 128 channels.
         res4_dilation: 2 keeps res4 at the stride of res3 and dilates every 3x3 convolution of it by 2; it needs
             ``res5_dilation=4``.
@@ -90,6 +94,9 @@ class ResNet(Trunk):
         norm: str = "BN",
         freeze_at: int = 0,
         stride_in_1x1: bool = False,
+        shortcut: str = "B",
+        preactivation: bool = False,
+        stochastic_depth: float = 0.0,
         stem: str = "basic",
         res4_dilation: int = 1,
         res5_dilation: int = 1,
@@ -103,10 +110,9 @@ class ResNet(Trunk):
         multi_grid = _multi_grid(arch, tuple(res5_multi_grid), depths[3])
         if stride_in_1x1 and block is not Bottleneck:
             raise ValueError(f"{arch} has no 1x1 convolution to carry the stride: write stride_in_1x1=False")
-        self.arch = arch
-        self.num_classes = num_classes
-        self.in_channels = in_channels
-        self.stride_in_1x1 = stride_in_1x1
+        style = BlockStyle(norm, stride_in_1x1, shortcut, preactivation)
+        check_residual_options(arch, block, style, stochastic_depth)
+        self.describe(arch, block, style, num_classes, in_channels)
         expansion = block.expansion
         res4_step, res5_step = (1 if dilation > 1 else 2 for dilation in (res4_dilation, res5_dilation))
         stages = {
@@ -120,37 +126,25 @@ class ResNet(Trunk):
         self.feature_info = select_features(stages, out_features, num_classes)
         last = next(reversed(self.feature_info))
         built = list(stages)[: list(stages).index(last) + 1]
+        survivals = iter(survival_rates(sum(depths), stochastic_depth))
+
+        def make(
+            in_channels: int, channels: int, dilations: Sequence[int], stride: int, activated: bool = False
+        ) -> nn.Sequential:
+            own = [next(survivals) for _ in dilations]
+            kind = {"stride": stride, "dilations": dilations, "survivals": own, "activated": activated}
+            return make_stage(block, in_channels, channels, style, **kind)
 
         self.stem = _STEMS[stem](in_channels, norm)
-        make = partial(make_stage, block, norm=norm, stride_in_1x1=stride_in_1x1)
         if "res2" in built:
-            self.res2 = make(self.stem.out_channels, 64, (1,) * depths[0], stride=1)
+            self.res2 = make(self.stem.out_channels, 64, (1,) * depths[0], 1, activated=True)
         if "res3" in built:
-            self.res3 = make(64 * expansion, 128, (1,) * depths[1], stride=2)
+            self.res3 = make(64 * expansion, 128, (1,) * depths[1], 2)
         if "res4" in built:
-            self.res4 = make(128 * expansion, 256, (res4_dilation,) * depths[2], stride=res4_step)
+            self.res4 = make(128 * expansion, 256, (res4_dilation,) * depths[2], res4_step)
         if "res5" in built:
-            dilations = [res5_dilation * factor for factor in multi_grid]
-            self.res5 = make(256 * expansion, 512, dilations, stride=res5_step)
-        self.stage_names = tuple(built)
-        if num_classes:
-            self.linear = nn.Linear(512 * expansion, num_classes)
-            nn.init.normal_(self.linear.weight, std=0.01)
-            nn.init.zeros_(self.linear.bias)
-        for name in built[:freeze_at]:
-            freeze(getattr(self, name))
-
-    def forward_features(self, x: Tensor) -> dict[str, Tensor]:
-        check_images(x, self.in_channels)
-        features = {}
-        for name in self.stage_names:
-            x = getattr(self, name)(x)
-            if name in self.feature_info:
-                features[name] = x
-        return features
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+            self.res5 = make(256 * expansion, 512, [res5_dilation * factor for factor in multi_grid], res5_step)
+        self.finish(built, stages[built[-1]].channels, freeze_at)
 
 
 def _check_dilations(res4_dilation: int, res5_dilation: int) -> None:

@@ -24,6 +24,8 @@ class Trunk(nn.Module):
         num_classes: size of the classifier; 0 means that there is none.
         in_channels: channels of the input images.
         stride_in_1x1: True where bottlenecks carry their stride on the first 1x1 convolution.
+        shortcut: ``"A"``, ``"B"`` or ``"C"``, the paper's options; ``""`` in networks without shortcuts.
+        preactivation: True where norm and ReLU stand before the convolutions.
         feature_info: name to (channels, stride) of what :meth:`forward_features` returns, in its order.
     """
 
@@ -31,6 +33,8 @@ class Trunk(nn.Module):
     num_classes: int
     in_channels: int
     stride_in_1x1: bool
+    shortcut: str
+    preactivation: bool
     feature_info: dict[str, FeatureInfo]
 
     @property
@@ -51,6 +55,15 @@ class Trunk(nn.Module):
     @abstractmethod
     def forward_head(self, x: Tensor) -> Tensor:
         """Map the last feature map to logits, shape (N, num_classes)."""
+
+    @abstractmethod
+    def forward_dense_head(self, x: Tensor, window: int) -> Tensor:
+        """Map the last feature map to a map of logits, shape (N, num_classes, H - window + 1, W - window + 1).
+
+        Each position sees ``window`` x ``window`` cells as the head does, so that on a map of just that size the only
+        position has the logits of :meth:`forward_head`. Source: Simonyan & Zisserman 2014 (arXiv 1409.1556), section
+        3.2, "applied densely".
+        """
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """Return logits, shape (N, num_classes); without a head, what :meth:`forward_features` returns."""

@@ -44,6 +44,8 @@ class VGG(Trunk):
     """
 
     stride_in_1x1 = False
+    shortcut = ""
+    preactivation = False
 
     def __init__(
         self,
@@ -105,3 +107,10 @@ class VGG(Trunk):
         x = F.dropout(F.relu_(self.fc6(x)), training=self.training)
         x = F.dropout(F.relu_(self.fc7(x)), training=self.training)
         return self.fc8(x)
+
+    def forward_dense_head(self, x: Tensor, window: int) -> Tensor:
+        if window != 7:
+            raise ValueError(f"fc6 of {self.arch} reads 7 x 7 cells, not {window} x {window}: images of 224 pixels")
+        x = F.relu_(F.conv2d(x, self.fc6.weight.view(-1, STAGES["pool5"].channels, 7, 7), self.fc6.bias))
+        x = F.relu_(F.conv2d(x, self.fc7.weight[:, :, None, None], self.fc7.bias))
+        return F.conv2d(x, self.fc8.weight[:, :, None, None], self.fc8.bias)

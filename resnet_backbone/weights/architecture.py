@@ -19,6 +19,7 @@ class _Layout:
 
     kind: str  # "bottleneck", "basic", "plain", "vgg" or "vgg_bn"
     depths: tuple[int, ...]
+    width: int = 64  # of the 3x3 convolutions of res2; each stage after it has twice as many
 
 
 _LAYOUTS = {
@@ -29,12 +30,15 @@ _LAYOUTS = {
     "resnet50": _Layout("bottleneck", (3, 4, 6, 3)),
     "resnet101": _Layout("bottleneck", (3, 4, 23, 3)),
     "resnet152": _Layout("bottleneck", (3, 8, 36, 3)),
+    **{f"cifar_plain{6 * n + 2}": _Layout("plain", (n, n, n), 16) for n in (3, 5, 7, 9, 18)},
+    **{f"cifar_resnet{6 * n + 2}": _Layout("basic", (n, n, n), 16) for n in (3, 5, 7, 9, 18, 200)},
     "vgg16": _Layout("vgg", (2, 2, 3, 3, 3)),
     "vgg16_bn": _Layout("vgg_bn", (2, 2, 3, 3, 3)),
     "vgg19": _Layout("vgg", (2, 2, 4, 4, 4)),
     "vgg19_bn": _Layout("vgg_bn", (2, 2, 4, 4, 4)),
 }
-_RESNET_MODULE = re.compile(r"res([2-5])\.(\d+)\.(conv[123]|shortcut)\.")
+_OPTIONS = {"bottleneck": ("B", "A", "C"), "basic": ("B", "A", "C"), "plain": ("",), "vgg": ("",), "vgg_bn": ("",)}
+_RESNET_MODULE = re.compile(r"res([2-5])\.(\d+)\.(conv[123]|shortcut\.padding|shortcut|preact)(?:\.|$)")
 _VGG_MODULE = re.compile(r"conv([1-5])_([1-4])\.")
 
 
@@ -62,9 +66,33 @@ def candidate_archs(state_dict: Mapping[str, Tensor]) -> tuple[str, ...]:
     """
     modules = _modules(state_dict)
     if not modules:
+        stem = state_dict.get("stem.conv1.weight")
+        width = 64 if stem is None else stem.shape[0]
         stem_only = any(name.startswith("stem.") for name in state_dict)
-        return tuple(arch for arch, layout in _LAYOUTS.items() if stem_only and "vgg" not in layout.kind)
+        return tuple(
+            arch
+            for arch, layout in _LAYOUTS.items()
+            if stem_only and "vgg" not in layout.kind and layout.width == width
+        )
     return tuple(arch for arch, layout in _LAYOUTS.items() if _fits(layout, modules, state_dict))
+
+
+def shortcut_of(arch: str, state_dict: Mapping[str, Tensor]) -> str | None:
+    """Return the paper's option of the shortcuts of ``arch``, ``"A"``, ``"B"`` or ``"C"``.
+
+    It is ``""`` for a network without shortcuts, and None where the tensors are too few to tell, or of another network.
+    """
+    layout = _LAYOUTS.get(arch)
+    if layout is None:
+        return None
+    modules = _modules(state_dict)
+    fitting = [option for option in _OPTIONS[layout.kind] if _fits_option(layout, option, modules, state_dict)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def is_preactivated(state_dict: Mapping[str, Tensor]) -> bool:
+    """Say whether the blocks have a norm in front of their convolutions."""
+    return any(".preact.norm." in name for name in state_dict)
 
 
 def num_classes_of(state_dict: Mapping[str, Tensor]) -> int:
@@ -92,24 +120,33 @@ def _modules(state_dict: Mapping[str, Tensor]) -> dict[int, dict[int, set[str]]]
 
 
 def _fits(layout: _Layout, modules: dict[int, dict[int, set[str]]], state_dict: Mapping[str, Tensor]) -> bool:
+    return any(_fits_option(layout, option, modules, state_dict) for option in _OPTIONS[layout.kind])
+
+
+def _fits_option(
+    layout: _Layout, option: str, modules: dict[int, dict[int, set[str]]], state_dict: Mapping[str, Tensor]
+) -> bool:
+    """Say whether every stage in ``modules`` is as ``layout`` has it, with shortcuts of ``option``."""
     is_vgg = layout.kind.startswith("vgg")
     if is_vgg != any(_VGG_MODULE.match(name) for name in state_dict):
         return False
     first_stage, first_block = (1, 1) if is_vgg else (2, 0)
     wide_stem = any(name.startswith("stem.conv3.") for name in state_dict)
     for stage, blocks in modules.items():
+        if stage - first_stage >= len(layout.depths):
+            return False
         depth = layout.depths[stage - first_stage]
         if set(blocks) != set(range(first_block, first_block + depth)):
             return False
         for block, parts in blocks.items():
-            if parts != _expected_parts(layout.kind, stage, block, wide_stem):
+            if parts - {"preact"} != _expected_parts(layout.kind, option, stage, block, wide_stem):
                 return False
-            if not is_vgg and not _has_width(state_dict, stage, block):
+            if not is_vgg and not _has_width(layout, state_dict, stage, block):
                 return False
     return True
 
 
-def _expected_parts(kind: str, stage: int, block: int, wide_stem: bool) -> set[str]:
+def _expected_parts(kind: str, option: str, stage: int, block: int, wide_stem: bool) -> set[str]:
     """Return the modules of a block. After DeepLab's stem, 128 channels wide, the basic block res2.0 projects, too."""
     if kind == "vgg":
         return {"conv"}
@@ -118,12 +155,15 @@ def _expected_parts(kind: str, stage: int, block: int, wide_stem: bool) -> set[s
     parts = {"conv1", "conv2"}
     if kind == "bottleneck":
         parts.add("conv3")
-    if block == 0 and (kind == "bottleneck" or (kind == "basic" and (stage > 2 or wide_stem))):
+    changes = block == 0 and (kind == "bottleneck" or stage > 2 or wide_stem)
+    if option == "C" or (option == "B" and changes):
         parts.add("shortcut")
+    elif option == "A" and changes:
+        parts.add("shortcut.padding")
     return parts
 
 
-def _has_width(state_dict: Mapping[str, Tensor], stage: int, block: int) -> bool:
-    """Say whether conv2 has 64, 128, 256 or 512 inputs; wide ResNets have more, and ResNeXt fewer in each group."""
+def _has_width(layout: _Layout, state_dict: Mapping[str, Tensor], stage: int, block: int) -> bool:
+    """Say whether conv2 has as many inputs as its stage; wide ResNets have more, and ResNeXt fewer in each group."""
     weight = state_dict.get(f"res{stage}.{block}.conv2.weight")
-    return weight is None or (weight.ndim == 4 and weight.shape[1] == 64 * 2 ** (stage - 2))
+    return weight is None or (weight.ndim == 4 and weight.shape[1] == layout.width * 2 ** (stage - 2))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from resnet_backbone.weights.errors import WeightsError
-from resnet_backbone.weights.input_format import MSRA_BGR, TORCHVISION_RGB, VGG_FEATURES_RGB, InputFormat
+from resnet_backbone.weights.input_format import MSRA_BGR, TORCHVISION_RGB, VGG_FEATURES_RGB, InputFormat, TestTransform
 
 SCHEME = "imagenet://"
 IMAGENET_CLASSES = 1000
@@ -59,6 +59,11 @@ class WeightsEntry:
     crop: int
     interpolation: str
     source: str
+
+    @property
+    def test_transform(self) -> TestTransform:
+        """What the accuracy was measured with."""
+        return TestTransform(self.resize, self.crop, self.interpolation)
 
     @property
     def full_name(self) -> str:

@@ -20,6 +20,9 @@ _NORM = "|".join(NORM_TENSORS)
 _OURS = re.compile(
     rf"stem\.conv[123]\.(weight|norm\.({_NORM}))"
     rf"|res[2-5]\.\d+\.(conv[123]|shortcut)\.(weight|norm\.({_NORM}))"
+    r"|res[2-5]\.\d+\.shortcut\.padding"
+    rf"|res[2-5]\.\d+\.preact\.norm\.({_NORM})"
+    rf"|postact\.norm\.({_NORM})"
     rf"|conv[1-5]_[1-4]\.(weight|bias|norm\.({_NORM}))"
     r"|(linear|fc6|fc7|fc8)\.(weight|bias)"
 )

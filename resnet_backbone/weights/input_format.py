@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CHANNEL_ORDERS = ("RGB", "BGR")
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,32 @@ def _floats(name: str, values: Sequence[float]) -> tuple[float, ...]:
     if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
         raise ValueError(f"{name} must be three finite numbers, got {values!r}")
     return numbers
+
+
+@dataclass(frozen=True)
+class TestTransform:
+    """What is done to an image before a classifier's accuracy is measured: resize, then a centre crop.
+
+    Attributes:
+        resize: length of the shorter side, in pixels.
+        crop: side of the square, in pixels, at most ``resize``.
+        interpolation: of the resize, ``"bilinear"`` or ``"bicubic"``, both with antialiasing.
+
+    Raises:
+        ValueError: other values.
+    """
+
+    __test__ = False  # pytest takes a class of this name for tests
+
+    resize: int
+    crop: int
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.crop <= self.resize:
+            raise ValueError(f"crop {self.crop} must be 1 or more pixels, and at most resize, {self.resize}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation {self.interpolation!r} must be one of {', '.join(INTERPOLATIONS)}")
 
 
 TORCHVISION_RGB = InputFormat("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))

@@ -235,6 +235,12 @@ def _advice(weights: Weights, match: _Match, model_norm: str) -> list[str]:
     elif file_norm != model_norm:
         choices = {"BN": 'norm="BN" or "FrozenBN"', "GN": 'norm="GN"', "": "an architecture without norms"}
         advice.append(f"The norms are not the same: build the model with {choices[file_norm]}.")
+    if any(".shortcut." in name for name in [*match.missing, *match.leftover]):
+        known = f", in the file {weights.shortcut!r}" if weights.shortcut else ""
+        advice.append(f"The shortcuts are not the same{known}: option A of the paper pads, B projects where the")
+        advice.append("dimensions change, C everywhere; write create_model(..., shortcut=...), or MODEL.RESNET_BACKBONE.SHORTCUT.")
+    if any(".preact." in name for name in [*match.missing, *match.leftover]):
+        advice.append(f"The norms stand elsewhere: write preactivation={weights.preactivation}.")
     if any(name.startswith(HEAD) for name in match.missing):
         advice.append("The file has no complete classifier: build the model with num_classes=0.")
     if "stem.conv3.weight" in match.missing:

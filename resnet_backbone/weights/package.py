@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from resnet_backbone.weights.cache import cache_folder
 from resnet_backbone.weights.catalog import SCHEME, WeightsEntry
 from resnet_backbone.weights.download import locked
 from resnet_backbone.weights.errors import WeightsError
-from resnet_backbone.weights.input_format import InputFormat
+from resnet_backbone.weights.input_format import InputFormat, TestTransform
 from resnet_backbone.weights.source import FORMAT_VERSION, PACKAGE_KEY, Weights, read_weights
 
 
@@ -25,6 +27,9 @@ def package_weights(
     arch: str | None = None,
     input_format: InputFormat | None = None,
     stride_in_1x1: bool | None = None,
+    *,
+    test_transform: TestTransform | None = None,
+    class_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write weights in our names, together with how they were trained, as one ``.pth`` file.
 
@@ -37,6 +42,8 @@ def package_weights(
         arch: needed only where the tensors do not tell.
         input_format: the pixels that the network was trained on; needed for files that are not in the catalog.
         stride_in_1x1: likewise for ResNet-50, 101 and 152.
+        test_transform: what the classifier's accuracy is measured with, where the source does not say.
+        class_names: of the classifier, in its order, likewise.
 
     Returns:
         The facts that were written, in plain containers.
@@ -52,6 +59,9 @@ def package_weights(
         raise FileNotFoundError(f"no folder {destination.parent} to write {destination.name} into; create it first")
     weights = read_weights(source, arch)
     facts = _facts(weights, input_format, stride_in_1x1)
+    transform = weights.test_transform or test_transform
+    facts["test_transform"] = asdict(transform) if transform else None
+    facts["class_names"] = list(weights.class_names or class_names)
     tensors = {
         name: _alone(tensor) for name, tensor in weights.state_dict.items() if not name.endswith(".num_batches_tracked")
     }
@@ -107,6 +117,7 @@ def _facts(weights: Weights, input_format: InputFormat | None, stride_in_1x1: bo
         "source_sha256": weights.sha256,
         "licence": weights.licence,
         "acc1": weights.acc1,
+        "acc5": weights.acc5,
         "package_version": _package_version(),
     }
 

@@ -14,16 +14,18 @@ from resnet_backbone.weights.architecture import (
     HEAD,
     candidate_archs,
     has_bottlenecks,
+    is_preactivated,
     known_archs,
     norm_of,
     num_classes_of,
+    shortcut_of,
 )
 from resnet_backbone.weights.cache import download_weights
 from resnet_backbone.weights.catalog import CATALOG, SCHEME, WeightsEntry, find_entry_by_sha256, get_entry, parse_source
 from resnet_backbone.weights.convert import classifier_part, to_our_names
 from resnet_backbone.weights.download import file_hash
 from resnet_backbone.weights.errors import WeightsError, shorten
-from resnet_backbone.weights.input_format import InputFormat
+from resnet_backbone.weights.input_format import InputFormat, TestTransform
 from resnet_backbone.weights.read import RawFile, read_file
 
 PACKAGE_KEY = "resnet_backbone"
@@ -45,6 +47,9 @@ class Weights:
         num_classes: size of the classifier; 0 where there is none.
         licence: SPDX identifier; ``""`` where unknown.
         acc1: published ImageNet-1K top-1 in percent; None where unknown.
+        acc5: likewise, top-5.
+        test_transform: what the accuracy was measured with; None where nobody said.
+        class_names: of the classifier, in its order; empty where nobody said.
         left_out: names in the file that are no part of a classifier: a detector's heads, say.
     """
 
@@ -58,7 +63,20 @@ class Weights:
     num_classes: int
     licence: str = ""
     acc1: float | None = None
+    acc5: float | None = None
+    test_transform: TestTransform | None = None
+    class_names: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    @property
+    def shortcut(self) -> str | None:
+        """The paper's option, see :func:`shortcut_of`; None where the tensors or the architecture do not tell."""
+        return shortcut_of(self.arch, self.state_dict) if self.arch else None
+
+    @property
+    def preactivation(self) -> bool:
+        """Whether norm and ReLU stand before the convolutions."""
+        return is_preactivated(self.state_dict)
 
 
 def read_weights(source: str | Path, arch: str | None = None) -> Weights:
@@ -154,6 +172,8 @@ def _published(raw: RawFile, source: str, sha256: str, arch: str | None, entry: 
         num_classes=num_classes_of(state_dict),
         licence=entry.licence if entry else "",
         acc1=entry.acc1 if entry else None,
+        acc5=entry.acc5 if entry else None,
+        test_transform=entry.test_transform if entry else None,
         left_out=tuple(sorted(left_out)),
     )
 
@@ -167,6 +187,9 @@ class PackageFacts(NamedTuple):
     norm: str
     licence: str
     acc1: float | None
+    acc5: float | None
+    test_transform: TestTransform | None
+    class_names: tuple[str, ...]
 
 
 def package_facts(metadata: Mapping[str, Any], source: str) -> PackageFacts:
@@ -192,6 +215,10 @@ def package_facts(metadata: Mapping[str, Any], source: str) -> PackageFacts:
             norm=facts["norm"],
             licence=facts["licence"],
             acc1=facts["acc1"],
+            # Files of before the classifiers' training lack the rest.
+            acc5=facts.get("acc5"),
+            test_transform=TestTransform(**facts["test_transform"]) if facts.get("test_transform") else None,
+            class_names=tuple(facts.get("class_names", ())),
         )
     except WeightsError:
         raise
@@ -214,6 +241,9 @@ def _packaged(raw: RawFile, source: str, sha256: str, arch: str | None) -> Weigh
         num_classes=num_classes_of(state_dict),
         licence=facts.licence,
         acc1=facts.acc1,
+        acc5=facts.acc5,
+        test_transform=facts.test_transform,
+        class_names=facts.class_names,
     )
 
 

@@ -8,12 +8,12 @@ import torch
 from resnet_backbone.weights import load_weights, read_weights
 from resnet_backbone.weights.architecture import candidate_archs, known_archs
 
-NOT_VGG = [arch for arch in known_archs() if not arch.startswith("vgg")]
+RESNETS = [arch for arch in known_archs() if arch.startswith(("plain", "resnet"))]
 DEEPLAB = {"stem": "deeplab", "res5_dilation": 2, "res5_multi_grid": (1, 2, 4)}
 
 
 @pytest.mark.parametrize("norm", ["BN", "GN"])
-@pytest.mark.parametrize("arch", NOT_VGG)
+@pytest.mark.parametrize("arch", RESNETS)
 def test_the_architecture_is_told_whatever_the_stem(numbered, arch, norm):
     """A basic block of res2 has a shortcut then, which ResNet-18 and 34 otherwise have not."""
     state = numbered(arch, norm=norm, stem="deeplab")

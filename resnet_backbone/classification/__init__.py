@@ -1,0 +1,1 @@
+"""Training, evaluating and analysing the classifiers that the backbones are."""

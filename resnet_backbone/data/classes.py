@@ -1,0 +1,167 @@
+"""Images with one label each: class folders, as ImageNet comes, and the data sets of torchvision."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import Dataset
+from torchvision import datasets as torchvision_datasets
+
+from resnet_backbone.data.catalog import datasets_root
+
+TORCHVISION = "torchvision://"
+
+# name: (folder of class folders, how to get it), below the root.
+_BUILTIN = {
+    "imagenet_train": ("imagenet/train", "see datasets/README.md: ImageNet has to be asked for at image-net.org"),
+    "imagenet_val": ("imagenet/val", "see datasets/README.md: ImageNet has to be asked for at image-net.org"),
+    "cifar10_jpeg_train": ("cifar10_jpeg/train", "python datasets/prepare_cifar10.py"),
+    "cifar10_jpeg_test": ("cifar10_jpeg/test", "python datasets/prepare_cifar10.py"),
+    "shapes_crops_train": ("shapes_crops/train", "python datasets/prepare_shapes.py --crops"),
+    "shapes_crops_val": ("shapes_crops/val", "python datasets/prepare_shapes.py --crops"),
+}
+# Those whose items are an RGB image and the number of its class.
+_OF_TORCHVISION = ("CIFAR10", "CIFAR100", "DTD", "Flowers102", "Food101", "GTSRB", "Imagenette", "ImageNet", "STL10", "SVHN")
+_SPLITS = {"train": True, "test": False, "val": False}  # of the data sets that ask whether it is for training
+
+
+class ClassDataset(Dataset[tuple[Image.Image, int]]):
+    """Images with a class each, in a fixed order.
+
+    Attributes:
+        source: what :func:`open_classes` was asked for.
+        class_names: in the order of the labels.
+        labels: int64, (N,).
+    """
+
+    def __init__(
+        self,
+        source: str,
+        class_names: Sequence[str],
+        labels: Sequence[int],
+        read: Callable[[int], Image.Image],
+        names: Sequence[str] = (),
+    ) -> None:
+        self.source = source
+        self.class_names = tuple(class_names)
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self._read = read
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return image number ``index``, RGB, as it is stored, and its label."""
+        return self._read(index), int(self.labels[index])
+
+    def image_name(self, index: int) -> str:
+        """Return the path of an image below its folder, or its number where it has none."""
+        return self._names[index] if self._names else str(index)
+
+
+def open_classes(source: str) -> ClassDataset:
+    """Open images with labels.
+
+    Args:
+        source: a built-in name such as ``imagenet_val``; ``torchvision://NAME/SPLIT`` such as
+            ``torchvision://CIFAR10/train``; or a folder that has a folder of images for each class, whose names, sorted,
+            are the classes.
+
+    Raises:
+        FileNotFoundError: the folder or data set is not there; the message says how to get it.
+        ValueError: an unknown name, or a folder without images.
+    """
+    if source.startswith(TORCHVISION):
+        return _open_torchvision(source)
+    if source in _BUILTIN:
+        folder, command = _BUILTIN[source]
+        path = datasets_root() / folder
+        if not path.is_dir():
+            raise FileNotFoundError(
+                f"data set {source!r} is not there: no folder {path.absolute()}\n(looked below "
+                f"{datasets_root()}, which $DETECTRON2_DATASETS sets). Get it with: {command}"
+            )
+        return _open_folder(source, path)
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        near = difflib.get_close_matches(source, _BUILTIN, n=4, cutoff=0.6) or list(_BUILTIN)
+        raise FileNotFoundError(
+            f"{source!r} is neither a folder (looked from {Path.cwd()}) nor a data set by name; did you mean "
+            f"{', '.join(near)}, or torchvision://NAME/SPLIT, as in torchvision://CIFAR10/train?"
+        )
+    return _open_folder(source, path)
+
+
+def _open_folder(source: str, folder: Path) -> ClassDataset:
+    try:
+        found = torchvision_datasets.ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        flat = [entry.name for entry in os.scandir(folder) if entry.is_file()][:3]
+        what = f"; it holds files such as {', '.join(flat)}" if flat else ""
+        raise ValueError(
+            f"{folder} must hold a folder for each class, each with images in it{what} ({error})"
+        ) from error
+    paths = [path for path, _ in found.samples]
+    names = [os.path.relpath(path, folder) for path in paths]
+    return ClassDataset(source, found.classes, found.targets, lambda index: read_rgb(paths[index]), names)
+
+
+def read_rgb(path: str | Path) -> Image.Image:
+    """Read an image file as RGB, as torchvision does: a rotation in its EXIF data is not applied.
+
+    Raises:
+        ValueError: no image, or one that is cut off.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} is not an image that can be read ({error}); take it out of its folder") from error
+
+
+def _open_torchvision(source: str) -> ClassDataset:
+    name, separator, split = source.removeprefix(TORCHVISION).partition("/")
+    if not separator or name not in _OF_TORCHVISION:
+        raise ValueError(
+            f"{source!r} is not of the form torchvision://NAME/SPLIT with NAME one of {', '.join(_OF_TORCHVISION)}"
+        )
+    build = getattr(torchvision_datasets, name)
+    root = datasets_root() / "torchvision" if name != "ImageNet" else datasets_root() / "imagenet"
+    options: dict[str, Any] = {"split": split}
+    if "split" not in inspect.signature(build).parameters:
+        if split not in _SPLITS:
+            raise ValueError(f"{source!r}: {name} has the splits train and test")
+        options = {"train": _SPLITS[split]}
+    try:
+        found = build(root=str(root), **options)
+    except RuntimeError as error:  # what torchvision raises where files are missing or damaged
+        option = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        fetch = f"python -c \"import torchvision; torchvision.datasets.{name}('{root}', {option}, download=True)\""
+        raise FileNotFoundError(f"{source} is not complete below {root}: {error}\nGet it with: {fetch}") from error
+    labels = _labels(found)
+    return ClassDataset(source, _class_names(found, labels), labels, lambda index: found[index][0].convert("RGB"))
+
+
+def _labels(found: Any) -> list[int]:
+    for attribute in ("targets", "labels", "_labels"):
+        if hasattr(found, attribute):
+            return [int(label) for label in getattr(found, attribute)]
+    for attribute in ("_samples", "samples"):
+        if hasattr(found, attribute):
+            return [int(label) for _, label in getattr(found, attribute)]
+    raise ValueError(f"torchvision's {type(found).__name__} does not say its labels without reading its images")
+
+
+def _class_names(found: Any, labels: Sequence[int]) -> list[str]:
+    names = getattr(found, "classes", None)
+    if names is None:
+        return [str(label) for label in range(max(labels) + 1)]
+    return [name if isinstance(name, str) else name[0] for name in names]
