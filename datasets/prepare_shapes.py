@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Generate the "shapes" data set: five classes, exact boxes and masks, no download.
 
-Example: python datasets/prepare_shapes.py --train 600 --val 100 --seed 0
+Examples:
+    python datasets/prepare_shapes.py --train 600 --val 100 --seed 0
+    python datasets/prepare_shapes.py --crops     # and the shapes one by one, in class folders, for a classifier
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_backbone.data.catalog import datasets_root
+from resnet_backbone.data.crops import write_crops
 from resnet_backbone.data.shapes import generate_shapes
 
 
@@ -22,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--val", type=int, default=100, metavar="N", help="validation images (default: %(default)s)")
     parser.add_argument("--image-size", type=int, default=256, metavar="PIXELS", help="about (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--crops", action="store_true", help="write every shape to OUTPUT_crops/SPLIT/CLASS/, too")
     arguments = parser.parse_args(argv)
 
     written = generate_shapes(
@@ -29,6 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     state = "generated" if written else "already there with these settings:"
     print(f"{state} {arguments.train} training and {arguments.val} validation images in {arguments.output}")
+    if arguments.crops:
+        folder = arguments.output.with_name(f"{arguments.output.name}_crops")
+        for split in ("train", "val"):
+            annotations = arguments.output / "annotations" / f"{split}.json"
+            number = write_crops(annotations, arguments.output / split, folder / split)
+            print(f"{split}: {number} crops in {folder / split}")
     return 0
 
 

@@ -15,7 +15,7 @@ from resnet_backbone.config import config_folder, required_by_source
 from resnet_backbone.config.files import leaves, value_of
 from resnet_backbone.torchvision_plugin.config import load_config as torchvision_config
 from resnet_backbone.torchvision_plugin.detector import build_detector as torchvision_detector
-from resnet_backbone.torchvision_plugin.solver import build_optimizer as torchvision_optimizer
+from resnet_backbone.training.solver import build_optimizer as torchvision_optimizer
 from resnet_backbone.weights.catalog import parse_source
 
 # What a backbone forces upon the detector around it, and why.

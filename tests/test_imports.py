@@ -10,7 +10,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "resnet_backbone"
-PLUGIN_MAY = {"__init__", "version", "weights", "models", "data", "evaluation", "config", "diagnosis", "improvements"}
+BELOW_PLUGINS = {
+    "__init__",
+    "version",
+    "weights",
+    "models",
+    "data",
+    "evaluation",
+    "config",
+    "diagnosis",
+    "improvements",
+}
+PLUGIN_MAY = {*BELOW_PLUGINS, "training"}
 
 # What each layer may import besides itself. The plug-ins and the classifiers' training do not know each other.
 MAY_IMPORT = {
@@ -21,12 +32,13 @@ MAY_IMPORT = {
     "evaluation": {"version", "weights"},
     "config": {"version", "weights", "models", "data"},
     "diagnosis": {"version", "weights", "models", "data", "config"},
+    "training": {"version", "weights", "evaluation", "config"},
     "improvements": {"version", "weights", "models", "data", "evaluation", "config"},
     "reproduction": {"version", "weights", "models", "data", "evaluation", "config"},
     "__init__": {"version", "weights", "models"},
     "classification": PLUGIN_MAY,
     "torchvision_plugin": PLUGIN_MAY,
-    "detectron2_plugin": PLUGIN_MAY,
+    "detectron2_plugin": BELOW_PLUGINS,
 }
 OUTSIDE = {"tools", "datasets", "benchmarks", "tests"}
 

@@ -17,8 +17,8 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
+from resnet_backbone.config.command_line import add_run_arguments, torchrun_words, wants_processes
 from resnet_backbone.config.engine import ENGINES, choose_engine
 
 
@@ -27,10 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     if choose_engine(args.engine) == "detectron2":
         return launch_detectron2(args)
-    if args.num_gpus * args.num_machines > 1 and "LOCAL_RANK" not in os.environ:
+    if wants_processes(args):
         if not data_is_there(args):
             return 1
-        relaunch(args, argv)
+        try:
+            words = torchrun_words(args, __file__, argv)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        os.execv(words[0], words)
     return run_torchvision(args)
 
 
@@ -92,19 +97,8 @@ def run_detectron2(args: argparse.Namespace) -> None:
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config-file", required=True, metavar="FILE", help="a YAML file, or the name of one in configs/"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
     parser.add_argument("--engine", choices=ENGINES, default="auto")
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine (default: %(default)s)")
-    parser.add_argument("--num-machines", type=int, default=1)
-    parser.add_argument("--machine-rank", type=int, default=0, help="from 0, different on each machine")
-    parser.add_argument(
-        "--dist-url", default="tcp://127.0.0.1:29500", help="address of the machine of rank 0 (several machines)"
-    )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
+    add_run_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -119,22 +113,6 @@ def data_is_there(args: argparse.Namespace) -> bool:
         print(f"error: {error}", file=sys.stderr)
         return False
     return True
-
-
-def relaunch(args: argparse.Namespace, argv: Sequence[str]) -> None:
-    """Replace this process by torchrun with the processes asked for."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={args.num_gpus}"]
-    if args.num_machines == 1:
-        torchrun.append("--standalone")
-    else:
-        address = urlsplit(args.dist_url)
-        if address.hostname in (None, "127.0.0.1", "localhost") or address.port is None:
-            sys.exit(
-                f"error: --dist-url {args.dist_url}: several machines need tcp://ADDRESS:PORT of the one of rank 0"
-            )
-        torchrun += [f"--nnodes={args.num_machines}", f"--node-rank={args.machine_rank}"]
-        torchrun += [f"--master-addr={address.hostname}", f"--master-port={address.port}"]
-    os.execv(sys.executable, [*torchrun, __file__, *argv])
 
 
 if __name__ == "__main__":

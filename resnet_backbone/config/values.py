@@ -47,19 +47,59 @@ def check_values(
         lengths: how many values a key has.
         engine: its name, for messages.
     """
-    for key, values in {**COMMON, **allowed}.items():
+    check_allowed(cfg, {**COMMON, **allowed}, engine)
+    check_least(cfg, _LEAST)
+    check_lengths(cfg, lengths)
+    check_training(cfg)
+    _check_combinations(cfg)
+    _check_improvements(cfg)
+
+
+def check_allowed(cfg: CfgNode, allowed: Mapping[str, tuple[object, ...]], engine: str) -> None:
+    """Raise ValueError for a key with another value than ``allowed`` lists."""
+    for key, values in allowed.items():
         value = value_of(cfg, key)
         if value not in values:
             known = " or ".join(repr(value) for value in values)
             raise ValueError(f"{key} is {value!r}, of which the {engine} engine knows only {known}")
-    for key, least in _LEAST.items():
-        if value_of(cfg, key) < least:
-            raise ValueError(f"{key} is {value_of(cfg, key)}; it must be {least} or more")
+
+
+def check_least(cfg: CfgNode, least: Mapping[str, float]) -> None:
+    """Raise ValueError for a key whose value is below that in ``least``."""
+    for key, bound in least.items():
+        if value_of(cfg, key) < bound:
+            raise ValueError(f"{key} is {value_of(cfg, key)}; it must be {bound} or more")
+
+
+def check_lengths(cfg: CfgNode, lengths: Mapping[str, int]) -> None:
+    """Raise ValueError for a key that has another number of values than ``lengths`` says."""
     for key, length in lengths.items():
         if len(value_of(cfg, key)) != length:
             raise ValueError(f"{key} is {value_of(cfg, key)}; it must have {length} values")
-    _check_combinations(cfg)
-    _check_improvements(cfg)
+
+
+def check_training(cfg: CfgNode) -> None:
+    """Raise ValueError for a device that is not there, or a schedule that goes back."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("MODEL.DEVICE is 'cuda', and torch finds no GPU that it can use; write MODEL.DEVICE cpu")
+    steps = list(cfg.SOLVER.STEPS)
+    if steps != sorted(set(steps)):
+        raise ValueError(f"SOLVER.STEPS {steps} must increase")
+
+
+def check_batches(cfg: CfgNode) -> None:
+    """Raise ValueError for a batch that cannot be divided, or a precision that the CPU does not train in.
+
+    For the loops of :mod:`resnet_backbone.training`; Detectron2 has its own.
+    """
+    solver = cfg.SOLVER
+    if solver.IMS_PER_BATCH % solver.ACCUMULATION_STEPS:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} must be a multiple of "
+            f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}"
+        )
+    if solver.AMP.ENABLED and solver.AMP.DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
+        raise ValueError("float16 does not train on the CPU: write SOLVER.AMP.DTYPE bfloat16")
 
 
 def warn_of_far_sizes(cfg: CfgNode) -> None:
@@ -85,11 +125,6 @@ def _check_combinations(cfg: CfgNode) -> None:
         raise ValueError(f"MODEL.ROI_BOX_HEAD.DROPOUT is {box.DROPOUT}; it must be 0 or more, and below 1")
     if box.DROPOUT and box.NAME != "VGGBoxHead":
         raise ValueError(f"MODEL.ROI_BOX_HEAD.DROPOUT is {box.DROPOUT}; only NAME: VGGBoxHead has it, write 0.0")
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("MODEL.DEVICE is 'cuda', and torch finds no GPU that it can use; write MODEL.DEVICE cpu")
-    steps = list(cfg.SOLVER.STEPS)
-    if steps != sorted(set(steps)):
-        raise ValueError(f"SOLVER.STEPS {steps} must increase")
 
 
 def _check_improvements(cfg: CfgNode) -> None:

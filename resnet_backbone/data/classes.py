@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets as torchvision_datasets
 
@@ -28,7 +29,18 @@ _BUILTIN = {
     "shapes_crops_val": ("shapes_crops/val", "python datasets/prepare_shapes.py --crops"),
 }
 # Those whose items are an RGB image and the number of its class.
-_OF_TORCHVISION = ("CIFAR10", "CIFAR100", "DTD", "Flowers102", "Food101", "GTSRB", "Imagenette", "ImageNet", "STL10", "SVHN")
+_OF_TORCHVISION = (
+    "CIFAR10",
+    "CIFAR100",
+    "DTD",
+    "Flowers102",
+    "Food101",
+    "GTSRB",
+    "Imagenette",
+    "ImageNet",
+    "STL10",
+    "SVHN",
+)
 _SPLITS = {"train": True, "test": False, "val": False}  # of the data sets that ask whether it is for training
 
 
@@ -37,6 +49,7 @@ class ClassDataset(Dataset[tuple[Image.Image, int]]):
 
     Attributes:
         source: what :func:`open_classes` was asked for.
+        location: the folder where it is.
         class_names: in the order of the labels.
         labels: int64, (N,).
     """
@@ -44,12 +57,14 @@ class ClassDataset(Dataset[tuple[Image.Image, int]]):
     def __init__(
         self,
         source: str,
+        location: Path,
         class_names: Sequence[str],
         labels: Sequence[int],
         read: Callable[[int], Image.Image],
         names: Sequence[str] = (),
     ) -> None:
         self.source = source
+        self.location = location
         self.class_names = tuple(class_names)
         self.labels = np.asarray(labels, dtype=np.int64)
         self._read = read
@@ -67,13 +82,28 @@ class ClassDataset(Dataset[tuple[Image.Image, int]]):
         return self._names[index] if self._names else str(index)
 
 
+class TransformedClasses(Dataset[tuple[Tensor, int]]):
+    """A :class:`ClassDataset` whose images go through ``transform``."""
+
+    def __init__(self, dataset: ClassDataset, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.dataset = dataset
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.dataset[index]
+        return self.transform(image), label
+
+
 def open_classes(source: str) -> ClassDataset:
     """Open images with labels.
 
     Args:
         source: a built-in name such as ``imagenet_val``; ``torchvision://NAME/SPLIT`` such as
-            ``torchvision://CIFAR10/train``; or a folder that has a folder of images for each class, whose names, sorted,
-            are the classes.
+            ``torchvision://CIFAR10/train``; or a folder that has a folder of images for each class, whose names,
+            sorted, are the classes.
 
     Raises:
         FileNotFoundError: the folder or data set is not there; the message says how to get it.
@@ -111,7 +141,7 @@ def _open_folder(source: str, folder: Path) -> ClassDataset:
         ) from error
     paths = [path for path, _ in found.samples]
     names = [os.path.relpath(path, folder) for path in paths]
-    return ClassDataset(source, found.classes, found.targets, lambda index: read_rgb(paths[index]), names)
+    return ClassDataset(source, folder, found.classes, found.targets, lambda index: read_rgb(paths[index]), names)
 
 
 def read_rgb(path: str | Path) -> Image.Image:
@@ -147,7 +177,7 @@ def _open_torchvision(source: str) -> ClassDataset:
         fetch = f"python -c \"import torchvision; torchvision.datasets.{name}('{root}', {option}, download=True)\""
         raise FileNotFoundError(f"{source} is not complete below {root}: {error}\nGet it with: {fetch}") from error
     labels = _labels(found)
-    return ClassDataset(source, _class_names(found, labels), labels, lambda index: found[index][0].convert("RGB"))
+    return ClassDataset(source, root, _class_names(found, labels), labels, lambda index: found[index][0].convert("RGB"))
 
 
 def _labels(found: Any) -> list[int]:

@@ -26,7 +26,7 @@ FACTS_NAME = "facts.json"
 class RunFacts:
     """The conditions of one evaluation of one test set."""
 
-    engine: str  # "torchvision" or "detectron2"
+    engine: str  # "torchvision", "detectron2" or "classification"
     resnet_backbone: str  # its version
     commit: str | None  # of the checkout, "-dirty" where files were changed; None for an installed package
     command: str
@@ -35,8 +35,8 @@ class RunFacts:
     device: str  # name of the GPU, or of the CPU and the number of threads
     processes: int
     dataset: str  # as in DATASETS.TEST
-    annotations: str  # absolute path of the COCO-format file
-    annotations_sha256: str
+    annotations: str  # absolute path of the COCO-format file; of a classifier the folder of class folders, or its name
+    annotations_sha256: str  # of the file; of class folders see hash_labels
     image_folder: str  # absolute path
     num_images: int
     class_names: list[str]
@@ -60,8 +60,12 @@ def write_facts(
     image_folder: Path,
     num_images: int,
     class_names: Sequence[str],
+    annotations_sha256: str | None = None,
 ) -> RunFacts:
-    """Write ``folder/facts.json`` about the evaluation that has just ended; arguments as in :class:`RunFacts`."""
+    """Write ``folder/facts.json`` about the evaluation that has just ended; arguments as in :class:`RunFacts`.
+
+    ``annotations_sha256`` is computed where ``annotations`` is a file and it is None.
+    """
     facts = RunFacts(
         engine=engine,
         resnet_backbone=__version__,
@@ -73,7 +77,7 @@ def write_facts(
         processes=processes,
         dataset=dataset,
         annotations=str(annotations.absolute()),
-        annotations_sha256=hashlib.sha256(annotations.read_bytes()).hexdigest(),
+        annotations_sha256=annotations_sha256 or hashlib.sha256(annotations.read_bytes()).hexdigest(),
         image_folder=str(image_folder.absolute()),
         num_images=num_images,
         class_names=list(class_names),
@@ -84,6 +88,12 @@ def write_facts(
     )
     write_text(folder / FACTS_NAME, json.dumps(asdict(facts), indent=2) + "\n")
     return facts
+
+
+def hash_labels(names: Sequence[str], labels: Sequence[int]) -> str:
+    """Return the SHA-256 of which image of a classification data set has which label, 64 hexadecimal digits."""
+    lines = (f"{name}\t{label}\n" for name, label in zip(names, labels, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def read_facts(folder: Path) -> RunFacts:

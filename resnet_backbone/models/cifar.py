@@ -82,9 +82,7 @@ class CifarResNet(StagedTrunk):
         self.stem = CifarStem(in_channels, norm)
         if "res2" in built:
             own = rates[:depth]
-            self.res2 = make_stage(
-                block, 16, 16, style, stride=1, dilations=dilations, survivals=own, activated=True
-            )
+            self.res2 = make_stage(block, 16, 16, style, stride=1, dilations=dilations, survivals=own, activated=True)
         if "res3" in built:
             own = rates[depth : 2 * depth]
             self.res3 = make_stage(block, 16, 32, style, stride=2, dilations=dilations, survivals=own)

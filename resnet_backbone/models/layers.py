@@ -57,7 +57,7 @@ def make_norm(name: str, channels: int) -> nn.Module | None:
     """Return a norm layer for ``channels`` feature maps, or None for the name ``""``.
 
     Raises:
-        ValueError: ``name`` is none of ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` (32 groups, 16 for 16 channels) and ``""``.
+        ValueError: ``name`` is none of ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` (32 groups; 16 of 16 channels), ``""``.
     """
     if name == "":
         return None

@@ -175,11 +175,11 @@ def create_model(
         norm: ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` or ``""``; None is what the architecture was published with.
         freeze_at: how many stages to freeze, counted as in Detectron2 (1 = stem, 2 = stem and res2; VGG: conv1, conv2).
         stride_in_1x1: where bottlenecks carry the stride; None takes it from the weights, and is False without any.
-        shortcut: ``A``, ``B`` or ``C`` of the paper (zeros, projections where dimensions change, projections); None takes
-            it from the weights where they say it, and is the paper's ``B``, for ``cifar_*`` ``A``, without any.
+        shortcut: ``A``, ``B`` or ``C`` of the paper (zeros, projections where dimensions change, projections); None
+            takes it from the weights where they say it, and is the paper's ``B``, for ``cifar_*`` ``A``, without any.
         preactivation: norm and ReLU before the convolutions (arXiv 1603.05027); None takes it from the weights.
-        stochastic_depth: probability with which training drops the residual of the last block (arXiv 1603.09382), from 0
-            to below 1; the blocks before it are dropped less, linearly.
+        stochastic_depth: probability with which training drops the residual of the last block (arXiv 1603.09382),
+            from 0 to below 1; the blocks before it are dropped less, linearly.
         stem: ``basic``, or ``deeplab`` for the three 3x3 convolutions of DeepLab's ResNets, which need weights of their
             own.
         res4_dilation: 2 leaves res4 at stride 8, and needs ``res5_dilation=4``.

@@ -65,8 +65,8 @@ class ResNet(StagedTrunk):
         norm: ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` or ``""``.
         freeze_at: how many of stem, res2, ... to freeze, as in Detectron2 (2 = stem and res2).
         stride_in_1x1: see :class:`Bottleneck`; True only with bottlenecks.
-        shortcut: option ``A``, ``B`` or ``C`` of the paper, see :class:`BlockStyle`; ``B`` in plain networks, too, which
-            have none.
+        shortcut: option ``A``, ``B`` or ``C`` of the paper, see :class:`BlockStyle`; ``B`` in plain networks, too,
+            which have none.
         preactivation: see :class:`BlockStyle`; the last stage then ends with a norm and a ReLU of its own.
         stochastic_depth: probability with which training drops the residual of the last block, falling linearly to the
             first; see :func:`survival_rates`.

@@ -1,9 +1,8 @@
-"""Detection checkpoints: written whole or not at all, and read without running code."""
+"""Reading detection checkpoints without running code."""
 
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,36 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnet_backbone.config.output import LAST
-
 logger = logging.getLogger(__name__)
 
 _COUNTER = ".num_batches_tracked"
 _HEADS = ("roi_heads.", "head.")  # of the two kinds of detectors
 _PREDICTORS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.", "head.classification_head.cls_logits.")
-
-
-def save_checkpoint(output_dir: Path, name: str, state: dict[str, Any]) -> Path:
-    """Write ``state`` to ``output_dir/name`` and make it the one that ``--resume`` continues from.
-
-    The file appears under its name only when it is complete.
-    """
-    path = output_dir / name
-    _replace(path, lambda temporary: torch.save(state, temporary))
-    _replace(output_dir / LAST, lambda temporary: temporary.write_text(name, encoding="utf-8"))
-    logger.info("wrote %s", path)
-    return path
-
-
-def _replace(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def is_own_checkpoint(path: Path) -> bool:

@@ -10,7 +10,7 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import add_backbone_keys, add_run_keys, merge_config
-from resnet_backbone.config.values import check_values
+from resnet_backbone.config.values import check_batches, check_values
 
 # Keys of which this engine knows some values only.
 ALLOWED: dict[str, tuple[object, ...]] = {
@@ -206,11 +206,4 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
 def check_config(cfg: CfgNode) -> None:
     """Raise ValueError for a value, or a combination of values, that this engine cannot obey."""
     check_values(cfg, ALLOWED, _LENGTHS, "torchvision")
-    solver = cfg.SOLVER
-    if solver.IMS_PER_BATCH % solver.ACCUMULATION_STEPS:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} must be a multiple of "
-            f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}"
-        )
-    if solver.AMP.ENABLED and solver.AMP.DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
-        raise ValueError("float16 does not train on the CPU: write SOLVER.AMP.DTYPE bfloat16")
+    check_batches(cfg)

@@ -26,8 +26,8 @@ from resnet_backbone.torchvision_plugin.datasets import (
     set_num_classes,
 )
 from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
-from resnet_backbone.torchvision_plugin.loader import reorder_channels
 from resnet_backbone.torchvision_plugin.roi_heads import Res5BoxHead, VGGBoxHead
+from resnet_backbone.training.batches import reorder_channels
 from resnet_backbone.weights import WeightsError
 
 

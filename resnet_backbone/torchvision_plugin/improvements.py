@@ -16,9 +16,9 @@ from resnet_backbone.improvements.settings import is_improved, settings_of
 from resnet_backbone.improvements.two_stage import Scale
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.detector import Detector
-from resnet_backbone.torchvision_plugin.loader import reorder_channels
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
 from resnet_backbone.torchvision_plugin.trained import load_trained
+from resnet_backbone.training.batches import reorder_channels
 
 _MIN_SIDE = 0.01  # pixels: what torchvision's RoIHeads drop
 

@@ -28,8 +28,9 @@ from resnet_backbone.evaluation.pictures import evenly_spaced, save_comparison_p
 from resnet_backbone.evaluation.results import decode_masks, encode_masks, to_coco_results, write_results, write_text
 from resnet_backbone.evaluation.score import score_results
 from resnet_backbone.torchvision_plugin.datasets import iou_types
-from resnet_backbone.torchvision_plugin.loader import build_test_loader, reorder_channels
+from resnet_backbone.torchvision_plugin.loader import build_test_loader
 from resnet_backbone.torchvision_plugin.mask_heads import paste_masks
+from resnet_backbone.training.batches import reorder_channels
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from resnet_backbone.evaluation.detections import Detections
 from resnet_backbone.evaluation.drawing import check_image
 from resnet_backbone.torchvision_plugin.improvements import build_improved
 from resnet_backbone.torchvision_plugin.inference import rescale
-from resnet_backbone.torchvision_plugin.loader import reorder_channels
 from resnet_backbone.torchvision_plugin.trained import load_trained
+from resnet_backbone.training.batches import reorder_channels
 
 
 class Predictor:

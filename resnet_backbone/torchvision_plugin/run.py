@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-import random
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
 from fvcore.common.config import CfgNode
 from torch import nn
 from torch.utils.data import DataLoader
@@ -17,7 +14,7 @@ from torch.utils.data import DataLoader
 from resnet_backbone.config.evaluation_folder import check_evaluation
 from resnet_backbone.config.finished_run import CONFIG
 from resnet_backbone.config.input import input_of
-from resnet_backbone.config.output import check_output_dir, forget_checkpoints, last_checkpoint
+from resnet_backbone.config.output import check_output_dir, forget_checkpoints
 from resnet_backbone.config.values import warn_of_far_sizes
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.results import write_text
@@ -36,9 +33,12 @@ from resnet_backbone.torchvision_plugin.detector import build_detector
 from resnet_backbone.torchvision_plugin.improvements import build_improved
 from resnet_backbone.torchvision_plugin.inference import evaluate, without_transforms
 from resnet_backbone.torchvision_plugin.initial_weights import Initial, fit_input_to, read_initial_weights
-from resnet_backbone.torchvision_plugin.loader import build_train_loader, images_per_pass
+from resnet_backbone.torchvision_plugin.loader import build_train_loader
 from resnet_backbone.torchvision_plugin.trainer import Trainer
-from resnet_backbone.torchvision_plugin.writers import set_up_logging
+from resnet_backbone.training.batches import images_per_pass
+from resnet_backbone.training.checkpoint import find_resumed
+from resnet_backbone.training.processes import common_seed, make_accelerator
+from resnet_backbone.training.writers import set_up_logging
 from resnet_backbone.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Run:
         self.output_dir = Path(cfg.OUTPUT_DIR)
         check_output_dir(self.output_dir)
         self.keeps_config = eval_only and check_evaluation(cfg, resume=resume)
-        self.accelerator = _make_accelerator(cfg)
+        self.accelerator = make_accelerator(cfg)
         set_up_logging(None)
         if not self.accelerator.is_main_process:
             logging.getLogger("resnet_backbone").setLevel(logging.WARNING)
@@ -70,7 +70,7 @@ class Run:
         if not eval_only:
             images_per_pass(cfg, self.accelerator.num_processes)
         check_files(cfg, training=not eval_only)
-        resumed = _resumed_checkpoint(self.output_dir) if resume else None
+        resumed = find_resumed(self.output_dir, load_checkpoint) if resume else None
         if eval_only and resumed is None and not is_own_checkpoint(Path(cfg.MODEL.WEIGHTS)):
             raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {cfg.MODEL.WEIGHTS!r}")
         initial = Initial(detector=resumed) if resumed else read_initial_weights(cfg)
@@ -82,7 +82,7 @@ class Run:
             raise ValueError(f"the run to resume learned the classes {learned}, the data now has {self.class_names}")
         self.test_sets = open_test_sets(cfg, self.class_names)
         set_num_classes(cfg, self.class_names)
-        self.seed = _common_seed(cfg.SEED, self.accelerator)
+        self.seed = common_seed(cfg.SEED, self.accelerator)
         torch.manual_seed(self.seed)
         self.detector = build_detector(cfg, initial.classifier)
         if initial.detector is not None:
@@ -119,7 +119,7 @@ class Run:
                 for figure, value in metrics.scalars().items()
             }
 
-        self.trainer.train(self._make_loader, scores if self.test_sets else None)
+        self.trainer.train(lambda start: iter(self._make_loader(start)), scores if self.test_sets else None)
         return figures
 
     def _make_trainer(self, resumed: dict[str, Any] | None) -> Trainer:
@@ -163,35 +163,3 @@ class Run:
             if metrics is not None:
                 figures[name] = metrics
         return figures
-
-
-def _make_accelerator(cfg: CfgNode) -> Accelerator:
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    if cfg.MODEL.DEVICE == "cuda" and local_rank >= torch.cuda.device_count():
-        raise ValueError(f"process {local_rank + 1} of this machine has no GPU: there are {torch.cuda.device_count()}")
-    precision = {"float16": "fp16", "bfloat16": "bf16"}[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else "no"
-    return Accelerator(
-        cpu=cfg.MODEL.DEVICE == "cpu",
-        mixed_precision=precision,
-        # Batch statistics are brought together before evaluating and saving, not on every step.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
-
-
-def _resumed_checkpoint(output_dir: Path) -> dict[str, Any] | None:
-    path = last_checkpoint(output_dir)
-    if path is None:
-        logger.warning("--resume: no checkpoint in %s, starting anew", output_dir)
-        return None
-    logger.info("resuming from %s", path)
-    return load_checkpoint(path)
-
-
-def _common_seed(seed: int, accelerator: Accelerator) -> int:
-    """Return ``seed``, or for a negative one a random seed that all processes share."""
-    if seed >= 0:
-        return seed
-    drawn = torch.tensor(random.SystemRandom().randrange(2**31), device=accelerator.device)
-    if accelerator.num_processes > 1:
-        torch.distributed.broadcast(drawn, src=0)
-    return int(drawn)

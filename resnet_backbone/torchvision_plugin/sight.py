@@ -23,7 +23,8 @@ from resnet_backbone.torchvision_plugin.backbone import build_backbone
 from resnet_backbone.torchvision_plugin.datasets import check_files, open_test_sets, open_train_set
 from resnet_backbone.torchvision_plugin.detector import Preprocess
 from resnet_backbone.torchvision_plugin.inference import without_transforms
-from resnet_backbone.torchvision_plugin.loader import build_test_loader, build_train_loader, reorder_channels
+from resnet_backbone.torchvision_plugin.loader import build_test_loader, build_train_loader
+from resnet_backbone.training.batches import reorder_channels
 
 
 def open_sight(cfg: CfgNode, *, training: bool) -> Sight:

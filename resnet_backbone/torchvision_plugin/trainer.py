@@ -1,116 +1,33 @@
-"""The training loop: SGD over batches whose order and random numbers depend on the seed and the iteration alone."""
+"""The training of detectors: SGD over batches whose order and random numbers depend on seed and iteration alone."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from fvcore.common.config import CfgNode
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from resnet_backbone.config.output import last_checkpoint
-from resnet_backbone.torchvision_plugin.checkpoint import save_checkpoint
-from resnet_backbone.torchvision_plugin.loader import derive_seed
-from resnet_backbone.torchvision_plugin.solver import build_optimizer, build_schedule, clip_gradients
-from resnet_backbone.torchvision_plugin.writers import RunWriter, Stopwatch
-
-logger = logging.getLogger(__name__)
+from resnet_backbone.training.batches import derive_seed
+from resnet_backbone.training.loop import TrainingLoop
+from resnet_backbone.training.solver import clip_gradients
+from resnet_backbone.training.writers import Stopwatch
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
 
-class Trainer:
-    """Everything that changes while a detector is trained, and the loop that changes it.
+class Trainer(TrainingLoop):
+    """Trains a detector; batches are (images, targets), and what diverges is told with the images of its batch."""
 
-    Args:
-        cfg: reads SOLVER, SEED and TEST.EVAL_PERIOD; the input's keys for messages.
-        detector: on the CPU; it is moved to the accelerator's device.
-        accelerator: processes, device and precision.
-        output_dir: gets checkpoints and records.
-        seed: of all that is random.
-        facts: plain values that every checkpoint carries along, for those who read it.
-    """
+    frozen_keys = "MODEL.BACKBONE.FREEZE_AT and MODEL.RESNET_BACKBONE.NORM"
 
-    def __init__(
-        self,
-        cfg: CfgNode,
-        detector: nn.Module,
-        accelerator: Accelerator,
-        output_dir: Path,
-        seed: int,
-        facts: dict[str, Any],
-    ) -> None:
-        self.cfg = cfg
-        self.accelerator = accelerator
-        self.output_dir = output_dir
-        self.seed = seed
-        self.facts = facts
-        self.detector = detector
-        # The order matters: the optimizer must hold the parameters that are on the device.
-        detector.to(accelerator.device)
-        self.model, self.optimizer = accelerator.prepare(detector, build_optimizer(cfg, detector))
-        self.schedule = build_schedule(cfg)
-        self.iteration = 0  # how many are done
-
-    def train(
-        self, make_loader: Callable[[int], DataLoader[Any]], evaluate: Callable[[bool], dict[str, float]] | None
-    ) -> None:
-        """Train to SOLVER.MAX_ITER, with checkpoints on the way and ``model_final.pth`` at the end; then evaluate.
-
-        Args:
-            make_loader: returns the endless loader that starts at a given forward pass.
-            evaluate: scores the detector as it is, told whether training is over; called every TEST.EVAL_PERIOD
-                iterations and at the end.
-
-        Raises:
-            FloatingPointError: a loss or a gradient is not finite; the message names causes, images and the last
-                checkpoint.
-        """
-        solver, period = self.cfg.SOLVER, self.cfg.TEST.EVAL_PERIOD
-        writer = None
-        if self.accelerator.is_main_process:
-            writer = RunWriter(self.output_dir, solver.MAX_ITER, self.iteration, self.accelerator.device)
-
-        def score(over: bool) -> None:
-            if evaluate is not None:
-                self.synchronise_statistics()
-                scores = evaluate(over)
-                if writer is not None and scores:
-                    writer.scalars(self.iteration - 1, scores)
-
-        try:
-            batches = iter(make_loader(self.iteration * solver.ACCUMULATION_STEPS))
-            self.model.train()
-            watch = Stopwatch()
-            while self.iteration < solver.MAX_ITER:
-                losses, data_time = self._step(batches)
-                if writer is not None:
-                    lr = self.optimizer.param_groups[0]["lr"]
-                    writer.step(self.iteration, {**losses, "lr": lr, "data_time": data_time}, watch.lap())
-                self.iteration += 1
-                last = self.iteration == solver.MAX_ITER
-                if last or self.iteration % solver.CHECKPOINT_PERIOD == 0:
-                    self.save("model_final.pth" if last else f"model_{self.iteration - 1:07d}.pth")
-                if period and self.iteration % period == 0 and not last:
-                    score(over=False)
-                    watch.lap()
-            score(over=True)
-        finally:
-            if writer is not None:
-                writer.close()
-
-    def _step(self, batches: Iterator[Batch]) -> tuple[dict[str, float], float]:
+    def _step(self, batches: Iterator[Batch]) -> tuple[dict[str, float | Tensor], float]:
         """One optimizer step. Returns the losses, averaged over processes and passes, and the seconds spent on data."""
         accelerator, passes = self.accelerator, self.cfg.SOLVER.ACCUMULATION_STEPS
         torch.manual_seed(derive_seed(self.seed, self.iteration, accelerator.process_index))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(self.iteration)
+        self.set_learning_rate()
         totals: dict[str, float] = {}
         data_time = 0.0
         image_ids: list[int] = []
@@ -128,7 +45,7 @@ class Trainer:
         clip_gradients(self.cfg, accelerator, self.optimizer)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return totals, data_time
+        return dict(totals), data_time
 
     def _to_device(self, images: list[Tensor], targets: list[dict[str, Any]]) -> tuple[list[Tensor], list[dict]]:
         device = self.accelerator.device
@@ -161,7 +78,7 @@ class Trainer:
         """Keep a gradient that is not finite from the weights; with float16 the scaler does, and skips the step."""
         if self.accelerator.scaler is not None:
             return
-        gradients = [p.grad for p in self.detector.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
         if not torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all():
             raise FloatingPointError(self._diagnosis("gradient", totals, image_ids))
 
@@ -183,52 +100,3 @@ class Trainer:
             f"  - the boxes of these images\n"
             f"{before}"
         )
-
-    def synchronise_statistics(self) -> None:
-        """Give every process the main process's running statistics of batch norms, which differ after training."""
-        if self.accelerator.num_processes > 1:
-            for buffer in self.detector.buffers():
-                torch.distributed.broadcast(buffer, src=0)
-
-    def save(self, name: str) -> None:
-        """Write a checkpoint with everything that resuming needs; the main process does, the others wait."""
-        if self.accelerator.is_main_process:
-            state = {
-                **self.facts,
-                "model": self.detector.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-                "iteration": self.iteration,
-                "seed": self.seed,
-                "num_processes": self.accelerator.num_processes,
-            }
-            save_checkpoint(self.output_dir, name, state)
-        self.accelerator.wait_for_everyone()
-
-    def resume(self, state: dict[str, Any]) -> None:
-        """Go on where ``state``, the content of a checkpoint whose model is loaded already, left off.
-
-        The config decides on learning rate, decay and momentum; the checkpoint gives what has been accumulated.
-
-        Raises:
-            ValueError: the checkpoint is of a run with another seed, or trained other parameters.
-        """
-        saved, now = state["optimizer"], self.optimizer.state_dict()
-        if [len(g["params"]) for g in saved["param_groups"]] != [len(g["params"]) for g in now["param_groups"]]:
-            raise ValueError(
-                "the checkpoint was trained with other layers frozen; resume with the MODEL.BACKBONE.FREEZE_AT and "
-                "MODEL.RESNET_BACKBONE.NORM of its config.yaml"
-            )
-        if self.cfg.SEED >= 0 and self.cfg.SEED != state["seed"]:
-            raise ValueError(f"the run to resume has the seed {state['seed']}: write SEED {state['seed']}")
-        if state["num_processes"] != self.accelerator.num_processes:
-            logger.warning(
-                "the checkpoint was written by %d processes, now there are %d: the images come in another order",
-                state["num_processes"],
-                self.accelerator.num_processes,
-            )
-        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": now["param_groups"]})
-        if self.accelerator.scaler is not None and state["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.iteration = state["iteration"]
-        self.seed = state["seed"]

@@ -238,7 +238,9 @@ def _advice(weights: Weights, match: _Match, model_norm: str) -> list[str]:
     if any(".shortcut." in name for name in [*match.missing, *match.leftover]):
         known = f", in the file {weights.shortcut!r}" if weights.shortcut else ""
         advice.append(f"The shortcuts are not the same{known}: option A of the paper pads, B projects where the")
-        advice.append("dimensions change, C everywhere; write create_model(..., shortcut=...), or MODEL.RESNET_BACKBONE.SHORTCUT.")
+        advice.append(
+            "dimensions change, C everywhere; write create_model(..., shortcut=...), or MODEL.RESNET_BACKBONE.SHORTCUT."
+        )
     if any(".preact." in name for name in [*match.missing, *match.leftover]):
         advice.append(f"The norms stand elsewhere: write preactivation={weights.preactivation}.")
     if any(name.startswith(HEAD) for name in match.missing):

@@ -10,11 +10,8 @@ import pytest
 import torch
 
 from resnet_backbone.config.output import last_checkpoint
-from resnet_backbone.torchvision_plugin.checkpoint import (
-    is_own_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint
+from resnet_backbone.training.checkpoint import save_checkpoint
 
 STATE = {
     "model": {"roi_heads.x": torch.arange(3.0)},

@@ -19,7 +19,7 @@ from resnet_backbone.evaluation.cost import CostMeter
 from resnet_backbone.evaluation.facts import write_facts
 from resnet_backbone.evaluation.results import write_results
 from resnet_backbone.torchvision_plugin.config import load_config
-from resnet_backbone.torchvision_plugin.writers import RunWriter
+from resnet_backbone.training.writers import RunWriter
 
 MakeRun = Callable[..., Path]
 MAX_ITER = 60

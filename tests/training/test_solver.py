@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from resnet_backbone.torchvision_plugin.config import get_cfg
-from resnet_backbone.torchvision_plugin.solver import build_optimizer, build_schedule, clip_gradients
+from resnet_backbone.training.solver import build_optimizer, build_schedule, clip_gradients
 
 SCHEDULES = [
     ["SOLVER.MAX_ITER", 100, "SOLVER.STEPS", (60, 80), "SOLVER.WARMUP_ITERS", 10],

@@ -7,11 +7,13 @@ import logging
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -20,6 +22,7 @@ from resnet_backbone.evaluation.cost import peak_memory_mib
 
 logger = logging.getLogger(__name__)
 PERIOD = 20  # iterations between two records
+_MEANS = ("train_error",)  # recorded as means since the last record; all others as medians
 
 
 def set_up_logging(output_dir: Path | None) -> None:
@@ -52,14 +55,17 @@ class RunWriter:
         self._json = (output_dir / "metrics.json").open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(output_dir), purge_step=start if start else None)
         self._times: deque[float] = deque(maxlen=200)
-        self._window: dict[str, list[float]] = {}
+        self._window: dict[str, list[float | Tensor]] = {}
         self._redirect = logging_redirect_tqdm(loggers=[logging.getLogger("resnet_backbone")])
         self._redirect.__enter__()
         # None: no bar where there is no terminal; the log tells the same.
         self._bar = tqdm(total=max_iter, initial=start, disable=None, dynamic_ncols=True, unit="it")
 
-    def step(self, iteration: int, scalars: dict[str, float], seconds: float) -> None:
-        """Take in iteration number ``iteration`` (from 0), which took ``seconds``."""
+    def step(self, iteration: int, scalars: Mapping[str, float | Tensor], seconds: float) -> None:
+        """Take in iteration number ``iteration`` (from 0), which took ``seconds``.
+
+        Tensors, of one element, are read when they are recorded: until then a GPU need not be waited for.
+        """
         self._times.append(seconds)
         for name, value in {**scalars, "time": seconds}.items():
             self._window.setdefault(name, []).append(value)
@@ -68,13 +74,15 @@ class RunWriter:
             self._record(iteration)
 
     def _record(self, iteration: int) -> None:
-        values = {name: median(window) for name, window in self._window.items()}
-        values["lr"] = self._window["lr"][-1]
+        values = {
+            name: (mean if name in _MEANS else median)(map(float, window)) for name, window in self._window.items()
+        }
+        values["lr"] = float(self._window["lr"][-1])
         values["eta_seconds"] = median(self._times) * (self.max_iter - iteration - 1)
         values["peak_memory_mib"] = peak_memory_mib(self.device)
         self._window.clear()
         self.scalars(iteration, values)
-        losses = "  ".join(f"{name}: {value:.4g}" for name, value in values.items() if "loss" in name)
+        losses = "  ".join(f"{name}: {value:.4g}" for name, value in values.items() if "loss" in name or name in _MEANS)
         self._bar.set_postfix_str(f"loss {values['total_loss']:.3g}, {values['peak_memory_mib']:.0f} MiB")
         logger.info(
             "eta: %s  iter: %d/%d  %s  lr: %.3g  time: %.3f s (data %.3f)  memory: %.0f MiB",

@@ -1,0 +1,50 @@
+"""The arguments that tools/train_net.py and tools/train_classifier.py have in common: Detectron2's."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the config, the number of processes and ``KEY VALUE`` pairs to ``parser``."""
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="a YAML file, or the name of one in configs/"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine (default: %(default)s)")
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0, help="from 0, different on each machine")
+    parser.add_argument(
+        "--dist-url", default="tcp://127.0.0.1:29500", help="address of the machine of rank 0 (several machines)"
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
+
+
+def wants_processes(args: argparse.Namespace) -> bool:
+    """Whether several processes are asked for and this is not one of them already."""
+    return args.num_gpus * args.num_machines > 1 and "LOCAL_RANK" not in os.environ
+
+
+def torchrun_words(args: argparse.Namespace, script: str, argv: Sequence[str]) -> list[str]:
+    """Return the command that runs ``script`` once a process, by torchrun.
+
+    Raises:
+        ValueError: several machines without an address that all of them can reach.
+    """
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={args.num_gpus}"]
+    if args.num_machines == 1:
+        torchrun.append("--standalone")
+    else:
+        address = urlsplit(args.dist_url)
+        if address.hostname in (None, "127.0.0.1", "localhost") or address.port is None:
+            raise ValueError(
+                f"--dist-url {args.dist_url}: several machines need tcp://ADDRESS:PORT of the one of rank 0"
+            )
+        torchrun += [f"--nnodes={args.num_machines}", f"--node-rank={args.machine_rank}"]
+        torchrun += [f"--master-addr={address.hostname}", f"--master-port={address.port}"]
+    return [*torchrun, script, *argv]

@@ -1,0 +1,1 @@
+"""What the training loops of detectors on torchvision and of classifiers share."""

@@ -1,0 +1,124 @@
+"""What a training batch holds: a function of the seed and its number alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+Draw = tuple[int, int]  # (how many samples were drawn before, index of the sample)
+
+
+def derive_seed(*parts: int) -> int:
+    """Return a seed of 63 bits that depends on every one of ``parts`` and on their order."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class BatchSampler(Sampler[list[Draw]]):
+    """Endless batches of one process: every epoch a new permutation, dealt out to the processes in turn.
+
+    Args:
+        aspect_ratios: width / height of every sample.
+        batch_size: samples a batch.
+        group: only samples of one orientation (wide or tall) share a batch, so that padding stays small.
+        seed: the same on all processes.
+        rank, world_size: which of how many processes this is.
+        start: number of the first batch to yield; the ones before it are skipped without reading a sample.
+
+    Source: Detectron2, ``TrainingSampler`` and ``AspectRatioGroupedDataset``.
+    """
+
+    def __init__(
+        self,
+        aspect_ratios: Sequence[float] | np.ndarray,
+        batch_size: int,
+        *,
+        group: bool,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+    ) -> None:
+        self.wide = np.asarray(aspect_ratios) > 1 if group else np.zeros(len(aspect_ratios), dtype=bool)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.start = start
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return islice(self._batches(), self.start, None)
+
+    def _batches(self) -> Iterator[list[Draw]]:
+        buckets: dict[bool, list[Draw]] = {False: [], True: []}
+        for draw in self._draws():
+            bucket = buckets[bool(self.wide[draw[1]])]
+            bucket.append(draw)
+            if len(bucket) == self.batch_size:
+                yield list(bucket)
+                bucket.clear()
+
+    def _draws(self) -> Iterator[Draw]:
+        generator = torch.Generator().manual_seed(self.seed)
+        position = 0
+        while True:
+            for index in torch.randperm(len(self.wide), generator=generator).tolist():
+                if position % self.world_size == self.rank:
+                    yield position, index
+                position += 1
+
+
+class SeededDataset(Dataset[Any]):
+    """``dataset`` indexed by draws: the n-th draw transforms its sample with random numbers of its own.
+
+    Args:
+        dataset: of (RGB image (3, H, W), target), transformed with torch's random numbers.
+        seed: of all of them.
+        channel_order: in which images are returned, RGB or BGR.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int, channel_order: str) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.channel_order = channel_order
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Any]:
+        position, index = draw
+        # The CPU's generator alone: torch.manual_seed would reach into the GPU's, too.
+        generator = torch.default_generator
+        state = generator.get_state()
+        generator.manual_seed(derive_seed(self.seed, position))
+        try:
+            image, target = self.dataset[index]
+        finally:
+            generator.set_state(state)
+        return reorder_channels(image, self.channel_order), target
+
+
+def reorder_channels(image: Tensor, channel_order: str) -> Tensor:
+    """Turn an RGB image (3, H, W) into ``channel_order``, RGB or BGR."""
+    return image.flip(0) if channel_order == "BGR" else image
+
+
+def images_per_pass(cfg: CfgNode, world_size: int) -> int:
+    """Return how many images one process takes in one forward pass.
+
+    Raises:
+        ValueError: SOLVER.IMS_PER_BATCH cannot be shared out evenly.
+    """
+    solver = cfg.SOLVER
+    shares = world_size * solver.ACCUMULATION_STEPS
+    if solver.IMS_PER_BATCH % shares:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} must be a multiple of the {world_size} processes times "
+            f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}"
+        )
+    return solver.IMS_PER_BATCH // shares
