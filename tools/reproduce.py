@@ -9,6 +9,8 @@ Examples:
     python tools/reproduce.py --table bccd --report           # what is there
     python tools/reproduce.py --table 9 --rows baseline refinement --run
 
+Table 1, parameters and multiply-adds, is counted, not trained: it is printed.
+
 A command that fails ends --run with status 1; the same call goes on from its last checkpoint. Ctrl-C does no harm: the
 same call goes on. Reports are OUTPUT/table_<name>.md and .json.
 """
@@ -26,6 +28,7 @@ from pathlib import Path
 import torch
 
 from resnet_backbone.config.engine import ENGINES, choose_engine
+from resnet_backbone.reproduction.all_tables import all_tables
 from resnet_backbone.reproduction.execute import CommandFailed, run_command, run_jobs
 from resnet_backbone.reproduction.jobs import Jobs, LoadConfig, Setting
 from resnet_backbone.reproduction.measure import measured_text
@@ -33,8 +36,9 @@ from resnet_backbone.reproduction.plan import missing_data, plan_text
 from resnet_backbone.reproduction.report import report_text, write_report
 from resnet_backbone.reproduction.results import collect
 from resnet_backbone.reproduction.runs import FINISHED, read_state
-from resnet_backbone.reproduction.tables import Table, all_tables
+from resnet_backbone.reproduction.tables import Table
 
+COUNTED = "1"  # the table that needs no training
 TOOLS = Path(__file__).resolve().parent
 if TOOLS.is_relative_to(Path.cwd()):
     TOOLS = TOOLS.relative_to(Path.cwd())  # as one would type it
@@ -47,11 +51,15 @@ def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None =
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if args.list:
         width = max(map(len, tables))
-        print("\n".join(f"{name:<{width}}  {table.title}" for name, table in tables.items()))
+        titles = {COUNTED: "parameters and multiply-adds of every network"} | {n: t.title for n, t in tables.items()}
+        print("\n".join(f"{name:<{width}}  {title}" for name, title in titles.items()))
         return 0
     try:
+        if args.table == COUNTED:
+            run_command([str(TOOLS / "analyze_model.py"), "table"], sys.stdout)
+            return 0
         table = tables[args.table].only(args.rows) if args.rows else tables[args.table]
-        load_config = find_engine(args.engine)
+        load_config = find_engine(args.engine, table)
         plans = [Jobs(table, setting_of(args, gpus), load_config) for gpus in numbers_of_gpus(args, table)]
         if args.run:
             refuse_a_cpu(plans[0], args)
@@ -73,11 +81,12 @@ def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None =
 
 
 def print_plans(plans: Sequence[Jobs], args: argparse.Namespace) -> None:
+    job_table = plans[0].table
     for jobs in plans:
-        measure = (lambda job: measured_text(job, script())) if args.measure else None
-        print(plan_text(jobs, script(), name_of_gpu(args), measure))
-    if not args.gpu and not torch.cuda.is_available() and name_of_gpu(args):
-        print(f"There is no GPU here: the hours are those of {name_of_gpu(args)}; --gpu names another.")
+        measure = (lambda job: measured_text(job, script(job_table))) if args.measure else None
+        print(plan_text(jobs, script(job_table), name_of_gpu(args, job_table), measure))
+    if not args.gpu and not torch.cuda.is_available() and name_of_gpu(args, job_table):
+        print(f"There is no GPU here: the hours are those of {name_of_gpu(args, job_table)}; --gpu names another.")
     words = [word for word in sys.argv if word != "--measure"]
     where = "On the machine with the GPUs" if needs_gpus(plans[0].table, args) else "Run it with"
     print(f"{where}: {shlex.join(['python', *words, '--run'])}")
@@ -85,7 +94,7 @@ def print_plans(plans: Sequence[Jobs], args: argparse.Namespace) -> None:
 
 def needs_gpus(table: Table, args: argparse.Namespace) -> bool:
     """Whether the trainings are for GPUs, of which there are none here, and --gpus does not ask for one process."""
-    return table.usual_gpus() != [1] and args.gpus != 1 and not torch.cuda.is_available()
+    return not table.on_cpu and args.gpus != 1 and not torch.cuda.is_available()
 
 
 def refuse_a_cpu(jobs: Jobs, args: argparse.Namespace) -> None:
@@ -100,9 +109,12 @@ def refuse_a_cpu(jobs: Jobs, args: argparse.Namespace) -> None:
 
 def run(jobs: Jobs, keep_going: bool) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    failed = run_jobs(jobs, script(), sys.stdout, keep_going=keep_going)
+    failed = run_jobs(jobs, script(jobs.table), sys.stdout, keep_going=keep_going)
     report(jobs)
-    compare_first_pair(jobs)
+    if jobs.table.metric == "classification":
+        draw_curves(jobs)
+    else:
+        compare_first_pair(jobs)
     for text in failed:
         print(f"error: {text}", file=sys.stderr)
     return int(bool(failed))
@@ -129,6 +141,19 @@ def compare_first_pair(jobs: Jobs) -> None:
     print(f"comparison: {page / 'index.html'}")
 
 
+def draw_curves(jobs: Jobs) -> None:
+    """Draw the training curves of the runs of the first seed that are there, as in the paper's Figures 4 and 6."""
+    runs: dict[str, str] = {}
+    for row in jobs.table.rows:
+        job = jobs.of_row(row.key)[0]
+        if not job.evaluates and (job.folder / "metrics.json").is_file():
+            runs[str(job.folder)] = row.name
+    if runs:
+        folder = jobs.setting.output / f"curves_{jobs.table.name}"
+        words = [str(TOOLS / "analyze_model.py"), "curves", *runs, "--output", str(folder)]
+        run_command([*words, "--names", *runs.values()], sys.stdout)
+
+
 def prepare(jobs: Jobs) -> None:
     """Get the data that is missing, by the commands of the data sets."""
     for command in dict.fromkeys(command for _, command in missing_data(jobs)):
@@ -138,8 +163,14 @@ def prepare(jobs: Jobs) -> None:
         run_command([str(TOOLS.parent / words[1]), *words[2:]], sys.stdout)
 
 
-def find_engine(asked: str) -> LoadConfig:
+def find_engine(asked: str, table: Table) -> LoadConfig:
     """Return what loads a config for the engine that will run it."""
+    if table.tool == "train_classifier.py":
+        if asked != "auto":
+            raise ValueError(f"table {table.name} trains classifiers, which have one engine: leave out --engine")
+        from resnet_backbone.classification.config import load_config as load_for_classifiers
+
+        return load_for_classifiers
     if choose_engine(asked) == "detectron2":
         from resnet_backbone.detectron2_plugin.config import load_config as load_for_detectron2
 
@@ -162,24 +193,25 @@ def numbers_of_gpus(args: argparse.Namespace, table: Table) -> list[int]:
     return table.usual_gpus()
 
 
-def name_of_gpu(args: argparse.Namespace) -> str:
+def name_of_gpu(args: argparse.Namespace, table: Table) -> str:
     """The GPU to estimate for: the one asked for, else the one here; else the one most is known of, or the CPU."""
     if args.gpu:
         return str(args.gpu)
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return "" if args.measure or args.table.startswith("bccd") else "V100"
+    return "" if args.measure or table.on_cpu else "V100"
 
 
-def script() -> str:
-    return str(TOOLS / "train_net.py")
+def script(table: Table) -> str:
+    return str(TOOLS / table.tool)
 
 
 def parse_args(argv: Sequence[str] | None, tables: Mapping[str, Table]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--list", action="store_true", help="name the tables")
-    what.add_argument("--table", choices=list(tables), metavar="NAME", help=f"one of {', '.join(tables)}")
+    names = [COUNTED, *tables]
+    what.add_argument("--table", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these; a wrong name says the right ones")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--run", action="store_true", help="run what is not finished, go on with what was started")

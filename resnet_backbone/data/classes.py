@@ -6,6 +6,7 @@ import difflib
 import inspect
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,12 @@ def open_classes(source: str) -> ClassDataset:
     return _open_folder(source, path)
 
 
+def missing_classes(source: str) -> str | None:
+    """Return the command that gets a data set of the built-in names, where its folder is not there; None otherwise."""
+    folder, command = _BUILTIN.get(source, (".", ""))
+    return None if (datasets_root() / folder).is_dir() or source not in _BUILTIN else command
+
+
 def _open_folder(source: str, folder: Path) -> ClassDataset:
     try:
         found = torchvision_datasets.ImageFolder(str(folder))
@@ -141,7 +148,7 @@ def _open_folder(source: str, folder: Path) -> ClassDataset:
         ) from error
     paths = [path for path, _ in found.samples]
     names = [os.path.relpath(path, folder) for path in paths]
-    return ClassDataset(source, folder, found.classes, found.targets, lambda index: read_rgb(paths[index]), names)
+    return ClassDataset(source, folder, found.classes, found.targets, partial(_read_path, paths), names)
 
 
 def read_rgb(path: str | Path) -> Image.Image:
@@ -177,7 +184,16 @@ def _open_torchvision(source: str) -> ClassDataset:
         fetch = f"python -c \"import torchvision; torchvision.datasets.{name}('{root}', {option}, download=True)\""
         raise FileNotFoundError(f"{source} is not complete below {root}: {error}\nGet it with: {fetch}") from error
     labels = _labels(found)
-    return ClassDataset(source, root, _class_names(found, labels), labels, lambda index: found[index][0].convert("RGB"))
+    return ClassDataset(source, root, _class_names(found, labels), labels, partial(_read_item, found))
+
+
+# Functions of the module, as workers of a loader get them by name where they are started anew.
+def _read_path(paths: Sequence[str], index: int) -> Image.Image:
+    return read_rgb(paths[index])
+
+
+def _read_item(found: Any, index: int) -> Image.Image:
+    return found[index][0].convert("RGB")
 
 
 def _labels(found: Any) -> list[int]:

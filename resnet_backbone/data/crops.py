@@ -43,7 +43,7 @@ def write_crops(json_path: str | Path, image_folder: str | Path, output: str | P
     for index in range(len(dataset)):
         image, target = dataset[index]
         for number, (box, label) in enumerate(zip(target["boxes"].tolist(), target["labels"].tolist(), strict=True)):
-            left, top, side = _square(box, margin, image.shape[-2:])
+            left, top, side = _square(box, margin, tuple(image.shape[-2:]))
             crop = F.to_pil_image(F.crop(image, top, left, side, side))
             crop.save(unfinished / dataset.class_names[label] / f"{dataset.image_path(index).stem}_{number}.png")
             count += 1
@@ -53,7 +53,7 @@ def write_crops(json_path: str | Path, image_folder: str | Path, output: str | P
     return count
 
 
-def _square(box: list[float], margin: float, size: tuple[int, int]) -> tuple[int, int, int]:
+def _square(box: list[float], margin: float, size: tuple[int, ...]) -> tuple[int, int, int]:
     """Return left, top and side, in pixels, of the square around a box x1 y1 x2 y2 in an image (height, width)."""
     x1, y1, x2, y2 = box
     side = min(max(1, round(max(x2 - x1, y2 - y1) * (1 + 2 * margin))), *size)

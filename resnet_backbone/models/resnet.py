@@ -131,9 +131,16 @@ class ResNet(StagedTrunk):
         def make(
             in_channels: int, channels: int, dilations: Sequence[int], stride: int, activated: bool = False
         ) -> nn.Sequential:
-            own = [next(survivals) for _ in dilations]
-            kind = {"stride": stride, "dilations": dilations, "survivals": own, "activated": activated}
-            return make_stage(block, in_channels, channels, style, **kind)
+            return make_stage(
+                block,
+                in_channels,
+                channels,
+                style,
+                stride=stride,
+                dilations=dilations,
+                survivals=[next(survivals) for _ in dilations],
+                activated=activated,
+            )
 
         self.stem = _STEMS[stem](in_channels, norm)
         if "res2" in built:

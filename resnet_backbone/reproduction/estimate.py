@@ -97,7 +97,7 @@ def estimate_text(cost: Cost | None, schedule: Schedule, gpus: int, gpu_name: st
     if not gpu_name:
         return "time on this CPU not known: --measure times some iterations"
     if cost is None:
-        return "GPU-hours not known, nobody has measured this detector: --measure times some iterations on this machine"
+        return "GPU-hours not known, nobody has measured this training: --measure times some iterations on this machine"
     if gpu is None:
         known = ", ".join(known.name for known in GPUS)
         return f"GPU-hours not known for {gpu_name!r} (known: {known}): --measure times some iterations on this machine"

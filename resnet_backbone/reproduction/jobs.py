@@ -27,7 +27,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Job:
-    """One command of tools/train_net.py: a training with the evaluation that ends it, or an evaluation alone."""
+    """One command of the table's tool: a training with the evaluation that ends it, or an evaluation alone."""
 
     name: str  # of its folder
     folder: Path
@@ -43,7 +43,7 @@ class Job:
     cfg: CfgNode  # as the command's config will be, before the run completes it
 
     def command(self, script: str, *, resume: bool = False) -> list[str]:
-        """Return the words after ``python``, ``script`` being the path of train_net.py."""
+        """Return the words after ``python``, ``script`` being the path of the table's tool."""
         words = [script, "--config-file", self.config]
         words += ["--engine", self.engine] if self.engine != "auto" else []
         words += ["--num-gpus", str(self.gpus)] if self.gpus > 1 else []
@@ -69,10 +69,10 @@ class Jobs:
         self._rows: dict[str, list[Job]] = {row.key: [] for row in table.rows}
         for seed in self.seeds:
             for row in table.rows:
-                if not row.ensemble:
+                if not row.is_ensemble:
                     self._rows[row.key].append(self._row_job(row, seed))
         for row in table.rows:
-            if row.ensemble:
+            if row.is_ensemble:
                 self._rows[row.key].append(self._row_job(row, ENSEMBLE_SEEDS[0]))
 
     def __iter__(self) -> Iterator[Job]:
@@ -87,8 +87,9 @@ class Jobs:
         if not row.evaluation_name:
             return trained
         overrides = ["MODEL.WEIGHTS", _weights(trained), *row.test]
-        if row.ensemble:
-            members = [self._training_job(row.training, other).folder.as_posix() for other in ENSEMBLE_SEEDS[1:]]
+        if row.is_ensemble:
+            others = row.members or [(row.training, other) for other in ENSEMBLE_SEEDS[1:]]
+            members = [self._training_job(training, other).folder.as_posix() for training, other in others]
             overrides += ["TEST.ENSEMBLE", str(members)]
         name = f"{trained.name}_{row.evaluation_name}"
         return self._add(name, row.training, seed, tuple(overrides), evaluates=True)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from resnet_backbone.data.crops import write_crops
 from resnet_backbone.data.shapes import generate_shapes
 from resnet_backbone.reproduction.jobs import Job
 
@@ -25,10 +26,19 @@ def measured_text(job: Job, script: str) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         generate_shapes(folder / "shapes", num_train=_IMAGES, num_val=1, seed=0)
-        own = {"NAME": "timed", "JSON": f"{folder}/shapes/annotations/train.json", "IMAGES": f"{folder}/shapes/train"}
         words = job.command(script)
-        words += ["MODEL.WEIGHTS", "", "OUTPUT_DIR", f"{folder}/run", "DATASETS.OWN", str([own])]
-        words += ["DATASETS.TRAIN", "['timed']", "DATASETS.TEST", "[]", "TEST.EVAL_PERIOD", "0", "SEED", "0"]
+        words += ["MODEL.WEIGHTS", "", "OUTPUT_DIR", f"{folder}/run"]
+        if "OWN" in job.cfg.DATASETS:
+            own = {
+                "NAME": "timed",
+                "JSON": f"{folder}/shapes/annotations/train.json",
+                "IMAGES": f"{folder}/shapes/train",
+            }
+            words += ["DATASETS.OWN", str([own]), "DATASETS.TRAIN", "['timed']"]
+        else:  # a classifier's: images with a class each
+            write_crops(folder / "shapes/annotations/train.json", folder / "shapes/train", folder / "crops")
+            words += ["DATASETS.TRAIN", str([f"{folder}/crops"])]
+        words += ["DATASETS.TEST", "[]", "TEST.EVAL_PERIOD", "0", "SEED", "0"]
         words += ["SOLVER.MAX_ITER", str(_ITERATIONS), "SOLVER.WARMUP_ITERS", "0", "SOLVER.STEPS", "[]"]
         words += ["SOLVER.BASE_LR", "1e-9", "SOLVER.CHECKPOINT_PERIOD", "1000"]
         done = subprocess.run([sys.executable, *words], capture_output=True, text=True, errors="replace", check=False)

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator
 
 from resnet_backbone.data.catalog import check_dataset_files, get_dataset
+from resnet_backbone.data.classes import missing_classes
 from resnet_backbone.reproduction.estimate import estimate_text, find_gpu, gpu_hours, hours_text
 from resnet_backbone.reproduction.jobs import Job, Jobs
 from resnet_backbone.reproduction.runs import OTHER, read_state
@@ -18,6 +19,9 @@ def missing_data(jobs: Iterable[Job]) -> list[tuple[str, str]]:
     missing: dict[str, str] = {}
     for job in jobs:
         names = [*([] if job.evaluates else job.cfg.DATASETS.TRAIN), *job.cfg.DATASETS.TEST]
+        if "OWN" not in job.cfg.DATASETS:  # images with a class each
+            missing |= {name: command for name in names if (command := missing_classes(name)) is not None}
+            continue
         for spec in (get_dataset(name, job.cfg.DATASETS.OWN) for name in names):
             try:
                 check_dataset_files(spec)
@@ -31,7 +35,7 @@ def plan_text(jobs: Jobs, script: str, gpu_name: str, measure: Measure | None = 
 
     Args:
         jobs: of one table.
-        script: path of train_net.py, as the commands write it.
+        script: path of the table's tool, as the commands write it.
         gpu_name: as CUDA names it; ``""`` for the CPU.
         measure: times iterations of a training here; None takes the estimates of what is known.
 

@@ -1,4 +1,4 @@
-"""The tables that tools/reproduce.py knows: which trainings and evaluations make each row."""
+"""The detection tables that tools/reproduce.py knows: which trainings and evaluations make each row."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from resnet_backbone.evaluation.paper import PaperRow, ReferenceRow, paper_row, reference
+from resnet_backbone.evaluation.paper_classification import ClassificationRow
 from resnet_backbone.reproduction.estimate import (
     COST_R101_FPN,
     COST_R101_PAPER,
@@ -24,26 +25,32 @@ class Training:
     name: str  # of its run folders
     config: str
     cost: Cost | None = None
-    start_from: Training | None = None  # the detector it is fine-tuned from; None: what the config says
+    start_from: Training | None = None  # what it is fine-tuned from; None: what the config says
     reference_gpus: int = 8  # those that the config's images a step are for
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a training, and what its detector is evaluated with."""
+    """One row: a training, and what its network is evaluated with."""
 
     key: str
     name: str
     training: Training
     test: tuple[str, ...] = ()  # KEY VALUE words; without any, the evaluation that ends the training
-    ensemble: bool = False  # the detectors of ENSEMBLE_SEEDS together
-    paper: PaperRow | None = None
+    ensemble: bool = False  # the networks of ENSEMBLE_SEEDS together
+    paper: PaperRow | ClassificationRow | None = None
     today: tuple[ReferenceRow, ...] = ()
+    members: tuple[tuple[Training, int], ...] = ()  # trainings and seeds whose networks join that of the training
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether several networks make the row, which then has one evaluation whatever the number of seeds."""
+        return self.ensemble or bool(self.members)
 
     @property
     def evaluation_name(self) -> str:
         """Name of the folder of its evaluation, below that of the training's name; ``""`` for the training's own."""
-        return self.key if self.test or self.ensemble else ""
+        return self.key if self.test or self.is_ensemble else ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,9 @@ class Table:
     rows: tuple[Row, ...]
     pairs: tuple[tuple[str, str], ...]  # keys of rows, the baseline first
     figures: tuple[str, ...] = ("AP", "AP50", "AP75")
-    metric: str = "bbox"  # key of inference/metrics.json: "bbox" (COCO's figures) or "voc"
+    metric: str = "bbox"  # key of inference/metrics.json: "bbox" (COCO's figures), "voc" or "classification"
+    tool: str = "train_net.py"  # in tools/, what trains and evaluates the rows
+    on_cpu: bool = False  # made for a CPU: hours at most
     per_class: bool = False
     seeds: int = 1  # how many, where the command line does not say
     notes: tuple[str, ...] = field(default=())
@@ -185,18 +194,18 @@ def bccd_table(has_gpu: bool) -> Table:
     else:
         rows = (Row("r18", "ResNet-18", BCCD_R18), Row("r34", "ResNet-34", BCCD_R34))
         title, pair = "BCCD test, from scratch: ResNet-18 against ResNet-34", ("r18", "r34")
-    return Table("bccd", title, rows, (pair,), seeds=3, notes=(_NO_PAPER,))
+    return Table("bccd", title, rows, (pair,), seeds=3, on_cpu=True, notes=(_NO_PAPER,))
 
 
-def all_tables(has_gpu: bool) -> dict[str, Table]:
-    """Return every table by its name; the pair of ``bccd`` is what this machine can train."""
+def detection_tables(has_gpu: bool) -> tuple[Table, ...]:
+    """Return the tables of detectors; the pair of ``bccd`` is what this machine can train."""
     voc7 = (
         _voc_row(7, "vgg16", "0712"),
         _voc_row(7, "r101", "0712"),
         _voc_row(7, "vgg16", "0712pp"),
         _voc_row(7, "r101", "0712pp"),
     )
-    tables = (
+    return (
         Table(
             "7",
             "Pascal VOC, VGG-16 against ResNet-101",
@@ -256,7 +265,7 @@ def all_tables(has_gpu: bool) -> dict[str, Table]:
             ),
             (*_IMPROVEMENT_PAIRS, ("baseline", "multiscale_paper"), ("baseline", "ensemble_alone")),
             seeds=3,
+            on_cpu=True,
             notes=("The paper has no such rows; its improvements on COCO are in Table 9.", _BCCD_SCALES),
         ),
     )
-    return {table.name: table for table in tables}

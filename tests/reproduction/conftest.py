@@ -51,7 +51,7 @@ def tiny_table(tmp_path: Path) -> Callable[..., Table]:
             Row("r34", "ResNet-34", trainings[1]),
             Row("refinement", "+ box refinement", trainings[0], REFINEMENT),
         )
-        return Table("tiny", "shapes", rows, (("r18", "r34"), ("r18", "refinement")))
+        return Table("tiny", "shapes", rows, (("r18", "r34"), ("r18", "refinement")), on_cpu=True)
 
     return make
 
@@ -60,10 +60,10 @@ def tiny_table(tmp_path: Path) -> Callable[..., Table]:
 def reproduce(tmp_path: Path, shapes: Path) -> Callable[..., subprocess.Popen[str]]:
     """Starts tools/reproduce.py with a private table: ``reproduce(table, "--run")``; data as ``datasets`` says."""
 
-    def start(table: Table, *words: str, datasets: Path = shapes) -> subprocess.Popen[str]:
+    def start(table: Table, *words: str, datasets: Path = shapes, engine: str = "torchvision") -> subprocess.Popen[str]:
         driver = tmp_path / "driver.py"
         driver.write_text(DRIVER.format(script=str(ROOT / "tools" / "reproduce.py"), table=table))
-        words = ("--table", "tiny", "--engine", "torchvision", "--output", str(tmp_path / "output"), *words)
+        words = ("--table", "tiny", "--engine", engine, "--output", str(tmp_path / "output"), *words)
         return subprocess.Popen(
             [sys.executable, driver, *words],
             env={

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from resnet_backbone.classification.config import load_config as load_classifier_config
 from resnet_backbone.config.files import find_config_file
+from resnet_backbone.reproduction.all_tables import all_tables
 from resnet_backbone.reproduction.estimate import (
     COST_R101_C4,
     COST_R101_FPN,
@@ -19,14 +21,18 @@ from resnet_backbone.reproduction.estimate import (
     gpu_hours,
     measured_cost,
 )
-from resnet_backbone.reproduction.jobs import Jobs, Setting
+from resnet_backbone.reproduction.jobs import Jobs, LoadConfig, Setting
 from resnet_backbone.reproduction.plan import missing_data, plan_text
 from resnet_backbone.reproduction.schedule import Schedule, scale_schedule, schedule_of
-from resnet_backbone.reproduction.tables import PAPER_R101, all_tables
+from resnet_backbone.reproduction.tables import PAPER_R101, Table
 from resnet_backbone.torchvision_plugin.config import load_config
 
 SCRIPT = "tools/train_net.py"
 TABLES = {f"{name}{'-gpu' if gpu else ''}": table for gpu in (False, True) for name, table in all_tables(gpu).items()}
+
+
+def loader_of(table: Table) -> LoadConfig:
+    return load_classifier_config if table.tool == "train_classifier.py" else load_config
 
 
 def jobs_of(name: str, **setting: object) -> Jobs:
@@ -61,12 +67,14 @@ def test_the_plan_of_table_8(gpus, images, rate, iterations):
 @pytest.mark.parametrize("gpus", [1, 8])
 @pytest.mark.parametrize("name", TABLES)
 def test_every_command_loads_and_finds_what_came_before_it(name, gpus):
-    jobs = Jobs(TABLES[name], Setting(Path("output"), gpus, "torchvision"), load_config)
+    table = TABLES[name]
+    load = loader_of(table)
+    jobs = Jobs(table, Setting(Path("output"), gpus), load)
     made: set[str] = set()
     for job in jobs:
         words = job.command(SCRIPT)
         assert find_config_file(words[words.index("--config-file") + 1])
-        cfg = load_config(job.config, words[words.index("OUTPUT_DIR") :])
+        cfg = load(job.config, words[words.index("OUTPUT_DIR") :])
         assert job.evaluates or cfg.SOLVER.IMS_PER_BATCH % gpus == 0
         needed = [cfg.MODEL.WEIGHTS] if cfg.MODEL.WEIGHTS.startswith("output/") else []
         needed += [f"{folder}/model_final.pth" for folder in cfg.TEST.ENSEMBLE]
@@ -74,7 +82,7 @@ def test_every_command_loads_and_finds_what_came_before_it(name, gpus):
         assert bool(needed) or not job.evaluates
         made.add(f"{cfg.OUTPUT_DIR}/model_final.pth")
     for row in jobs.table.rows:
-        assert len(jobs.of_row(row.key)) == (1 if row.ensemble else jobs.table.seeds)
+        assert len(jobs.of_row(row.key)) == (1 if row.is_ensemble else jobs.table.seeds)
     for pair in jobs.table.pairs:
         assert all(jobs.table.row(key) for key in pair)
 
@@ -83,7 +91,7 @@ def test_tables_share_trainings_with_one_schedule():
     """The same folder in two tables must mean the same command."""
     commands: dict[str, list[str]] = {}
     for table in all_tables(False).values():
-        for job in Jobs(table, Setting(Path("output"), 1, "torchvision"), load_config):
+        for job in Jobs(table, Setting(Path("output"), 1), loader_of(table)):
             assert commands.setdefault(job.name, job.command(SCRIPT)) == job.command(SCRIPT)
 
 
@@ -190,7 +198,7 @@ def test_the_command_line(load_script, capsys):
     reproduce = load_script("tools/reproduce.py")
     assert reproduce.main(["--list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert listed == list(all_tables(False))
+    assert listed == ["1", *all_tables(False)]
     assert reproduce.main(["--table", "8", "--engine", "torchvision"]) == 0
     out = capsys.readouterr().out
     assert re.findall(r"on (\d) GPUs? \(", out) == ["8", "1"]

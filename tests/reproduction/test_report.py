@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from resnet_backbone.evaluation.facts import RunFacts
+from resnet_backbone.reproduction.all_tables import all_tables
 from resnet_backbone.reproduction.jobs import Job, Jobs, Setting
 from resnet_backbone.reproduction.report import report_markdown, report_text, write_report
 from resnet_backbone.reproduction.results import collect
 from resnet_backbone.reproduction.runs import FINISHED, NOT_RUN, OTHER, STARTED, read_state
-from resnet_backbone.reproduction.tables import all_tables
 from resnet_backbone.torchvision_plugin.config import load_config
 
 FACTS = RunFacts(

@@ -1,4 +1,4 @@
-"""What a training left in ``metrics.json``, of either engine: loss, learning rate, AP and time over the iterations."""
+"""What a training left in ``metrics.json``: loss, learning rate, AP or classification errors, time."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class Training:
     lr: Series
     ap: Mapping[str, Series]  # test set -> AP of the boxes in percent
     seconds: float  # spent in the iterations, evaluation and saving not counted; 0 where it was not recorded
+    train_error: Series  # of a classifier: percent of the images since the record before
+    test_error: Mapping[str, Series]  # of a classifier: test set -> top-1 error in percent
 
 
 def read_training(path: Path) -> Training | None:
@@ -62,11 +64,10 @@ def read_training(path: Path) -> Training | None:
         iterations=trained[-1]["iteration"] + 1 if trained else 0,
         loss=_series(trained, "total_loss"),
         lr=_series(trained, "lr"),
-        ap={
-            key.removesuffix("/bbox/AP"): _series(records, key)
-            for key in dict.fromkeys(key for record in records for key in record if key.endswith("/bbox/AP"))
-        },
+        ap=_by_test_set(records, "/bbox/AP"),
         seconds=_seconds(trained),
+        train_error=_series(trained, "train_error"),
+        test_error=_by_test_set(records, "/classification/top1_error"),
     )
 
 
@@ -74,6 +75,11 @@ def _replaces(record: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
     """Whether a training that has gone back to ``record`` has made ``earlier`` void."""
     same = earlier["iteration"] == record["iteration"] and "total_loss" in earlier
     return same or earlier["iteration"] > record["iteration"]
+
+
+def _by_test_set(records: Sequence[Mapping[str, Any]], figure: str) -> dict[str, Series]:
+    keys = dict.fromkeys(key for record in records for key in record if key.endswith(figure))
+    return {key.removesuffix(figure): _series(records, key) for key in keys}
 
 
 def _series(records: Sequence[Mapping[str, Any]], key: str) -> Series:

@@ -46,6 +46,32 @@ def test_what_was_done_again_counts_once(tmp_path):
     assert training.iterations == 70 and training.seconds == 35
 
 
+def test_errors_of_a_classifier(tmp_path):
+    """Stopped after 60 and gone on from 40, where it was evaluated: the rules of the loss and of AP."""
+    top1, top5 = "cifar10_jpeg_test/classification/top1_error", "cifar10_jpeg_test/classification/top5_error"
+    path = write(
+        tmp_path,
+        record(19, train_error=80.0),
+        record(39, train_error=60.0),
+        {"iteration": 39, top1: 55.0, top5: 20.0},
+        record(59, train_error=50.0),
+        {"iteration": 59, top1: 52.0},
+        record(49, train_error=51.0),
+        record(69, train_error=float("nan")),
+        record(79, train_error=40.0, **{top1: 41.0}),
+        {"iteration": 79, "b/classification/top1_error": 12.5},
+    )
+    training = read_training(path)
+    assert training.train_error == ((20, 80.0), (40, 60.0), (50, 51.0), (80, 40.0))
+    assert training.test_error == {"cifar10_jpeg_test": ((40, 55.0), (80, 41.0)), "b": ((80, 12.5),)}
+    assert training.ap == {}
+
+
+def test_a_detector_has_no_classification_errors(tmp_path):
+    training = read_training(write(tmp_path, record(19), {"iteration": 19, "a/bbox/AP": 1.0}))
+    assert training.train_error == () and training.test_error == {}
+
+
 def test_the_same_iteration_again_counts_once(tmp_path):
     path = write(tmp_path, record(19), record(39, time=9.0), record(39, 2.0), record(59))
     training = read_training(path)

@@ -1,0 +1,63 @@
+"""Checkpoints of a classifier's training, and the weights of the backbone that comes out of it."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnet_backbone.weights import InputFormat, TestTransform, package_weights
+
+WEIGHTS = "weights.pth"  # in OUTPUT_DIR: the packaged network, for tools/train_net.py and any Detectron2 project
+_KEYS = {"model", "arch", "class_names", "input", "test_transform"}
+
+
+def is_own_checkpoint(path: Path) -> bool:
+    """Return whether ``path`` is a checkpoint of a classifier's training."""
+    if path.suffix != ".pth" or not path.is_file():
+        return False
+    try:
+        return _is_classifier(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        return False
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        ValueError: the file is no such checkpoint.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: not a checkpoint that can be read safely ({error})") from error
+    if not _is_classifier(state):
+        raise ValueError(f"{path}: no checkpoint of tools/train_classifier.py, which holds {', '.join(sorted(_KEYS))}")
+    return state
+
+
+def _is_classifier(state: object) -> bool:
+    return isinstance(state, dict) and state.keys() >= _KEYS
+
+
+def package_checkpoint(path: Path) -> Path:
+    """Write ``weights.pth`` beside a checkpoint: its network alone, saying what it is and what it was trained on.
+
+    Raises:
+        ValueError: no checkpoint of a classifier's training.
+    """
+    state = load_checkpoint(path)
+    destination = path.with_name(WEIGHTS)
+    package_weights(
+        path,
+        destination,
+        state["arch"],
+        InputFormat.from_dict(state["input"]),
+        state["stride_in_1x1"],
+        test_transform=TestTransform(**state["test_transform"]),
+        class_names=state["class_names"],
+    )
+    return destination

@@ -1,0 +1,166 @@
+"""Training and test error of several runs over the iterations: the paper's Figures 1, 4 and 6."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from resnet_backbone.classification.plot_style import STYLE, colors, plain
+from resnet_backbone.evaluation.comparison.training import Series, Training, read_training
+from resnet_backbone.evaluation.results import write_text
+
+SMOOTHED_SHARE = 0.02  # of the records of a run: the width of the running mean in the plot
+_DASHES: tuple[Literal["solid", "dashdot", "dotted"], ...] = ("solid", "dashdot", "dotted")  # of the test sets
+
+
+@dataclass(frozen=True)
+class RunCurves:
+    """One run: its name in the plot, its folder, and what was recorded."""
+
+    name: str
+    folder: Path
+    training: Training
+
+
+def read_curves(folders: Sequence[Path], names: Sequence[str] = ()) -> list[RunCurves]:
+    """Read the courses of classifiers' trainings, finished or not, from the runs' folders.
+
+    Iterations that were done again after a resume count once, see :func:`read_training`.
+
+    Args:
+        folders: one or more; each has a ``metrics.json``.
+        names: one for each; by default, the names of the folders.
+
+    Raises:
+        FileNotFoundError: a folder without ``metrics.json``.
+        ValueError: no folder, names that do not fit or are not distinct, or a run without a classifier's errors.
+    """
+    if not folders:
+        raise ValueError("there are no runs to draw; name the folder of one or more")
+    if names and len(names) != len(folders):
+        raise ValueError(f"{len(folders)} runs need {len(folders)} names, got {len(names)}: {', '.join(names)}")
+    labels = list(names) or [folder.resolve().name for folder in folders]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"two runs are called {twice[0]}; give each a name of its own with --names")
+    return [RunCurves(name, folder, _read(folder)) for name, folder in zip(labels, folders, strict=True)]
+
+
+def _read(folder: Path) -> Training:
+    path = folder / "metrics.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; a run's folder is the OUTPUT_DIR of tools/train_classifier.py")
+    training = read_training(path)
+    if training is None or not (training.train_error or any(training.test_error.values())):
+        raise ValueError(
+            f"{path} has neither train_error nor .../classification/top1_error: it is of a detector, or of a training "
+            "that has not come to its first record"
+        )
+    return training
+
+
+def write_curves(runs: Sequence[RunCurves], folder: Path) -> tuple[Path, Path]:
+    """Write ``curves.csv``, all points as they were recorded, and ``curves.png``, and return their paths."""
+    table, picture = folder / "curves.csv", folder / "curves.png"
+    write_text(table, _csv(runs))
+    plot_curves(runs, picture)
+    return table, picture
+
+
+def _csv(runs: Sequence[RunCurves]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("run", "curve", "test_set", "iteration", "error_percent"))
+    for run in runs:
+        for iteration, error in run.training.train_error:
+            writer.writerow((run.name, "train", "", iteration, error))
+        for test_set, points in run.training.test_error.items():
+            for iteration, error in points:
+                writer.writerow((run.name, "test", test_set, iteration, error))
+    return file.getvalue()
+
+
+def running_mean(points: Series, width: int) -> Series:
+    """Return the points with, for each value, the mean of the ``width`` records around it; at the ends of fewer.
+
+    An even width takes one record more: as many before as after.
+    """
+    half = width // 2
+    values = [value for _, value in points]
+    means = []
+    for index, (iteration, _) in enumerate(points):
+        reach = min(half, index, len(values) - 1 - index)  # as far to both sides, or a falling curve would be shifted
+        around = values[index - reach : index + reach + 1]
+        means.append((iteration, sum(around) / len(around)))
+    return tuple(means)
+
+
+def plot_curves(runs: Sequence[RunCurves], path: Path) -> None:
+    """Draw all runs, each in its colour: the training error dashed and thin, the test error bold.
+
+    The training error is of a few batches and noisy: drawn is the running mean over :data:`SMOOTHED_SHARE` of a run's
+    records. The axis ends a half above the largest error of the second half of a run: as in the paper's figures, the
+    beginning, where every network guesses, is cut off.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.add_subplot()
+        test_sets = list(dict.fromkeys(name for run in runs for name in run.training.test_error))
+        drawn: list[Series] = []
+        for run, color in zip(runs, colors(len(runs)), strict=True):
+            drawn += _draw(axes, run, color, test_sets)
+        axes.set_title("Training error (dashed) and test error (bold)", loc="left", fontsize=11)
+        axes.set_xlabel("iteration")
+        axes.set_ylabel("top-1 error, percent")
+        plain(axes)
+        axes.set_ylim(top=_top(drawn))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        handles = _legend(runs, test_sets)
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+
+
+def _draw(axes: Axes, run: RunCurves, color: str, test_sets: Sequence[str]) -> list[Series]:
+    drawn: list[Series] = []
+    training = run.training.train_error
+    if training:
+        smooth = running_mean(training, round(SMOOTHED_SHARE * len(training)))
+        axes.plot(*zip(*smooth, strict=True), color=color, linestyle="dashed", linewidth=1.0)
+        drawn.append(smooth)
+    for test_set, points in run.training.test_error.items():
+        if points:
+            few: dict[str, Any] = {"marker": "o", "markersize": 4} if len(points) < 12 else {}
+            dashes = _DASHES[test_sets.index(test_set) % len(_DASHES)]
+            axes.plot(*zip(*points, strict=True), color=color, linestyle=dashes, linewidth=2.2, **few)
+            drawn.append(points)
+    return drawn
+
+
+def _top(drawn: Sequence[Series]) -> float:
+    """Where the axis of the errors ends, in percent."""
+    late = [value for points in drawn for iteration, value in points if iteration >= points[-1][0] / 2]
+    return min(100.0, max(1.0, 1.5 * max(late)))
+
+
+def _legend(runs: Sequence[RunCurves], test_sets: Sequence[str]) -> list[Line2D]:
+    """The runs by their colours, then, where there are several test sets, these by their dashes."""
+    handles = [
+        Line2D([], [], color=color, linewidth=2.2, label=run.name)
+        for run, color in zip(runs, colors(len(runs)), strict=True)
+    ]
+    if len(test_sets) > 1:
+        handles += [
+            Line2D([], [], color="black", linewidth=2.2, linestyle=_DASHES[index % len(_DASHES)], label=test_set)
+            for index, test_set in enumerate(test_sets)
+        ]
+    return handles

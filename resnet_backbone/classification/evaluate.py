@@ -1,0 +1,137 @@
+"""Scoring a classifier on a test set over all processes, and the files that an evaluation leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from resnet_backbone.classification.device_images import DeviceImages
+from resnet_backbone.classification.ensemble import Member
+from resnet_backbone.classification.predict import Classifier, evaluating, load_classifier, predict
+from resnet_backbone.classification.views import ONE_CROP, Views
+from resnet_backbone.data.classes import ClassDataset
+from resnet_backbone.evaluation.accuracy import ClassificationMetrics, score_classes
+from resnet_backbone.evaluation.cost import CostMeter
+from resnet_backbone.evaluation.facts import hash_labels, write_facts
+from resnet_backbone.evaluation.results import write_text
+
+METRICS = "metrics.json"
+
+
+class Scorer:
+    """Scores classifiers on one test set.
+
+    Args:
+        dataset: the test set.
+        accelerator: the processes that share its images, each taken by one of them alone.
+        batch_size: images in one forward pass of a process.
+        num_workers: processes that decode images.
+        dtype: float32, or of autocast.
+        on_device: the same images, kept on the device; for 1-crop.
+    """
+
+    def __init__(
+        self,
+        dataset: ClassDataset,
+        accelerator: Accelerator,
+        *,
+        batch_size: int,
+        num_workers: int,
+        dtype: torch.dtype,
+        on_device: DeviceImages | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.accelerator = accelerator
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.dtype = dtype
+        self.on_device = on_device
+        self._labels = torch.from_numpy(dataset.labels)
+
+    def quick(self, classifier: Classifier) -> ClassificationMetrics:
+        """Return the figures of the centre crop of every image."""
+        return score_classes(self._probabilities(classifier, ONE_CROP), self._labels)
+
+    def full(
+        self, classifier: Classifier, views: Views, folder: Path, members: Sequence[Member] = ()
+    ) -> ClassificationMetrics:
+        """Score a classifier, or its mean with others, and write ``metrics.json`` and ``facts.json`` into ``folder``.
+
+        Parameters in the facts are those of ``classifier``, multiply-adds and speed, too, of 1-crop; None of others.
+
+        Args:
+            classifier: on the device.
+            views: what is shown of each image.
+            folder: created where needed.
+            members: of the ensemble, besides ``classifier``; one after another is loaded.
+        """
+        device = self.accelerator.device
+        meter = CostMeter(classifier.model, device)
+        with meter if views == ONE_CROP else nullcontext():
+            probabilities = self._probabilities(classifier, views)
+        for member in members:
+            probabilities += self._probabilities(load_classifier(member.source), views)
+        metrics = score_classes(probabilities / (1 + len(members)), self._labels)
+        if self.accelerator.is_main_process:
+            data = self.dataset
+            names = [data.image_name(index) for index in range(len(data))]
+            write_facts(
+                folder,
+                meter,
+                engine="classification",
+                device=device,
+                processes=self.accelerator.num_processes,
+                dataset=data.source,
+                annotations=data.location,
+                image_folder=data.location,
+                num_images=len(data),
+                class_names=data.class_names,
+                annotations_sha256=hash_labels(names, data.labels.tolist()),
+            )
+            write_text(folder / METRICS, json.dumps(metrics.to_dict(), indent=2) + "\n")
+        return metrics
+
+    def _probabilities(self, classifier: Classifier, views: Views) -> Tensor:
+        """Return the probabilities of all images, (N, K), on every process."""
+        accelerator = self.accelerator
+        rank, world_size = accelerator.process_index, accelerator.num_processes
+        if self.on_device is not None and views == ONE_CROP:
+            batches = self.on_device.test_batches(self.batch_size, rank=rank, world_size=world_size)
+            indices, share = classify_batches(classifier.model, batches, accelerator.device, self.dtype)
+        else:
+            indices, share = predict(
+                classifier,
+                self.dataset,
+                views,
+                device=accelerator.device,
+                batch_size=self.batch_size,
+                num_workers=self.num_workers,
+                rank=rank,
+                world_size=world_size,
+                dtype=self.dtype,
+            )
+        if world_size == 1:
+            return share
+        whole = torch.empty(len(self.dataset), share.shape[1])
+        for part_indices, part in gather_object([(indices, share)]):
+            whole[part_indices] = part
+        return whole
+
+
+def classify_batches(
+    model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return indices (n,) and probabilities (n, K), both on the CPU, of batches of (indices, images)."""
+    indices, probabilities = [], []
+    with evaluating(model, device, dtype):
+        for numbers, images in batches:
+            indices.append(numbers)
+            probabilities.append(model(images).float().softmax(1))
+    return torch.cat(indices).cpu(), torch.cat(probabilities).cpu()

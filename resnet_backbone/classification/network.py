@@ -1,0 +1,116 @@
+"""The network that a config describes, what it starts from, and the input that this needs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from fvcore.common.config import CfgNode
+
+from resnet_backbone.classification.checkpoint import is_own_checkpoint, load_checkpoint
+from resnet_backbone.models.registry import create_model
+from resnet_backbone.models.trunk import Trunk
+from resnet_backbone.weights import InputFormat, Weights, load_weights, read_weights
+
+logger = logging.getLogger(__name__)
+
+
+class Start(NamedTuple):
+    """What a network starts from: at most one of the two; He et al.'s initialisation without."""
+
+    weights: Weights | None = None
+    checkpoint: dict[str, Any] | None = None  # of a classifier's training
+
+    @property
+    def num_classes(self) -> int:
+        """Of the classifier that is there already, 0 for none."""
+        if self.checkpoint is not None:
+            return len(self.checkpoint["class_names"])
+        return self.weights.num_classes if self.weights else 0
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Its classes, where they are known."""
+        if self.checkpoint is not None:
+            return tuple(self.checkpoint["class_names"])
+        return self.weights.class_names if self.weights else ()
+
+    @property
+    def input_format(self) -> InputFormat | None:
+        if self.checkpoint is not None:
+            return InputFormat.from_dict(self.checkpoint["input"])
+        return self.weights.input_format if self.weights else None
+
+
+def read_start(cfg: CfgNode) -> Start:
+    """Read MODEL.WEIGHTS, downloading published weights the first time.
+
+    Raises:
+        FileNotFoundError, OSError: it is not there, or cannot be downloaded.
+        ValueError: it cannot be read safely, or is of another architecture.
+    """
+    source = cfg.MODEL.WEIGHTS
+    if not source:
+        return Start()
+    if is_own_checkpoint(Path(source)):
+        return Start(checkpoint=load_checkpoint(Path(source)))
+    return Start(weights=read_weights(source, arch=cfg.MODEL.ARCH))
+
+
+def input_format_of(cfg: CfgNode) -> InputFormat:
+    """Return what INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD say.
+
+    Raises:
+        ValueError: values on another scale than 0 to 255.
+    """
+    return InputFormat(cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD))
+
+
+def fit_input(cfg: CfgNode, start: Start) -> None:
+    """Write the input format of what the network starts from into ``cfg``, in place, and log it.
+
+    Raises:
+        ValueError: weights that do not say what they were trained on.
+    """
+    needed = start.input_format
+    if needed is None:
+        if start.weights is not None:
+            raise ValueError(
+                f"{start.weights.source} does not say which input it was trained on: package it with "
+                f"tools/package_weights.py"
+            )
+        return
+    if needed != input_format_of(cfg):
+        cfg.INPUT.FORMAT = needed.channel_order
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(needed.mean), list(needed.std)
+        logger.info("from the weights: %s", needed)
+
+
+def build_network(cfg: CfgNode, num_classes: int, start: Start) -> Trunk:
+    """Build what MODEL describes, with ``num_classes``, filled with what it starts from.
+
+    Raises:
+        ValueError: options that do not fit the architecture, or weights that do not fit the network.
+    """
+    node = cfg.MODEL
+    network = create_model(
+        node.ARCH,
+        num_classes=num_classes,
+        norm=node.NORM or None,
+        freeze_at=node.FREEZE_AT,
+        stride_in_1x1=node.STRIDE_IN_1X1,
+        shortcut=node.SHORTCUT or None,
+        preactivation=node.PREACTIVATION,
+        stochastic_depth=node.STOCHASTIC_DEPTH,
+    )
+    if start.checkpoint is not None:
+        if start.checkpoint["arch"] != node.ARCH:
+            raise ValueError(f"the checkpoint is of {start.checkpoint['arch']}, MODEL.ARCH is {node.ARCH}")
+        load_weights(network, start.checkpoint["model"])
+    elif start.weights is not None:
+        logger.info("%s", load_weights(network, start.weights).summary())
+    if node.CHANNELS_LAST:
+        network.to(memory_format=torch.channels_last)
+    return network

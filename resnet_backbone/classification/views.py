@@ -1,0 +1,113 @@
+"""What a classifier is shown of a test image: its centre, ten crops, or the whole image at several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+from resnet_backbone.weights import InputFormat, TestTransform
+
+KINDS = ("1-crop", "10-crop", "multi-scale")
+SCALES = (224, 256, 384, 480, 640)  # He et al. 2015, section 3.4
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which views of an image are averaged.
+
+    Attributes:
+        kind: ``"1-crop"``, see :func:`one_crop`; ``"10-crop"``, see :func:`ten_crops`; or ``"multi-scale"``, see
+            :func:`whole_images`.
+        scales: lengths of the shorter side, in pixels, each once; of multi-scale alone.
+
+    Raises:
+        ValueError: another kind, or scales that are not different whole numbers from 1 on.
+    """
+
+    kind: str
+    scales: tuple[int, ...] = SCALES
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", tuple(self.scales))
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown views {self.kind!r}; write one of {', '.join(KINDS)}")
+        whole = all(isinstance(scale, int) and not isinstance(scale, bool) and scale > 0 for scale in self.scales)
+        if not whole or not self.scales or len(set(self.scales)) < len(self.scales):
+            raise ValueError(
+                f"scales are {list(self.scales)}; write one or more lengths in whole pixels, each once, as in "
+                f"{list(SCALES)}"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({', '.join(map(str, self.scales))})" if self.kind == "multi-scale" else self.kind
+
+
+ONE_CROP = Views("1-crop")
+
+
+def one_crop(image: Image.Image, input_format: InputFormat, transform: TestTransform) -> Tensor:
+    """Return the centre of an image: resized as ``transform`` says, cropped and normalised.
+
+    Args:
+        image: RGB, of any size.
+        input_format: of the network.
+        transform: of its test.
+
+    Returns:
+        float32, (3, crop, crop), to the bit what torchvision's preset ``ImageClassification`` makes of it.
+    """
+    return to_input(F.center_crop(resize(image, transform.resize, transform), [transform.crop]), input_format)
+
+
+def ten_crops(image: Image.Image, input_format: InputFormat, transform: TestTransform) -> Tensor:
+    """Return the four corners and the centre of the resized image, and the same of its mirror image.
+
+    Arguments are those of :func:`one_crop`.
+
+    Returns:
+        float32, (10, 3, crop, crop), in the order of torchvision's ``ten_crop``: top left, top right, bottom left,
+        bottom right, centre, then those of the mirror image. Where the centre is half a pixel off, it is so in both.
+
+    Source: Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional Neural Networks", section 4.1.
+    """
+    crops = F.ten_crop(resize(image, transform.resize, transform), [transform.crop, transform.crop])
+    return torch.stack([to_input(crop, input_format) for crop in crops])
+
+
+def whole_images(
+    image: Image.Image, input_format: InputFormat, transform: TestTransform, scales: Sequence[int]
+) -> list[Tensor]:
+    """Return the whole image at several sizes, each together with its mirror image.
+
+    Args:
+        image, input_format: as of :func:`one_crop`.
+        transform: its interpolation is used.
+        scales: lengths of the shorter side, in pixels.
+
+    Returns:
+        float32, (2, 3, H, W), for each scale; the mirror image is the second.
+
+    Source: Simonyan & Zisserman 2014 (arXiv 1409.1556), section 3.2; He et al. 2015 (arXiv 1512.03385), section 3.4.
+    """
+    inputs = [to_input(resize(image, scale, transform), input_format) for scale in scales]
+    return [torch.stack([one, one.flip(-1)]) for one in inputs]
+
+
+def resize(image: Image.Image, shorter_side: int, transform: TestTransform) -> Image.Image:
+    """Return the image with a shorter side of this length, in pixels, its shape kept."""
+    return F.resize(image, [shorter_side], InterpolationMode(transform.interpolation), antialias=True)
+
+
+def to_input(image: Image.Image, input_format: InputFormat) -> Tensor:
+    """Return an RGB image as a network reads it: float32, (3, H, W), normalised, in the channel order of the format."""
+    pixels = F.convert_image_dtype(F.pil_to_tensor(image), torch.float32)
+    if input_format.channel_order == "BGR":
+        pixels = pixels.flip(0)
+    mean, std = ([value / 255 for value in values] for values in (input_format.mean, input_format.std))
+    return F.normalize(pixels, mean, std)

@@ -1,0 +1,156 @@
+"""How often a classifier is wrong: top-1 and top-5 error with their intervals, and the loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+LEVEL = 0.95  # of the intervals
+TOP = 5
+_SUM_TOLERANCE = 1e-3  # of the probabilities of one image
+
+
+@dataclass(frozen=True)
+class ClassificationMetrics:
+    """The figures of one classifier on one test set.
+
+    Attributes:
+        num_images: how many were scored.
+        top1_error: images whose class is not the likeliest one, in percent.
+        top5_error: images whose class is not among the five likeliest, in percent; None where there are five classes
+            or fewer.
+        loss: mean negative log-likelihood of the true class, natural logarithm.
+    """
+
+    num_images: int
+    top1_error: float
+    top5_error: float | None
+    loss: float
+
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """Bounds of the 95 % interval of the top-1 error, in percent; see :func:`wilson_interval`."""
+        return wilson_interval(self.top1_error, self.num_images)
+
+    @property
+    def top5_interval(self) -> tuple[float, float] | None:
+        """Likewise of the top-5 error; None where that is None."""
+        return None if self.top5_error is None else wilson_interval(self.top5_error, self.num_images)
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        """Return ``{"classification": {"top1_error": ..., "top1_error_low": ..., ...}}``, for ``metrics.json``."""
+        low, high = self.top1_interval
+        figures: dict[str, float] = {
+            "num_images": self.num_images,
+            "top1_error": self.top1_error,
+            "top1_error_low": low,
+            "top1_error_high": high,
+            "loss": self.loss,
+        }
+        if self.top5_error is not None:
+            low, high = wilson_interval(self.top5_error, self.num_images)
+            figures |= {"top5_error": self.top5_error, "top5_error_low": low, "top5_error_high": high}
+        return {"classification": figures}
+
+    def scalars(self) -> dict[str, float]:
+        """Return ``{"classification/top1_error": ..., ...}``, for the log of a training."""
+        figures = {"top1_error": self.top1_error, "top5_error": self.top5_error, "loss": self.loss}
+        return {f"classification/{name}": value for name, value in figures.items() if value is not None}
+
+    def text(self) -> str:
+        """Return one line for a terminal."""
+        parts = [f"top-1 error {error_text(self.top1_error, self.top1_interval)}"]
+        if self.top5_error is not None and self.top5_interval is not None:
+            parts.append(f"top-5 error {error_text(self.top5_error, self.top5_interval)}")
+        return ", ".join([*parts, f"loss {self.loss:.4f}", f"{self.num_images} images"])
+
+
+def error_text(error: float, interval: tuple[float, float]) -> str:
+    """Return ``24.12 % (23.75 to 24.50)``."""
+    return f"{error:.2f} % ({interval[0]:.2f} to {interval[1]:.2f})"
+
+
+def score_classes(probabilities: Tensor, labels: Tensor) -> ClassificationMetrics:
+    """Compare what a classifier says with what is true.
+
+    A class is among the k likeliest where fewer than k others are as likely or likelier: a tie counts against the
+    classifier, so one that finds everything equally likely is always wrong. A probability below the smallest that
+    float32 holds at full precision (1.2e-38) counts as that one in the loss, which so stays finite.
+
+    Args:
+        probabilities: float, (N, K), from 0 to 1, each row of sum 1.
+        labels: integer, (N,), from 0 to K - 1.
+
+    Raises:
+        TypeError: labels that are not integers, or probabilities that are not floating-point numbers.
+        ValueError: other shapes, no images, values that are not probabilities (NaN, say), or labels out of range.
+    """
+    _check(probabilities, labels)
+    probabilities, labels = probabilities.double().cpu(), labels.long().cpu()
+    num_images, num_classes = probabilities.shape
+    true = probabilities.gather(1, labels[:, None])
+    ahead = (probabilities >= true).sum(1) - 1  # classes as likely as the true one, which is itself among them
+    loss = -true.clamp_min(torch.finfo(torch.float32).tiny).log().mean()
+
+    def error(k: int) -> float:
+        return 100 * int((ahead >= k).sum()) / num_images
+
+    return ClassificationMetrics(
+        num_images=num_images,
+        top1_error=error(1),
+        top5_error=error(TOP) if num_classes > TOP else None,
+        loss=abs(loss.item()),  # a classifier that is certain and right has -0.0
+    )
+
+
+def wilson_interval(percent: float, count: int) -> tuple[float, float]:
+    """Return the bounds, in percent, between which a rate measured on ``count`` images lies with 95 % confidence.
+
+    It is what the choice of test images leaves open; that another training would end elsewhere is not in it.
+
+    Args:
+        percent: the rate as measured, from 0 to 100.
+        count: 1 or more.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    rate = percent / 100
+    middle = rate + z**2 / (2 * count)
+    half = z * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2))
+    low, high = ((middle + sign * half) / (1 + z**2 / count) for sign in (-1, 1))
+    return 100 * max(low, 0.0), 100 * min(high, 1.0)
+
+
+def _check(probabilities: Tensor, labels: Tensor) -> None:
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
+        raise ValueError(
+            f"expected probabilities (N, K) and labels (N,), got {tuple(probabilities.shape)} and {tuple(labels.shape)}"
+        )
+    if not len(labels):
+        raise ValueError("there are no images to score: give one or more")
+    if not probabilities.is_floating_point():
+        raise TypeError(f"probabilities must be floating-point numbers, got {probabilities.dtype}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    num_classes = probabilities.shape[1]
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if len(outside):
+        raise ValueError(f"labels must be 0 to {num_classes - 1}, one for each class; found {int(outside[0])}")
+    not_finite = (~probabilities.isfinite()).any(1).nonzero()
+    if len(not_finite):
+        raise ValueError(
+            f"the probabilities of {len(not_finite)} images are not finite, of image {int(not_finite[0])} first: the "
+            f"network's outputs overflow or its weights are damaged; with float16 try bfloat16 or float32"
+        )
+    sums = probabilities.double().sum(1)
+    low, high = (bound.item() for bound in probabilities.aminmax())
+    if low < 0 or float((sums - 1).abs().max()) > _SUM_TOLERANCE:
+        raise ValueError(
+            f"expected probabilities, each row from 0 to 1 and of sum 1; found values from {low:g} to {high:g} and "
+            f"sums from {float(sums.min()):g} to {float(sums.max()):g}: take the softmax of logits first"
+        )

@@ -1,0 +1,151 @@
+"""What a network costs, stage by stage: parameters, multiply-adds and activations, counted without computing anything.
+
+The count runs on PyTorch's meta device, where tensors have shapes and no values, so that 1202 layers cost nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from resnet_backbone.models.registry import create_model
+from resnet_backbone.models.trunk import Trunk
+from resnet_backbone.weights.architecture import stage_of
+
+
+@dataclass(frozen=True)
+class StageComplexity:
+    """The cost of one stage for one image.
+
+    Attributes:
+        name: ``stem``, ``res2``, ..., ``linear``; of VGG ``conv1``, ..., ``fc8``; ``postact`` is the norm that ends a
+            pre-activated network.
+        parameters: numbers that are learned, or frozen by ``freeze_at``; buffers not counted.
+        multiply_adds: of convolutions and matrix products; a norm, a pooling and an addition count nothing.
+        activations: elements of what convolutions and linear layers return (Radosavovic et al. 2020, "Designing Network
+            Design Spaces", arXiv 2003.13678, section 3.2).
+        output_size: (channels, height, width), of linear layers (features,). The stem's is after its pooling, that of
+            VGG's stages before the pooling that follows them.
+    """
+
+    name: str
+    parameters: int
+    multiply_adds: int
+    activations: int
+    output_size: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """The cost of a network for one image of ``size``, (height, width) in pixels. Stages in the order they run."""
+
+    arch: str
+    size: tuple[int, int]
+    stages: tuple[StageComplexity, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Of all stages."""
+        return sum(stage.parameters for stage in self.stages)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of all stages."""
+        return sum(stage.multiply_adds for stage in self.stages)
+
+    @property
+    def activations(self) -> int:
+        """Of all stages."""
+        return sum(stage.activations for stage in self.stages)
+
+
+def build_on_meta(arch: str, **options: Any) -> Trunk:
+    """Build a network without memory for its parameters; arguments and errors as of ``create_model``.
+
+    It has shapes and no values: good for counting, not for computing.
+    """
+    with torch.device("meta"):
+        return create_model(arch, **options)
+
+
+def usual_size(arch: str) -> int:
+    """Return the side of the images that the paper counts ``arch`` with, in pixels: 224, or 32 for ``cifar_*``."""
+    return 32 if arch.startswith("cifar_") else 224
+
+
+def complexity(model: Trunk, size: int | tuple[int, int]) -> Complexity:
+    """Count what ``model`` costs for one image, in evaluation mode.
+
+    Args:
+        model: a network of the registry, on any device; it stays as it is.
+        size: of the image in pixels, the side of a square or (height, width).
+
+    Raises:
+        ValueError: an image smaller than one cell of the last feature map.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < model.size_divisibility:
+        raise ValueError(
+            f"images of {height} x {width} pixels are smaller than a cell of the last feature map of {model.arch}; "
+            f"write a size of {model.size_divisibility} or more"
+        )
+    skeleton = _without_values(model)
+    activations: dict[str, int] = defaultdict(int)
+    sizes: dict[str, tuple[int, ...]] = {}
+    for name, module in skeleton.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(_add_activations(activations, _stage(name)))
+    for name, child in skeleton.named_children():
+        child.register_forward_hook(_note_size(sizes, _stage(name)))
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        skeleton(torch.empty(1, model.in_channels, height, width, device="meta"))
+
+    parameters: dict[str, int] = defaultdict(int)
+    for name, parameter in skeleton.named_parameters():
+        parameters[_stage(name)] += parameter.numel()
+    multiply_adds: dict[str, int] = defaultdict(int)
+    counts = counter.get_flop_counts()
+    for name, _ in skeleton.named_children():
+        flops = sum(counts.get(f"{type(skeleton).__name__}.{name}", {}).values())
+        multiply_adds[_stage(name)] += flops // 2  # two operations each
+    stages = [
+        StageComplexity(name, parameters[name], multiply_adds[name], activations[name], output)
+        for name, output in sizes.items()
+    ]
+    return Complexity(model.arch, (height, width), tuple(stages))
+
+
+def _stage(name: str) -> str:
+    """``conv3_2`` -> ``conv3``, ``res2.0.conv1`` -> ``res2``, ``fc6`` -> ``fc6``."""
+    return stage_of(f"{name}.")
+
+
+def _without_values(model: Trunk) -> Trunk:
+    """Return a copy on the meta device, in evaluation mode: no tensor of ``model`` is copied, or changed."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach().to("meta")
+    return copy.deepcopy(model, memo).eval()
+
+
+def _add_activations(activations: dict[str, int], stage: str) -> Any:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        activations[stage] += output.numel()
+
+    return hook
+
+
+def _note_size(sizes: dict[str, tuple[int, ...]], stage: str) -> Any:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        sizes[stage] = tuple(output.shape[1:])
+
+    return hook
