@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from resnet_backbone.weights import (
     DownloadError,
     InputFormat,
+    TestTransform,
     WeightsError,
     list_weights,
     package_weights,
 )
+from resnet_backbone.weights.input_format import INTERPOLATIONS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mean", type=float, nargs=3, metavar="M", help="for images in 0..255, in the channel order")
     parser.add_argument("--std", type=float, nargs=3, metavar="S", help="likewise")
     parser.add_argument("--stride-in-1x1", choices=("yes", "no"), help="yes for Caffe's bottlenecks, else no")
+    parser.add_argument("--resize", type=int, metavar="PIXELS", help="shorter side, before the crop of its test")
+    parser.add_argument("--crop", type=int, metavar="PIXELS", help="side of the centre crop of its test")
+    parser.add_argument("--interpolation", choices=INTERPOLATIONS, default="bilinear", help="of the resize")
     parser.add_argument("--list", action="store_true", help="print the published weights that have a name, and stop")
     args = parser.parse_args(argv)
     if args.list:
@@ -44,11 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     pixels = (args.channel_order, args.mean, args.std)
     if None in pixels and pixels != (None, None, None):
         parser.error("--channel-order, --mean and --std go together")
+    if (args.resize is None) != (args.crop is None):
+        parser.error("--resize and --crop go together")
 
     try:
         input_format = InputFormat(*pixels) if args.channel_order else None
         stride_in_1x1 = None if args.stride_in_1x1 is None else args.stride_in_1x1 == "yes"
-        facts = package_weights(args.source, args.output, args.arch, input_format, stride_in_1x1)
+        transform = TestTransform(args.resize, args.crop, args.interpolation) if args.resize else None
+        facts = package_weights(
+            args.source, args.output, args.arch, input_format, stride_in_1x1, test_transform=transform
+        )
     except (WeightsError, DownloadError, FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

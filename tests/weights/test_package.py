@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from resnet_backbone.models.registry import create_model
-from resnet_backbone.weights import InputFormat, WeightsError, load_weights, package_weights, read_weights
+from resnet_backbone.weights import (
+    InputFormat,
+    TestTransform,
+    WeightsError,
+    load_weights,
+    package_weights,
+    read_weights,
+)
 from resnet_backbone.weights.input_format import TORCHVISION_RGB
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,11 +171,13 @@ PIXELS = ["--channel-order", "BGR", "--mean", "103.939", "116.779", "123.68", "-
 
 def test_tool(tool, tmp_path, raw, capsys):
     out = tmp_path / "out.pth"
-    assert tool.main([str(raw), str(out), *PIXELS, "--stride-in-1x1", "no"]) == 0
+    transform = ["--resize", "288", "--crop", "256", "--interpolation", "bicubic"]
+    assert tool.main([str(raw), str(out), *PIXELS, "--stride-in-1x1", "no", *transform]) == 0
     printed = capsys.readouterr()
     facts = json.loads(printed.out)
     assert (facts["arch"], facts["output"], facts["stride_in_1x1"]) == ("resnet152", str(out), False)
-    assert read_weights(out).input_format == BGR
+    weights = read_weights(out)
+    assert weights.input_format == BGR and weights.test_transform == TestTransform(288, 256, "bicubic")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +196,13 @@ def test_tool_says_what_is_wrong_and_returns_1(tool, tmp_path, raw, capsys, argu
 
 
 @pytest.mark.parametrize(
-    "arguments", [["a.pth"], ["a.pth", "b.pth", "--mean", "1", "2", "3"], ["a.pth", "b.pth", "--std", "1"]]
+    "arguments",
+    [
+        ["a.pth"],
+        ["a.pth", "b.pth", "--mean", "1", "2", "3"],
+        ["a.pth", "b.pth", "--std", "1"],
+        ["a.pth", "b.pth", "--crop", "224"],
+    ],
 )
 def test_tool_refuses_half_of_its_arguments(tool, arguments):
     with pytest.raises(SystemExit) as caught:
