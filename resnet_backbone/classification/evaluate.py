@@ -26,14 +26,15 @@ METRICS = "metrics.json"
 
 
 class Scorer:
-    """Scores classifiers on one test set.
+    """Scores classifiers on one test set, in float32 whatever they were trained in.
+
+    Half the precision makes some classes equally likely, and ties count as errors.
 
     Args:
         dataset: the test set.
         accelerator: the processes that share its images, each taken by one of them alone.
         batch_size: images in one forward pass of a process.
         num_workers: processes that decode images.
-        dtype: float32, or of autocast.
         on_device: the same images, kept on the device; for 1-crop.
     """
 
@@ -44,14 +45,12 @@ class Scorer:
         *,
         batch_size: int,
         num_workers: int,
-        dtype: torch.dtype,
         on_device: DeviceImages | None = None,
     ) -> None:
         self.dataset = dataset
         self.accelerator = accelerator
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.dtype = dtype
         self.on_device = on_device
         self._labels = torch.from_numpy(dataset.labels)
 
@@ -104,7 +103,7 @@ class Scorer:
         rank, world_size = accelerator.process_index, accelerator.num_processes
         if self.on_device is not None and views == ONE_CROP:
             batches = self.on_device.test_batches(self.batch_size, rank=rank, world_size=world_size)
-            indices, share = classify_batches(classifier.model, batches, accelerator.device, self.dtype)
+            indices, share = classify_batches(classifier.model, batches, accelerator.device)
         else:
             indices, share = predict(
                 classifier,
@@ -115,7 +114,6 @@ class Scorer:
                 num_workers=self.num_workers,
                 rank=rank,
                 world_size=world_size,
-                dtype=self.dtype,
             )
         if world_size == 1:
             return share
@@ -126,11 +124,11 @@ class Scorer:
 
 
 def classify_batches(
-    model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], device: torch.device, dtype: torch.dtype
+    model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Return indices (n,) and probabilities (n, K), both on the CPU, of batches of (indices, images)."""
     indices, probabilities = [], []
-    with evaluating(model, device, dtype):
+    with evaluating(model, device, torch.float32):
         for numbers, images in batches:
             indices.append(numbers)
             probabilities.append(model(images).float().softmax(1))

@@ -193,13 +193,11 @@ class Run:
     def _make_scorer(self) -> Scorer | None:
         if self.test_set is None:
             return None
-        amp = self.cfg.SOLVER.AMP
         return Scorer(
             self.test_set,
             self.accelerator,
             batch_size=self.cfg.TEST.BATCH_SIZE,
             num_workers=self.cfg.DATALOADER.NUM_WORKERS,
-            dtype=getattr(torch, amp.DTYPE) if amp.ENABLED else torch.float32,
             on_device=self._keep(self.test_set) if self.cfg.DATALOADER.ON_DEVICE else None,
         )
 
