@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from resnet_backbone.training.checkpoint import is_checkpoint, read_checkpoint
 from resnet_backbone.weights import InputFormat, TestTransform, package_weights
 
 WEIGHTS = "weights.pth"  # in OUTPUT_DIR: the packaged network, for tools/train_net.py and any Detectron2 project
@@ -16,12 +14,7 @@ _KEYS = {"model", "arch", "class_names", "input", "test_transform"}
 
 def is_own_checkpoint(path: Path) -> bool:
     """Return whether ``path`` is a checkpoint of a classifier's training."""
-    if path.suffix != ".pth" or not path.is_file():
-        return False
-    try:
-        return _is_classifier(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    except (RuntimeError, EOFError, pickle.UnpicklingError):
-        return False
+    return is_checkpoint(path, _is_classifier)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -30,13 +23,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is no such checkpoint.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path}: not a checkpoint that can be read safely ({error})") from error
-    if not _is_classifier(state):
-        raise ValueError(f"{path}: no checkpoint of tools/train_classifier.py, which holds {', '.join(sorted(_KEYS))}")
-    return state
+    expected = f"checkpoint of tools/train_classifier.py, which holds {', '.join(sorted(_KEYS))}"
+    return read_checkpoint(path, _is_classifier, expected)
 
 
 def _is_classifier(state: object) -> bool:

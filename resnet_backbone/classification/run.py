@@ -22,17 +22,16 @@ from resnet_backbone.classification.predict import Classifier, dense_window
 from resnet_backbone.classification.trainer import Batch, Trainer
 from resnet_backbone.classification.views import Views
 from resnet_backbone.config.evaluation_folder import check_evaluation
-from resnet_backbone.config.finished_run import CONFIG, FINAL
+from resnet_backbone.config.finished_run import FINAL
 from resnet_backbone.config.output import check_output_dir, forget_checkpoints
 from resnet_backbone.data.catalog import check_same_classes
 from resnet_backbone.data.classes import ClassDataset, TransformedClasses, open_classes
 from resnet_backbone.evaluation.accuracy import ClassificationMetrics
-from resnet_backbone.evaluation.results import write_text
 from resnet_backbone.models.complexity import build_on_meta
 from resnet_backbone.training.batches import BatchSampler, SeededDataset, images_per_pass
 from resnet_backbone.training.checkpoint import find_resumed
 from resnet_backbone.training.processes import common_seed, make_accelerator
-from resnet_backbone.training.writers import set_up_logging
+from resnet_backbone.training.writers import begin_records, set_up_logging
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import TestTransform
 
@@ -90,13 +89,7 @@ class Run:
     def start(self) -> ClassificationMetrics | None:
         """Train and evaluate; return the figures of the test set, None where there is none."""
         if self.accelerator.is_main_process:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            set_up_logging(self.output_dir)
-            if not self.keeps_config:
-                write_text(self.output_dir / CONFIG, self.cfg.dump())
-            logger.info("resnet_backbone %s, torch %s", __version__, torch.__version__)
-            logger.info("%d process(es), %s", self.accelerator.num_processes, self.accelerator.device)
-            logger.info("config:\n%s", self.cfg.dump())
+            begin_records(self.cfg, self.accelerator, keeps_config=self.keeps_config)
         torch.backends.cudnn.benchmark = self.cfg.CUDNN_BENCHMARK
         self.network.to(self.accelerator.device)
         self._scorer = self._make_scorer()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from resnet_backbone.training.checkpoint import is_checkpoint, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +19,7 @@ _PREDICTORS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.", "he
 
 def is_own_checkpoint(path: Path) -> bool:
     """Return whether ``path`` is a checkpoint of this engine, and not a classifier's weights or no file at all."""
-    if path.suffix != ".pth" or not path.is_file():
-        return False
-    try:
-        return _is_detector(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    except (RuntimeError, EOFError, pickle.UnpicklingError):
-        return False
+    return is_checkpoint(path, _is_detector)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -33,15 +28,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is no such checkpoint.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path}: not a checkpoint that can be read safely ({error})") from error
-    if not _is_detector(state):
-        raise ValueError(
-            f"{path}: no detector of the torchvision engine; a checkpoint holds 'model' with 'roi_heads.*' or 'head.*'"
-        )
-    return state
+    expected = "detector of the torchvision engine; a checkpoint holds 'model' with 'roi_heads.*' or 'head.*'"
+    return read_checkpoint(path, _is_detector, expected)
 
 
 def _is_detector(state: object) -> bool:

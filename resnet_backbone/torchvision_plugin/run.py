@@ -12,12 +12,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from resnet_backbone.config.evaluation_folder import check_evaluation
-from resnet_backbone.config.finished_run import CONFIG
 from resnet_backbone.config.input import input_of
 from resnet_backbone.config.output import check_output_dir, forget_checkpoints
 from resnet_backbone.config.values import warn_of_far_sizes
 from resnet_backbone.evaluation.metrics import CocoMetrics
-from resnet_backbone.evaluation.results import write_text
 from resnet_backbone.torchvision_plugin.checkpoint import (
     is_own_checkpoint,
     load_checkpoint,
@@ -38,7 +36,7 @@ from resnet_backbone.torchvision_plugin.trainer import Trainer
 from resnet_backbone.training.batches import images_per_pass
 from resnet_backbone.training.checkpoint import find_resumed
 from resnet_backbone.training.processes import common_seed, make_accelerator
-from resnet_backbone.training.writers import set_up_logging
+from resnet_backbone.training.writers import begin_records, set_up_logging
 from resnet_backbone.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -96,13 +94,7 @@ class Run:
     def start(self) -> dict[str, CocoMetrics]:
         """Train and evaluate; return the figures of each test set, on the main process."""
         if self.accelerator.is_main_process:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            set_up_logging(self.output_dir)
-            if not self.keeps_config:
-                write_text(self.output_dir / CONFIG, self.cfg.dump())
-            logger.info("resnet_backbone %s, torch %s", __version__, torch.__version__)
-            logger.info("%d process(es), %s", self.accelerator.num_processes, self.accelerator.device)
-            logger.info("config:\n%s", self.cfg.dump())
+            begin_records(self.cfg, self.accelerator, keeps_config=self.keeps_config)
         torch.backends.cudnn.benchmark = self.cfg.CUDNN_BENCHMARK
         if self.trainer is None:
             self.detector.to(self.accelerator.device)

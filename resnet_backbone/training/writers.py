@@ -13,12 +13,17 @@ from pathlib import Path
 from statistics import mean, median
 
 import torch
+from accelerate import Accelerator
+from fvcore.common.config import CfgNode
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from resnet_backbone.config.finished_run import CONFIG
 from resnet_backbone.evaluation.cost import peak_memory_mib
+from resnet_backbone.evaluation.results import write_text
+from resnet_backbone.version import __version__
 
 logger = logging.getLogger(__name__)
 PERIOD = 20  # iterations between two records
@@ -39,6 +44,18 @@ def set_up_logging(output_dir: Path | None) -> None:
     for handler in handlers:
         handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s", "%m/%d %H:%M:%S"))
         root.addHandler(handler)
+
+
+def begin_records(cfg: CfgNode, accelerator: Accelerator, *, keeps_config: bool) -> None:
+    """Make OUTPUT_DIR, log into it what runs here, and write ``config.yaml`` unless the one that is there is kept."""
+    output_dir = Path(cfg.OUTPUT_DIR)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    set_up_logging(output_dir)
+    if not keeps_config:
+        write_text(output_dir / CONFIG, cfg.dump())
+    logger.info("resnet_backbone %s, torch %s", __version__, torch.__version__)
+    logger.info("%d process(es), %s", accelerator.num_processes, accelerator.device)
+    logger.info("config:\n%s", cfg.dump())
 
 
 class RunWriter:

@@ -29,7 +29,7 @@ from resnet_backbone.detectron2_plugin import add_resnet_backbone_config, to_bac
 from resnet_backbone.models.layers import FrozenBatchNorm2d  # noqa: E402
 
 SINGLE, FPN, RETINANET = (f"build_imagenet_{kind}backbone" for kind in ("", "fpn_", "retinanet_fpn_"))
-MODELS = resnet_backbone.list_models()
+MODELS = [arch for arch in resnet_backbone.list_models() if not arch.startswith("cifar_")]  # of detectors
 SIZES = ((97, 131), (64, 90))
 
 

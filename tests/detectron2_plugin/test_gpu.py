@@ -19,9 +19,10 @@ from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
 
 STUFF = (
+    "classification/",
     "panoptic/",
     "semantic/",
-)  # need more than boxes and masks: test_evaluators.py
+)  # no detectors, or need more than boxes and masks: test_evaluators.py
 CONFIGS = sorted(
     name
     for path in config_folder().rglob("*.yaml")

@@ -115,7 +115,7 @@ def test_a_table_for_gpus_is_not_started_on_a_cpu(tiny_table, reproduce, tmp_pat
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     table = tiny_table("SOLVER.MAX_ITER", "2000")
     rows = [replace(row, training=replace(row.training, reference_gpus=2)) for row in table.rows]
-    table = replace(table, rows=tuple(rows))
+    table = replace(table, rows=tuple(rows), on_cpu=False)
     printed = finish(reproduce(table, "--run", "--prepare", datasets=tmp_path / "empty"), 1)
     assert "table tiny is 2,000 iterations a training for GPUs, and there is no GPU here; --gpus 1 runs" in printed
     assert "running:" not in printed
