@@ -22,10 +22,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from resnet_backbone.classification.checkpoint import weights_file
 from resnet_backbone.classification.ensemble import check_members, score_members
 from resnet_backbone.classification.predict import DTYPES, Progress
-from resnet_backbone.classification.score_report import score_text, write_score
+from resnet_backbone.classification.score_report import check_folder, score_text, write_score
 from resnet_backbone.classification.views import KINDS, SCALES, Views
+from resnet_backbone.config.command_line import plain_text
 from resnet_backbone.data.classes import open_classes
 from resnet_backbone.weights import TestTransform
 from resnet_backbone.weights.input_format import INTERPOLATIONS
@@ -35,8 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         views, transform, device = views_of(args), transform_of(args), device_of(args)
+        if args.output is not None:
+            check_folder(args.output)
         dataset = open_classes(args.data)
-        members = check_members(args.weights, dataset, views, transform)
+        members = check_members(list(map(weights_file, args.weights)), dataset, views, transform)
         score = score_members(
             members,
             dataset,
@@ -52,8 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             written = write_score(args.output, score, dataset, views, device=device, dtype=args.dtype)
             print("\n".join(f"wrote {path}" for path in written))
     except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain_text(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing was written", file=sys.stderr)
+        return 130
     print(json.dumps(score.metrics.to_dict()))
     return 0
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from resnet_backbone.classification.config import load_config
 from resnet_backbone.classification.run import Run, check_data
-from resnet_backbone.config.command_line import add_run_arguments, torchrun_words, wants_processes
+from resnet_backbone.config.command_line import add_run_arguments, plain_text, torchrun_words, wants_processes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,8 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         metrics = run.start()
     except (FloatingPointError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain_text(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; with --resume it goes on from the last checkpoint", file=sys.stderr)
+        return 130
     run.accelerator.end_training()
     if metrics is not None and run.accelerator.is_main_process:
         print(json.dumps({cfg.DATASETS.TEST[0]: metrics.to_dict()}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,7 +55,8 @@ DATASETS:                    # a name (imagenet_train, ...), torchvision://NAME/
   TEST: []
 DATALOADER:
   NUM_WORKERS: 4
-  ON_DEVICE: False           # keep all images decoded on the device and augment whole batches there; TRAIN_CROP: pad
+  ON_DEVICE: False           # keep the central square of every image decoded on the device, and augment whole batches
+                             # there; TRAIN_CROP: pad
 SOLVER:
   LR_SCHEDULER_NAME: WarmupMultiStepLR
   MAX_ITER: 600000
@@ -139,7 +141,10 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
 def check_config(cfg: CfgNode) -> None:
     """Raise ValueError for a value, or a combination of values, that cannot be obeyed."""
     if cfg.MODEL.ARCH not in list_models():
-        raise ValueError(f"MODEL.ARCH {cfg.MODEL.ARCH!r} must be one of {', '.join(list_models())}")
+        near = [name for name in list_models() if name.endswith(f"_{cfg.MODEL.ARCH}")]
+        near += difflib.get_close_matches(cfg.MODEL.ARCH, list_models(), n=1)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"MODEL.ARCH {cfg.MODEL.ARCH!r} must be one of {', '.join(list_models())}{hint}")
     check_allowed(cfg, _ALLOWED, ENGINE)
     check_least(cfg, _LEAST)
     check_lengths(cfg, _LENGTHS)

@@ -103,6 +103,7 @@ def _check_member(source: str, dataset: ClassDataset, views: Views, test_transfo
     weights = read_weights(source)
     given = None if weights.test_transform else test_transform
     facts = classifier_facts(weights, given)
+    views.check(facts.test_transform)
     _check_classes(facts.name, weights.num_classes, weights.class_names, dataset)
     if views.kind == "multi-scale":
         meta = torch.device("meta")

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from resnet_backbone.classification.device_images import DeviceImages
 from resnet_backbone.classification.ensemble import Member
@@ -35,7 +36,7 @@ class Scorer:
         accelerator: the processes that share its images, each taken by one of them alone.
         batch_size: images in one forward pass of a process.
         num_workers: processes that decode images.
-        on_device: the same images, kept on the device; for 1-crop.
+        on_device: the same images, kept on the device as the trained network reads them; for 1-crop.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Scorer:
 
     def quick(self, classifier: Classifier) -> ClassificationMetrics:
         """Return the figures of the centre crop of every image."""
-        return score_classes(self._probabilities(classifier, ONE_CROP), self._labels)
+        return score_classes(self._own_probabilities(classifier, ONE_CROP), self._labels)
 
     def full(
         self, classifier: Classifier, views: Views, folder: Path, members: Sequence[Member] = ()
@@ -74,9 +75,10 @@ class Scorer:
         device = self.accelerator.device
         meter = CostMeter(classifier.model, device)
         with meter if views == ONE_CROP else nullcontext():
-            probabilities = self._probabilities(classifier, views)
+            probabilities = self._own_probabilities(classifier, views)
         for member in members:
-            probabilities += self._probabilities(load_classifier(member.source), views)
+            other = load_classifier(member.source)
+            probabilities += self._gathered(*self._predicted(other, views))
         metrics = score_classes(probabilities / (1 + len(members)), self._labels)
         if self.accelerator.is_main_process:
             data = self.dataset
@@ -97,25 +99,35 @@ class Scorer:
             write_text(folder / METRICS, json.dumps(metrics.to_dict(), indent=2) + "\n")
         return metrics
 
-    def _probabilities(self, classifier: Classifier, views: Views) -> Tensor:
-        """Return the probabilities of all images, (N, K), on every process."""
+    def _own_probabilities(self, classifier: Classifier, views: Views) -> Tensor:
+        """Return what the classifier that the images on the device are prepared for says of all, (N, K)."""
+        if self.on_device is None or views != ONE_CROP:
+            return self._gathered(*self._predicted(classifier, views))
         accelerator = self.accelerator
-        rank, world_size = accelerator.process_index, accelerator.num_processes
-        if self.on_device is not None and views == ONE_CROP:
-            batches = self.on_device.test_batches(self.batch_size, rank=rank, world_size=world_size)
-            indices, share = classify_batches(classifier.model, batches, accelerator.device)
-        else:
-            indices, share = predict(
+        place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+        batches = self.on_device.test_batches(self.batch_size, **place)
+        return self._gathered(*classify_batches(classifier.model, batches, accelerator.device))
+
+    def _predicted(self, classifier: Classifier, views: Views) -> tuple[Tensor, Tensor]:
+        """Return indices and probabilities of this process's share."""
+        accelerator = self.accelerator
+        total = -(-(len(self.dataset) - accelerator.process_index) // accelerator.num_processes)
+        with tqdm(total=total, desc=classifier.name, unit="image", disable=None, leave=False) as bar:
+            return predict(
                 classifier,
                 self.dataset,
                 views,
                 device=accelerator.device,
                 batch_size=self.batch_size,
                 num_workers=self.num_workers,
-                rank=rank,
-                world_size=world_size,
+                rank=accelerator.process_index,
+                world_size=accelerator.num_processes,
+                progress=lambda done, _: bar.update(done - bar.n),
             )
-        if world_size == 1:
+
+    def _gathered(self, indices: Tensor, share: Tensor) -> Tensor:
+        """Return the probabilities of all images, (N, K), on every process."""
+        if self.accelerator.num_processes == 1:
             return share
         whole = torch.empty(len(self.dataset), share.shape[1])
         for part_indices, part in gather_object([(indices, share)]):

@@ -10,9 +10,10 @@ import torch
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.classification.checkpoint import is_own_checkpoint, load_checkpoint
+from resnet_backbone.config.files import value_of
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
-from resnet_backbone.weights import InputFormat, Weights, load_weights, read_weights
+from resnet_backbone.weights import InputFormat, Weights, WeightsError, load_weights, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,24 @@ class Start(NamedTuple):
         if self.checkpoint is not None:
             return tuple(self.checkpoint["class_names"])
         return self.weights.class_names if self.weights else ()
+
+    def check_network(self, cfg: CfgNode, *, goes_on: bool) -> None:
+        """Raise ValueError where the tensors hide that ``cfg`` describes another network than was trained.
+
+        Args:
+            cfg: of the run.
+            goes_on: the same training is resumed, or its network evaluated: stochastic depth may not change either.
+        """
+        if self.checkpoint is None:
+            return
+        trained = {"MODEL.ARCH": self.checkpoint["arch"], "MODEL.STRIDE_IN_1X1": self.checkpoint["stride_in_1x1"]}
+        if goes_on:
+            trained["MODEL.STOCHASTIC_DEPTH"] = self.checkpoint.get("stochastic_depth", 0.0)
+        for key, value in trained.items():
+            if value_of(cfg, key) != value:
+                raise ValueError(
+                    f"the checkpoint was trained with {key} {value}, not {value_of(cfg, key)}; write {value}"
+                )
 
     @property
     def input_format(self) -> InputFormat | None:
@@ -106,9 +125,10 @@ def build_network(cfg: CfgNode, num_classes: int, start: Start) -> Trunk:
         stochastic_depth=node.STOCHASTIC_DEPTH,
     )
     if start.checkpoint is not None:
-        if start.checkpoint["arch"] != node.ARCH:
-            raise ValueError(f"the checkpoint is of {start.checkpoint['arch']}, MODEL.ARCH is {node.ARCH}")
-        load_weights(network, start.checkpoint["model"])
+        try:
+            load_weights(network, start.checkpoint["model"])
+        except WeightsError as error:
+            raise ValueError(f"the checkpoint is of another network than MODEL describes: {error}") from error
     elif start.weights is not None:
         logger.info("%s", load_weights(network, start.weights).summary())
     if node.CHANNELS_LAST:

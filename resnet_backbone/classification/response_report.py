@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from tabulate import tabulate
 
 from resnet_backbone.classification.plot_style import STYLE, colors, plain
@@ -80,6 +81,7 @@ def plot_responses(responses: Sequence[Responses], path: Path) -> None:
         above.set_xlabel("layer, in the network's order")
         below.set_xlabel("layer, sorted by magnitude")
         for axes in (above, below):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylabel("standard deviation of responses")
             plain(axes)
         figure.legend(loc="outside lower center", ncols=min(3, len(responses)), frameon=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resnet_backbone.classification.checkpoint import WEIGHTS
+from resnet_backbone.classification.checkpoint import weights_file
 from resnet_backbone.classification.predict import Classifier, load_classifier
 from resnet_backbone.classification.responses import Responses, measure_responses
 from resnet_backbone.classification.views import one_crop
@@ -49,7 +49,7 @@ def measure_sources(
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise ValueError(f"two networks are called {twice[0]}; give each a name of its own with --names")
-    files = [weight_file(source) for source in sources]
+    files = [weights_file(source) for source in sources]
     indices = spread(len(dataset), num_images)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     measured = []
@@ -58,20 +58,6 @@ def measure_sources(
         batches = (batch.to(device) for batch in _batches(classifier, dataset, indices))
         measured.append(measure_responses(classifier.model.to(device), batches, label))
     return measured
-
-
-def weight_file(source: str) -> str | Path:
-    """Return the packaged file in a run's folder; a source that is no folder as it is.
-
-    Raises:
-        FileNotFoundError: a folder without it.
-    """
-    if not Path(source).is_dir():
-        return source
-    path = Path(source) / WEIGHTS
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}; a run of tools/train_classifier.py has it when it is finished")
-    return path
 
 
 def _usual_name(source: str) -> str:

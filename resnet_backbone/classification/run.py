@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
 from resnet_backbone.classification.augmentation import training_transform
-from resnet_backbone.classification.checkpoint import WEIGHTS, load_checkpoint, package_checkpoint
+from resnet_backbone.classification.checkpoint import WEIGHTS, load_checkpoint, package_checkpoint, weights_file
 from resnet_backbone.classification.device_images import DeviceImages
 from resnet_backbone.classification.ensemble import Member, check_members
 from resnet_backbone.classification.evaluate import Scorer
@@ -21,6 +22,7 @@ from resnet_backbone.classification.network import Start, build_network, fit_inp
 from resnet_backbone.classification.predict import Classifier, dense_window
 from resnet_backbone.classification.trainer import Batch, Trainer
 from resnet_backbone.classification.views import Views
+from resnet_backbone.config.differences import warn_of_changes
 from resnet_backbone.config.evaluation_folder import check_evaluation
 from resnet_backbone.config.finished_run import FINAL
 from resnet_backbone.config.output import check_output_dir, forget_checkpoints
@@ -70,6 +72,9 @@ class Run:
         if eval_only and not start.num_classes:
             raise ValueError(f"--eval-only needs a trained classifier in MODEL.WEIGHTS, found {cfg.MODEL.WEIGHTS!r}")
         fit_input(cfg, start)
+        start.check_network(cfg, goes_on=resumed is not None or eval_only)
+        if resumed:
+            warn_of_changes(self.output_dir, cfg)
         self.class_names = self._class_names(start, eval_only)
         if resumed and tuple(resumed["class_names"]) != self.class_names:
             raise ValueError(
@@ -81,6 +86,11 @@ class Run:
         self.seed = common_seed(cfg.SEED, self.accelerator)
         torch.manual_seed(self.seed)
         self.network = build_network(cfg, len(self.class_names), start)
+        if cfg.INPUT.SIZE < self.network.size_divisibility:
+            raise ValueError(
+                f"INPUT.SIZE {cfg.INPUT.SIZE} is too small for {cfg.MODEL.ARCH}, whose last feature map has a cell for "
+                f"{self.network.size_divisibility} pixels: write INPUT.SIZE {self.network.size_divisibility} or more"
+            )
         self.views = Views(cfg.TEST.VIEWS, tuple(cfg.TEST.SCALES))
         self.members = self._check_testing()
         self.resumes = resumed is not None
@@ -97,6 +107,7 @@ class Run:
             return self._evaluate(over=True)
         if self.accelerator.is_main_process and not self.resumes:
             forget_checkpoints(self.output_dir)
+            (self.output_dir / WEIGHTS).unlink(missing_ok=True)  # of an earlier run
         last: list[ClassificationMetrics] = []
 
         def scores(over: bool) -> dict[str, float]:
@@ -127,18 +138,20 @@ class Run:
     def _check_testing(self) -> list[Member]:
         """Return the other members of the ensemble, after a check that TEST can be obeyed once training is over."""
         cfg = self.cfg
+        self.views.check(self.test_transform)
         if self.views.kind == "multi-scale":
             meta = torch.device("meta")
             network = build_on_meta(cfg.MODEL.ARCH, num_classes=len(self.class_names))
             dense_window(network, cfg.MODEL.ARCH, cfg.INPUT.SIZE, self.views.scales, meta)
         if not cfg.TEST.ENSEMBLE or self.test_set is None:
             return []
-        return check_members([_weights_of(source) for source in cfg.TEST.ENSEMBLE], self.test_set, self.views)
+        return check_members([weights_file(source) for source in cfg.TEST.ENSEMBLE], self.test_set, self.views)
 
     def _make_trainer(self, resumed: dict[str, Any] | None) -> Trainer:
         facts = {
             "arch": self.cfg.MODEL.ARCH,
             "stride_in_1x1": self.cfg.MODEL.STRIDE_IN_1X1,
+            "stochastic_depth": self.cfg.MODEL.STOCHASTIC_DEPTH,
             "class_names": list(self.class_names),
             "input": self.input_format.to_dict(),
             "test_transform": asdict(self.test_transform),
@@ -167,21 +180,26 @@ class Run:
         place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes, "start": start}
         seed = self.trainer.seed
         if cfg.DATALOADER.ON_DEVICE:
-            images = self._keep(self.train_set, pad=cfg.INPUT.PAD)
+            transform = TestTransform(cfg.INPUT.SIZE, cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION)
+            images = self._keep(self.train_set, transform, pad=cfg.INPUT.PAD)
             flip = cfg.INPUT.RANDOM_FLIP == "horizontal"
             return images.training_batches(batch_size, seed=seed, flip=flip, **place)
         transformed = TransformedClasses(self.train_set, training_transform(cfg, self.input_format))
         loader = DataLoader(
             SeededDataset(transformed, seed, cfg.INPUT.FORMAT),
             batch_sampler=BatchSampler([1.0] * len(transformed), batch_size, group=False, seed=seed, **place),
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
+            num_workers=self._num_workers,
             pin_memory=cfg.MODEL.DEVICE != "cpu",
         )
         return iter(loader)
 
-    def _keep(self, dataset: ClassDataset, pad: int = 0) -> DeviceImages:
+    @property
+    def _num_workers(self) -> int:
+        return min(self.cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+
+    def _keep(self, dataset: ClassDataset, transform: TestTransform, pad: int = 0) -> DeviceImages:
         logger.info("decoding the %d images of %s", len(dataset), dataset.source)
-        return DeviceImages(dataset, self.test_transform, self.input_format, self.accelerator.device, pad=pad)
+        return DeviceImages(dataset, transform, self.input_format, self.accelerator.device, pad=pad)
 
     def _make_scorer(self) -> Scorer | None:
         if self.test_set is None:
@@ -190,8 +208,8 @@ class Run:
             self.test_set,
             self.accelerator,
             batch_size=self.cfg.TEST.BATCH_SIZE,
-            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
-            on_device=self._keep(self.test_set) if self.cfg.DATALOADER.ON_DEVICE else None,
+            num_workers=self._num_workers,
+            on_device=self._keep(self.test_set, self.test_transform) if self.cfg.DATALOADER.ON_DEVICE else None,
         )
 
     def _evaluate(self, *, over: bool) -> ClassificationMetrics | None:
@@ -211,11 +229,6 @@ class Run:
             metrics = self._scorer.quick(own)
         logger.info("%s: %s", self.cfg.DATASETS.TEST[0], metrics.text())
         return metrics
-
-
-def _weights_of(member: str) -> str:
-    """Return the packaged file of a run's folder, or ``member`` as it is."""
-    return str(Path(member) / WEIGHTS) if Path(member).is_dir() else member
 
 
 def _open(cfg: CfgNode, key: str) -> ClassDataset:

@@ -18,6 +18,8 @@ from tabulate import tabulate
 
 from resnet_backbone.classification.ensemble import EnsembleScore, Member, MemberScore
 from resnet_backbone.classification.views import Views
+from resnet_backbone.config.finished_run import CONFIG, FINAL
+from resnet_backbone.config.output import LAST
 from resnet_backbone.data.classes import ClassDataset
 from resnet_backbone.evaluation.accuracy import TOP, ClassificationMetrics, error_text
 from resnet_backbone.evaluation.facts import FACTS_NAME, device_name, git_commit, hash_labels
@@ -99,6 +101,12 @@ def _published(score: MemberScore, accuracy: str) -> str:
     error = 100 - published
     where = "inside" if interval[0] <= error <= interval[1] else "outside"
     return f"{error:.2f} % ({where})"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError where an evaluation would write over the records of a training."""
+    if any((folder / name).is_file() for name in (CONFIG, FINAL, LAST)):
+        raise ValueError(f"{folder} holds a training; give the evaluation a folder of its own: {folder}_eval")
 
 
 def write_score(

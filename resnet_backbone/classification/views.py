@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from resnet_backbone.weights import InputFormat, TestTransform
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("1-crop", "10-crop", "multi-scale")
 SCALES = (224, 256, 384, 480, 640)  # He et al. 2015, section 3.4
@@ -44,6 +47,16 @@ class Views:
                 f"{list(SCALES)}"
             )
 
+    def check(self, transform: TestTransform) -> None:
+        """Raise ValueError where ten crops are all the same; warn where scales are far from what was trained on."""
+        if self.kind == "10-crop" and transform.resize == transform.crop:
+            raise ValueError(
+                f"10-crop takes corners of an image larger than the crop, and both are {transform.crop} pixels; write "
+                f"1-crop, or a larger resize"
+            )
+        if self.kind == "multi-scale" and max(self.scales) > 3 * transform.crop:
+            logger.warning("scales %s are far from the crop of %d pixels", list(self.scales), transform.crop)
+
     def __str__(self) -> str:
         return f"{self.kind} ({', '.join(map(str, self.scales))})" if self.kind == "multi-scale" else self.kind
 
@@ -75,6 +88,8 @@ def ten_crops(image: Image.Image, input_format: InputFormat, transform: TestTran
         bottom right, centre, then those of the mirror image. Where the centre is half a pixel off, it is so in both.
 
     Source: Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional Neural Networks", section 4.1.
+    There the image is first cropped to its central square; here the corners are those of the whole image, as in
+    torchvision.
     """
     crops = F.ten_crop(resize(image, transform.resize, transform), [transform.crop, transform.crop])
     return torch.stack([to_input(crop, input_format) for crop in crops])

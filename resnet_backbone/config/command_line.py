@@ -25,6 +25,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
 
 
+def plain_text(error: BaseException) -> str:
+    """Return what to print of an error: of one from a process that loads data its message, without its traceback."""
+    text = str(error).strip()
+    if not text.startswith("Caught "):
+        return text
+    return text.splitlines()[-1].split(": ", 1)[-1]
+
+
 def wants_processes(args: argparse.Namespace) -> bool:
     """Whether several processes are asked for and this is not one of them already."""
     return args.num_gpus * args.num_machines > 1 and "LOCAL_RANK" not in os.environ

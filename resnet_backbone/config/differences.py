@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,9 @@ import yaml
 
 from resnet_backbone.config.files import leaves, value_of
 
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"  # in the folder of a run
 # What a run fills in from weights, data and machine, or what changes nothing that it learns.
 _FILLED_IN = {
     "OUTPUT_DIR",
@@ -49,6 +53,14 @@ def differences(written: Mapping[str, Any], cfg: Mapping[str, Any], but: Collect
         found, expected = value_of(written, key), value_of(cfg, key)
         if _comparable(key, found) != _comparable(key, expected):
             yield Difference(key, found, expected)
+
+
+def warn_of_changes(output_dir: Path, cfg: Mapping[str, Any]) -> None:
+    """Log what a run that goes on in ``output_dir`` will do otherwise than its ``config.yaml`` says."""
+    path = output_dir / CONFIG
+    if path.is_file():
+        for one in differences(read_settings(path), cfg):
+            logger.warning("resuming with other settings: %s", one.text("the run so far", "this command"))
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -55,8 +55,8 @@ def _check_weights(weights: str) -> None:
     """A name that is no path, such as that of published weights, is left to the engines."""
     if not weights:
         raise ValueError(
-            "--eval-only needs a trained detector, and MODEL.WEIGHTS is empty; add MODEL.WEIGHTS "
+            "--eval-only needs a trained network, and MODEL.WEIGHTS is empty; add MODEL.WEIGHTS "
             "output/NAME/model_final.pth"
         )
     if "://" not in weights and Path(weights).suffix and not Path(weights).is_file():
-        raise FileNotFoundError(f"--eval-only needs a trained detector in MODEL.WEIGHTS: no file {weights}")
+        raise FileNotFoundError(f"--eval-only needs a trained network in MODEL.WEIGHTS: no file {weights}")

@@ -11,6 +11,9 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
+# Keys that tell which tool a config is for.
+_TOOL_OF = {"MODEL.ARCH": "tools/train_classifier.py", "MODEL.BACKBONE.FREEZE_AT": "tools/train_net.py"}
+
 
 def config_folder() -> Path:
     """Return the folder of the project's configs: inside an installed package, beside it in a checkout."""
@@ -57,6 +60,8 @@ def merge_config(cfg: CfgNode, config_file: str | Path, overrides: Sequence[str]
         cfg.merge_from_other_cfg(type(cfg)(values))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if options := [word for word in overrides if word.startswith("--")]:
+        raise ValueError(f"write {' and '.join(options)} before the pairs KEY VALUE, which come last")
     if len(overrides) % 2:
         raise ValueError(f"write overrides as pairs KEY VALUE; got {len(overrides)} words: {' '.join(overrides)}")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
@@ -102,8 +107,10 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _check_keys(cfg: CfgNode, keys: Sequence[str], source: str, engine: str) -> None:
     known = set(leaves(cfg))
-    for key in keys:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; the nearest that it obeys is {near[0]}" if near else ""
-            raise ValueError(f"{source}: the {engine} engine does not obey the key {key}{hint}")
+    unknown = [key for key in keys if key not in known]
+    for key in [*(key for key in unknown if key in _TOOL_OF), *unknown]:
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"; the nearest that it obeys is {near[0]}" if near else ""
+        if key in _TOOL_OF:
+            hint = f"; a config with that key is for {_TOOL_OF[key]}"
+        raise ValueError(f"{source}: the {engine} engine does not obey the key {key}{hint}")

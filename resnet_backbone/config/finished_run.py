@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+from resnet_backbone.config.differences import CONFIG
 from resnet_backbone.config.output import last_checkpoint
 from resnet_backbone.weights import WeightsError
 from resnet_backbone.weights.convert import holds_detector
@@ -13,7 +14,6 @@ from resnet_backbone.weights.read import read_file
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.yaml"
 FINAL = "model_final.pth"
 _TORCHVISION_PARTS = ("rpn.", "head.classification_head.")  # of Faster R-CNN, and of RetinaNet
 

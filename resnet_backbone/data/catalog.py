@@ -136,9 +136,13 @@ def check_same_classes(name: str, found: Sequence[str], expected: Sequence[str])
         other = sorted(set(found) ^ set(expected))
         how = f"in one of them only: {other[:8]}" if other else "the same in another order"
         raise ValueError(
-            f"data set {name!r} has the classes {list(found)[:8]}, the detector learns {list(expected)[:8]} ({how}); "
-            f"both need the same categories"
+            f"{name!r} has the classes {_few(found)}, the network tells {_few(expected)} apart ({how}); both need the "
+            f"same"
         )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _own_spec(entry: Mapping[str, Any], where: str) -> DatasetSpec:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from torchvision import datasets as torchvision_datasets
 
 from resnet_backbone.data.catalog import datasets_root
+from resnet_backbone.data.packed import PackedBytes
 
 TORCHVISION = "torchvision://"
 
@@ -62,7 +63,7 @@ class ClassDataset(Dataset[tuple[Image.Image, int]]):
         class_names: Sequence[str],
         labels: Sequence[int],
         read: Callable[[int], Image.Image],
-        names: Sequence[str] = (),
+        names: PackedBytes | None = None,
     ) -> None:
         self.source = source
         self.location = location
@@ -80,7 +81,7 @@ class ClassDataset(Dataset[tuple[Image.Image, int]]):
 
     def image_name(self, index: int) -> str:
         """Return the path of an image below its folder, or its number where it has none."""
-        return self._names[index] if self._names else str(index)
+        return os.fsdecode(self._names[index]) if self._names is not None else str(index)
 
 
 class TransformedClasses(Dataset[tuple[Tensor, int]]):
@@ -133,8 +134,10 @@ def open_classes(source: str) -> ClassDataset:
 
 def missing_classes(source: str) -> str | None:
     """Return the command that gets a data set of the built-in names, where its folder is not there; None otherwise."""
-    folder, command = _BUILTIN.get(source, (".", ""))
-    return None if (datasets_root() / folder).is_dir() or source not in _BUILTIN else command
+    if source not in _BUILTIN:
+        return None
+    folder, command = _BUILTIN[source]
+    return None if (datasets_root() / folder).is_dir() else command
 
 
 def _open_folder(source: str, folder: Path) -> ClassDataset:
@@ -146,9 +149,8 @@ def _open_folder(source: str, folder: Path) -> ClassDataset:
         raise ValueError(
             f"{folder} must hold a folder for each class, each with images in it{what} ({error})"
         ) from error
-    paths = [path for path, _ in found.samples]
-    names = [os.path.relpath(path, folder) for path in paths]
-    return ClassDataset(source, folder, found.classes, found.targets, partial(_read_path, paths), names)
+    names = PackedBytes(os.fsencode(path[len(found.root) :].lstrip(os.sep)) for path, _ in found.samples)
+    return ClassDataset(source, folder, found.classes, found.targets, partial(_read_path, folder, names), names)
 
 
 def read_rgb(path: str | Path) -> Image.Image:
@@ -188,8 +190,8 @@ def _open_torchvision(source: str) -> ClassDataset:
 
 
 # Functions of the module, as workers of a loader get them by name where they are started anew.
-def _read_path(paths: Sequence[str], index: int) -> Image.Image:
-    return read_rgb(paths[index])
+def _read_path(folder: Path, names: PackedBytes, index: int) -> Image.Image:
+    return read_rgb(folder / os.fsdecode(names[index]))
 
 
 def _read_item(found: Any, index: int) -> Image.Image:

@@ -76,7 +76,7 @@ def _what(job: Job, gpu_name: str, measure: Measure | None) -> Iterator[str]:
         return
     yield job.schedule.text()
     passes, rest = divmod(job.own_schedule.images_per_step, job.schedule.images_per_step)
-    if passes > 1 and not rest:
+    if passes > 1 and not rest and "OWN" in job.cfg.DATASETS:
         yield (
             f"(torchvision engine: SOLVER.ACCUMULATION_STEPS {passes} in place of the SOLVER values keeps the config's "
             f"{job.own_schedule.max_iter:,} steps of {job.own_schedule.images_per_step} images, in {passes} parts)"

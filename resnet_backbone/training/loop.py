@@ -20,6 +20,20 @@ from resnet_backbone.training.writers import RunWriter, Stopwatch
 logger = logging.getLogger(__name__)
 
 
+class _Network(nn.Module):
+    """What accelerate may wrap: it replaces ``forward`` by one with autocast, on the very object that it is given.
+
+    The network itself so stays as it is, and is evaluated in float32 whatever it is trained in.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.network(*inputs)
+
+
 class TrainingLoop(ABC):
     """Everything that changes while a network is trained, and the loop that changes it.
 
@@ -54,14 +68,17 @@ class TrainingLoop(ABC):
         self.module = module
         # The order matters: the optimizer must hold the parameters that are on the device.
         module.to(accelerator.device)
-        compiled = torch.compile(module) if compile else module
-        self.model, self.optimizer = accelerator.prepare(compiled, build_optimizer(cfg, module))
+        network: Any = torch.compile(module) if compile else module
+        self.model, self.optimizer = accelerator.prepare(_Network(network), build_optimizer(cfg, module))
         self.schedule = build_schedule(cfg)
         self.iteration = 0  # how many are done
 
     @abstractmethod
     def _step(self, batches: Iterator[Any]) -> tuple[dict[str, float | Tensor], float]:
         """One optimizer step. Returns what is recorded, ``total_loss`` among it, and the seconds spent on data."""
+
+    def check(self) -> None:  # noqa: B027  a loop that looks at every step has nothing left to check
+        """Raise FloatingPointError where training has diverged; called before every checkpoint and evaluation."""
 
     def train(
         self, make_batches: Callable[[int], Iterator[Any]], evaluate: Callable[[bool], dict[str, float]] | None
@@ -103,6 +120,7 @@ class TrainingLoop(ABC):
                 if last or self.iteration % solver.CHECKPOINT_PERIOD == 0:
                     self.save("model_final.pth" if last else f"model_{self.iteration - 1:07d}.pth")
                 if period and self.iteration % period == 0 and not last:
+                    self.check()
                     score(over=False)
                     watch.lap()
             score(over=True)
@@ -123,6 +141,7 @@ class TrainingLoop(ABC):
 
     def save(self, name: str) -> None:
         """Write a checkpoint with everything that resuming needs; the main process does, the others wait."""
+        self.check()
         if self.accelerator.is_main_process:
             state = {
                 **self.facts,
@@ -142,8 +161,13 @@ class TrainingLoop(ABC):
         The config decides on learning rate, decay and momentum; the checkpoint gives what has been accumulated.
 
         Raises:
-            ValueError: the checkpoint is of a run with another seed, or trained other parameters.
+            ValueError: the checkpoint is of a run with another seed, trained other parameters, or trained longer.
         """
+        if state["iteration"] > self.cfg.SOLVER.MAX_ITER:
+            raise ValueError(
+                f"the run to resume has done {state['iteration']} iterations: write SOLVER.MAX_ITER "
+                f"{state['iteration']} or more, not {self.cfg.SOLVER.MAX_ITER}"
+            )
         saved, now = state["optimizer"], self.optimizer.state_dict()
         if [len(g["params"]) for g in saved["param_groups"]] != [len(g["params"]) for g in now["param_groups"]]:
             raise ValueError(

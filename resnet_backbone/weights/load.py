@@ -239,10 +239,12 @@ def _advice(weights: Weights, match: _Match, model_norm: str) -> list[str]:
         known = f", in the file {weights.shortcut!r}" if weights.shortcut else ""
         advice.append(f"The shortcuts are not the same{known}: option A of the paper pads, B projects where the")
         advice.append(
-            "dimensions change, C everywhere; write create_model(..., shortcut=...), or MODEL.RESNET_BACKBONE.SHORTCUT."
+            "dimensions change, C everywhere; write create_model(..., shortcut=...), in a config of a detector"
         )
+        advice.append("MODEL.RESNET_BACKBONE.SHORTCUT, of a classifier MODEL.SHORTCUT.")
     if any(".preact." in name for name in [*match.missing, *match.leftover]):
-        advice.append(f"The norms stand elsewhere: write preactivation={weights.preactivation}.")
+        advice.append(f"The norms stand elsewhere: write preactivation={weights.preactivation}, in a config of a")
+        advice.append(f"classifier MODEL.PREACTIVATION: {weights.preactivation}.")
     if any(name.startswith(HEAD) for name in match.missing):
         advice.append("The file has no complete classifier: build the model with num_classes=0.")
     if "stem.conv3.weight" in match.missing:

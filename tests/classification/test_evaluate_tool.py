@@ -144,7 +144,7 @@ def test_an_ensemble_from_the_command_line(main, folders, packaged, tmp_path, ca
 @pytest.mark.parametrize(
     ("views", "shown"),
     [
-        (["--views", "10-crop"], "32, 10-crop 32, bilinear"),
+        (["--views", "10-crop"], "36, 10-crop 32, bilinear"),
         (["--views", "multi-scale", "--scales", "32", "40"], "32, 40, bilinear"),
     ],
 )
@@ -152,7 +152,7 @@ def test_other_views_and_a_file_that_does_not_say_its_transform(
     main, folders, packaged, views, shown, tmp_path, capsys
 ):
     silent = packaged("silent", transform=None)
-    given = ["--resize", "32", "--crop", "32", "--dtype", "bfloat16", "--output", str(tmp_path)]
+    given = ["--resize", "36", "--crop", "32", "--dtype", "bfloat16", "--output", str(tmp_path)]
     assert main([*words(folders, silent), *views, *given]) == 0
     assert shown in capsys.readouterr().out
     facts = json.loads((tmp_path / "facts.json").read_text())
@@ -168,11 +168,11 @@ def test_the_published_error_stands_beside(main, folders, packaged, capsys):
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])["classification"]
     inside, outside = 100 - figures["top1_error"], 100 - figures["top5_error_high"] - 1
     source = packaged("published", acc1=inside, acc5=outside)
-    assert main([*words(folders, source), "--views", "10-crop"]) == 0
+    assert main([*words(folders, source), "--views", "multi-scale", "--scales", "32"]) == 0
     printed = capsys.readouterr().out
     assert f"{100 - inside:.2f} % (inside)" in printed and f"{100 - outside:.2f} % (outside)" in printed
     assert "Published errors are of one crop of ImageNet's validation images" in printed
-    assert "This is 10-crop: expect fewer errors." in printed
+    assert "This is multi-scale (32): expect fewer errors." in printed
 
 
 def score(acc1, acc5, num_classes=1000):
