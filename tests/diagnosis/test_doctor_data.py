@@ -114,7 +114,7 @@ def test_classes_in_another_order(examine, own):
             category["name"] = name
 
     status, report = examine("quickstart.yaml", "", *own(val=turn_round))
-    assert status == 1 and f"has the classes {list(reversed(SHAPE_NAMES))}" in findings(report, "wrong")
+    assert status == 1 and f"has the classes {', '.join(reversed(SHAPE_NAMES))}" in findings(report, "wrong")
 
 
 @pytest.fixture

@@ -85,6 +85,7 @@ def tiny_table(shapes, tmp_path) -> Table:
     for arch in ("cifar_plain20", "cifar_resnet20"):
         words = ["MODEL.ARCH", arch, "MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)"]
         words += ["SOLVER.IMS_PER_BATCH", "8", "TEST.EVAL_PERIOD", "0", "SOLVER.CHECKPOINT_PERIOD", "2"]
+        words += ["INPUT.RESIZE_TEST", "40"]  # ten crops need more than the crop
         words += ["DATASETS.TRAIN", str([str(tmp_path / "crops/train")])]
         words += ["DATASETS.TEST", str([str(tmp_path / "crops/val")])]
         path = tmp_path / f"{arch}.yaml"
