@@ -124,16 +124,20 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         activated = x if self.preact is None else self.preact(x)
-        identity = x
-        if self.shortcut is not None:
-            identity = self.shortcut(activated if isinstance(self.shortcut, ConvNormActivation) else x)
         if self.training and self.survival < 1 and torch.rand(()) >= self.survival:
+            identity = self._identity(x, activated)
             return identity if self.preactivation else F.relu(identity)
         residual = self.residual(activated)
         if not self.training and self.survival < 1:
             residual = residual * self.survival
-        residual += identity
+        residual += self._identity(x, activated)
         return residual if self.preactivation else F.relu_(residual)
+
+    def _identity(self, x: Tensor, activated: Tensor) -> Tensor:
+        """Return what the shortcut makes of the input; a projection reads it activated."""
+        if self.shortcut is None:
+            return x
+        return self.shortcut(activated if isinstance(self.shortcut, ConvNormActivation) else x)
 
 
 class BasicBlock(ResidualBlock):
