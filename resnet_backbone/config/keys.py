@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from fvcore.common.config import CfgNode
 
+from resnet_backbone.config.acceleration import add_acceleration_keys
 from resnet_backbone.models.registry import create_model, list_models
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import Weights, load_weights
@@ -29,6 +30,7 @@ def add_backbone_keys(cfg: CfgNode) -> None:
     node.RES5_MULTI_GRID = [1, 1, 1]  # DeepLab's [1, 2, 4]: factors on the dilation of the blocks of res5
     node.INPUT_FROM_WEIGHTS = True  # take INPUT.FORMAT, PIXEL_MEAN, PIXEL_STD and STRIDE_IN_1X1 from MODEL.WEIGHTS
     node.STRICT_WEIGHTS = True  # a load that leaves the trunk partly unfilled raises
+    add_acceleration_keys(node)
     cfg.MODEL.ROI_BOX_HEAD.DROPOUT = 0.0  # after fc6 and fc7 of VGGBoxHead, from 0 to 1
     cfg.MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT = False  # the whole image's vector behind each region's, as a RoI of its own
 
@@ -39,6 +41,8 @@ def add_run_keys(cfg: CfgNode) -> None:
     cfg.DATASETS.OWN = []
     cfg.SOLVER.ACCUMULATION_STEPS = 1  # forward passes an optimizer step; IMS_PER_BATCH counts the images of all
     cfg.SOLVER.AMP.DTYPE = "float16"  # or bfloat16
+    cfg.TF32 = "convolutions"  # which float32 operations round to TF32 on GPUs; or everywhere, or nowhere
+    cfg.KEEP_FREED_MEMORY = True  # on the CPU: the next step gets the memory of this one, not the system
     _add_improvement_keys(cfg)
 
 

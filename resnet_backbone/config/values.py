@@ -8,7 +8,10 @@ from collections.abc import Mapping
 import torch
 from fvcore.common.config import CfgNode
 
+from resnet_backbone.config.acceleration import ALLOWED as ACCELERATION
+from resnet_backbone.config.acceleration import acceleration_of
 from resnet_backbone.config.files import value_of
+from resnet_backbone.config.process import TF32
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +24,8 @@ COMMON: dict[str, tuple[object, ...]] = {
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
+    "TF32": TF32,
+    **ACCELERATION,
 }
 _LEAST = {
     "SOLVER.MAX_ITER": 1,
@@ -51,6 +56,7 @@ def check_values(
     check_least(cfg, _LEAST)
     check_lengths(cfg, lengths)
     check_training(cfg)
+    acceleration_of(cfg)
     _check_combinations(cfg)
     _check_improvements(cfg)
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from resnet_backbone.data.coco_json import read_coco_json
-from resnet_backbone.data.images import read_image
+from resnet_backbone.data.images import read_interleaved
 from resnet_backbone.data.masks import decode_segmentation
 from resnet_backbone.data.packed import PackedBytes
 
@@ -125,7 +125,8 @@ class CocoDataset(Dataset[Sample]):
         """Read one sample.
 
         Returns:
-            ``(image, target)`` after ``transforms``. ``image`` is a uint8 ``tv_tensors.Image`` of shape (3, H, W), RGB.
+            ``(image, target)`` after ``transforms``. ``image`` is a uint8 ``tv_tensors.Image`` of shape (3, H, W), RGB,
+            in memory H x W x 3.
             ``target`` holds ``boxes`` (``tv_tensors.BoundingBoxes``, float32 (N, 4), x1 y1 x2 y2 in pixels), ``labels``
             (int64 (N,), 0..K-1), ``iscrowd`` (bool (N,); only when not training), ``image_id`` (int) and ``size``
             ((height, width) of the file on disk). With masks also ``masks`` (``tv_tensors.Mask``, uint8 (N, H, W), 0 or
@@ -141,7 +142,7 @@ class CocoDataset(Dataset[Sample]):
         notes = self._annotations
         height, width = size = tuple(self.sizes[index].tolist())
         own = slice(notes.first[index], notes.first[index + 1])
-        image = tv_tensors.Image(read_image(self.image_path(index), size))
+        image = tv_tensors.Image(read_interleaved(self.image_path(index), size))
         target: Target = {
             "boxes": tv_tensors.BoundingBoxes(
                 torch.tensor(notes.boxes[own]), format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=size

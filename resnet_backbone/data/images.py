@@ -10,19 +10,14 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image
 
+from resnet_backbone.data.jpeg import decode_plain_jpeg
+
 logger = logging.getLogger(__name__)
 
-# EXIF orientation to the transpose that shows the picture upright (EXIF 2.32, tag 0x0112); 1 is upright already.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _SWAPS_SIDES = (5, 6, 7, 8)
+# EXIF orientation to the dimensions of (3, H, W) that are reversed, after a swap of the sides, to show the picture
+# upright (EXIF 2.32, tag 0x0112); 1 is upright already.
+_REVERSED = {2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (2,), 7: (1, 2), 8: (1,)}
 
 # What Pillow's decoders raise on broken files beside OSError.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
@@ -41,17 +36,27 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> torch.T
             have it. None applies the EXIF orientation.
 
     Returns:
-        uint8 tensor of shape (3, H, W), 0..255.
+        uint8 tensor of shape (3, H, W), 0..255, contiguous.
 
     Raises:
         FileNotFoundError: there is no such file.
         OSError: the file is truncated or not an image. (Damaged bytes inside a JPEG of full length go unnoticed.)
         ValueError: the image has another size than ``size``, or 32-bit pixels whose range is unknown.
     """
+    return read_interleaved(path, size).contiguous()
+
+
+def read_interleaved(path: str | Path, size: tuple[int, int] | None = None) -> torch.Tensor:
+    """Do what :func:`read_image` does, and leave the pixels as decoders write them, H x W x 3 in memory.
+
+    The tensor has the same shape and values. Resizing it by torchvision takes half the time, and gives the same values.
+    """
     path = Path(path)
     try:
         with Image.open(path) as image:
-            image.load()
+            pixels = decode_plain_jpeg(image)
+            if pixels is None:
+                image.load()
             orientation = _orientation(image, path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such image file") from None
@@ -66,11 +71,12 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> torch.T
             "(height x width); its boxes belong to another version of the image: correct height and width there, "
             "or replace the image"
         )
-    if orientation in _UPRIGHT and (size is None or tuple(size) == upright):
-        pixels = _to_rgb(image.transpose(_UPRIGHT[orientation]), path)
-    else:
-        pixels = _to_rgb(image, path)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    if pixels is None:
+        pixels = torch.from_numpy(_to_rgb(image, path)).permute(2, 0, 1)
+    if orientation in _REVERSED and (size is None or tuple(size) == upright):
+        swapped = pixels.transpose(1, 2) if orientation in _SWAPS_SIDES else pixels
+        return swapped.flip(_REVERSED[orientation])
+    return pixels
 
 
 def _orientation(image: Image.Image, path: Path) -> int:

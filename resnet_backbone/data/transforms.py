@@ -125,7 +125,7 @@ class RemoveVanished(torch.nn.Module):
         boxes = target["boxes"]
         keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         if "masks" in target:
-            keep &= target["masks"].bool().flatten(1).any(dim=1)
+            keep &= target["masks"].flatten(1).any(dim=1).bool()
         kept: Target = {
             key: tv_tensors.wrap(target[key][keep], like=target[key])
             for key in ("boxes", "labels", "masks", "iscrowd")

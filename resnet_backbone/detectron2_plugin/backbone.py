@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from detectron2.layers import ShapeSpec
@@ -12,10 +12,12 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from resnet_backbone.config import build_trunk, check_input, required_by_source, warn_of_random_weights
+from resnet_backbone.config.acceleration import acceleration_of
 from resnet_backbone.config.pyramid import pyramid_strides
 from resnet_backbone.detectron2_plugin.host_config import check_host_config, check_levels, check_single_scale
 from resnet_backbone.detectron2_plugin.registration import register
 from resnet_backbone.detectron2_plugin.strict import StrictModule
+from resnet_backbone.models.acceleration import Accelerated, accelerate
 from resnet_backbone.models.resnet import ResNet
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.models.vgg import VGG
@@ -31,8 +33,8 @@ class TrunkBackbone(StrictModule, Trunk, Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """0: the feature maps of a ResNet are rounded up, as those of Detectron2's own are."""
-        return 0
+        """0 without PAD_TO: the feature maps of a ResNet are rounded up, as those of Detectron2's own are."""
+        return self.padded_to(0)
 
     @property
     def padding_constraints(self) -> dict[str, int]:
@@ -45,7 +47,7 @@ class TrunkBackbone(StrictModule, Trunk, Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalised images (N, C, H, W) to ``{name: (N, channels, H / stride, W / stride)}``."""
-        return self.forward_features(x)
+        return self.accelerated(self.forward_features, x)
 
 
 class ResNetBackbone(TrunkBackbone, ResNet):
@@ -58,7 +60,22 @@ class VGGBackbone(TrunkBackbone, VGG):
     @property
     def size_divisibility(self) -> int:
         """The largest stride: pooling rounds down, so that a rest of the image would be lost."""
-        return max(info.stride for info in self.feature_info.values())
+        return self.padded_to(max(info.stride for info in self.feature_info.values()))
+
+
+class PyramidBackbone(Accelerated, FPN):
+    """Detectron2's pyramid, run as its acceleration says."""
+
+    output_shape: Callable[[], dict[str, ShapeSpec]]
+
+    @property
+    def size_divisibility(self) -> int:
+        """The largest stride of the trunk, or PAD_TO."""
+        return self.padded_to(super().size_divisibility)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Map normalised images (N, C, H, W) to the levels."""
+        return self.accelerated(super().forward, x)
 
 
 _CLASSES: dict[type[Trunk], type[TrunkBackbone]] = {ResNet: ResNetBackbone, VGG: VGGBackbone}
@@ -102,33 +119,36 @@ def build_imagenet_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) 
     """
     trunk = _build_trunk(cfg)
     check_single_scale(cfg, list(trunk.feature_info))
+    _accelerate(trunk, cfg)
     return trunk
 
 
-def build_imagenet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> FPN:
+def build_imagenet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> PyramidBackbone:
     """Build a feature pyramid ``p2`` to ``p5`` on MODEL.FPN.IN_FEATURES, and ``p6``, its last level sub-sampled.
 
     On other strides the levels have the names that fit: ``p<n>`` has stride ``2 ** n``. Args and Raises are those of
     :func:`build_imagenet_backbone`.
     """
     pyramid = build_fpn(_build_trunk(cfg), **_fpn_options(cfg))
+    _accelerate(pyramid, cfg)
     check_levels(cfg, list(pyramid.output_shape()))
     return pyramid
 
 
-def build_imagenet_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> FPN:
+def build_imagenet_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> PyramidBackbone:
     """Build a feature pyramid ``p3`` to ``p5`` on MODEL.FPN.IN_FEATURES, with P6 and P7 convolved from the last.
 
     Args and Raises are those of :func:`build_imagenet_backbone`.
     """
     pyramid = build_retinanet_fpn(_build_trunk(cfg), **_fpn_options(cfg))
+    _accelerate(pyramid, cfg)
     check_levels(cfg, list(pyramid.output_shape()))
     return pyramid
 
 
 def build_fpn(
     bottom_up: TrunkBackbone, in_features: Sequence[str], out_channels: int, norm: str = "", fuse_type: str = "sum"
-) -> FPN:
+) -> PyramidBackbone:
     """Build the pyramid of :func:`build_imagenet_fpn_backbone` on a trunk.
 
     Args:
@@ -144,17 +164,17 @@ def build_fpn(
     strides = pyramid_strides(bottom_up.feature_info, in_features)
     top_block = LastLevelMaxPool()
     top_block.in_feature = f"p{strides[-1].bit_length() - 1}"
-    return FPN(bottom_up, in_features, out_channels, norm=norm, top_block=top_block, fuse_type=fuse_type)
+    return PyramidBackbone(bottom_up, in_features, out_channels, norm=norm, top_block=top_block, fuse_type=fuse_type)
 
 
 def build_retinanet_fpn(
     bottom_up: TrunkBackbone, in_features: Sequence[str], out_channels: int, norm: str = "", fuse_type: str = "sum"
-) -> FPN:
+) -> PyramidBackbone:
     """Build the pyramid of :func:`build_imagenet_retinanet_fpn_backbone` on a trunk; see :func:`build_fpn`."""
     pyramid_strides(bottom_up.feature_info, in_features)
     last = in_features[-1]
     top_block = LastLevelP6P7(bottom_up.feature_info[last].channels, out_channels, in_feature=last)
-    return FPN(bottom_up, in_features, out_channels, norm=norm, top_block=top_block, fuse_type=fuse_type)
+    return PyramidBackbone(bottom_up, in_features, out_channels, norm=norm, top_block=top_block, fuse_type=fuse_type)
 
 
 def _build_trunk(cfg: CfgNode) -> TrunkBackbone:
@@ -170,6 +190,10 @@ def _build_trunk(cfg: CfgNode) -> TrunkBackbone:
     elif not source:
         warn_of_random_weights(cfg)
     return to_backbone(build_trunk(cfg, out_features=node.OUT_FEATURES), strict_weights=node.STRICT_WEIGHTS)
+
+
+def _accelerate(backbone: TrunkBackbone | PyramidBackbone, cfg: CfgNode) -> None:
+    accelerate(backbone, acceleration_of(cfg), needed=backbone.size_divisibility)
 
 
 def _fpn_options(cfg: CfgNode) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from detectron2.modeling import build_model
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from resnet_backbone.config.acceleration import acceleration_of
 from resnet_backbone.detectron2_plugin.host_config import check_context
+from resnet_backbone.models.acceleration import accelerate_heads
 
 
 def build_detector(cfg: CfgNode) -> nn.Module:
@@ -22,7 +24,9 @@ def build_detector(cfg: CfgNode) -> nn.Module:
         cfg.MODEL.ROI_HEADS.NAME = "ContextROIHeads"
     check_context(cfg)
     try:
-        return build_model(cfg)
+        model = build_model(cfg)
+        accelerate_heads(model, acceleration_of(cfg))
+        return model
     except ValueError:
         raise
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:

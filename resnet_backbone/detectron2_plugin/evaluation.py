@@ -34,7 +34,7 @@ from resnet_backbone.evaluation.cost import CostMeter
 from resnet_backbone.evaluation.facts import write_facts
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.pictures import Sample, evenly_spaced, save_comparison_pictures
-from resnet_backbone.evaluation.results import decode_masks, encode_masks, to_coco_results, write_results, write_text
+from resnet_backbone.evaluation.results import ImageResults, decode_masks, write_results, write_text
 from resnet_backbone.evaluation.score import score_results
 
 logger = logging.getLogger(__name__)
@@ -66,18 +66,18 @@ class CocoEvaluator(DatasetEvaluator):
         self.num_images = 0  # how many were evaluated
 
     def reset(self) -> None:
-        self._found: dict[int, list[dict[str, Any]]] = {}
+        self._found: dict[int, ImageResults] = {}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         for image, output in zip(inputs, outputs, strict=True):
-            instances = output["instances"].to("cpu")
-            self._found[image["image_id"]] = to_coco_results(
+            instances = output["instances"]
+            self._found[image["image_id"]] = ImageResults.hold(
                 image["image_id"],
                 instances.pred_boxes.tensor,
                 instances.scores,
                 instances.pred_classes,
-                self.category_ids,
-                encode_masks(instances.pred_masks) if self.with_masks else None,
+                len(self.category_ids),
+                instances.pred_masks if self.with_masks else None,
             )
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -89,9 +89,10 @@ class CocoEvaluator(DatasetEvaluator):
         gathered = comm.gather(self._found, dst=0)
         if not comm.is_main_process():
             return {}
-        found = {image_id: records for part in gathered for image_id, records in part.items()}
+        found = {image_id: image for part in gathered for image_id, image in part.items()}
         path = self.folder / "coco_instances_results.json"
-        write_results(path, list(chain.from_iterable(found[image_id] for image_id in sorted(found))))
+        in_order = (found[image_id].records(self.category_ids) for image_id in sorted(found))
+        write_results(path, chain.from_iterable(in_order))
         iou_types: tuple[IouType, ...] = ("bbox", "segm") if self.with_masks else ("bbox",)
         voc_eleven_points = MetadataCatalog.get(self.dataset_name).get("voc_eleven_points")
         self.metrics = score_results(self.json_path, path, iou_types, voc_eleven_points=voc_eleven_points)
@@ -100,14 +101,13 @@ class CocoEvaluator(DatasetEvaluator):
             self._draw(found)
         return {} if self.metrics is None else {kind: part.summary() for kind, part in self.metrics.by_type().items()}
 
-    def _draw(self, found: dict[int, list[dict[str, Any]]]) -> None:
+    def _draw(self, found: Mapping[int, ImageResults]) -> None:
         """Draw evenly spaced images, ground truth beside detections."""
-        records = DatasetCatalog.get(self.dataset_name)
-        labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
+        records = [record for record in DatasetCatalog.get(self.dataset_name) if record["image_id"] in found]
         samples = []
         for record in evenly_spaced(records):
             truth = [note for note in record.get("annotations", []) if not note.get("iscrowd")]
-            detections = found.get(record["image_id"], [])
+            detections = found[record["image_id"]]
             size = (record["height"], record["width"])
             samples.append(
                 Sample(
@@ -115,11 +115,11 @@ class CocoEvaluator(DatasetEvaluator):
                     image=read_image(record["file_name"], size),
                     gt_boxes=_boxes([note["bbox"] for note in truth]),
                     gt_labels=torch.tensor([note["category_id"] for note in truth], dtype=torch.int64),
-                    boxes=_boxes([detection["bbox"] for detection in detections]),
-                    labels=torch.tensor([labels[d["category_id"]] for d in detections], dtype=torch.int64),
-                    scores=torch.tensor([detection["score"] for detection in detections]),
+                    boxes=detections.boxes,
+                    labels=detections.labels,
+                    scores=detections.scores,
                     gt_masks=_masks([note["segmentation"] for note in truth], *size) if self.with_masks else None,
-                    masks=decode_masks([d["segmentation"] for d in detections], *size) if self.with_masks else None,
+                    masks=None if detections.masks is None else decode_masks(detections.masks, *size),
                 )
             )
         if samples:

@@ -18,6 +18,7 @@ from resnet_backbone.config import build_trunk
 from resnet_backbone.detectron2_plugin.context import context_predictor, crops_with_whole_images, join_context
 from resnet_backbone.detectron2_plugin.registration import register
 from resnet_backbone.detectron2_plugin.strict import StrictModule
+from resnet_backbone.models.fold import scale_weights
 from resnet_backbone.models.trunk import Trunk
 
 
@@ -107,6 +108,7 @@ class ImageNetRes5ROIHeads(Res5ROIHeads):
                 f"{node.ARCH}) and MODEL.ROI_HEADS.IN_FEATURES: [res4]"
             )
         trunk = build_trunk(cfg, out_features=["res5"])
+        scale_weights(trunk, node.FOLD_NORMS)
         return res5_of(trunk, strict_weights=node.STRICT_WEIGHTS), trunk.feature_info["res5"].channels
 
 

@@ -16,10 +16,12 @@ from detectron2.utils.logger import setup_logger
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import fit_input, required_by_source
+from resnet_backbone.config.acceleration import check_training_precision
 from resnet_backbone.config.evaluation_folder import check_evaluation
 from resnet_backbone.config.finished_run import CONFIG
 from resnet_backbone.config.input import input_of, refuse_unknown_input, required_by
 from resnet_backbone.config.output import check_output_dir, forget_checkpoints, last_checkpoint
+from resnet_backbone.config.process import set_up_process
 from resnet_backbone.config.values import warn_of_far_sizes
 from resnet_backbone.detectron2_plugin.checkpoint import fill_detector, local_file
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
@@ -72,12 +74,15 @@ class Run:
         self.model = build_detector(cfg)
         if source:
             fill_detector(self.model, source, arch=self._arch, whole=eval_only or self.resumes)
+        if not eval_only:
+            check_training_precision(cfg)
         self.improved = build_improved(cfg, self.model, self.class_names)
 
     def start(self) -> dict[str, dict[str, Any]]:
         """Train and evaluate; return the figures of each test set, on the main process."""
         arguments = Namespace(eval_only=self.eval_only, resume=self.resumes)
         default_setup(self.cfg, arguments)
+        set_up_process(self.cfg)
         if self.kept_config is not None and comm.is_main_process():
             (self.output_dir / CONFIG).write_bytes(self.kept_config)  # of the training, which default_setup wrote over
         _log_to_terminal(self.output_dir)

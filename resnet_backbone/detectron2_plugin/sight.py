@@ -19,13 +19,14 @@ from resnet_backbone.data.masks import decode_segmentation
 from resnet_backbone.data.seen import SeenImage, Sight, pad_masks, restore_pixels
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
 from resnet_backbone.detectron2_plugin.detector import build_detector
+from resnet_backbone.detectron2_plugin.mapper import TensorMapper
 
 
 class _KeepingMapper:
-    """Detectron2's mapper, and beside its output the annotations that went in, ``"notes"``, crowds left out."""
+    """The mapper of the run, and beside its output the annotations that went in, ``"notes"``, crowds left out."""
 
     def __init__(self, cfg: CfgNode, *, training: bool) -> None:
-        self.mapper = DatasetMapper(cfg, training)
+        self.mapper = (TensorMapper if training else DatasetMapper)(cfg, training)
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         notes = [note for note in record.get("annotations", []) if not note.get("iscrowd")]

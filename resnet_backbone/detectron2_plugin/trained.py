@@ -13,6 +13,7 @@ from resnet_backbone.config.input import refuse_unknown_input
 from resnet_backbone.detectron2_plugin.checkpoint import fill_detector, local_file
 from resnet_backbone.detectron2_plugin.datasets import set_num_classes
 from resnet_backbone.detectron2_plugin.detector import build_detector
+from resnet_backbone.models.acceleration import finish_for_inference
 from resnet_backbone.weights.convert import holds_detector
 from resnet_backbone.weights.read import RawFile, read_file
 
@@ -21,7 +22,7 @@ class Trained(NamedTuple):
     """What :func:`load_trained` returns."""
 
     cfg: CfgNode  # with the classes and the input format of the checkpoint
-    model: nn.Module  # in eval mode, on MODEL.DEVICE
+    model: nn.Module  # in eval mode, on MODEL.DEVICE, finished for inference
     class_names: tuple[str, ...]
 
 
@@ -49,6 +50,7 @@ def load_trained(cfg: CfgNode) -> Trained:
     model = build_detector(cfg).eval()
     node = cfg.MODEL.RESNET_BACKBONE
     fill_detector(model, source, arch=node.ARCH if node.STRICT_WEIGHTS else None, whole=True)
+    finish_for_inference(model)
     return Trained(cfg, model, class_names)
 
 

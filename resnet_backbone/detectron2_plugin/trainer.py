@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from fvcore.common.config import CfgNode
@@ -16,6 +18,10 @@ from torch import nn
 
 from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
 from resnet_backbone.detectron2_plugin.evaluation import evaluate
+from resnet_backbone.detectron2_plugin.mapper import TensorMapper
+from resnet_backbone.models.acceleration import finish_for_inference
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
@@ -52,6 +58,11 @@ class Trainer(DefaultTrainer):
     def build_model(self, cfg: CfgNode) -> nn.Module:
         return self._built_model
 
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+        logger.info("images of the training are decoded and resized by torchvision (TensorMapper), others by Pillow")
+        return build_detection_train_loader(cfg, mapper=TensorMapper(cfg, is_train=True))
+
     def build_hooks(self) -> list[HookBase]:
         self.checkpointer = SafeCheckpointer(
             self.checkpointer.model,
@@ -82,12 +93,13 @@ def evaluate_all(cfg: CfgNode, model: nn.Module, *, improved: nn.Module | None =
 
     Args:
         cfg: see ``evaluate``; also reads TEST.AUG.
-        model: the detector.
+        model: the detector; it is finished for inference, in place.
         improved: what to score in its place, without augmentation.
 
     Returns:
         See ``evaluate``; the augmented figures are named ``<data set>_TTA``.
     """
+    finish_for_inference(model.eval())
     output_dir = Path(cfg.OUTPUT_DIR)
     figures = evaluate(cfg, model if improved is None else improved, output_dir / "inference", pictures=True)
     if cfg.TEST.AUG.ENABLED:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import faster_coco_eval
 import numpy as np
-import pycocotools.coco
-import pycocotools.cocoeval
 
-from resnet_backbone.evaluation.coco_input import Record, read_ground_truth, read_results
+from resnet_backbone.evaluation.coco_backends import paused_collector, run_faster, run_pycocotools
+from resnet_backbone.evaluation.coco_input import Record, read_ground_truth, read_json
 from resnet_backbone.evaluation.metrics import CocoMetrics
+from resnet_backbone.evaluation.result_table import read_result_table
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +38,7 @@ def evaluate_coco(
         ground_truth: COCO annotations (images, annotations, categories), as a dict or the path of the JSON file.
         results: COCO results, as a list or the path of the JSON file: ``{"image_id", "category_id", "score"}`` with
             ``"bbox": [x, y, width, height]`` in pixels, or with ``"segmentation"`` as compressed run lengths. None at
-            all give AP 0 and a warning.
+            all give AP 0 and a warning. A file is read piece by piece and held as arrays.
         iou_type: what is compared, the boxes or the masks.
         backend: "faster" is C++; "pycocotools" is the original, in Python.
         max_detections: how many of an image's best detections of a class count; 10 or more. COCO takes 100.
@@ -56,18 +53,54 @@ def evaluate_coco(
 
     Source: https://cocodataset.org/#detection-eval; names as in Detectron2's COCOEvaluator.
     """
-    if iou_type not in ("bbox", "segm"):
-        raise ValueError(f'iou_type must be "bbox" or "segm", got {iou_type!r}')
+    return evaluate_coco_types(ground_truth, results, (iou_type,), backend=backend, max_detections=max_detections)[0]
+
+
+@paused_collector()
+def evaluate_coco_types(
+    ground_truth: Path | Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]] | Path,
+    iou_types: Sequence[IouType],
+    *,
+    backend: Backend = "faster",
+    max_detections: int = 100,
+) -> list[CocoMetrics]:
+    """Return the figures of :func:`evaluate_coco` for each of ``iou_types``, having read each file once.
+
+    Args:
+        iou_types: one or two; the results need the keys of all of them.
+        ground_truth, results, backend, max_detections: as for evaluate_coco.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: as evaluate_coco.
+    """
+    for iou_type in iou_types:
+        if iou_type not in ("bbox", "segm"):
+            raise ValueError(f'iou_type must be "bbox" or "segm", got {iou_type!r}')
     if backend not in ("faster", "pycocotools"):
         raise ValueError(f'backend must be "faster" or "pycocotools", got {backend!r}')
     if max_detections < 10:
         raise ValueError(f"max_detections must be 10 or more, because AR10 is reported too; got {max_detections}")
-    truth = read_ground_truth(ground_truth, iou_type)
-    detections = read_results(results, truth, iou_type)
-    if not detections:
+    data = read_json(ground_truth) if isinstance(ground_truth, Path) else ground_truth
+    truths = {iou_type: read_ground_truth(data, iou_type) for iou_type in iou_types}
+    del data
+    found = read_result_table(results, truths[iou_types[0]], iou_types)
+    if not len(found):
         logger.warning("no detections at all, so every AP is 0; is the detector trained, and are its weights loaded?")
-    run = _run_faster if backend == "faster" else _run_pycocotools
-    precision, recall = run(truth, detections, iou_type, [1, 10, max_detections])
+    run = run_faster if backend == "faster" else run_pycocotools
+    return [
+        _metrics(truth, iou_type, max_detections, *run(truth, found, iou_type, [1, 10, max_detections]))
+        for iou_type, truth in truths.items()
+    ]
+
+
+def _metrics(
+    truth: Mapping[str, list[Record]],
+    iou_type: IouType,
+    max_detections: int,
+    precision: np.ndarray,
+    recall: np.ndarray,
+) -> CocoMetrics:
     return CocoMetrics(
         iou_type=iou_type,
         max_detections=max_detections,
@@ -88,49 +121,6 @@ def evaluate_coco(
             for index, category in enumerate(sorted(truth["categories"], key=lambda category: category["id"]))
         },
     )
-
-
-def _run_faster(
-    truth: dict[str, list[Record]], detections: list[Record], iou_type: IouType, max_dets: list[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    truth_api = faster_coco_eval.COCO(truth)
-    evaluator = faster_coco_eval.COCOeval_faster(
-        truth_api, truth_api.loadRes(detections), iouType=iou_type, print_function=logger.debug
-    )
-    evaluator.params.maxDets = max_dets
-    evaluator.evaluate()
-    evaluator.accumulate()
-    return evaluator.eval["precision"], evaluator.eval["recall"]
-
-
-def _run_pycocotools(
-    truth: dict[str, list[Record]], detections: list[Record], iou_type: IouType, max_dets: list[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    with _stdout_to_log():
-        truth_api = _pycocotools_index(truth)
-        # loadRes fails on an empty list
-        found_api = truth_api.loadRes(detections) if detections else _pycocotools_index({**truth, "annotations": []})
-        evaluator = pycocotools.cocoeval.COCOeval(truth_api, found_api, iouType=iou_type)
-        evaluator.params.maxDets = max_dets
-        evaluator.evaluate()
-        evaluator.accumulate()
-    return evaluator.eval["precision"], evaluator.eval["recall"]
-
-
-def _pycocotools_index(data: dict[str, list[Record]]) -> pycocotools.coco.COCO:
-    index = pycocotools.coco.COCO()
-    index.dataset = data
-    index.createIndex()
-    return index
-
-
-@contextlib.contextmanager
-def _stdout_to_log() -> Iterator[None]:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        yield
-    for line in printed.getvalue().splitlines():
-        logger.debug("pycocotools: %s", line)
 
 
 def _percent(values: np.ndarray) -> float:

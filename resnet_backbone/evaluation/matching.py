@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import Params
 
 from resnet_backbone.evaluation.coco import ALL, IOU_50, IOU_75, LARGE, MEDIUM, SMALL, IouType
-from resnet_backbone.evaluation.coco_input import Record, read_ground_truth, read_results
+from resnet_backbone.evaluation.coco_input import Record, mask_areas, read_ground_truth, read_results
 
 HIT, FALSE_ALARM, IGNORED = 1, -1, 0
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -238,7 +238,7 @@ def _match_class(
 def _areas(detections: Sequence[Record], iou_type: IouType) -> np.ndarray:
     if iou_type == "bbox":
         return np.array([result["bbox"][2] * result["bbox"][3] for result in detections], float)
-    return np.array(coco_mask.area([result["segmentation"] for result in detections]), float)
+    return np.array(mask_areas(result["segmentation"] for result in detections), float)
 
 
 def _outside(areas: np.ndarray) -> np.ndarray:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
+
+_BLOCK = 200  # results that become text at a time
 
 Rle = dict[str, Any]  # {"size": [height, width], "counts": compressed run lengths}
 
@@ -42,15 +47,7 @@ def to_coco_results(
         TypeError: masks are not bool.
         ValueError: shapes do not fit each other, or a label is outside 0 to K - 1.
     """
-    count = len(boxes)
-    if boxes.shape != (count, 4) or scores.shape != (count,) or labels.shape != (count,):
-        raise ValueError(
-            "expected boxes (N, 4), scores (N,) and labels (N,), got "
-            f"{tuple(boxes.shape)}, {tuple(scores.shape)} and {tuple(labels.shape)}"
-        )
-    outside = [label for label in labels.tolist() if not 0 <= label < len(category_ids)]
-    if outside:
-        raise ValueError(f"labels must be 0 to {len(category_ids) - 1}, one for each category id; got {outside}")
+    _check_shapes(boxes, scores, labels, len(category_ids))
     corners = boxes.detach().double().cpu()
     xywh = corners.clone()
     xywh[:, 2:] -= corners[:, :2]
@@ -59,12 +56,61 @@ def to_coco_results(
         for label, box, score in zip(labels.tolist(), xywh.tolist(), scores.tolist(), strict=True)
     ]
     if masks is not None:
-        rles = encode_masks(masks) if isinstance(masks, Tensor) else masks
-        if len(rles) != count:
-            raise ValueError(f"expected masks of shape ({count}, height, width), one for each box, got {len(rles)}")
-        for record, rle in zip(records, rles, strict=True):
+        for record, rle in zip(records, _run_lengths(masks, len(boxes)), strict=True):
             record["segmentation"] = rle
     return records
+
+
+@dataclass(frozen=True)
+class ImageResults:
+    """The detections of one image as they wait for the end of an evaluation; records take ten times the memory.
+
+    The arguments and errors are those of :func:`to_coco_results`, whose records :meth:`records` gives.
+    """
+
+    image_id: int
+    boxes: Tensor  # (N, 4), on the CPU like the others, and copies, so that they keep nothing else in memory
+    scores: Tensor  # (N,)
+    labels: Tensor  # (N,)
+    masks: Sequence[Rle] | None
+
+    @classmethod
+    def hold(
+        cls,
+        image_id: int,
+        boxes: Tensor,
+        scores: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        masks: Tensor | Sequence[Rle] | None = None,
+    ) -> ImageResults:
+        """Check and copy the detections of one image; masks become run lengths."""
+        _check_shapes(boxes, scores, labels, num_classes)
+        boxes, scores, labels = (values.detach().to("cpu", copy=True) for values in (boxes, scores, labels))
+        return cls(image_id, boxes, scores, labels, None if masks is None else _run_lengths(masks, len(boxes)))
+
+    def records(self, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """The records of this image."""
+        return to_coco_results(self.image_id, self.boxes, self.scores, self.labels, category_ids, self.masks)
+
+
+def _check_shapes(boxes: Tensor, scores: Tensor, labels: Tensor, num_classes: int) -> None:
+    count = len(boxes)
+    if boxes.shape != (count, 4) or scores.shape != (count,) or labels.shape != (count,):
+        raise ValueError(
+            "expected boxes (N, 4), scores (N,) and labels (N,), got "
+            f"{tuple(boxes.shape)}, {tuple(scores.shape)} and {tuple(labels.shape)}"
+        )
+    outside = [label for label in labels.tolist() if not 0 <= label < num_classes]
+    if outside:
+        raise ValueError(f"labels must be 0 to {num_classes - 1}, one for each category id; got {outside}")
+
+
+def _run_lengths(masks: Tensor | Sequence[Rle], count: int) -> Sequence[Rle]:
+    rles = encode_masks(masks) if isinstance(masks, Tensor) else masks
+    if len(rles) != count:
+        raise ValueError(f"expected masks of shape ({count}, height, width), one for each box, got {len(rles)}")
+    return rles
 
 
 def encode_masks(masks: Tensor) -> list[Rle]:
@@ -92,21 +138,36 @@ def decode_masks(rles: Sequence[Rle], height: int, width: int) -> Tensor:
     return torch.from_numpy(coco_mask.decode(list(rles)).transpose(2, 0, 1).astype(bool))
 
 
-def write_results(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """Write COCO results as JSON, every digit kept. The file is moved into place when it is complete, never before.
+def write_results(path: Path, results: Iterable[Mapping[str, Any]]) -> None:
+    """Write COCO results as a JSON list, every digit kept, as they come. The file is moved into place when complete.
 
     Raises:
         ValueError: a number is nan or infinite, which JSON cannot hold.
     """
-    write_text(path, json.dumps(results, allow_nan=False))
+    results = iter(results)
+    with _replacing(path) as file:
+        file.write("[")
+        separator = ""
+        while block := list(islice(results, _BLOCK)):
+            file.write(separator + json.dumps(block, allow_nan=False)[1:-1])
+            separator = ", "
+        file.write("]")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, folders included; it is moved into place when it is complete, never before."""
+    with _replacing(path) as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """A file to write into, which takes the place of ``path`` unless something is raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        with unfinished.open("w", encoding="utf-8") as file:
+            yield file
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

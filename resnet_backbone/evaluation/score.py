@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from resnet_backbone.evaluation.coco import IouType, evaluate_coco
+from resnet_backbone.evaluation.coco import IouType, evaluate_coco_types
+from resnet_backbone.evaluation.coco_input import read_json
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.voc import SUBMISSION_FOLDER, evaluate_voc, has_annotations, write_voc_submission
 
@@ -28,20 +29,21 @@ def score_results(
     Returns:
         COCO's figures, and VOC's of a VOC data set; None without annotations.
     """
-    if not has_annotations(ground_truth):
+    truth = read_json(ground_truth)
+    if not has_annotations(truth):
         logger.info("%s has no annotations, so there are no figures; wrote %s", ground_truth, results)
         if voc_eleven_points is not None:
-            write_voc_submission(ground_truth, results, results.parent)
+            write_voc_submission(truth, results, results.parent)
             logger.info(
                 "for VOC's evaluation server: %s; pack it with tar -czf results.tgz -C %s results",
                 results.parent / SUBMISSION_FOLDER,
                 results.parent,
             )
         return None
-    first, *others = [evaluate_coco(ground_truth, results, iou_type=iou_type) for iou_type in iou_types]
+    first, *others = evaluate_coco_types(truth, results, iou_types)
     voc = None
     if voc_eleven_points is not None:
-        voc = evaluate_voc(ground_truth, results, eleven_points=voc_eleven_points)
+        voc = evaluate_voc(truth, results, eleven_points=voc_eleven_points)
     metrics = replace(first, masks=others[0] if others else None, voc=voc)
     logger.info("AP in percent on %s\n%s", ground_truth, metrics.table())
     logger.info("wrote %s", results)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_backbone.evaluation.coco_input import Record, read_ground_truth, read_results
+from resnet_backbone.evaluation.coco_input import Record, read_ground_truth, read_json, read_results
 from resnet_backbone.evaluation.metrics import VocMetrics
 from resnet_backbone.evaluation.results import write_text
 
@@ -113,13 +112,14 @@ def write_voc_submission(
     return paths
 
 
-def has_annotations(ground_truth: Path) -> bool:
-    """Whether a COCO-format file has an object to compare with; false for the test sets of challenges.
+def has_annotations(ground_truth: Path | Mapping[str, Any]) -> bool:
+    """Whether COCO annotations, or those of a file, have an object to compare with; not so in challenges' test sets.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
-    return bool(json.loads(ground_truth.read_bytes()).get("annotations"))
+    data = read_json(ground_truth) if isinstance(ground_truth, Path) else ground_truth
+    return bool(data.get("annotations"))
 
 
 def _by_class(records: Sequence[Record]) -> dict[int, list[Record]]:

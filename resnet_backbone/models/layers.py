@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 NORMS = ("BN", "FrozenBN", "SyncBN", "GN", "")
 
@@ -37,9 +40,13 @@ class FrozenBatchNorm2d(nn.Module):
         if not x.requires_grad:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         # F.batch_norm would keep x for gradients of weight and bias that nobody asks for.
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
+        scale, shift = self.scale_and_shift()
         return x * scale.reshape(1, -1, 1, 1).to(x.dtype) + shift.reshape(1, -1, 1, 1).to(x.dtype)
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Return what the layer multiplies by and then adds, of shape (num_features,) each."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
 
     @classmethod
     def from_batch_norm(cls, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> FrozenBatchNorm2d:
@@ -77,6 +84,10 @@ class ConvNormActivation(nn.Conv2d):
 
     The weight starts as He et al. propose, N(0, 2 / (out_channels * k * k)), the bias at zero.
 
+    Attributes:
+        scales_weight: a frozen norm multiplies the weight, in each forward pass, instead of the feature map. Values and
+            gradients are the same up to rounding; what is saved is a pass over the feature map, forward and backward.
+
     Source: He et al. 2015, "Delving Deep into Rectifiers" (arXiv 1502.01852), equation 14.
     """
 
@@ -96,15 +107,21 @@ class ConvNormActivation(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias)
         self.norm = make_norm(norm, out_channels)
         self.activation = activation
+        self.scales_weight = False
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride), rounded up."""
-        x = super().forward(x)
-        if self.norm is not None:
-            x = self.norm(x)
+        if self.scales_weight and isinstance(self.norm, FrozenBatchNorm2d):
+            scale, shift = self.norm.scale_and_shift()
+            bias = shift if self.bias is None else self.bias * scale + shift
+            x = self._conv_forward(x, _scale_weight(self.weight, scale.reshape(-1, 1, 1, 1)), bias)
+        else:
+            x = super().forward(x)
+            if self.norm is not None:
+                x = self.norm(x)
         return F.relu_(x) if self.activation else x
 
 
@@ -121,6 +138,28 @@ class NormActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to the same shape; ``x`` itself stays as it is."""
         return F.relu(x) if self.norm is None else F.relu_(self.norm(x))
+
+
+def _scale_weight(weight: Tensor, scale: Tensor) -> Tensor:
+    """Return ``weight * scale``; under autocast rounded once, to its precision, without a product in float32."""
+    device = weight.device.type
+    if not torch.is_autocast_enabled(device):
+        return weight * scale
+    return _RoundedProduct.apply(weight, scale, torch.get_autocast_dtype(device))
+
+
+class _RoundedProduct(torch.autograd.Function):
+    """``(weight * scale).to(dtype)`` in one pass forward and one backward, for a ``scale`` that is not trained."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(scale)
+        return torch.mul(weight, scale, out=torch.empty_like(weight, dtype=dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient * ctx.saved_tensors[0], None, None
 
 
 def freeze(module: nn.Module) -> None:

@@ -17,11 +17,9 @@ class StagedTrunk(Trunk):
     """A network whose stages are attributes of the names in ``stage_names``, each applied to what the one before made.
 
     Attributes:
-        stage_names: those that were built, in order.
         postact: norm and ReLU at the end of the last stage of a pre-activated network, None in others.
     """
 
-    stage_names: tuple[str, ...]
     postact: NormActivation | None
 
     def describe(self, arch: str, block: Block, style: BlockStyle, num_classes: int, in_channels: int) -> None:
@@ -49,7 +47,8 @@ class StagedTrunk(Trunk):
         check_images(x, self.in_channels)
         features = {}
         for name in self.stage_names:
-            x = getattr(self, name)(x)
+            stage = getattr(self, name)
+            x = self.run_stage(name, stage, x, [stage])
             if self.postact is not None and name == self.stage_names[-1]:
                 x = self.postact(x)
             if name in self.feature_info:

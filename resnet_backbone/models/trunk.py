@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
+
+from resnet_backbone.models.acceleration import Accelerated
+from resnet_backbone.models.checkpointing import run_checkpointed
+from resnet_backbone.models.fold import fold_norms
 
 
 class FeatureInfo(NamedTuple):
@@ -16,7 +21,7 @@ class FeatureInfo(NamedTuple):
     stride: int  # input pixels per feature-map cell
 
 
-class Trunk(nn.Module):
+class Trunk(Accelerated):
     """Base of the networks. :meth:`forward` classifies, :meth:`forward_features` returns named feature maps.
 
     Attributes:
@@ -27,6 +32,9 @@ class Trunk(nn.Module):
         shortcut: ``"A"``, ``"B"`` or ``"C"``, the paper's options; ``""`` in networks without shortcuts.
         preactivation: True where norm and ReLU stand before the convolutions.
         feature_info: name to (channels, stride) of what :meth:`forward_features` returns, in its order.
+        stage_names: those that were built, in order.
+        checkpoint_stages: those of which training keeps the input alone, see
+            :class:`~resnet_backbone.models.acceleration.Acceleration`.
     """
 
     arch: str
@@ -36,6 +44,8 @@ class Trunk(nn.Module):
     shortcut: str
     preactivation: bool
     feature_info: dict[str, FeatureInfo]
+    stage_names: tuple[str, ...]
+    checkpoint_stages: tuple[str, ...] = ()
 
     @property
     def size_divisibility(self) -> int:
@@ -65,9 +75,21 @@ class Trunk(nn.Module):
         3.2, "applied densely".
         """
 
+    def fold_norms(self) -> int:
+        """Fold every batch norm into its convolution, in place: see :func:`resnet_backbone.models.fold.fold_norms`."""
+        return fold_norms(self)
+
+    def run_stage(
+        self, name: str, forward: Callable[[Tensor], Tensor], x: Tensor, modules: Sequence[nn.Module]
+    ) -> Tensor:
+        """Return ``forward(x)``, which runs the ``modules`` of stage ``name``."""
+        if name in self.checkpoint_stages and self.training and torch.is_grad_enabled():
+            return run_checkpointed(forward, x, modules)
+        return forward(x)
+
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """Return logits, shape (N, num_classes); without a head, what :meth:`forward_features` returns."""
-        features = self.forward_features(x)
+        features = self.accelerated(self.forward_features, x)
         if self.num_classes == 0:
             return features
         return self.forward_head(features[next(reversed(self.feature_info))])

@@ -7,6 +7,7 @@ Parameters are named as in the authors' Caffe models: ``conv1_1`` to ``conv5_4``
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,7 @@ class VGG(Trunk):
                 channels = out_channels
             if stage == last:
                 break
+        self.stage_names = tuple(self.stages)
         if num_classes:
             self.fc6 = nn.Linear(512 * 7 * 7, 4096)
             self.fc7 = nn.Linear(4096, 4096)
@@ -92,10 +94,9 @@ class VGG(Trunk):
         check_images(x, self.in_channels)
         features = {}
         for stage, names in self.stages.items():
-            if stage != "conv1":
-                x = F.max_pool2d(x, kernel_size=2)
-            for name in names:
-                x = getattr(self, name)(x)
+            convolutions = [getattr(self, name) for name in names]
+            run = partial(_pool_and_convolve, convolutions, pool=stage != "conv1")
+            x = self.run_stage(stage, run, x, convolutions)
             if stage in self.feature_info:
                 features[stage] = x
         if "pool5" in self.feature_info:
@@ -114,3 +115,11 @@ class VGG(Trunk):
         x = F.relu_(F.conv2d(x, self.fc6.weight.view(-1, STAGES["pool5"].channels, 7, 7), self.fc6.bias))
         x = F.relu_(F.conv2d(x, self.fc7.weight[:, :, None, None], self.fc7.bias))
         return F.conv2d(x, self.fc8.weight[:, :, None, None], self.fc8.bias)
+
+
+def _pool_and_convolve(convolutions: Sequence[nn.Module], x: Tensor, *, pool: bool) -> Tensor:
+    if pool:
+        x = F.max_pool2d(x, kernel_size=2)
+    for convolution in convolutions:
+        x = convolution(x)
+    return x

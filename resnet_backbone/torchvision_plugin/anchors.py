@@ -50,6 +50,10 @@ class AnchorGenerator(nn.Module):
 
     def forward(self, image_list: ImageList, feature_maps: Sequence[Tensor]) -> list[Tensor]:
         """Return for each image the anchors of all levels, float32 (sum of H * W * A, 4), XYXY in pixels."""
+        return [torch.cat(self.by_level(feature_maps))] * len(image_list.image_sizes)
+
+    def by_level(self, feature_maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return for each level its anchors, float32 (H * W * A, 4), XYXY in pixels."""
         anchors = []
         for cell, stride, feature in zip(self.cells(), self.strides, feature_maps, strict=True):
             height, width = feature.shape[-2:]
@@ -58,7 +62,7 @@ class AnchorGenerator(nn.Module):
             grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
             centres = torch.stack((grid_x, grid_y, grid_x, grid_y), dim=-1).reshape(-1, 1, 4)
             anchors.append((centres + cell).reshape(-1, 4))
-        return [torch.cat(anchors)] * len(image_list.image_sizes)
+        return anchors
 
 
 def _one_per_level(key: str, values: Sequence[Sequence[float]], levels: int) -> Sequence[Sequence[float]]:

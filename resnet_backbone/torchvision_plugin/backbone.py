@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from fvcore.common.config import CfgNode
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops.feature_pyramid_network import (
     ExtraFPNBlock,
     FeaturePyramidNetwork,
@@ -15,12 +15,14 @@ from torchvision.ops.feature_pyramid_network import (
 )
 
 from resnet_backbone.config import build_trunk
+from resnet_backbone.config.acceleration import acceleration_of
 from resnet_backbone.config.pyramid import pyramid_strides
+from resnet_backbone.models.acceleration import Accelerated, accelerate
 from resnet_backbone.models.trunk import FeatureInfo, Trunk
 from resnet_backbone.weights import Weights
 
 
-class FPNBackbone(nn.Module):
+class FPNBackbone(Accelerated):
     """A trunk and a feature pyramid on top of it; the levels are named ``p2``, ``p3``, ... by log2 of their stride.
 
     Levels are added on top, as in Detectron2: for the RPN one, the last level sub-sampled by 2; for RetinaNet two, by
@@ -58,6 +60,9 @@ class FPNBackbone(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map images (N, C, H, W), H and W multiples of ``size_divisibility``, to the levels of ``feature_info``."""
+        return self.accelerated(self._levels, x)
+
+    def _levels(self, x: Tensor) -> dict[str, Tensor]:
         features = self.bottom_up.forward_features(x)
         levels = self.fpn({name: features[name] for name in self.in_features})
         return dict(zip(self.feature_info, levels.values(), strict=True))
@@ -67,7 +72,9 @@ def build_backbone(cfg: CfgNode, weights: Weights | None) -> FPNBackbone | Trunk
     """Build what MODEL.BACKBONE.NAME says: a feature pyramid of one of two kinds, or the trunk alone (C4, C5, DC5)."""
     trunk = build_trunk(cfg, out_features=cfg.MODEL.RESNET_BACKBONE.OUT_FEATURES, weights=weights)
     name, node = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.FPN
-    if name == "build_imagenet_backbone":
-        return trunk
-    convolved_top = name == "build_imagenet_retinanet_fpn_backbone"
-    return FPNBackbone(trunk, node.IN_FEATURES, node.OUT_CHANNELS, convolved_top=convolved_top)
+    backbone: FPNBackbone | Trunk = trunk
+    if name != "build_imagenet_backbone":
+        convolved_top = name == "build_imagenet_retinanet_fpn_backbone"
+        backbone = FPNBackbone(trunk, node.IN_FEATURES, node.OUT_CHANNELS, convolved_top=convolved_top)
+    accelerate(backbone, acceleration_of(cfg), needed=backbone.size_divisibility)
+    return backbone

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 
+from resnet_backbone.models.acceleration import accelerate_heads
 from resnet_backbone.torchvision_plugin.backbone import build_backbone
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
 from resnet_backbone.torchvision_plugin.roi_heads import build_roi_heads
@@ -81,12 +82,13 @@ def build_detector(cfg: CfgNode, weights: Weights | None = None) -> Detector | R
         ValueError: parts that do not fit each other, or weights that do not fit the architecture.
     """
     backbone = build_backbone(cfg, weights)
-    preprocess = Preprocess(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, backbone.size_divisibility)
+    divisor = backbone.padded_to(backbone.size_divisibility)
+    preprocess = Preprocess(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, divisor)
+    detector: Detector | RetinaNet
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-        return RetinaNet(cfg, backbone, preprocess)
-    return Detector(
-        backbone,
-        RPN(cfg, backbone.feature_info),
-        build_roi_heads(cfg, backbone.feature_info, weights),
-        preprocess,
-    )
+        detector = RetinaNet(cfg, backbone, preprocess)
+    else:
+        rpn = RPN(cfg, backbone.feature_info)
+        detector = Detector(backbone, rpn, build_roi_heads(cfg, backbone.feature_info, weights), preprocess)
+    accelerate_heads(detector, backbone.acceleration)
+    return detector

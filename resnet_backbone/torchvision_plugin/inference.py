@@ -7,6 +7,8 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from resnet_backbone.evaluation.facts import write_facts
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.pictures import Sample as PictureSample
 from resnet_backbone.evaluation.pictures import evenly_spaced, save_comparison_pictures
-from resnet_backbone.evaluation.results import decode_masks, encode_masks, to_coco_results, write_results, write_text
+from resnet_backbone.evaluation.results import ImageResults, decode_masks, write_results, write_text
 from resnet_backbone.evaluation.score import score_results
 from resnet_backbone.torchvision_plugin.datasets import iou_types
 from resnet_backbone.torchvision_plugin.loader import build_test_loader
@@ -76,15 +78,15 @@ class Progress:
 
 @torch.inference_mode()
 def predict(
-    cfg: CfgNode, detector: nn.Module, loader: DataLoader[Any], accelerator: Accelerator
-) -> dict[int, dict[str, Any]]:
-    """Return the detections of this process's images by image id, on the CPU, in pixels of the original images.
+    cfg: CfgNode, detector: nn.Module, loader: DataLoader[Any], accelerator: Accelerator, num_classes: int
+) -> list[ImageResults]:
+    """Return the detections of this process's images, on the CPU, in pixels of the original images.
 
     Masks come as compressed run lengths: whole ones of a large set do not fit into memory.
     """
     was_training = detector.training
     detector.eval()
-    found: dict[int, dict[str, Any]] = {}
+    found = []
     quiet = None if accelerator.is_main_process else True  # None: no bar where there is no terminal
     progress = Progress(len(loader)) if accelerator.is_main_process and not sys.stderr.isatty() else None
     for images, targets in tqdm(loader, desc="evaluate", unit="image", disable=quiet, leave=False):
@@ -93,8 +95,8 @@ def predict(
             outputs = detector(images)
         for image, target, output in zip(images, targets, outputs, strict=True):
             output = rescale(output, (image.shape[-2], image.shape[-1]), target["size"])
-            masks = {"masks": encode_masks(output.pop("masks"))} if "masks" in output else {}
-            found[target["image_id"]] = {name: value.float().cpu() for name, value in output.items()} | masks
+            boxes, scores, labels = output["boxes"].float(), output["scores"].float(), output["labels"]
+            found.append(ImageResults.hold(target["image_id"], boxes, scores, labels, num_classes, output.get("masks")))
         if progress is not None:
             progress.step(len(images))
     detector.train(was_training)
@@ -126,18 +128,13 @@ def evaluate(
     """
     loader = build_test_loader(cfg, dataset, rank=accelerator.process_index, world_size=accelerator.num_processes)
     with CostMeter(detector, accelerator.device) as meter:
-        found = predict(cfg, detector, loader, accelerator)
-    results = []
-    for image_id, detections in found.items():
-        labels = detections["labels"].long()
-        boxes, scores, masks = detections["boxes"], detections["scores"], detections.get("masks")
-        results += to_coco_results(image_id, boxes, scores, labels, dataset.category_ids, masks)
-    gathered = gather_object(results)
+        found = predict(cfg, detector, loader, accelerator, len(dataset.category_ids))
+    gathered = gather_object(found)
     metrics = None
     if accelerator.is_main_process:
-        gathered.sort(key=lambda result: result["image_id"])
+        gathered = sorted(gathered, key=lambda image: image.image_id)
         path = folder / "coco_instances_results.json"
-        write_results(path, gathered)
+        write_results(path, chain.from_iterable(image.records(dataset.category_ids) for image in gathered))
         voc_eleven_points = get_dataset(name, cfg.DATASETS.OWN).voc_eleven_points
         metrics = score_results(dataset.json_path, path, iou_types(cfg), voc_eleven_points=voc_eleven_points)
         if metrics is None:
@@ -170,28 +167,29 @@ def without_transforms(dataset: CocoDataset) -> CocoDataset:
     return originals
 
 
-def _draw(dataset: CocoDataset, found: dict[int, dict[str, Any]], folder: Path) -> None:
+def _draw(dataset: CocoDataset, found: Sequence[ImageResults], folder: Path) -> None:
     """Draw evenly spaced images of this process's share, ground truth beside detections."""
-    indices = [index for index, image_id in enumerate(dataset.image_ids.tolist()) if image_id in found]
-    if any("masks" in detections for detections in found.values()):
+    found_in = {image.image_id: image for image in found}
+    indices = [index for index, image_id in enumerate(dataset.image_ids.tolist()) if image_id in found_in]
+    if any(image.masks is not None for image in found):
         originals = CocoDataset(dataset.json_path, dataset.image_folder, with_masks=True, training=False)
     else:
         originals = without_transforms(dataset)
     samples = []
     for index in evenly_spaced(indices):
         image, target = originals[index]
-        detections = found[target["image_id"]]
+        detections = found_in[target["image_id"]]
         samples.append(
             PictureSample(
                 name=dataset.image_path(index).name,
                 image=image,
                 gt_boxes=target["boxes"],
                 gt_labels=target["labels"],
-                boxes=detections["boxes"],
-                labels=detections["labels"].long(),
-                scores=detections["scores"],
+                boxes=detections.boxes,
+                labels=detections.labels,
+                scores=detections.scores,
                 gt_masks=target["masks"].bool() if "masks" in target else None,
-                masks=decode_masks(detections["masks"], *target["size"]) if "masks" in detections else None,
+                masks=None if detections.masks is None else decode_masks(detections.masks, *target["size"]),
             )
         )
     for path in save_comparison_pictures(folder, samples, dataset.class_names):

@@ -92,7 +92,7 @@ def mask_loss(
 def masks_of(logits: Tensor, labels: Tensor) -> Tensor:
     """Return of (R, num_masks, M, M) the mask of each label (R,), which counts from 1; (R, M, M)."""
     channels = labels - 1 if logits.shape[1] > 1 else torch.zeros_like(labels)
-    return logits[torch.arange(len(logits), device=logits.device), channels]
+    return logits[torch.arange(logits.shape[0], device=logits.device), channels]
 
 
 def crop_masks(masks: InstanceMasks, boxes: Tensor, matches: Tensor, size: int) -> Tensor:

@@ -45,11 +45,11 @@ class ROIPooler(nn.Module):
     ) -> Tensor:
         """Return (sum of R, C, resolution, resolution) for the boxes (R, 4), XYXY in pixels, of each image."""
         maps = [feature_maps[name] for name in self.features]
-        rois = torch.cat([torch.cat([b.new_full((len(b), 1), i), b], dim=1) for i, b in enumerate(boxes)])
+        rois = torch.cat([torch.cat([b.new_full((b.shape[0], 1), i), b], dim=1) for i, b in enumerate(boxes)])
         if len(maps) == 1:
             return self._pool(maps[0], rois, self.strides[0])
         levels = self._levels(rois[:, 1:])
-        output = maps[0].new_zeros(len(rois), maps[0].shape[1], self.resolution, self.resolution)
+        output = maps[0].new_zeros(rois.shape[0], maps[0].shape[1], self.resolution, self.resolution)
         for level, (feature, stride) in enumerate(zip(maps, self.strides, strict=True)):
             chosen = torch.where(levels == level)[0]
             output.index_put_((chosen,), self._pool(feature, rois[chosen], stride))

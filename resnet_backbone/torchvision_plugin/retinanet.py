@@ -126,18 +126,23 @@ class RetinaNet(tv.RetinaNet):
         detections = []
         for index, image_shape in enumerate(image_shapes):
             levels = zip(head_outputs["cls_logits"], head_outputs["bbox_regression"], anchors[index], strict=True)
-            parts = [self._decode(logits[index], deltas[index], anchor) for logits, deltas, anchor in levels]
+            parts = [
+                self.decode_level(logits[index], deltas[index], anchor, self.score_thresh)
+                for logits, deltas, anchor in levels
+            ]
             boxes, scores, labels = (torch.cat(part) for part in zip(*parts, strict=True))
             keep = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
             boxes = clip_boxes_to_image(boxes[keep], image_shape)
             detections.append({"boxes": boxes, "scores": scores[keep], "labels": labels[keep] + 1})
         return detections
 
-    def _decode(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes, scores and labels, from 0, of the best candidates of one level."""
+    def decode_level(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, score_threshold: float | Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes, scores and labels, from 0, of the best candidates of one level, (anchors, K or 4)."""
         scores = logits.sigmoid()
-        candidates = torch.nonzero(scores > self.score_thresh)
+        candidates = torch.nonzero(scores > score_threshold)
         scores = scores[candidates[:, 0], candidates[:, 1]]
-        scores, best = scores.topk(min(self.topk_candidates, len(scores)))
+        scores, best = scores.topk(torch.sym_min(self.topk_candidates, scores.shape[0]))
         places, labels = candidates[best].unbind(dim=1)
         return self.box_coder.decode_single(deltas[places], anchors[places]), scores, labels

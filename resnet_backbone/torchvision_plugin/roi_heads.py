@@ -5,6 +5,7 @@ A mask head goes on where MODEL.MASK_ON says so.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import clip_boxes_to_image
 
 from resnet_backbone.config import build_trunk
 from resnet_backbone.models.trunk import FeatureInfo
@@ -178,7 +180,7 @@ class ROIHeads(RoIHeads):
         boxes, scores, classes = self.postprocess_detections(logits, deltas, proposals, image_shapes)
         found = [{"boxes": b, "scores": s, "labels": c} for b, s, c in zip(boxes, scores, classes, strict=True)]
         if self.mask_head is not None:
-            mask_logits = self.mask_head(self._mask_regions(features, boxes, image_shapes))
+            mask_logits = self.mask_head(self.mask_regions(features, boxes, image_shapes))
             masks = masks_of(mask_logits, torch.cat(classes)).sigmoid().split([len(b) for b in boxes])
             found = [{**detections, "masks": m} for detections, m in zip(found, masks, strict=True)]
         return found, {}
@@ -196,15 +198,17 @@ class ROIHeads(RoIHeads):
         if not self.global_context:
             regions = self.box_head.to_regions(crops)
             return regions, self.box_head.to_vectors(regions)
-        whole = [b.new_tensor([[0, 0, width, height]]) for b, (height, width) in zip(boxes, image_shapes, strict=True)]
+        everything = boxes[0].new_tensor([[0, 0, math.inf, math.inf]])
+        whole = [clip_boxes_to_image(everything, size) for size in image_shapes]
         # In one batch with the regions, for norms that take its statistics.
         regions = self.box_head.to_regions(torch.cat([crops, self.box_roi_pool(features, whole, image_shapes)]))
         vectors = self.box_head.to_vectors(regions)
-        counts = torch.tensor([len(b) for b in boxes], device=vectors.device)
-        context = vectors[len(crops) :].repeat_interleave(counts, dim=0)
-        return regions[: len(crops)], torch.cat([vectors[: len(crops)], context], dim=1)
+        count = crops.shape[0]
+        of_images = vectors[count:].split(1)
+        context = torch.cat([v.expand(b.shape[0], -1) for v, b in zip(of_images, boxes, strict=True)])
+        return regions[:count], torch.cat([vectors[:count], context], dim=1)
 
-    def _mask_regions(
+    def mask_regions(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
         if self.mask_roi_pool is not None:
@@ -230,7 +234,7 @@ class ROIHeads(RoIHeads):
         if self.mask_roi_pool is None:
             chosen = regions[foreground]
         else:
-            chosen = self._mask_regions(features, boxes, image_shapes)
+            chosen = self.mask_regions(features, boxes, image_shapes)
         truth = [target["masks"] for target in targets]
         return mask_loss(self.mask_head(chosen), boxes, labels, matches, truth)
 

@@ -11,11 +11,14 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.utils.data import DataLoader
 
+from resnet_backbone.config.acceleration import check_training_precision
 from resnet_backbone.config.evaluation_folder import check_evaluation
 from resnet_backbone.config.input import input_of
 from resnet_backbone.config.output import check_output_dir, forget_checkpoints
+from resnet_backbone.config.process import set_up_process
 from resnet_backbone.config.values import warn_of_far_sizes
 from resnet_backbone.evaluation.metrics import CocoMetrics
+from resnet_backbone.models.acceleration import finish_for_inference
 from resnet_backbone.torchvision_plugin.checkpoint import (
     is_own_checkpoint,
     load_checkpoint,
@@ -67,6 +70,7 @@ class Run:
         warn_of_far_sizes(cfg)
         if not eval_only:
             images_per_pass(cfg, self.accelerator.num_processes)
+            check_training_precision(cfg)
         check_files(cfg, training=not eval_only)
         resumed = find_resumed(self.output_dir, load_checkpoint) if resume else None
         if eval_only and resumed is None and not is_own_checkpoint(Path(cfg.MODEL.WEIGHTS)):
@@ -95,7 +99,7 @@ class Run:
         """Train and evaluate; return the figures of each test set, on the main process."""
         if self.accelerator.is_main_process:
             begin_records(self.cfg, self.accelerator, keeps_config=self.keeps_config)
-        torch.backends.cudnn.benchmark = self.cfg.CUDNN_BENCHMARK
+        set_up_process(self.cfg)
         if self.trainer is None:
             self.detector.to(self.accelerator.device)
             return self._evaluate(over=True)
@@ -141,7 +145,9 @@ class Run:
         )
 
     def _evaluate(self, *, over: bool) -> dict[str, CocoMetrics]:
-        """Score the detector; once training is over, with pictures and with the improvements that TEST asks for."""
+        """Score the detector; once training is over, finished for inference, with pictures and what TEST improves."""
+        if over:
+            finish_for_inference(self.detector.eval())
         folder = self.output_dir / "inference"
         detector: nn.Module = self.detector
         if over and self.improved is not None:

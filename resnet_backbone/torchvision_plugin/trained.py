@@ -8,6 +8,7 @@ from typing import NamedTuple
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import fit_input
+from resnet_backbone.models.acceleration import finish_for_inference
 from resnet_backbone.torchvision_plugin.checkpoint import load_checkpoint, load_detector
 from resnet_backbone.torchvision_plugin.datasets import set_num_classes
 from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
@@ -23,7 +24,7 @@ class Trained(NamedTuple):
 
 
 def load_trained(cfg: CfgNode) -> Trained:
-    """Build the detector of a training on the CPU and fill it.
+    """Build the detector of a training on the CPU, fill it, and finish it for inference.
 
     Args:
         cfg: of the training, MODEL.WEIGHTS being its checkpoint; see ``load_config``. It stays as it is.
@@ -40,6 +41,7 @@ def load_trained(cfg: CfgNode) -> Trained:
     fit_input(cfg, state["input"], source)
     class_names = tuple(state["class_names"])
     set_num_classes(cfg, class_names)
-    detector = build_detector(cfg)
+    detector = build_detector(cfg).eval()
     load_detector(detector, state["model"], source, new_classes=False)
+    finish_for_inference(detector)
     return Trained(cfg, detector, class_names)

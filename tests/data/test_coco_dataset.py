@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import io
 import json
 import logging
@@ -257,6 +258,32 @@ def test_files_that_are_no_document(tmp_path, content):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.json"):
         CocoDataset(tmp_path / "a.json", tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-le"])
+def test_encodings(write_coco, encoding):
+    path, folder = write_coco(document())
+    expected = CocoDataset(path, folder)
+    path.write_text(path.read_text().replace('"name": "', '"name": "\u00e9'), encoding=encoding)
+    dataset = CocoDataset(path, folder)
+    assert dataset.class_names == tuple(f"\u00e9{name}" for name in expected.class_names)
+    assert all(torch.equal(dataset[i][1]["boxes"], expected[i][1]["boxes"]) for i in range(len(expected)))
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_the_garbage_collector_is_as_it_was(write_coco, tmp_path, is_on):
+    path, folder = write_coco(document())
+    (tmp_path / "a.json").write_text("{")
+    was_on = gc.isenabled()
+    (gc.enable if is_on else gc.disable)()
+    try:
+        CocoDataset(path, folder)
+        assert gc.isenabled() == is_on
+        with pytest.raises(ValueError, match="not a JSON file"):
+            CocoDataset(tmp_path / "a.json", folder)
+        assert gc.isenabled() == is_on
+    finally:
+        (gc.enable if was_on else gc.disable)()
 
 
 def test_missing_files(tmp_path, write_coco):

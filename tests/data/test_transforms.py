@@ -87,6 +87,20 @@ def test_pixels_agree_with_pillow(size):
     assert np.abs(resized.permute(1, 2, 0).numpy().astype(int) - pillow).max() <= 1
 
 
+@pytest.mark.parametrize("size", [(20, 33), (45, 75), (30, 50), (7, 12), (1, 1), (90, 150)])
+@pytest.mark.parametrize("flip", ["horizontal", "vertical", "none"])
+def test_pixels_do_not_depend_on_their_layout_in_memory(size, flip):
+    transform = train_transforms((size[0],), 1000, flip=flip)
+    for seed in range(4):
+        image, target = sample(seed=seed)
+        interleaved = tv_tensors.Image(image.permute(1, 2, 0).contiguous().permute(2, 0, 1))
+        assert interleaved.stride() != image.stride()
+        torch.manual_seed(seed)
+        planar, _ = transform(image, target)
+        torch.manual_seed(seed)
+        assert torch.equal(transform(interleaved, target)[0], planar)
+
+
 def test_boxes_and_masks_follow():
     image, target = sample()
     _, resized = test_transforms(60, 1000)(image, target)

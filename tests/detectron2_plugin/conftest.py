@@ -75,6 +75,7 @@ def in_place() -> Callable[[CfgNode], CfgNode]:
         node.OUT_FEATURES = resnets.OUT_FEATURES
         node.NORM = resnets.NORM
         node.RES5_DILATION = resnets.RES5_DILATION
+        node.FOLD_NORMS, node.MEMORY_FORMAT = False, "contiguous"  # Detectron2's order of operations, to the bit
         return cfg
 
     return convert

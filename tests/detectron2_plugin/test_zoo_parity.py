@@ -17,6 +17,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, build_model  # noqa: E402
 from detectron2.utils.events import EventStorage  # noqa: E402
 from fvcore.common.config import CfgNode  # noqa: E402
 
+from resnet_backbone.models.acceleration import Acceleration, accelerate, finish_for_inference  # noqa: E402
+
 CONFIGS = [
     *("COCO-Detection/faster_rcnn_R_50_C4_1x", "COCO-Detection/faster_rcnn_R_101_C4_3x"),
     *("COCO-Detection/faster_rcnn_R_50_DC5_1x", "COCO-Detection/faster_rcnn_R_101_DC5_3x"),
@@ -100,6 +102,21 @@ def test_zoo_features_are_the_same_to_the_bit(pair, same_tensors):
         theirs, ours = (model.eval().backbone(images) for model in pair[:2])
     assert all(feature.std() > 0.01 for feature in theirs.values())
     same_tensors(ours, theirs)
+
+
+def test_zoo_features_are_the_same_but_for_rounding_as_the_backbone_comes(pair):
+    pair.ours.load_state_dict(pair.theirs.state_dict())
+    ours = copy.deepcopy(pair.ours.backbone).eval()
+    accelerate(ours, Acceleration(scale_weights=True, channels_last=True), needed=ours.size_divisibility)
+    finished = copy.deepcopy(ours)
+    finish_for_inference(finished)
+    images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)).to(pair.theirs.device)
+    with torch.no_grad():
+        expected, *found = (backbone(images) for backbone in (pair.theirs.eval().backbone, ours, finished))
+    for features in found:
+        assert list(features) == list(expected)
+        for name, feature in expected.items():
+            assert (features[name] - feature).abs().max() < 1e-5 * feature.abs().max(), name
 
 
 def test_zoo_detections_are_the_same(pair, images):

@@ -2,13 +2,14 @@
 
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from resnet_backbone.evaluation.results import decode_masks, encode_masks, to_coco_results, write_results
+from resnet_backbone.evaluation.results import ImageResults, decode_masks, encode_masks, to_coco_results, write_results
 
 
 def random_detections(count, height=40, width=61, seed=0):
@@ -86,3 +87,60 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_results(path, [{"score": math.nan}])
     assert json.loads(path.read_text()) == [{"score": 0.1 + 0.2}]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("count", [0, 1, 199, 200, 201, 450])
+def test_records_that_come_one_by_one_make_the_same_file(count, tmp_path):
+    boxes, scores, labels, _ = random_detections(count)
+    records = to_coco_results(42, boxes, scores, labels, [1, 18, 90])
+    for given in (records, iter(records), (record for record in records)):
+        write_results(tmp_path / "results.json", given)
+        assert (tmp_path / "results.json").read_bytes() == json.dumps(records).encode()
+
+
+def test_a_nan_after_much_was_written_leaves_nothing(tmp_path):
+    records = [{"score": 0.5}] * 1000
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="JSON"):
+            write_results(tmp_path / "results.json", [*records, {"score": wrong}])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_that_fail_to_come_leave_nothing(tmp_path):
+    def failing():
+        yield from [{"score": 0.5}] * 1000
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        write_results(tmp_path / "results.json", failing())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("with_masks", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_held_results_give_the_same_records_wherever_they_are_sent(count, with_masks):
+    *detections, masks = random_detections(count)
+    given = masks if with_masks else None
+    with torch.inference_mode():
+        held = ImageResults.hold(42, *detections, num_classes=3, masks=given)
+    sent = pickle.loads(pickle.dumps(held))  # noqa: S301  our own bytes
+    assert sent.records([1, 18, 90]) == held.records([1, 18, 90])
+    assert held.records([1, 18, 90]) == to_coco_results(42, *detections, [1, 18, 90], given)
+
+
+def test_held_results_keep_and_send_no_more_than_their_own():
+    boxes, scores, labels, _ = random_detections(10_000)
+    held = ImageResults.hold(1, boxes[:5], scores[:5], labels[:5], num_classes=3)
+    assert len(pickle.dumps(held)) < 5000
+    boxes.zero_()
+    assert held.boxes.any()
+
+
+def test_what_does_not_fit_is_not_held():
+    boxes, scores, labels, masks = random_detections(4)
+    with pytest.raises(ValueError, match=r"labels must be 0 to 0, one for each category id; got \["):
+        ImageResults.hold(1, boxes, scores, labels, num_classes=1)
+    with pytest.raises(ValueError, match=r"expected boxes \(N, 4\)"):
+        ImageResults.hold(1, boxes, scores[:3], labels, num_classes=3)
+    with pytest.raises(ValueError, match="one for each box, got 3"):
+        ImageResults.hold(1, boxes, scores, labels, num_classes=3, masks=masks[:3])

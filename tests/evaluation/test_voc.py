@@ -164,9 +164,9 @@ def test_as_detectron2_on_converted_boxes(eleven_points, case, random):
     """The XML that Detectron2 reads, through ``voc_to_coco``; scores are all different, as its order is not stable."""
     objects = [o for o in case[0] if o.corners[2] > o.corners[0] and o.corners[3] > o.corners[1]]
     scores = random.sample(range(100), len(case[1]))
-    # Not in whole pixels, so that no IoU is exactly 0.5, where Detectron2 decides otherwise.
+    # Neither corners nor sides in whole pixels, so that no IoU is exactly 0.5, where Detectron2 decides otherwise.
     detections = [
-        Found(d.image, d.name, tuple(c + 0.0371 for c in d.corners), score=score / 100)
+        Found(d.image, d.name, tuple(np.add(d.corners, (0.0371, 0.0371, 0.0573, 0.0573)).tolist()), score=score / 100)
         for d, score in zip(case[1], scores, strict=True)
     ]
     if not objects:

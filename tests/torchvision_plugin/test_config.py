@@ -39,7 +39,14 @@ def test_a_dumped_config_loads_to_the_same(name, tmp_path):
 def test_defaults_are_detectron2s():
     config = pytest.importorskip("detectron2.config", reason="Detectron2 is not installed")
     theirs = config.get_cfg()
-    ours_alone = ("MODEL.RESNET_BACKBONE", "DATASETS.OWN", "SOLVER.AMP.DTYPE", "SOLVER.ACCUMULATION_STEPS")
+    ours_alone = (
+        "MODEL.RESNET_BACKBONE",
+        "DATASETS.OWN",
+        "SOLVER.AMP.DTYPE",
+        "SOLVER.ACCUMULATION_STEPS",
+        "TF32",
+        "KEEP_FREED_MEMORY",
+    )
     ours_alone += ("MODEL.ROI_BOX_HEAD.DROPOUT", "MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT")
     ours_alone += ("TEST.BOX_REFINEMENT", "TEST.MULTI_SCALE", "TEST.ENSEMBLE")
     # These name builders and devices, for which there is no common default.

@@ -111,7 +111,7 @@ def test_masks_of_c4_share_the_box_heads_res5(tiny):
     found = heads(features, [boxes], [(96, 128)], [truth])[1]["loss_mask"]
     assert len(calls) == 1
     proposals, _, labels, _ = heads.select_training_samples([boxes], [truth])
-    anew = heads.mask_head(heads._mask_regions(features, proposals, [(96, 128)]))
+    anew = heads.mask_head(heads.mask_regions(features, proposals, [(96, 128)]))
     # Every cell of a full mask inside its box is 1.
     expected = torch.nn.functional.softplus(-anew[torch.arange(len(labels[0])), labels[0] - 1]).mean()
     torch.testing.assert_close(found, expected)

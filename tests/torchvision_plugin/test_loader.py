@@ -85,7 +85,22 @@ def test_images_that_cannot_be_shared_out_are_refused(tiny):
         build_train_loader(cfg, data.dataset, data.sizes, seed=0, rank=0, world_size=3, start=0)
 
 
-def test_channel_order():
-    image = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
+@pytest.mark.parametrize("size", [(2, 2), (1, 7), (5, 1), (33, 20)])
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_channel_order(size, interleaved):
+    pixels = torch.randint(0, 256, (*size, 3), dtype=torch.uint8).permute(2, 0, 1)
+    image = pixels if interleaved else pixels.contiguous()
     assert torch.equal(reorder_channels(image, "RGB"), image)
-    assert torch.equal(reorder_channels(image, "BGR"), image[[2, 1, 0]])
+    swapped = reorder_channels(image, "BGR")
+    assert torch.equal(swapped, image[[2, 1, 0]])
+    assert swapped.permute(1, 2, 0).is_contiguous() == image.permute(1, 2, 0).is_contiguous()
+
+
+@pytest.mark.parametrize("channel_order", ["RGB", "BGR"])
+def test_images_reach_the_training_as_decoders_write_them(tiny, channel_order):
+    """Nothing in between copies them into another layout."""
+    cfg = tiny("quickstart.yaml", "DATALOADER.NUM_WORKERS", "1", "INPUT.FORMAT", channel_order)
+    data = open_train_set(cfg)
+    loader = build_train_loader(cfg, data.dataset, data.sizes, seed=3, rank=0, world_size=1, start=0)
+    images, _ = next(iter(loader))
+    assert all(image.dtype == torch.uint8 and image.permute(1, 2, 0).is_contiguous() for image in images)

@@ -1,0 +1,103 @@
+"""Reads a long JSON list element by element, so that no more than one part of the file is in memory."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+CHUNK = 1 << 20  # characters read at a time
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_BETWEEN = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
+
+
+def iterate_list(path: Path, chunk: int = CHUNK) -> Iterator[Any]:
+    """Yield the elements of the list that a JSON file holds, as ``json.loads`` gives them.
+
+    Args:
+        path: a UTF-8 file.
+        chunk: characters that are read at a time.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TypeError: the file holds something else than a list.
+        ValueError: the file is not JSON. What comes before the fault has been yielded by then.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    with path.open(encoding="utf-8") as file:
+        try:
+            yield from _elements(_Window(file, chunk))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+class _Window:
+    """The part of a file that is in memory, and the place in it that is read next."""
+
+    def __init__(self, file: TextIO, chunk: int) -> None:
+        self.file = file
+        self.chunk = chunk
+        self.text = ""
+        self.at = 0
+        self.dropped = 0  # characters of the file before the text
+        self.decode = json.JSONDecoder().raw_decode
+
+    def grow(self) -> bool:
+        """Read on, and forget what is done with; false at the end of the file."""
+        read = self.file.read(self.chunk)
+        self.dropped += self.at
+        self.text = self.text[self.at :] + read
+        self.at = 0
+        return bool(read)
+
+    def mark(self) -> str:
+        """The next character that is no space, "" at the end of the file."""
+        while True:
+            self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]  # matches nothing, too
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.grow():
+                return ""
+
+    def value(self) -> Any:
+        """The value that begins here."""
+        while True:
+            try:
+                value, self.at = self.decode(self.text, self.at)
+                return value
+            except json.JSONDecodeError as error:
+                problem = self.fault(error.msg, error.pos)
+            if not self.grow():  # the value may have been cut off by the end of the text
+                raise problem
+
+    def fault(self, what: str, at: int) -> ValueError:
+        """What is wrong, at a place of the text."""
+        return ValueError(f"{what}: character {self.dropped + at}")
+
+
+def _elements(window: _Window) -> Iterator[Any]:
+    if window.mark() != "[":
+        raise TypeError(f"expected a list in the file {window.file.name}, got {type(window.value()).__name__}")
+    window.at += 1
+    if window.mark() == "]":
+        window.at += 1
+    else:
+        while True:
+            yield window.value()
+            between = _BETWEEN.match(window.text, window.at)
+            if between and between.end() < len(window.text):
+                window.at = between.end()
+                continue
+            mark = window.mark()
+            if mark not in (",", "]"):
+                raise window.fault("Expecting ',' delimiter", window.at)
+            window.at += 1
+            if mark == "]":
+                break
+            window.mark()
+    if window.mark():
+        raise window.fault("Extra data", window.at)

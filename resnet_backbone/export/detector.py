@@ -1,0 +1,223 @@
+"""Detectors of the torchvision engine as what can be exported."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor
+from torchvision import tv_tensors
+
+from resnet_backbone.config.finished_run import engine_of
+from resnet_backbone.data.images import read_image
+from resnet_backbone.data.shapes import draw_image
+from resnet_backbone.data.transforms import test_transforms
+from resnet_backbone.export.compare import Agreement, compare_detections
+from resnet_backbone.export.facts import Facts
+from resnet_backbone.export.single_image import SingleImageDetector, SingleImageRetinaNet, SingleImageTwoStage
+from resnet_backbone.export.subject import ExportedFile, Subject
+from resnet_backbone.improvements.settings import is_improved
+from resnet_backbone.models.fold import fold_norms
+from resnet_backbone.torchvision_plugin.config import load_config
+from resnet_backbone.torchvision_plugin.detector import Detector
+from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
+from resnet_backbone.torchvision_plugin.trained import load_trained
+from resnet_backbone.training.batches import reorder_channels
+from resnet_backbone.version import __version__
+
+# A file has float32, whatever the training had. Its norms are folded, and compared with those that are not.
+_PLAIN = [
+    *("MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "False"),
+    *("MODEL.RESNET_BACKBONE.FOLD_NORMS", "False", "MODEL.RESNET_BACKBONE.MEMORY_FORMAT", "contiguous"),
+    *("MODEL.RESNET_BACKBONE.PRECISION", "", "MODEL.RESNET_BACKBONE.COMPILE", ""),
+]
+_USUAL_SIDE = 480  # pixels, where the config leaves images as they are
+
+
+def load_for_export(config_file: str | Path, overrides: Sequence[str]) -> CfgNode:
+    """Read the config of a trained detector, with MODEL.WEIGHTS in it or among the overrides.
+
+    Raises:
+        FileNotFoundError: no such config, or no such checkpoint.
+        ValueError: a config or a checkpoint of the other engine, or of what cannot be exported.
+    """
+    cfg = load_plain(config_file, overrides)
+    if not Path(cfg.MODEL.WEIGHTS).is_file():
+        raise FileNotFoundError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r}: no such file; name the checkpoint of a training")
+    if engine_of(Path(cfg.MODEL.WEIGHTS)) != "torchvision":
+        raise ValueError(
+            f"{cfg.MODEL.WEIGHTS} is of Detectron2, which has its own tools/deploy/export_model.py; only detectors of "
+            f"the torchvision engine are exported here"
+        )
+    return cfg
+
+
+def load_plain(config_file: str | Path, overrides: Sequence[str]) -> CfgNode:
+    """Read a config for float32 on the CPU, without what accelerates a backbone; see :func:`load_for_export`."""
+    cfg = load_config(config_file, [*overrides, *_PLAIN])
+    if is_improved(cfg):
+        raise ValueError(
+            "TEST.BOX_REFINEMENT, TEST.MULTI_SCALE and TEST.ENSEMBLE run a detector several times and cannot be "
+            "exported; to export it without, write TEST.BOX_REFINEMENT.ENABLED False TEST.MULTI_SCALE.ENABLED False "
+            "TEST.ENSEMBLE []"
+        )
+    return cfg
+
+
+def detector_subject(cfg: CfgNode, images: Sequence[Path] = ()) -> Subject:
+    """Build a trained detector.
+
+    Args:
+        cfg: see :func:`load_for_export`.
+        images: files to compare on, besides drawn ones.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`~resnet_backbone.torchvision_plugin.trained.load_trained`.
+        OSError: an image cannot be read.
+    """
+    cfg, detector, class_names = load_trained(cfg)
+    return subject_of(cfg, detector.eval(), class_names, [_resized(cfg, read_image(path)) for path in images])
+
+
+def subject_of(
+    cfg: CfgNode, detector: Detector | RetinaNet, class_names: Sequence[str], images: Sequence[Tensor] = ()
+) -> Subject:
+    """Describe a detector in eval mode; it stays as it is, the norms of what is exported are folded."""
+    folded = copy.deepcopy(detector)
+    fold_norms(folded)
+    module: SingleImageDetector
+    if isinstance(folded, RetinaNet):
+        module = SingleImageRetinaNet(folded)
+    else:
+        module = SingleImageTwoStage(folded)
+    stride = max(info.stride for info in detector.backbone.feature_info.values())
+    to_compare = [*_drawn(cfg, 2 * stride), *images]
+
+    def check(file: ExportedFile) -> Agreement:
+        return _check(cfg, detector, list(facts.outputs), to_compare, file)
+
+    facts = _facts(cfg, class_names, _scoring_part(detector).score_thresh, 2 * stride)
+    return Subject(
+        module=module.eval(),
+        input_name="image",
+        example=torch.zeros(3, 2 * stride + 11, 3 * stride - 21, dtype=torch.uint8),
+        axes={1: "height", 2: "width"},
+        output_axes={0: "detections"},
+        facts=facts,
+        check=check,
+    )
+
+
+def _facts(cfg: CfgNode, class_names: Sequence[str], score_threshold: float, smallest_side: int) -> Facts:
+    low, high = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    outputs = {
+        "boxes": "float32 (R, 4), x0 y0 x1 y1 in pixels of the image that was fed",
+        "labels": "int64 (R,), from 0, into class_names",
+        "scores": "float32 (R,), from 0 to 1, best first",
+    }
+    if cfg.MODEL.MASK_ON:
+        outputs["masks"] = "float32 (R, M, M), probabilities: stretch each over its box, and take 0.5 or more"
+    return Facts(
+        task="segmentation" if cfg.MODEL.MASK_ON else "detection",
+        architecture=f"{cfg.MODEL.META_ARCHITECTURE} {cfg.MODEL.RESNET_BACKBONE.ARCH}",
+        source=Path(cfg.MODEL.WEIGHTS).name,
+        input="image: uint8 (3, H, W)",
+        channel_order=cfg.INPUT.FORMAT,
+        value_range=(0.0, 255.0),
+        mean=tuple(cfg.MODEL.PIXEL_MEAN),
+        std=tuple(cfg.MODEL.PIXEL_STD),
+        normalises=True,
+        resize=f"shorter side to {low} pixels, or less, so that the longer one has at most {high}; bilinear with "
+        "antialiasing"
+        if low
+        else "",
+        smallest_side=smallest_side,
+        outputs=outputs,
+        class_names=tuple(class_names),
+        package_version=__version__,
+        torch_version=torch.__version__,
+        score_threshold=score_threshold,
+    )
+
+
+def _drawn(cfg: CfgNode, smallest_side: int) -> list[Tensor]:
+    """Return pictures of shapes: of the size that the config tests with, of an odd one, and the smallest."""
+    side = max(cfg.INPUT.MIN_SIZE_TEST or _USUAL_SIDE, smallest_side)
+    images = []
+    for number, (height, width) in enumerate(
+        [(side, side * 4 // 3), (side * 5 // 4 + 1, side + 7), (smallest_side, smallest_side)]
+    ):
+        # Drawn sizes are random, from 0.75 to 1.25 of what is asked for.
+        pixels, _ = draw_image(np.random.default_rng(number), 2 * max(height, width))
+        image = torch.from_numpy(pixels).permute(2, 0, 1)[:, :height, :width].contiguous()
+        images.append(reorder_channels(image, cfg.INPUT.FORMAT))
+    return images
+
+
+def _resized(cfg: CfgNode, image: Tensor) -> Tensor:
+    """Do to an RGB image what the file asks of its users."""
+    transforms = test_transforms(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    return reorder_channels(transforms(tv_tensors.Image(image)).as_subclass(Tensor), cfg.INPUT.FORMAT).contiguous()
+
+
+def _check(
+    cfg: CfgNode, detector: Detector | RetinaNet, names: Sequence[str], images: Sequence[Tensor], file: ExportedFile
+) -> Agreement:
+    """Compare at the score threshold of the file, and at one low enough that many detections are compared."""
+    agreement = Agreement(images=[tuple(image.shape) for image in images])
+    all_found = [_detect_all(detector, image) for image in images]
+    threshold = float(_scoring_part(detector).score_thresh)
+    limit = cfg.TEST.DETECTIONS_PER_IMAGE
+    for lowered in (False, True):
+        if lowered:
+            threshold = low_threshold([found["scores"] for found in all_found], limit)
+            file.set_score_threshold(threshold)
+        for image, found in zip(images, all_found, strict=True):
+            keep = found["scores"] > threshold
+            expected = {name: found[name][keep] for name in names}
+            last = float(expected["scores"][-1]) if int(keep.sum()) == limit else threshold
+            compare_detections(agreement, expected, dict(zip(names, file(image), strict=True)), last)
+    return agreement
+
+
+def low_threshold(scores: Sequence[Tensor], limit: int) -> float:
+    """Return a score below many others and far from all.
+
+    Args:
+        scores: of each image, best first: all of its detections, or the ``limit`` best ones.
+        limit: no threshold is below the last one of so many.
+    """
+    lowest = max([float(each[-1]) for each in scores if len(each) >= limit], default=0.0)
+    above = torch.cat(list(scores))
+    above = above[above >= lowest].sort().values
+    lower_half = torch.cat([above.new_tensor([lowest]), above])[: len(above) // 2 + 2]
+    gaps = lower_half.diff()
+    if not len(gaps):
+        return lowest
+    widest = int(gaps.argmax())
+    return float(lower_half[widest] + gaps[widest] / 2)
+
+
+def _scoring_part(detector: Detector | RetinaNet) -> Detector | RetinaNet:
+    """Return the module that has ``score_thresh``."""
+    return detector if isinstance(detector, RetinaNet) else detector.roi_heads
+
+
+@torch.no_grad()
+def _detect_all(detector: Detector | RetinaNet, image: Tensor) -> dict[str, Tensor]:
+    """Return the detections of every score, labels from 0, without empty boxes."""
+    part = _scoring_part(detector)
+    threshold = part.score_thresh
+    part.score_thresh = 0.0
+    try:
+        found = detector([image])[0]
+    finally:
+        part.score_thresh = threshold
+    boxes = found["boxes"]
+    keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    found = {name: value[keep] for name, value in found.items()}
+    return {**found, "labels": found["labels"] - 1}

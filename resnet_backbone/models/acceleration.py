@@ -1,0 +1,121 @@
+"""What makes a backbone faster or smaller without changing what it computes, beyond rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resnet_backbone.models.fold import fold_norms, scale_weights
+
+Features = dict[str, Tensor]
+COMPILE_MODES = ("", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+_MOST_SHAPES = 64  # for which torch.compile makes code of their own before it gives up
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """How a backbone runs.
+
+    Attributes:
+        scale_weights: frozen norms multiply the weights of their convolutions instead of the feature maps.
+        channels_last: memory format of images, weights and feature maps.
+        precision: of the backbone alone, ``torch.bfloat16`` or ``torch.float16``; its outputs have the type of its
+            inputs all the same. None leaves it to autocast.
+        compile_mode: of ``torch.compile``, see its ``mode``; ``""`` does not compile. ``reduce-overhead`` records CUDA
+            graphs.
+        pad_to: whoever batches images pads them to multiples of so many pixels; 0 for what the backbone needs. With
+            ``compile_mode`` each shape is compiled by itself, so that 128 or more keeps them few; with 0 one
+            compilation serves all shapes.
+        checkpoint_stages: names of stages that compute their activations anew in the backward pass.
+    """
+
+    scale_weights: bool = False
+    channels_last: bool = False
+    precision: torch.dtype | None = None
+    compile_mode: str = ""
+    pad_to: int = 0
+    checkpoint_stages: tuple[str, ...] = ()
+
+
+class Accelerated(nn.Module):
+    """Base of the backbones that :func:`accelerate` knows how to run: trunks, and pyramids on top of one."""
+
+    acceleration = Acceleration()
+
+    def accelerated(self, forward: Callable[[Tensor], Features], x: Tensor) -> Features:
+        """Return ``forward(x)``, run as :attr:`acceleration` says; an autocast around it decides on the precision."""
+        how = self.acceleration
+        if how.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if how.precision is None or torch.is_autocast_enabled(x.device.type):
+            return forward(x)
+        with torch.autocast(x.device.type, dtype=how.precision):
+            features = forward(x)
+        return {name: feature.to(x.dtype) for name, feature in features.items()}
+
+    def padded_to(self, needed: int) -> int:
+        """Return what images are padded to multiples of, where the backbone needs ``needed``."""
+        return max(needed, self.acceleration.pad_to)
+
+
+def accelerate(backbone: Accelerated, how: Acceleration, *, needed: int) -> None:
+    """Make ``backbone`` run as ``how`` says, in place; its state dict keeps its names and values.
+
+    Args:
+        backbone: a trunk, or a module with one at ``bottom_up``.
+        how: see :class:`Acceleration`.
+        needed: pixels that the backbone needs images to be multiples of; 0 or 1 for any.
+
+    Raises:
+        ValueError: unknown stages or mode, or values that contradict each other or the backbone.
+    """
+    trunk: Any = getattr(backbone, "bottom_up", backbone)
+    if how.compile_mode not in COMPILE_MODES:
+        raise ValueError(f"unknown compile mode {how.compile_mode!r}; write one of {COMPILE_MODES}")
+    if how.compile_mode and how.checkpoint_stages:
+        raise ValueError(
+            "torch.compile decides by itself what is computed anew in the backward pass: leave out either the compile "
+            "mode or the stages to checkpoint"
+        )
+    if how.pad_to < 0 or (how.pad_to and how.pad_to % max(needed, 1)):
+        raise ValueError(f"images must be padded to multiples of {max(needed, 1)} here, which {how.pad_to} is not")
+    unknown = [name for name in how.checkpoint_stages if name not in trunk.stage_names]
+    if unknown:
+        raise ValueError(f"unknown stages to checkpoint {unknown}; this trunk has {', '.join(trunk.stage_names)}")
+    trunk.checkpoint_stages = how.checkpoint_stages
+    backbone.acceleration = how
+    scale_weights(backbone, how.scale_weights)
+    if how.channels_last:
+        backbone.to(memory_format=torch.channels_last)
+    if how.compile_mode:
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_SHAPES)
+        backbone.compile(mode=how.compile_mode, dynamic=False if how.pad_to else None)
+
+
+def accelerate_heads(detector: nn.Module, how: Acceleration) -> None:
+    """Let what stands beside the backbone (a C4 model's res5, convolutions of heads) follow it, in place."""
+    scale_weights(detector, how.scale_weights)
+    if how.channels_last:
+        detector.to(memory_format=torch.channels_last)
+
+
+def finish_for_inference(module: nn.Module) -> None:
+    """Make what :func:`accelerate` does in each pass once and for all, in place: ``module`` only infers from then on.
+
+    Norms are folded for good, and convolutions of backbones with a precision of their own are stored in it.
+
+    Args:
+        module: a detector or a backbone in eval mode, with its weights loaded.
+    """
+    backbones = [m for m in module.modules() if isinstance(m, Accelerated)]
+    if any(backbone.acceleration.scale_weights for backbone in backbones):
+        fold_norms(module)
+    for backbone in backbones:
+        precision = backbone.acceleration.precision
+        for layer in backbone.modules() if precision is not None else ():
+            if isinstance(layer, nn.Conv2d):
+                layer.to(precision)
