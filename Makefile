@@ -13,7 +13,7 @@ VERSIONS ?= 3.10:2.6.0:0.21.0 3.13:2.14.1:0.29.1
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-versions lint wheel clean
+.PHONY: help setup train test test-slow test-versions benchmark lint wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,12 @@ test-versions: ## run the tests with the oldest and the newest supported version
 		$$venv/bin/pip install --quiet torch==$$torch torchvision==$$torchvision -e '.[test]' || exit 1; \
 		OMP_NUM_THREADS=1 $$venv/bin/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS) || exit 1; \
 	done
+
+benchmark: setup ## measure speed and memory beside the peers that are installed, and make benchmarks/RESULTS.md: 40 minutes
+	@for name in trunk_inference training_step detector_step switches loader evaluation startup; do \
+		$(RUN) -m benchmarks.$$name --output benchmarks/results/$$name.json || exit 1; \
+	done
+	$(RUN) -m benchmarks.report
 
 lint: $(VENV)/.installed-dev ## check style, format and types
 	$(VENV)/bin/ruff check .

@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = runpy.run_path(str(ROOT / "resnet_backbone" / "version.py"))["__version__"]
 
-TEST = ["pytest>=8", "hypothesis", "pytest-xdist", "build", "setuptools>=68"]
+EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+TEST = ["pytest>=8", "hypothesis", "pytest-xdist", "build", "setuptools>=68", *EXPORT]
 
 setup(
     name="resnet_backbone",
@@ -44,6 +45,7 @@ setup(
     extras_require={
         # Not on PyPI. Its model zoo imports pkg_resources, which newer setuptools no longer bring.
         "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git", "setuptools<81"],
+        "export": EXPORT,  # tools/export.py to ONNX
         "test": TEST,
         "dev": [*TEST, "ruff==0.17.6", "mypy==2.4.1"],
     },

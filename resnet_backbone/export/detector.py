@@ -167,34 +167,36 @@ def _resized(cfg: CfgNode, image: Tensor) -> Tensor:
 def _check(
     cfg: CfgNode, detector: Detector | RetinaNet, names: Sequence[str], images: Sequence[Tensor], file: ExportedFile
 ) -> Agreement:
-    """Compare at the score threshold of the file, and at one low enough that many detections are compared."""
+    """Compare at the score threshold of the file, and for each image at one low enough that many are compared."""
     agreement = Agreement(images=[tuple(image.shape) for image in images])
     all_found = [_detect_all(detector, image) for image in images]
-    threshold = float(_scoring_part(detector).score_thresh)
     limit = cfg.TEST.DETECTIONS_PER_IMAGE
-    for lowered in (False, True):
-        if lowered:
-            threshold = low_threshold([found["scores"] for found in all_found], limit)
-            file.set_score_threshold(threshold)
-        for image, found in zip(images, all_found, strict=True):
-            keep = found["scores"] > threshold
-            expected = {name: found[name][keep] for name in names}
-            last = float(expected["scores"][-1]) if int(keep.sum()) == limit else threshold
-            compare_detections(agreement, expected, dict(zip(names, file(image), strict=True)), last)
+
+    def compare(image: Tensor, found: dict[str, Tensor], threshold: float) -> None:
+        keep = found["scores"] > threshold
+        expected = {name: found[name][keep] for name in names}
+        last = float(expected["scores"][-1]) if int(keep.sum()) == limit else threshold
+        compare_detections(agreement, expected, dict(zip(names, file(image), strict=True)), last)
+
+    for image, found in zip(images, all_found, strict=True):
+        compare(image, found, float(_scoring_part(detector).score_thresh))
+    for image, found in zip(images, all_found, strict=True):
+        threshold = low_threshold(found["scores"], limit)
+        file.set_score_threshold(threshold)
+        compare(image, found, threshold)
     return agreement
 
 
-def low_threshold(scores: Sequence[Tensor], limit: int) -> float:
+def low_threshold(scores: Tensor, limit: int) -> float:
     """Return a score below many others and far from all.
 
     Args:
-        scores: of each image, best first: all of its detections, or the ``limit`` best ones.
-        limit: no threshold is below the last one of so many.
+        scores: of one image, best first: all of its detections, or the ``limit`` best ones.
+        limit: the threshold is not below the last one of so many.
     """
-    lowest = max([float(each[-1]) for each in scores if len(each) >= limit], default=0.0)
-    above = torch.cat(list(scores))
-    above = above[above >= lowest].sort().values
-    lower_half = torch.cat([above.new_tensor([lowest]), above])[: len(above) // 2 + 2]
+    lowest = float(scores[-1]) if len(scores) >= limit else 0.0
+    above = torch.cat([scores.new_tensor([lowest]), scores.flip(0)])
+    lower_half = above[: len(scores) // 2 + 2]
     gaps = lower_half.diff()
     if not len(gaps):
         return lowest

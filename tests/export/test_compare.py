@@ -91,8 +91,8 @@ def test_tensors():
 
 
 def test_low_threshold_lies_in_a_gap_below_the_better_half():
-    scores = [torch.tensor([0.9, 0.8, 0.7, 0.4, 0.39])]
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.4, 0.39])
     assert low_threshold(scores, limit=100) == pytest.approx(0.195)  # down to 0, where all detections are listed
     assert low_threshold(scores, limit=5) == pytest.approx(0.55)
-    assert low_threshold([*scores, torch.tensor([0.95, 0.5, 0.49, 0.48, 0.47])], limit=5) == pytest.approx(0.6)
-    assert low_threshold([torch.zeros(0)], limit=5) == 0
+    assert low_threshold(torch.zeros(0), limit=5) == 0
+    assert low_threshold(torch.ones(5), limit=5) == 1
