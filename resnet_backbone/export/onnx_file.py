@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision  # for the operators that the translation table names
+import torchvision  # noqa: F401  (the operators that the translation table names)
 from torch import Tensor
 from torch.export import ExportedProgram
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -106,3 +108,8 @@ def test_what_weights_must_say(tmp_path):
         trunk_subject(weights, None, ["res9"])
     with pytest.raises(WeightsError, match="not of resnet50"):
         trunk_subject(weights, "resnet50", ["res5"])
+
+
+def test_a_trunk_can_be_exported_where_nothing_else_has_imported_torchvision():
+    code = "import torch, resnet_backbone.export.trunk, resnet_backbone.export.run; torch.ops.torchvision.roi_pool"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
