@@ -72,7 +72,9 @@ def from_yaml(config, *overrides):
     cfg = get_cfg()
     add_resnet_backbone_config(cfg)
     cfg.merge_from_file(str(config_folder() / config))
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *overrides])
+    # Nodes of lazy configs are not accelerated, and these are compared to the bit.
+    plain = ["MODEL.RESNET_BACKBONE.FOLD_NORMS", False, "MODEL.RESNET_BACKBONE.MEMORY_FORMAT", "contiguous"]
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *plain, *overrides])
     return build_model(cfg)
 
 
