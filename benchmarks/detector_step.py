@@ -22,7 +22,7 @@ from torch import nn
 from benchmarks.harness import Contender, measure, save, table
 from benchmarks.peers import peer
 from benchmarks.pyramids import classifier_state
-from benchmarks.training_step import our_sgd, plain_sgd
+from benchmarks.training_step import sgd
 from resnet_backbone.config.process import keep_freed_memory
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.detector import build_detector
@@ -91,7 +91,7 @@ def step_of(
     Args:
         build: the detector.
         size: of the images: how many, height, width.
-        ours: with the optimizer and the memory of our tools.
+        ours: images from 0 to 255, keeping freed memory.
         keep: keep freed memory.
         autocast: forward in bfloat16 by autocast.
         device: where.
@@ -102,7 +102,7 @@ def step_of(
     detector = build()
     fill(detector)
     detector.to(device).train()
-    optimizer = (our_sgd if ours else plain_sgd)([p for p in detector.parameters() if p.requires_grad])
+    optimizer = sgd([p for p in detector.parameters() if p.requires_grad])
     images, targets = batch(size, 255 if ours else 1, device)
 
     def call() -> dict[str, float]:

@@ -14,11 +14,11 @@ import argparse
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Contender, Measurement, measure, save, table
+from benchmarks.peers import peer
 from benchmarks.photographs import write_photographs
 
 MIN_SIZE_TRAIN = (640, 672, 704, 736, 768, 800)
@@ -64,8 +64,8 @@ def contenders(json_path: Path, image_folder: Path, num_images: int) -> list[Con
     samples: dict[str, Callable[..., Sequence[Any]]] = {
         OURS: _ours,
         OURS_ON_DETECTRON2: _ours_on_detectron2,
-        DETECTRON2: partial(_of_peer, "detectron2_data"),
-        TORCHVISION: partial(_of_peer, "torchvision_pil"),
+        DETECTRON2: partial(peer, "detectron2_data", "training_samples"),
+        TORCHVISION: partial(peer, "torchvision_pil", "training_samples"),
     }
     arguments = (json_path, image_folder, MIN_SIZE_TRAIN, MAX_SIZE_TRAIN)
     return [Contender(name, partial(_prepare, function, arguments, num_images)) for name, function in samples.items()]
@@ -99,11 +99,7 @@ def _ours(json_path: Path, image_folder: Path, sizes: tuple[int, ...], max_size:
 def _ours_on_detectron2(*arguments: Any) -> Sequence[Any]:
     from resnet_backbone.detectron2_plugin.mapper import TensorMapper
 
-    return import_module("benchmarks.peers.detectron2_data").training_samples(*arguments, mapper=TensorMapper)
-
-
-def _of_peer(module: str, *arguments: Any) -> Sequence[Any]:
-    return import_module(f"benchmarks.peers.{module}").training_samples(*arguments)
+    return peer("detectron2_data", "training_samples", *arguments, mapper=TensorMapper)
 
 
 if __name__ == "__main__":

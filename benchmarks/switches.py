@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.harness import Cases, Contender, measure, save, table
 from benchmarks.pyramids import build_ours, inference, training
-from benchmarks.training_step import keeping, our_sgd, plain_sgd
+from benchmarks.training_step import keeping, sgd
 from resnet_backbone.models.acceleration import Acceleration
 
 ARCH, OFF = "resnet50", "all off"
@@ -71,20 +71,18 @@ def inference_contenders(device: str) -> list[Contender]:
 
 
 def training_contenders(device: str) -> list[Contender]:
-    """Return one for each switch, with torch's SGD and memory as it is; these two are switches, too."""
-    plain = partial(training, size=(2, 480, 640), make_optimizer=plain_sgd, device=device)
-    fused = partial(plain, make_optimizer=our_sgd)
+    """Return one for each switch, keeping freed memory among them."""
+    plain = partial(training, size=(2, 480, 640), make_optimizer=sgd, device=device)
     nothing = partial(build_ours, ARCH, Acceleration())
     stages = Acceleration(checkpoint_stages=("res3", "res4", "res5"))
     found = [
         Contender(OFF, partial(plain, nothing)),
-        Contender("fused SGD", partial(fused, nothing)),
         Contender("KEEP_FREED_MEMORY", partial(keeping, nothing, make=plain)),
         Contender("CHECKPOINT_STAGES res3 to res5", partial(plain, partial(build_ours, ARCH, stages))),
     ]
     found += [Contender(name, partial(plain, partial(build_ours, ARCH, how))) for name, how in SWITCHES.items()]
     for name, how in TOGETHER.items():
-        found.append(Contender(name, partial(keeping, partial(build_ours, ARCH, how), make=fused)))
+        found.append(Contender(name, partial(keeping, partial(build_ours, ARCH, how), make=plain)))
     return found
 
 

@@ -4,8 +4,8 @@
 Example: python -m benchmarks.training_step --arch resnet101
 
 A step is: forward, mean square of all levels, backward, SGD with momentum. Frozen norms, stem and res2 frozen. Ours
-runs as tools/train_net.py runs it: with its optimizer, and keeping freed memory; peers as they are used, and one of
-them once more with that last setting, which is none of the backbone's.
+runs as tools/train_net.py runs it, keeping freed memory; peers as they are used, and one of them once more with that
+setting, which is none of the backbone's.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def contenders(arch: str, size: tuple[int, int, int], device: str) -> list[Contender]:
     """Return those that know ``arch``."""
-    ours = partial(keeping, make=partial(training, size=size, make_optimizer=our_sgd, device=device))
-    theirs = partial(training, size=size, make_optimizer=plain_sgd, device=device)
+    ours = partial(keeping, make=partial(training, size=size, make_optimizer=sgd, device=device))
+    theirs = partial(training, size=size, make_optimizer=sgd, device=device)
     torchvision = partial(peer, "torchvision_pyramid", "build_pyramid", arch)
     found = [
         Contender("ours", partial(ours, partial(build_ours, arch, FAST))),
@@ -69,13 +69,8 @@ def contenders(arch: str, size: tuple[int, int, int], device: str) -> list[Conte
     return found
 
 
-def our_sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """As :func:`resnet_backbone.training.solver.build_optimizer` makes it."""
-    return torch.optim.SGD(parameters, lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
-
-
-def plain_sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """As torchvision's reference and Detectron2 make it."""
+def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """As all of them make it."""
     return torch.optim.SGD(parameters, lr=1e-6, momentum=0.9, weight_decay=1e-4)
 
 

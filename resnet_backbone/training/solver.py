@@ -37,7 +37,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.SGD:
         lr=solver.BASE_LR,
         momentum=solver.MOMENTUM,
         nesterov=solver.NESTEROV,
-        fused=True,  # one pass over the weights
     )
 
 

@@ -78,7 +78,8 @@ def test_table_and_page(measured, tmp_path):
 
     results = tmp_path / "results"
     save(results / "sleeping.json", "How long?", {"a nap": ("slow", measurements, {"difference": 1e-7})}, threads=1)
-    assert json.loads((results / "sleeping.json").read_text())["environment"]["versions"]["torch"] == torch.__version__
+    versions = json.loads((results / "sleeping.json").read_text())["environment"]["versions"]
+    assert torch.__version__.startswith(versions["torch"])
     page = tmp_path / "RESULTS.md"
     assert report.main(["--results", str(results), "--output", str(page)]) == 0
     text = page.read_text()

@@ -43,8 +43,8 @@ def test_contenders(name, photographs):
 
 
 def test_a_run(photographs, tmp_path, capsys, monkeypatch):
-    all_contenders = loader.contenders
-    monkeypatch.setattr(loader, "contenders", lambda *args: all_contenders(*args)[:1])
+    ours = loader.contenders(*photographs, 2)[:1]
+    monkeypatch.setattr(loader, "contenders", lambda *args: ours)
     monkeypatch.setattr(loader, "DETECTRON2", loader.OURS)
     json_path, image_folder = map(str, photographs)
     output = tmp_path / "result.json"

@@ -77,3 +77,21 @@ def test_clipping(kind):
     }[kind]
     for parameter, values in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, torch.tensor(values), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("of_weight", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("of_gradient", [torch.contiguous_format, torch.channels_last])
+def test_a_gradient_in_another_memory_format_moves_the_right_weights(of_weight, of_gradient):
+    """torch's fused SGD on the CPU walks through both in the order of memory, and moves others (2.14.1)."""
+    cfg = get_cfg()
+    layer = torch.nn.Conv2d(4, 8, 3, bias=False).to(memory_format=of_weight)
+    expected = layer.weight.detach().clone()
+    optimizer = build_optimizer(cfg, layer)
+    velocity = torch.zeros_like(expected)
+    for seed in range(3):
+        gradient = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(seed))
+        layer.weight.grad = gradient.contiguous(memory_format=of_gradient)
+        optimizer.step()
+        velocity = cfg.SOLVER.MOMENTUM * velocity + gradient + cfg.SOLVER.WEIGHT_DECAY * expected
+        expected = expected - cfg.SOLVER.BASE_LR * velocity
+    torch.testing.assert_close(layer.weight, torch.nn.Parameter(expected))
