@@ -124,7 +124,7 @@ def _work(connection: Connection, prepare: Callable[[], Callable[[], Any]], thre
     try:
         call = prepare()
     except ImportError as error:
-        connection.send(("absent", f"not installed: {error}"))
+        connection.send(("absent", f"not installed: {str(error).split(' (')[0]}"))  # without the path of the library
         return
     except Exception:  # noqa: BLE001  whatever it is, the others are still measured
         connection.send(("failed", traceback.format_exc()))
