@@ -6,6 +6,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 WORKERS ?= 2
 ARGS ?=
+MINUTES ?= 10
+FUZZ ?= weights config dataset
 # python:torch:torchvision, the oldest and the newest that setup.py allows
 VERSIONS ?= 3.10:2.6.0:0.21.0 3.13:2.14.1:0.29.1
 
@@ -13,7 +15,7 @@ VERSIONS ?= 3.10:2.6.0:0.21.0 3.13:2.14.1:0.29.1
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-versions benchmark lint wheel clean
+.PHONY: help setup train test test-slow test-versions faults fuzz benchmark lint wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +42,15 @@ test-versions: ## run the tests with the oldest and the newest supported version
 		OMP_NUM_THREADS=1 $$venv/bin/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS) || exit 1; \
 	done
 
+faults: setup ## print a table of faults (full disk, dead process, ...) and what becomes of a training: minutes (ARGS="disk rank")
+	$(RUN) tests/faults/faults.py $(ARGS)
+
+fuzz: setup ## let a fuzzer look for files that break the readers (MINUTES=10 each, FUZZ="weights config dataset")
+	$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[fuzz]'
+	@for name in $(FUZZ); do \
+		OMP_NUM_THREADS=1 $(RUN) -m tests.fuzz.fuzz_$$name -max_total_time=$$(( $(MINUTES) * 60 )) || exit 1; \
+	done
+
 benchmark: setup ## measure speed and memory beside the peers that are installed, and make benchmarks/RESULTS.md: 40 minutes
 	@for name in trunk_inference training_step detector_step switches loader evaluation startup; do \
 		$(RUN) -m benchmarks.$$name --output benchmarks/results/$$name.json || exit 1; \
@@ -55,7 +66,7 @@ wheel: setup ## build dist/*.whl and dist/*.tar.gz
 	$(RUN) -m build
 
 clean: ## remove the virtual environments and what building and testing left
-	rm -rf $(VENV) .venvs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venvs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: setup.py constraints.txt | $(VENV)/bin/pip

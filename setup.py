@@ -23,6 +23,7 @@ setup(
     package_data={
         "resnet_backbone.configs": ["*.yaml", "**/*.yaml"],
         "resnet_backbone.evaluation.comparison": ["*.j2", "*.css"],
+        "resnet_backbone.diagnosis": ["*.j2"],
     },
     install_requires=[
         "torch>=2.6",
@@ -47,6 +48,7 @@ setup(
         "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git", "setuptools<81"],
         "export": EXPORT,  # tools/export.py to ONNX
         "test": TEST,
+        "fuzz": ["atheris"],  # make fuzz; Linux and macOS
         "dev": [*TEST, "ruff==0.17.6", "mypy==2.4.1"],
     },
 )

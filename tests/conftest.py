@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -100,3 +102,28 @@ def load_script() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture
+def small_files() -> Callable[..., str]:
+    """Calls a function in a process that cannot write files beyond so many bytes; returns its error, "" for none."""
+
+    def call(limit: int, function: Callable[[], object]) -> str:
+        context = multiprocessing.get_context("fork")
+        receiver, sender = context.Pipe(duplex=False)
+
+        def child() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            try:
+                function()
+                sender.send("")
+            except (ValueError, OSError) as error:
+                sender.send(str(error))
+
+        process = context.Process(target=child)
+        process.start()
+        message = receiver.recv() if receiver.poll(60) else "no answer"
+        process.join(60)
+        return message
+
+    return call

@@ -19,6 +19,7 @@ BELOW_PLUGINS = {
     "evaluation",
     "config",
     "diagnosis",
+    "files",
     "improvements",
 }
 PLUGIN_MAY = {*BELOW_PLUGINS, "training"}
@@ -26,19 +27,20 @@ PLUGIN_MAY = {*BELOW_PLUGINS, "training"}
 # What each layer may import besides itself. The plug-ins and the classifiers' training do not know each other.
 MAY_IMPORT = {
     "version": set(),
+    "files": set(),
     "weights": {"version"},
     "models": {"version", "weights"},
-    "data": {"version", "weights"},
-    "evaluation": {"version", "weights"},
-    "config": {"version", "weights", "models", "data"},
-    "diagnosis": {"version", "weights", "models", "data", "config"},
-    "training": {"version", "weights", "evaluation", "config"},
-    "improvements": {"version", "weights", "models", "data", "evaluation", "config"},
-    "reproduction": {"version", "weights", "models", "data", "evaluation", "config"},
+    "data": {"files", "version", "weights"},
+    "evaluation": {"files", "version", "weights"},
+    "config": {"files", "version", "weights", "models", "data"},
+    "diagnosis": {"files", "version", "weights", "models", "data", "evaluation", "config"},
+    "training": {"files", "version", "weights", "evaluation", "config"},
+    "improvements": {"files", "version", "weights", "models", "data", "evaluation", "config"},
+    "reproduction": {"files", "version", "weights", "models", "data", "evaluation", "config"},
     "__init__": {"version", "weights", "models"},
     "classification": PLUGIN_MAY,
     "torchvision_plugin": PLUGIN_MAY,
-    "detectron2_plugin": BELOW_PLUGINS,
+    "detectron2_plugin": PLUGIN_MAY,
     "export": {*PLUGIN_MAY, "torchvision_plugin"},
 }
 OUTSIDE = {"tools", "datasets", "benchmarks", "tests"}

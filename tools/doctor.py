@@ -9,7 +9,8 @@ Examples:
 With --config-file the detector is built and filled as tools/train_net.py would, on the CPU (weights are downloaded as
 there). The trunk, fed by the detector's own pre-processing, must then compute what a plain classifier computes on the
 input that the weights were trained on. Images are cropped as for ImageNet, 224 pixels of 256. The file --checkpoint
-may be ImageNet weights, packaged ones, or a detector's checkpoint of either engine.
+may be ImageNet weights, packaged ones, or a detector's checkpoint of either engine. The data is checked as by a run;
+tools/check_dataset.py shows more of what it finds, with pictures.
 
 Exit status: 1 where something is wrong, else 0. --json prints one object:
     subject   the config or checkpoint

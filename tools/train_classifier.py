@@ -9,19 +9,22 @@ Examples:
 
 One process a GPU: --num-gpus starts them, or torchrun may. OUTPUT_DIR/weights.pth is the network for MODEL.WEIGHTS of
 tools/train_net.py. The last line printed is JSON: the figures of the test set, errors in percent.
+
+Exit status: 0; 1 after an error; 75 after SIGTERM or Ctrl-C, when what was learned is saved and --resume goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 
 from resnet_backbone.classification.config import load_config
 from resnet_backbone.classification.run import Run, check_data
-from resnet_backbone.config.command_line import add_run_arguments, plain_text, torchrun_words, wants_processes
+from resnet_backbone.config.command_line import add_run_arguments, outcome, torchrun_words, wants_processes
+from resnet_backbone.config.interruption import Interrupted, catching_signals
+from resnet_backbone.training.launch import ProcessError, is_lost_peer, launch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,28 +32,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_arguments(parser)
     args = parser.parse_args(argv)
-    try:
-        cfg = load_config(args.config_file, args.opts)
-        if wants_processes(args):
-            check_data(cfg, training=not args.eval_only)  # before several processes do, which would each say it
-            words = torchrun_words(args, __file__, argv)
-            os.execv(words[0], words)
-        run = Run(cfg, resume=args.resume, eval_only=args.eval_only)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    try:
-        metrics = run.start()
-    except (FloatingPointError, ValueError, OSError) as error:
-        print(f"error: {plain_text(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted; with --resume it goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    if wants_processes(args):
+        return launch_processes(args, argv)
+    with catching_signals():
+        try:
+            cfg = load_config(args.config_file, args.opts)
+            run = Run(cfg, resume=args.resume, eval_only=args.eval_only)
+        except (ValueError, TypeError, OSError, Interrupted) as error:
+            return failed(error)
+        try:
+            metrics = run.start()
+        except (FloatingPointError, ValueError, OSError, Interrupted, KeyboardInterrupt) as error:
+            return failed(error)
+        except RuntimeError as error:
+            if not is_lost_peer(error):
+                raise
+            return failed(OSError("another process of this run has ended, and so this one does"))
     run.accelerator.end_training()
     if metrics is not None and run.accelerator.is_main_process:
         print(json.dumps({cfg.DATASETS.TEST[0]: metrics.to_dict()}))
     return 0
+
+
+def launch_processes(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Look whether the data is there before several processes do, which would each say it, and start them."""
+    try:
+        check_data(load_config(args.config_file, args.opts), training=not args.eval_only)
+        launch(torchrun_words(args, __file__, argv))
+    except (ValueError, TypeError, OSError, ProcessError, Interrupted) as error:
+        return failed(error)
+    return 0
+
+
+def failed(error: BaseException) -> int:
+    """Say why, and return the exit status."""
+    status, text = outcome(error)
+    print(text, file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -8,18 +8,23 @@ Examples:
 
 One process a GPU: --num-gpus starts them; on the torchvision engine torchrun may. Where there is a test set, the
 last line printed is JSON: the figures of every one, in percent, every digit.
+
+Exit status: 0; 1 after an error; 75 after SIGTERM or Ctrl-C, when what was learned is saved and --resume goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 
-from resnet_backbone.config.command_line import add_run_arguments, torchrun_words, wants_processes
+from resnet_backbone.config.command_line import add_run_arguments, outcome, torchrun_words, wants_processes
 from resnet_backbone.config.engine import ENGINES, choose_engine
+from resnet_backbone.config.interruption import RESUME_ME, Interrupted, catching_signals
+
+REFUSED = (ValueError, TypeError, OSError)  # before a run starts
+FAILED = (FloatingPointError, OSError)  # in the middle of it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,36 +33,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     if choose_engine(args.engine) == "detectron2":
         return launch_detectron2(args)
     if wants_processes(args):
-        if not data_is_there(args):
-            return 1
-        try:
-            words = torchrun_words(args, __file__, argv)
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        os.execv(words[0], words)
+        return launch_torchvision(args, argv)
     return run_torchvision(args)
 
 
 def run_torchvision(args: argparse.Namespace) -> int:
     from resnet_backbone.torchvision_plugin.config import load_config
     from resnet_backbone.torchvision_plugin.run import Run
+    from resnet_backbone.training.launch import is_lost_peer
 
-    try:
-        cfg = load_config(args.config_file, args.opts)
-        run = Run(cfg, resume=args.resume, eval_only=args.eval_only)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    try:
-        figures = run.start()
-    except (FloatingPointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with catching_signals():
+        try:
+            cfg = load_config(args.config_file, args.opts)
+            run = Run(cfg, resume=args.resume, eval_only=args.eval_only)
+        except (*REFUSED, Interrupted) as error:
+            return failed(error)
+        try:
+            figures = run.start()
+        except (*FAILED, Interrupted, KeyboardInterrupt) as error:
+            return failed(error)
+        except RuntimeError as error:
+            if not is_lost_peer(error):
+                raise
+            return failed(OSError("another process of this run has ended, and so this one does"))
     run.accelerator.end_training()
     if figures:  # on the main process
         print(json.dumps({name: metrics.to_dict() for name, metrics in figures.items()}))
     return 0
+
+
+def launch_torchvision(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Look whether the data is there before several processes do, which would each say it, and start them."""
+    from resnet_backbone.torchvision_plugin.config import load_config
+    from resnet_backbone.torchvision_plugin.datasets import check_files
+    from resnet_backbone.training.launch import ProcessError, launch
+
+    try:
+        check_files(load_config(args.config_file, args.opts), training=not args.eval_only)
+        launch(torchrun_words(args, __file__, argv))
+    except (*REFUSED, ProcessError, Interrupted) as error:
+        return failed(error)
+    return 0
+
+
+def failed(error: BaseException) -> int:
+    """Say why, and return the exit status."""
+    status, text = outcome(error)
+    print(text, file=sys.stderr)
+    return status
 
 
 def launch_detectron2(args: argparse.Namespace) -> int:
@@ -69,10 +92,14 @@ def launch_detectron2(args: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     try:
-        launch_run(run_detectron2, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
+        with catching_signals():
+            launch_run(run_detectron2, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
+    except Interrupted as error:
+        return failed(error)
     except (ProcessExitedException, ProcessRaisedException) as error:  # a process has said why
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        was_interrupted = isinstance(error, ProcessExitedException) and error.exit_code == RESUME_ME
+        return RESUME_ME if was_interrupted else 1
     return 0
 
 
@@ -81,16 +108,15 @@ def run_detectron2(args: argparse.Namespace) -> None:
     from resnet_backbone.detectron2_plugin.config import load_config
     from resnet_backbone.detectron2_plugin.run import Run
 
-    try:
-        run = Run(load_config(args.config_file, args.opts), resume=args.resume, eval_only=args.eval_only)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    try:
-        figures = run.start()
-    except (FloatingPointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    with catching_signals():
+        try:
+            run = Run(load_config(args.config_file, args.opts), resume=args.resume, eval_only=args.eval_only)
+        except (*REFUSED, Interrupted) as error:
+            sys.exit(failed(error))
+        try:
+            figures = run.start()
+        except (*FAILED, Interrupted, KeyboardInterrupt) as error:
+            sys.exit(failed(error))
     if figures:  # on the main process
         print(json.dumps(figures))
 
@@ -100,19 +126,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--engine", choices=ENGINES, default="auto")
     add_run_arguments(parser)
     return parser.parse_args(argv)
-
-
-def data_is_there(args: argparse.Namespace) -> bool:
-    """Look before several processes do, which would each say what is missing."""
-    from resnet_backbone.torchvision_plugin.config import load_config
-    from resnet_backbone.torchvision_plugin.datasets import check_files
-
-    try:
-        check_files(load_config(args.config_file, args.opts), training=not args.eval_only)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return False
-    return True
 
 
 if __name__ == "__main__":

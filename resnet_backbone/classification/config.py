@@ -12,7 +12,15 @@ from fvcore.common.config import CfgNode
 
 from resnet_backbone.classification.views import KINDS
 from resnet_backbone.config import merge_config
-from resnet_backbone.config.values import check_allowed, check_batches, check_least, check_lengths, check_training
+from resnet_backbone.config.origins import naming_origins
+from resnet_backbone.config.values import (
+    check_allowed,
+    check_batches,
+    check_least,
+    check_lengths,
+    check_pixels,
+    check_training,
+)
 from resnet_backbone.models.layers import NORMS
 from resnet_backbone.models.registry import list_models
 from resnet_backbone.weights.input_format import INTERPOLATIONS
@@ -111,6 +119,10 @@ _LEAST: dict[str, float] = {
     "SOLVER.ACCUMULATION_STEPS": 1,
     "SOLVER.CHECKPOINT_PERIOD": 1,
     "SOLVER.WARMUP_ITERS": 0,
+    "SOLVER.WEIGHT_DECAY": 0,
+    "SOLVER.WEIGHT_DECAY_NORM": 0,
+    "SOLVER.BASE_LR_END": 0,
+    "SOLVER.GAMMA": 0,
     "DATALOADER.NUM_WORKERS": 0,
     "TEST.EVAL_PERIOD": 0,
     "TEST.BATCH_SIZE": 1,
@@ -133,8 +145,9 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         ValueError: an unknown key, a value of the wrong type or one that makes no sense.
     """
     cfg = get_cfg()
-    merge_config(cfg, config_file, overrides, ENGINE)
-    check_config(cfg)
+    origins = merge_config(cfg, config_file, overrides, ENGINE)
+    with naming_origins(cfg, origins):
+        check_config(cfg)
     return cfg
 
 
@@ -149,9 +162,14 @@ def check_config(cfg: CfgNode) -> None:
     check_least(cfg, _LEAST)
     check_lengths(cfg, _LENGTHS)
     check_training(cfg)
+    check_pixels(cfg)
     check_batches(cfg)
     _check_input(cfg)
     _check_data(cfg)
+    if not 0 <= cfg.MODEL.STOCHASTIC_DEPTH < 1:
+        raise ValueError(f"MODEL.STOCHASTIC_DEPTH is {cfg.MODEL.STOCHASTIC_DEPTH}; it must be 0 or more, and below 1")
+    if not 0 <= cfg.SOLVER.WARMUP_FACTOR <= 1:
+        raise ValueError(f"SOLVER.WARMUP_FACTOR is {cfg.SOLVER.WARMUP_FACTOR}; it must lie between 0 and 1")
     if not 0 <= cfg.SOLVER.LABEL_SMOOTHING < 1:
         raise ValueError(f"SOLVER.LABEL_SMOOTHING is {cfg.SOLVER.LABEL_SMOOTHING}; it must be 0 or more, and below 1")
 

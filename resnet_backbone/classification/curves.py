@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from resnet_backbone.classification.plot_style import STYLE, colors, plain
 from resnet_backbone.evaluation.comparison.training import Series, Training, read_training
-from resnet_backbone.evaluation.results import write_text
+from resnet_backbone.files.whole import write_text
 
 SMOOTHED_SHARE = 0.02  # of the records of a run: the width of the running mean in the plot
 _DASHES: tuple[Literal["solid", "dashdot", "dotted"], ...] = ("solid", "dashdot", "dotted")  # of the test sets

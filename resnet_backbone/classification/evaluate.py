@@ -21,7 +21,7 @@ from resnet_backbone.data.classes import ClassDataset
 from resnet_backbone.evaluation.accuracy import ClassificationMetrics, score_classes
 from resnet_backbone.evaluation.cost import CostMeter
 from resnet_backbone.evaluation.facts import hash_labels, write_facts
-from resnet_backbone.evaluation.results import write_text
+from resnet_backbone.files.whole import write_text
 
 METRICS = "metrics.json"
 

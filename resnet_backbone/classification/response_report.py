@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from resnet_backbone.classification.plot_style import STYLE, colors, plain
 from resnet_backbone.classification.responses import Responses
-from resnet_backbone.evaluation.results import write_text
+from resnet_backbone.files.whole import write_text
 
 
 def responses_text(responses: Sequence[Responses]) -> str:

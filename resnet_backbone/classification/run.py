@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,13 @@ from resnet_backbone.classification.views import Views
 from resnet_backbone.config.differences import warn_of_changes
 from resnet_backbone.config.evaluation_folder import check_evaluation
 from resnet_backbone.config.finished_run import FINAL
-from resnet_backbone.config.output import check_output_dir, forget_checkpoints
+from resnet_backbone.config.interruption import stay_for_the_parent
+from resnet_backbone.config.output import check_output_dir
 from resnet_backbone.data.catalog import check_same_classes
 from resnet_backbone.data.classes import ClassDataset, TransformedClasses, open_classes
 from resnet_backbone.evaluation.accuracy import ClassificationMetrics
+from resnet_backbone.files.checkpoints import forget_checkpoints
+from resnet_backbone.files.lock import writing_alone
 from resnet_backbone.models.complexity import build_on_meta
 from resnet_backbone.training.batches import BatchSampler, SeededDataset, images_per_pass
 from resnet_backbone.training.checkpoint import find_resumed
@@ -67,7 +71,7 @@ class Run:
         self.train_set = None if eval_only else _open(cfg, "TRAIN")
         self.test_set = _open(cfg, "TEST") if cfg.DATASETS.TEST else None
 
-        resumed = find_resumed(self.output_dir, load_checkpoint) if resume else None
+        resumed = find_resumed(self.output_dir, load_checkpoint, self.accelerator) if resume else None
         start = Start(checkpoint=resumed) if resumed else read_start(cfg)
         if eval_only and not start.num_classes:
             raise ValueError(f"--eval-only needs a trained classifier in MODEL.WEIGHTS, found {cfg.MODEL.WEIGHTS!r}")
@@ -98,6 +102,10 @@ class Run:
 
     def start(self) -> ClassificationMetrics | None:
         """Train and evaluate; return the figures of the test set, None where there is none."""
+        with writing_alone(self.output_dir) if self.accelerator.is_main_process else nullcontext():
+            return self._start()
+
+    def _start(self) -> ClassificationMetrics | None:
         if self.accelerator.is_main_process:
             begin_records(self.cfg, self.accelerator, keeps_config=self.keeps_config)
         torch.backends.cudnn.benchmark = self.cfg.CUDNN_BENCHMARK
@@ -190,6 +198,7 @@ class Run:
             batch_sampler=BatchSampler([1.0] * len(transformed), batch_size, group=False, seed=seed, **place),
             num_workers=self._num_workers,
             pin_memory=cfg.MODEL.DEVICE != "cpu",
+            worker_init_fn=stay_for_the_parent,
         )
         return iter(loader)
 

@@ -19,11 +19,11 @@ from tabulate import tabulate
 from resnet_backbone.classification.ensemble import EnsembleScore, Member, MemberScore
 from resnet_backbone.classification.views import Views
 from resnet_backbone.config.finished_run import CONFIG, FINAL
-from resnet_backbone.config.output import LAST
 from resnet_backbone.data.classes import ClassDataset
 from resnet_backbone.evaluation.accuracy import TOP, ClassificationMetrics, error_text
 from resnet_backbone.evaluation.facts import FACTS_NAME, device_name, git_commit, hash_labels
-from resnet_backbone.evaluation.results import write_text
+from resnet_backbone.files.checkpoints import LAST
+from resnet_backbone.files.whole import write_text
 from resnet_backbone.version import __version__
 
 METRICS_NAME, PREDICTIONS_NAME = "metrics.json", "predictions.csv"

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnet_backbone.config.output import last_checkpoint
+from resnet_backbone.files.checkpoints import last_checkpoint
 from resnet_backbone.training.batches import derive_seed
+from resnet_backbone.training.data_errors import fetch
 from resnet_backbone.training.loop import TrainingLoop
 from resnet_backbone.training.solver import clip_gradients
 from resnet_backbone.training.writers import PERIOD, Stopwatch
@@ -26,6 +27,9 @@ class Trainer(TrainingLoop):
     """
 
     frozen_keys = "MODEL.FREEZE_AT and MODEL.NORM"
+    best_figure = "classification/top1_error"
+    larger_is_better = False
+    stop_every = PERIOD
     _unchecked: Tensor | None = None  # sum of the losses since they were looked at
 
     def _step(self, batches: Iterator[Batch]) -> tuple[dict[str, float | Tensor], float]:
@@ -38,7 +42,7 @@ class Trainer(TrainingLoop):
         data_time = 0.0
         for number in range(passes):
             watch = Stopwatch()
-            images, labels = self._to_device(*next(batches))
+            images, labels = self._to_device(*fetch(batches, is_first_pass=number == 0))
             data_time += watch.lap()
             with nullcontext() if number == passes - 1 else accelerator.no_sync(self.model):
                 logits = self.model(images)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from urllib.parse import urlsplit
+
+from resnet_backbone.config.interruption import RESUME_ME, Interrupted
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,18 +34,30 @@ def plain_text(error: BaseException) -> str:
     return text.splitlines()[-1].split(": ", 1)[-1]
 
 
+def outcome(error: BaseException) -> tuple[int, str]:
+    """Return the exit status of a command that has ended with ``error``, and what to print.
+
+    The status is 75 where a signal has ended a run that goes on with ``--resume``, 130 after a second Ctrl-C, else 1.
+    """
+    if isinstance(error, Interrupted):
+        return RESUME_ME, f"interrupted: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted; with --resume it goes on from the last checkpoint"
+    return 1, f"error: {plain_text(error)}"
+
+
 def wants_processes(args: argparse.Namespace) -> bool:
     """Whether several processes are asked for and this is not one of them already."""
     return args.num_gpus * args.num_machines > 1 and "LOCAL_RANK" not in os.environ
 
 
 def torchrun_words(args: argparse.Namespace, script: str, argv: Sequence[str]) -> list[str]:
-    """Return the command that runs ``script`` once a process, by torchrun.
+    """Return the words of torchrun's command line that run ``script`` once a process.
 
     Raises:
         ValueError: several machines without an address that all of them can reach.
     """
-    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={args.num_gpus}"]
+    torchrun = [f"--nproc-per-node={args.num_gpus}"]
     if args.num_machines == 1:
         torchrun.append("--standalone")
     else:

@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from resnet_backbone.config.files import leaves, value_of
+from resnet_backbone.files.yaml_file import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +70,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         ValueError: it is no config.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML that can be read safely: {error}; move the folder away") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is no config; move the folder away")
-    return values
+        return read_yaml(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; move the folder away") from error
 
 
 def _comparable(key: str, value: Any) -> Any:

@@ -8,7 +8,7 @@ from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.differences import differences, read_settings
 from resnet_backbone.config.finished_run import CONFIG, FINAL
-from resnet_backbone.config.output import LAST, last_checkpoint
+from resnet_backbone.files.checkpoints import LAST, last_checkpoint
 
 
 def check_evaluation(cfg: CfgNode, *, resume: bool) -> bool:

@@ -1,18 +1,20 @@
-"""Config files and command-line overrides, merged with errors that name the key."""
+"""Config files and command-line overrides, merged with errors that name the key and where it was set."""
 
 from __future__ import annotations
 
-import ast
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from fvcore.common.config import CfgNode
 
-# Keys that tell which tool a config is for.
-_TOOL_OF = {"MODEL.ARCH": "tools/train_classifier.py", "MODEL.BACKBONE.FREEZE_AT": "tools/train_net.py"}
+from resnet_backbone.config.known_keys import check_keys
+from resnet_backbone.config.types import fit
+from resnet_backbone.config.yaml_files import Setting, read_settings
+
+COMMAND_LINE = "the command line"
 
 
 def config_folder() -> Path:
@@ -37,7 +39,9 @@ def find_config_file(name: str) -> Path:
     )
 
 
-def merge_config(cfg: CfgNode, config_file: str | Path, overrides: Sequence[str], engine: str) -> None:
+def merge_config(
+    cfg: CfgNode, config_file: str | Path, overrides: Sequence[str], engine: str, foreign: Collection[str] = ()
+) -> dict[str, str]:
     """Merge a YAML file (with its ``_BASE_`` files), then ``KEY VALUE`` pairs, into ``cfg``, in place.
 
     Args:
@@ -45,47 +49,47 @@ def merge_config(cfg: CfgNode, config_file: str | Path, overrides: Sequence[str]
         config_file: a path, or a name inside :func:`config_folder`.
         overrides: words from a command line.
         engine: its name, for messages.
+        foreign: keys that only Detectron2 has.
+
+    Returns:
+        Where each key was set, for :func:`~resnet_backbone.config.origins.naming_origins`.
 
     Raises:
-        FileNotFoundError: no such config.
-        ValueError: not YAML, a key that is not in ``cfg``, or a value of the wrong type.
+        FileNotFoundError: no such config, or no such ``_BASE_``.
+        OSError: a file that cannot be read.
+        ValueError: not YAML, keys that are not in ``cfg``, or values of the wrong type: all of them, with their lines.
     """
-    path = find_config_file(str(config_file))
-    try:
-        values = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not a YAML file that can be read safely: {error}") from error
-    _check_keys(cfg, list(leaves(values)), str(path), engine)
-    try:
-        cfg.merge_from_other_cfg(type(cfg)(values))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if options := [word for word in overrides if word.startswith("--")]:
+    parts = read_settings(find_config_file(str(config_file))), _read_overrides(overrides)
+    settings = parts[0] | parts[1]
+    check_keys(cfg, settings, engine, foreign)
+    defaults = cfg.clone()
+    problems = [problem for part in parts for problem in _merge(cfg, part, defaults)]
+    if problems:
+        raise ValueError("\n".join(problems))
+    return {key: setting.origin for key, setting in settings.items()}
+
+
+def _merge(cfg: CfgNode, settings: Mapping[str, Setting], defaults: CfgNode) -> Iterator[str]:
+    """Write the settings into ``cfg``, and yield what is wrong with those of another type than the defaults."""
+    for key, (value, origin) in settings.items():
+        default, present = value_of(defaults, key), value_of(cfg, key)
+        if isinstance(default, CfgNode):
+            continue  # an empty section
+        section, _, name = key.rpartition(".")
+        node = value_of(cfg, section) if section else cfg
+        try:
+            node[name] = fit(key, value, default, present=present, quoted=origin == COMMAND_LINE)
+        except ValueError as error:
+            yield f"{origin}: {error}"
+
+
+def _read_overrides(overrides: Sequence[str]) -> dict[str, Setting]:
+    if options := [word for word in overrides if re.match("--[a-z]", word)]:
         raise ValueError(f"write {' and '.join(options)} before the pairs KEY VALUE, which come last")
     if len(overrides) % 2:
         raise ValueError(f"write overrides as pairs KEY VALUE; got {len(overrides)} words: {' '.join(overrides)}")
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        _check_keys(cfg, [key], "the command line", engine)
-        try:
-            cfg.merge_from_list([key, value])
-        except ValueError as error:
-            reason = _wanted(key, value, value_of(cfg, key)) if "Type mismatch" in str(error) else f"{value}: {error}"
-            raise ValueError(f"{key} {reason}") from error
-
-
-def _wanted(key: str, word: str, present: Any) -> str:
-    """Say which type a key has, with an example of what to write."""
-    if isinstance(present, bool):
-        return f"wants True or False, not {word}"
-    if isinstance(present, (list, tuple)):
-        try:
-            item = ast.literal_eval(word)
-        except (ValueError, SyntaxError):
-            item = word
-        return f'wants a list: "{[item] if isinstance(item, (str, int, float)) else list(present)}"'
-    kinds = {int: "a whole number", float: "a number with a point", str: "a word"}
-    example = repr(str(present)) if isinstance(present, str) else present
-    return f"wants {kinds.get(type(present), type(present).__name__)}, such as {example}, not {word}"
+    pairs = zip(overrides[::2], overrides[1::2], strict=True)
+    return {key: Setting(value, COMMAND_LINE) for key, value in pairs}
 
 
 def value_of(cfg: Mapping[str, Any], key: str) -> Any:
@@ -103,14 +107,3 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
-
-
-def _check_keys(cfg: CfgNode, keys: Sequence[str], source: str, engine: str) -> None:
-    known = set(leaves(cfg))
-    unknown = [key for key in keys if key not in known]
-    for key in [*(key for key in unknown if key in _TOOL_OF), *unknown]:
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"; the nearest that it obeys is {near[0]}" if near else ""
-        if key in _TOOL_OF:
-            hint = f"; a config with that key is for {_TOOL_OF[key]}"
-        raise ValueError(f"{source}: the {engine} engine does not obey the key {key}{hint}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from resnet_backbone.config.differences import CONFIG
-from resnet_backbone.config.output import last_checkpoint
+from resnet_backbone.files.checkpoints import last_checkpoint
 from resnet_backbone.weights import WeightsError
 from resnet_backbone.weights.convert import holds_detector
 from resnet_backbone.weights.read import read_file

@@ -15,6 +15,8 @@ from resnet_backbone.weights.architecture import has_bottlenecks
 
 logger = logging.getLogger(__name__)
 
+_DEFAULT_NUM_CLASSES = 80  # COCO's, in Detectron2 as here
+
 
 def add_backbone_keys(cfg: CfgNode) -> None:
     """Add to ``cfg``, in place, the keys of the backbones and their heads."""
@@ -39,6 +41,7 @@ def add_run_keys(cfg: CfgNode) -> None:
     """Add to ``cfg``, in place, the keys that tools/train_net.py knows and Detectron2 does not."""
     # Own data in COCO's format: [{NAME: my_train, JSON: path/to.json, IMAGES: folder}, ...]
     cfg.DATASETS.OWN = []
+    cfg.DATASETS.CHECK_IMAGES = False  # open every image before the training: can it be read, is it in both sets?
     cfg.SOLVER.ACCUMULATION_STEPS = 1  # forward passes an optimizer step; IMS_PER_BATCH counts the images of all
     cfg.SOLVER.AMP.DTYPE = "float16"  # or bfloat16
     cfg.TF32 = "convolutions"  # which float32 operations round to TF32 on GPUs; or everywhere, or nowhere
@@ -54,6 +57,17 @@ def _add_improvement_keys(cfg: CfgNode) -> None:
     # Lengths of the shorter side; of them each region takes the two that bring it nearest to 224 x 224 pixels.
     cfg.TEST.MULTI_SCALE = node({"ENABLED": False, "SIZES": [200, 400, 600, 800, 1000], "MAX_SIZE": 1666})
     cfg.TEST.ENSEMBLE = []  # folders of other finished runs of this engine: their config.yaml and model_final.pth
+
+
+def fit_num_classes(cfg: CfgNode, section: str, num_classes: int) -> None:
+    """Write MODEL.<section>.NUM_CLASSES from the data, in place; a config that says another number is told."""
+    node = cfg.MODEL[section]
+    if node.NUM_CLASSES == num_classes:
+        return
+    level = logging.INFO if node.NUM_CLASSES == _DEFAULT_NUM_CLASSES else logging.WARNING
+    text = "MODEL.%s.NUM_CLASSES: %d, from the data; the config says %d: write %d, or take the line out"
+    logger.log(level, text, section, num_classes, node.NUM_CLASSES, num_classes)
+    node.NUM_CLASSES = num_classes
 
 
 def build_trunk(

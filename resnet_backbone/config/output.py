@@ -1,41 +1,24 @@
-"""Which checkpoint in OUTPUT_DIR a run goes on from."""
+"""OUTPUT_DIR, before a run writes to it."""
 
 from __future__ import annotations
 
-import logging
+import os
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
-
-LAST = "last_checkpoint"
-
-
-def last_checkpoint(output_dir: Path) -> Path | None:
-    """Return the newest checkpoint of a run, or None where there is none.
-
-    Raises:
-        FileNotFoundError: the run names a checkpoint that is not there.
-    """
-    marker = output_dir / LAST
-    if not marker.is_file():
-        return None
-    path = output_dir / marker.read_text(encoding="utf-8").strip()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{marker} names {path}, which is not there; write the name of another checkpoint into it"
-        )
-    return path
-
-
-def forget_checkpoints(output_dir: Path) -> None:
-    """Let ``--resume`` find nothing of an earlier run in this folder; the checkpoints themselves stay."""
-    marker = output_dir / LAST
-    if marker.is_file():
-        logger.warning("a new run in the folder of an earlier one: removing %s", marker)
-        marker.unlink()
+from resnet_backbone.files.whole import existing_folder
 
 
 def check_output_dir(output_dir: Path) -> None:
-    """Raise ValueError where OUTPUT_DIR is no folder and cannot become one."""
+    """Look whether a run can write to OUTPUT_DIR, and write nothing.
+
+    Raises:
+        ValueError: it is a file.
+        PermissionError: it is there, or where it would be made, and cannot be written to.
+    """
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"OUTPUT_DIR {output_dir} is a file; name a folder")
+    place = existing_folder(output_dir)
+    if not os.access(place, os.W_OK | os.X_OK):
+        read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+        why = "the disk is mounted read-only" if read_only else "this user may not write there"
+        raise PermissionError(f"OUTPUT_DIR {output_dir} cannot be written to: {place}: {why}; name another OUTPUT_DIR")

@@ -30,3 +30,22 @@ def pyramid_strides(feature_info: dict[str, FeatureInfo], in_features: Sequence[
     if any(fine * 2 != coarse for fine, coarse in zip(strides, strides[1:], strict=False)):
         raise ValueError(f"strides of MODEL.FPN.IN_FEATURES {list(in_features)} must double, got {strides}")
     return strides
+
+
+def pyramid_levels(
+    feature_info: dict[str, FeatureInfo], in_features: Sequence[str], out_channels: int, *, convolved_top: bool
+) -> dict[str, FeatureInfo]:
+    """Return the levels of a pyramid, ``p<n>`` of stride ``2 ** n``: one for each feature map, and those on top.
+
+    Args:
+        feature_info: of the trunk.
+        in_features: MODEL.FPN.IN_FEATURES.
+        out_channels: of every level.
+        convolved_top: two levels on top, as RetinaNet has them, instead of the one of the RPN.
+
+    Raises:
+        ValueError: see :func:`pyramid_strides`.
+    """
+    strides = pyramid_strides(feature_info, in_features)
+    strides += [strides[-1] * 2**n for n in range(1, 3 if convolved_top else 2)]
+    return {f"p{stride.bit_length() - 1}": FeatureInfo(out_channels, stride) for stride in strides}

@@ -27,7 +27,7 @@ COMMON: dict[str, tuple[object, ...]] = {
     "TF32": TF32,
     **ACCELERATION,
 }
-_LEAST = {
+_LEAST: dict[str, float] = {
     "SOLVER.MAX_ITER": 1,
     "SOLVER.IMS_PER_BATCH": 1,
     "SOLVER.ACCUMULATION_STEPS": 1,
@@ -36,9 +36,52 @@ _LEAST = {
     "TEST.EVAL_PERIOD": 0,
     "TEST.DETECTIONS_PER_IMAGE": 1,
     "DATALOADER.NUM_WORKERS": 0,
+    "SOLVER.WEIGHT_DECAY": 0,
+    "SOLVER.WEIGHT_DECAY_NORM": 0,
+    "SOLVER.BASE_LR_END": 0,
+    "SOLVER.GAMMA": 0,
+    "INPUT.MIN_SIZE_TEST": 0,  # as large as the files are
+    "INPUT.MAX_SIZE_TRAIN": 1,
+    "INPUT.MAX_SIZE_TEST": 1,
+    "MODEL.FPN.OUT_CHANNELS": 1,
     "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 1,
+    "MODEL.RPN.SMOOTH_L1_BETA": 0,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 1,
+    "MODEL.ROI_HEADS.NUM_CLASSES": 1,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 1,
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 0,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 1,
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 0,
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 0,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 1,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 0,
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 1,
+    "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": 0,
+    "MODEL.RETINANET.NUM_CLASSES": 1,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 1,
+    "MODEL.RETINANET.FOCAL_LOSS_GAMMA": 0,
+    "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0,
+    "MODEL.RESNET_BACKBONE.PAD_TO": 0,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 1,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 1,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 0,  # the true boxes alone
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 1,
 }
+# Parts of a whole, and overlaps.
+_PARTS = (
+    "MODEL.RPN.POSITIVE_FRACTION",
+    "MODEL.RPN.NMS_THRESH",
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST",
+    "MODEL.RETINANET.SCORE_THRESH_TEST",
+    "MODEL.RETINANET.NMS_THRESH_TEST",
+    "MODEL.ANCHOR_GENERATOR.OFFSET",
+    "SOLVER.WARMUP_FACTOR",
+    "TEST.BOX_REFINEMENT.NMS_THRESH",
+    "TEST.BOX_REFINEMENT.VOTE_THRESH",
+)
+_OVERLAPS = ("MODEL.RPN.IOU_THRESHOLDS", "MODEL.ROI_HEADS.IOU_THRESHOLDS", "MODEL.RETINANET.IOU_THRESHOLDS")
 
 
 def check_values(
@@ -56,8 +99,11 @@ def check_values(
     check_least(cfg, _LEAST)
     check_lengths(cfg, lengths)
     check_training(cfg)
+    check_pixels(cfg)
     acceleration_of(cfg)
-    _check_combinations(cfg)
+    _check_parts(cfg)
+    _check_sizes(cfg)
+    _check_retinanet_and_dropout(cfg)
     _check_improvements(cfg)
 
 
@@ -85,12 +131,32 @@ def check_lengths(cfg: CfgNode, lengths: Mapping[str, int]) -> None:
 
 
 def check_training(cfg: CfgNode) -> None:
-    """Raise ValueError for a device that is not there, or a schedule that goes back."""
+    """Raise ValueError for a device that is not there, a schedule that goes back or a step that cannot be made."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("MODEL.DEVICE is 'cuda', and torch finds no GPU that it can use; write MODEL.DEVICE cpu")
     steps = list(cfg.SOLVER.STEPS)
     if steps != sorted(set(steps)):
         raise ValueError(f"SOLVER.STEPS {steps} must increase")
+    if steps and steps[0] < 1:
+        raise ValueError(f"SOLVER.STEPS {steps} must be numbers of iterations, from 1")
+    rate, momentum, clip = cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM, cfg.SOLVER.CLIP_GRADIENTS
+    if rate < 0:
+        raise ValueError(f"SOLVER.BASE_LR is {rate}; a learning rate must be above 0, such as {abs(rate)}")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"SOLVER.MOMENTUM is {momentum}; it must be 0 or more, and below 1, such as 0.9")
+    if cfg.SOLVER.NESTEROV and not momentum:
+        raise ValueError("SOLVER.NESTEROV is True, and SOLVER.MOMENTUM is 0; write NESTEROV: False, or a MOMENTUM")
+    if clip.ENABLED and clip.CLIP_VALUE <= 0:
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}; it must be above 0")
+
+
+def check_pixels(cfg: CfgNode) -> None:
+    """Raise ValueError for a MODEL.PIXEL_STD that images cannot be divided by."""
+    std = list(cfg.MODEL.PIXEL_STD)
+    if min(std, default=0) <= 0:
+        raise ValueError(
+            f"MODEL.PIXEL_STD is {std}, and images are divided by it; write numbers above 0, or 1.0 for none"
+        )
 
 
 def check_batches(cfg: CfgNode) -> None:
@@ -123,7 +189,46 @@ def warn_of_far_sizes(cfg: CfgNode) -> None:
         )
 
 
-def _check_combinations(cfg: CfgNode) -> None:
+def _check_parts(cfg: CfgNode) -> None:
+    for key in _PARTS:
+        if not 0 <= value_of(cfg, key) <= 1:
+            raise ValueError(f"{key} is {value_of(cfg, key)}; it must lie between 0 and 1")
+    for key in _OVERLAPS:
+        overlaps = list(value_of(cfg, key))
+        if not all(0 <= overlap <= 1 for overlap in overlaps) or overlaps != sorted(overlaps):
+            raise ValueError(f"{key} is {overlaps}; overlaps must lie between 0 and 1, and increase")
+    node = cfg.MODEL.RETINANET
+    if not 0 < node.PRIOR_PROB < 1:
+        raise ValueError(f"MODEL.RETINANET.PRIOR_PROB is {node.PRIOR_PROB}; it must lie between 0 and 1")
+    if node.FOCAL_LOSS_ALPHA > 1:
+        raise ValueError(
+            f"MODEL.RETINANET.FOCAL_LOSS_ALPHA is {node.FOCAL_LOSS_ALPHA}; it must lie between 0 and 1 (-1: none)"
+        )
+    for key in ("MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", "MODEL.RETINANET.BBOX_REG_WEIGHTS"):
+        if min(value_of(cfg, key), default=0) <= 0:
+            raise ValueError(f"{key} is {list(value_of(cfg, key))}; weights must be above 0")
+
+
+def _check_sizes(cfg: CfgNode) -> None:
+    """Lengths in pixels: the shorter side is not longer than the longer one may be."""
+    node = cfg.INPUT
+    sizes = list(node.MIN_SIZE_TRAIN)
+    if not sizes or min(sizes) < 0:
+        raise ValueError(f"INPUT.MIN_SIZE_TRAIN is {sizes}; write lengths in pixels, such as [640, 800]")
+    if node.MIN_SIZE_TRAIN_SAMPLING == "range" and (len(sizes) != 2 or sizes != sorted(sizes)):
+        raise ValueError(
+            f"INPUT.MIN_SIZE_TRAIN is {sizes}, and INPUT.MIN_SIZE_TRAIN_SAMPLING range draws from two, [least, most]"
+        )
+    for key, least in (("TRAIN", max(sizes)), ("TEST", node.MIN_SIZE_TEST)):
+        if least > node[f"MAX_SIZE_{key}"]:
+            raise ValueError(
+                f"INPUT.MIN_SIZE_{key} is {sizes if key == 'TRAIN' else least}, for the shorter side, and "
+                f"INPUT.MAX_SIZE_{key} {node[f'MAX_SIZE_{key}']}, for the longer one; write a MAX_SIZE_{key} of "
+                f"{least} or more"
+            )
+
+
+def _check_retinanet_and_dropout(cfg: CfgNode) -> None:
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and cfg.MODEL.MASK_ON:
         raise ValueError("MODEL.MASK_ON is True, and MODEL.META_ARCHITECTURE RetinaNet has no masks: write False")
     box = cfg.MODEL.ROI_BOX_HEAD
@@ -150,9 +255,6 @@ def _check_improvements(cfg: CfgNode) -> None:
             )
         if is_on and key.startswith("TEST.") and cfg.MODEL.MASK_ON:
             raise ValueError(f"{key} improves boxes alone, and MODEL.MASK_ON is True: write {key} {off}")
-    for key, value in (("NMS_THRESH", refinement.NMS_THRESH), ("VOTE_THRESH", refinement.VOTE_THRESH)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"TEST.BOX_REFINEMENT.{key} is {value}; it must lie between 0 and 1")
     if not all(isinstance(folder, str) for folder in cfg.TEST.ENSEMBLE):
         raise ValueError(
             f"TEST.ENSEMBLE {list(cfg.TEST.ENSEMBLE)} must be names of folders, such as ['output/other_run']"

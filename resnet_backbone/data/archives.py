@@ -11,16 +11,22 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from resnet_backbone.data.whole_files import replacing
+from resnet_backbone.files.whole import replacing
 from resnet_backbone.weights.download import download, file_hash
 
 logger = logging.getLogger(__name__)
 
 Select = Callable[[str], str | None]
 _CHUNK_BYTES = 1 << 20
+_MAX_MEMBERS = 1_000_000  # COCO's largest archive has 123 000
+_PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_EXTENDED = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_MAX_EXTENDED_BYTES = 8192
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may ask for gigabytes to unpack a byte
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Archive:
 
     path: str  # below its publisher's address
     md5: str
-    max_bytes: int  # of what is unpacked from it
+    max_bytes: int  # of what is unpacked from it, and of itself
 
     @property
     def name(self) -> str:
@@ -40,7 +46,7 @@ class Archive:
 class _Member:
     name: str
     size: int  # bytes, unpacked
-    plain: bool  # a file, neither a link nor a device nor encrypted
+    plain: bool  # a file that is stored as one, see _selected
     open: Callable[[], IO[bytes]]
 
 
@@ -64,7 +70,7 @@ def fetch_archive(archive: Archive, base_url: str, folder: Path, *, select: Sele
     if path.is_file():
         check_md5(path, archive.md5)
     else:
-        download(f"{base_url}/{archive.path}", path, md5=archive.md5)
+        download(f"{base_url}/{archive.path}", path, md5=archive.md5, max_bytes=archive.max_bytes)
     logger.info("unpacking %s", path)
     extract = extract_tar if path.suffix == ".tar" else extract_zip
     extract(path, folder, select=select, max_bytes=archive.max_bytes)
@@ -101,9 +107,12 @@ def extract_zip(archive: str | Path, folder: str | Path, *, select: Select, max_
     archive = _existing(archive)
     try:
         with zipfile.ZipFile(archive) as source:
-            return _extract_all(_zip_members(source), archive, Path(folder), select, max_bytes)
+            members = _listed(_zip_members(source), archive, "a zip file")
+            return _extract_all(members, archive, Path(folder), select, max_bytes)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise ValueError(f"{archive}: damaged, or not a zip file ({error}); delete it and download it again") from error
+        raise _damaged(archive, "a zip file", error) from error
+    except ValueError as error:
+        raise error if str(archive) in str(error) else _damaged(archive, "a zip file", error) from error
 
 
 def extract_tar(archive: str | Path, folder: str | Path, *, select: Select, max_bytes: int) -> int:
@@ -113,12 +122,44 @@ def extract_tar(archive: str | Path, folder: str | Path, *, select: Select, max_
     """
     archive = _existing(archive)
     try:
-        with tarfile.open(archive, "r:") as source:
-            return _extract_all(_tar_members(source), archive, Path(folder), select, max_bytes)
+        with _opened_tar(archive) as source:
+            members = _listed(_tar_members(source), archive, "a plain tar file")
+            return _extract_all(members, archive, Path(folder), select, max_bytes)
     except tarfile.TarError as error:
-        raise ValueError(
-            f"{archive}: damaged, or not a plain tar file ({error}); delete it and download it again"
-        ) from error
+        raise _damaged(archive, "a plain tar file", error) from error
+
+
+class _BoundedInfo(tarfile.TarInfo):
+    """Refuses long extended headers: tarfile reads them whole, and older ones need minutes for a megabyte of digits."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _EXTENDED and not 0 <= self.size <= _MAX_EXTENDED_BYTES:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]  # what tarfile's own comments name for subclasses
+
+
+def _opened_tar(archive: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(archive, "r:", tarinfo=_BoundedInfo)
+    except tarfile.TarError:
+        raise
+    except Exception as error:  # tarfile trusts the numbers in headers, and raises nearly anything
+        raise _damaged(archive, "a plain tar file", error) from error
+
+
+def _damaged(archive: Path, kind: str, error: Exception) -> ValueError:
+    reason = str(error)[:300] or type(error).__name__
+    return ValueError(f"{archive}: damaged, or not {kind} ({reason}); delete it and download it again")
+
+
+def _listed(members: Iterator[_Member], archive: Path, kind: str) -> list[_Member]:
+    try:
+        listed = list(islice(members, _MAX_MEMBERS + 1))
+    except Exception as error:  # as in _opened_tar
+        raise _damaged(archive, kind, error) from error
+    if len(listed) > _MAX_MEMBERS:
+        raise ValueError(f"{archive}: has more than {_MAX_MEMBERS:,} members; expected an archive of a data set")
+    return listed
 
 
 def _existing(archive: str | Path) -> Path:
@@ -130,14 +171,17 @@ def _existing(archive: str | Path) -> Path:
 def _zip_members(source: zipfile.ZipFile) -> Iterator[_Member]:
     for info in source.infolist():
         if not info.is_dir():
-            plain = not stat.S_ISLNK(info.external_attr >> 16) and not info.flag_bits & 1
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            plain = kind in (0, stat.S_IFREG) and not info.flag_bits & 1 and info.compress_type in _ZIP_METHODS
             yield _Member(info.filename, info.file_size, plain, partial(source.open, info))
 
 
 def _tar_members(source: tarfile.TarFile) -> Iterator[_Member]:
-    for info in source.getmembers():
+    for info in source:
         if not info.isdir():
-            yield _Member(info.name, info.size, info.isfile(), partial(_open_in_tar, source, info))
+            yield _Member(
+                info.name, info.size, info.isfile() and not info.issparse(), partial(_open_in_tar, source, info)
+            )
 
 
 def _open_in_tar(source: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
@@ -168,23 +212,34 @@ def _extract_all(members: Iterable[_Member], archive: Path, folder: Path, select
 
 def _selected(members: Iterable[_Member], archive: Path, select: Select) -> dict[PurePosixPath, _Member]:
     selected: dict[PurePosixPath, _Member] = {}
+    folded: set[str] = set()
     for member in members:
         target = select(member.name)
         if target is None:
             continue
         path = PurePosixPath(target)
-        if path.is_absolute() or not path.parts or ".." in path.parts or any(c in target for c in "\\:\0"):
+        if path.is_absolute() or not path.parts or ".." in path.parts or not _is_usual(target):
             raise ValueError(
-                f"{archive}: member {member.name!r} would be written outside the folder; nothing was unpacked"
+                f"{archive}: member {member.name[:200]!r} would be written outside the folder; nothing was unpacked"
             )
         if not member.plain:
             raise ValueError(
-                f"{archive}: member {member.name!r} is a link, a device or encrypted; expected a plain file"
+                f"{archive}: member {member.name[:200]!r} is a link, a device, encrypted, sparse or compressed in an "
+                "unusual way; expected a plain file"
             )
-        if path in selected:
-            raise ValueError(f"{archive}: two members are written to {path}")
+        if str(path).casefold() in folded:
+            raise ValueError(f"{archive}: two members are written to {path} where case makes no difference")
+        folded.add(str(path).casefold())
         selected[path] = member
     return selected
+
+
+def _is_usual(target: str) -> bool:
+    """Say whether every file system can have a file of that name: Windows reads more into names than others do."""
+    parts = PurePosixPath(target).parts
+    return target.isprintable() and not any(
+        len(part) > 200 or set(part) & set('\\:*?"<>|') or part.endswith((" ", ".")) for part in parts
+    )
 
 
 def _is_there(path: Path, size: int) -> bool:
@@ -192,7 +247,11 @@ def _is_there(path: Path, size: int) -> bool:
 
 
 def _extract(member: _Member, archive: Path, path: Path) -> None:
-    with replacing(path, f"unpacking {archive}") as part, member.open() as source, part.open("wb") as plain:
+    with (
+        replacing(path, f"unpacking {archive}", durable=False) as part,
+        member.open() as source,
+        part.open("wb") as plain,
+    ):
         shutil.copyfileobj(source, plain, _CHUNK_BYTES)
         if plain.tell() != member.size:
             raise ValueError(f"{archive}: damaged, {member.name} ends early; delete it and download it again")

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets as torchvision_datasets
 
 from resnet_backbone.data.catalog import datasets_root
+from resnet_backbone.data.images import open_image
 from resnet_backbone.data.packed import PackedBytes
 
 TORCHVISION = "torchvision://"
@@ -160,10 +161,12 @@ def read_rgb(path: str | Path) -> Image.Image:
         ValueError: no image, or one that is cut off.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} is not an image that can be read ({error}); take it out of its folder") from error
+    except Exception as error:  # of a broken file Pillow's decoders raise nearly anything
+        raise ValueError(
+            f"{path} is not an image that can be read ({str(error)[:300]}); take it out of its folder"
+        ) from error
 
 
 def _open_torchvision(source: str) -> ClassDataset:

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from resnet_backbone.data.coco_json import read_coco_json
+from resnet_backbone.data.image_files import ImageFiles, find_missing_images
 from resnet_backbone.data.images import read_interleaved
 from resnet_backbone.data.masks import decode_segmentation
-from resnet_backbone.data.packed import PackedBytes
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +67,9 @@ class CocoDataset(Dataset[Sample]):
         self.mask_format = mask_format
         if not self.image_folder.is_dir():
             raise FileNotFoundError(f"{self.image_folder}: no such image folder (annotation file: {self.json_path})")
-        self._annotations = read_coco_json(self.json_path, training=training, with_masks=with_masks)
-        if self._annotations.segmentations is not None and mask_format == "polygon":
-            self._refuse_run_lengths(self._annotations.segmentations)
+        self._annotations = read_coco_json(
+            self.json_path, training=training, with_masks=with_masks, mask_format=mask_format
+        )
         logger.info(
             "%s: %d images, %d boxes, %d classes",
             self.json_path,
@@ -102,20 +102,20 @@ class CocoDataset(Dataset[Sample]):
         """Where the image of sample ``index`` lies."""
         return self.image_folder / self._annotations.file_names[index].decode()
 
+    @property
+    def files(self) -> ImageFiles:
+        """The image files, in the order of the samples."""
+        names = [self._annotations.file_names[index].decode() for index in range(len(self))]
+        return ImageFiles(self.image_folder, names, self.image_ids, self.sizes)
+
     def check_images(self) -> None:
         """Raise FileNotFoundError, naming some, where images are missing; it lists folders and opens no image."""
-        there: dict[Path, set[str]] = {}
-        missing = []
-        for index in range(len(self)):
-            path = self.image_path(index)
-            if path.parent not in there:
-                there[path.parent] = {p.name for p in path.parent.iterdir()} if path.parent.is_dir() else set()
-            if path.name not in there[path.parent]:
-                missing.append(path.name)
-        if missing:
+        for missing in find_missing_images(self.files)[0]:
+            names = [example.file_name or "" for example in missing.examples]
             raise FileNotFoundError(
-                f"{len(missing)} of the {len(self)} images of {self.json_path} are missing in {self.image_folder}: "
-                f"{', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''}"
+                f"{missing.count} of the {len(self)} images of {self.json_path} are missing in {self.image_folder}: "
+                f"{', '.join(names)}{', ...' if missing.count > len(names) else ''}"
+                f"{f'; {missing.note}' if missing.note else ''}"
             )
 
     def __len__(self) -> int:
@@ -166,15 +166,6 @@ class CocoDataset(Dataset[Sample]):
         if self.transforms is None:
             return image, target
         return self.transforms(image, target)
-
-    def _refuse_run_lengths(self, segmentations: PackedBytes) -> None:
-        for entry in range(len(segmentations)):
-            if segmentations[entry].startswith(b"{"):
-                index = int(np.searchsorted(self._annotations.first, entry, side="right")) - 1
-                raise ValueError(
-                    f"{self.json_path}: an object of image {self.image_ids[index]} is given as run lengths, not as "
-                    f"polygons; write INPUT.MASK_FORMAT: bitmask"
-                )
 
 
 def _as_points(polygon: list[float], size: tuple[int, int]) -> tv_tensors.BoundingBoxes:

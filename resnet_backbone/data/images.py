@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import struct
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ _SWAPS_SIDES = (5, 6, 7, 8)
 # upright (EXIF 2.32, tag 0x0112); 1 is upright already.
 _REVERSED = {2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (2,), 7: (1, 2), 8: (1,)}
 
-# What Pillow's decoders raise on broken files beside OSError.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+# Pixels alone: Pillow hands PostScript, whatever the name of its file, to a program that runs it.
+_COMMON = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP")
+FORMATS = (*_COMMON, "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX", "SGI")
 
 
 def read_image(path: str | Path, size: tuple[int, int] | None = None) -> torch.Tensor:
@@ -30,7 +31,7 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> torch.T
     keeps its high byte, as Pillow does with 16-bit RGB. Of an animation the first frame is read.
 
     Args:
-        path: an image file of any format that Pillow reads.
+        path: an image file of one of :data:`FORMATS`.
         size: (height, width) in pixels as the annotation file states it, which decides the frame that the boxes are in:
             the image with its EXIF orientation applied where that has this size, else the stored pixels where those
             have it. None applies the EXIF orientation.
@@ -53,15 +54,16 @@ def read_interleaved(path: str | Path, size: tuple[int, int] | None = None) -> t
     """
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             pixels = decode_plain_jpeg(image)
             if pixels is None:
                 image.load()
             orientation = _orientation(image, path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such image file") from None
-    except _DECODE_ERRORS as error:
-        raise OSError(f"{path}: cannot be read as an image ({error}); replace the file or take it out") from error
+    except Exception as error:  # of a broken file Pillow's decoders raise nearly anything
+        reason = str(error)[:300] or type(error).__name__
+        raise OSError(f"{path}: cannot be read as an image ({reason}); replace the file or take it out") from error
     stored = image.size[::-1]
     upright = stored[::-1] if orientation in _SWAPS_SIDES else stored
     if size is not None and tuple(size) not in (upright, stored):
@@ -79,10 +81,20 @@ def read_interleaved(path: str | Path, size: tuple[int, int] | None = None) -> t
     return pixels
 
 
+def open_image(path: str | Path | IO[bytes]) -> Image.Image:
+    """Open an image file, given by path or opened itself, of one of :data:`FORMATS`, without decoding it.
+
+    Raises:
+        OSError and whatever else Pillow raises: it is no such image, or one of more pixels than Pillow allows.
+    """
+    Image.init()
+    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
 def _orientation(image: Image.Image, path: Path) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except (SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+    except Exception as error:  # as above
         logger.warning("%s: its EXIF block is damaged (%s); read without turning it", path, error)
         return 1
     return value if isinstance(value, int) else 1
@@ -99,11 +111,11 @@ def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
                 "save the image with 8 or 16 bits a channel"
             )
         image = Image.fromarray((pixels >> 8).astype(np.uint8))
-    if image.mode == "P":
-        image = image.convert("RGBA")  # Pillow warns about some transparent palettes that go straight to RGB
     try:
+        if image.mode == "P":
+            image = image.convert("RGBA")  # Pillow warns about some transparent palettes that go straight to RGB
         return np.array(image.convert("RGB"))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ValueError(
             f"{path}: mode {image.mode} cannot be shown as RGB ({error}); save the image as RGB"
         ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from PIL import Image, ImageFile
 
@@ -11,6 +13,7 @@ except ImportError:  # torchvision 0.29 says that a later one will be without it
     decode_jpeg = None
 
 _END_OF_IMAGE = b"\xff\xd9"
+_MAX_FILE_BYTES = 1 << 28  # larger ones are for Pillow, which reads no more of a file than it needs
 
 
 def decode_plain_jpeg(image: Image.Image) -> torch.Tensor | None:
@@ -28,6 +31,8 @@ def decode_plain_jpeg(image: Image.Image) -> torch.Tensor | None:
     if not isinstance(image, ImageFile.ImageFile) or image.format != "JPEG" or image.mode not in ("L", "RGB"):
         return None
     if decode_jpeg is None or image.fp is None:
+        return None
+    if image.fp.seek(0, os.SEEK_END) > _MAX_FILE_BYTES:
         return None
     image.fp.seek(0)
     data = image.fp.read()

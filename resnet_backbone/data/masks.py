@@ -6,51 +6,115 @@ So every segmentation is checked here first, and decoded by pycocotools after th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from resnet_backbone.data.findings import brief
+
 # A polygon is walked pixel by pixel, so one far-away point costs time and memory: none may lie further out than this.
 _MAX_IMAGE_SIDES_AWAY = 10
+_MAX_CHARACTERS = 7  # of a run length in a compressed RLE: 34 bits and a sign
 
 
-def usable_segmentation(segmentation: Any, height: int, width: int, where: str) -> Any | None:
-    """Check one ``segmentation`` value of a COCO file.
+@dataclass(frozen=True, slots=True)
+class MaskSummary:
+    """What can be said about a segmentation without its image.
+
+    Attributes:
+        usable: the polygons of three points or more, or the RLE's size and counts; None where no polygon is left.
+        broken: polygons that were left out.
+        low: the least coordinate of a polygon in pixels; 0 for an RLE.
+        high: the greatest one.
+        size: of an RLE, (height, width); None for polygons.
+        pixels: sum of the RLE's counts.
+    """
+
+    usable: list[Any] | dict[str, Any] | None
+    broken: int = 0
+    low: float = 0.0
+    high: float = 0.0
+    size: tuple[int, int] | None = None
+    pixels: int = 0
+
+    def fault(self, height: int, width: int) -> str:
+        """Say what does not fit an image of that size in pixels; nothing where all does."""
+        if self.size is not None and self.size != (height, width):
+            return f"the RLE has size {list(self.size)}, but its image is [{height}, {width}] (height, width)"
+        if self.size is not None and self.pixels != height * width:
+            return f"the RLE counts add up to {self.pixels}, but the image has {height * width} pixels"
+        limit = far_outside(height, width)
+        for value in (self.low, self.high):
+            if abs(value) > limit:
+                return (
+                    f"a polygon holds {value!r}; expected x and y in pixels of an image of {height} x {width} "
+                    f"(height x width)"
+                )
+        return ""
+
+
+def far_outside(height: Any, width: Any) -> Any:
+    """Return the pixels that no coordinate may exceed on images of that size; for numbers or arrays."""
+    return _MAX_IMAGE_SIDES_AWAY * np.maximum(height, width)
+
+
+def summarise_segmentation(segmentation: Any) -> MaskSummary:
+    """Check one ``segmentation`` value of a COCO file as far as that goes without its image.
+
+    Polygons of fewer than three points or of an odd number of values are left out: pycocotools would read one of two
+    points as a box. Source: ``load_coco_json`` of Detectron2 drops the same ones.
 
     Args:
         segmentation: a list of polygons ``[x1, y1, x2, y2, ...]`` in pixels, or ``{"size": [h, w], "counts": ...}``
             with compressed (str) or uncompressed (list of int) counts.
+
+    Raises:
+        ValueError: it is neither form, a coordinate is no finite number, or the counts are no run lengths.
+    """
+    if isinstance(segmentation, dict):
+        return _summarise_rle(segmentation)
+    if not isinstance(segmentation, list) or not set(map(type, segmentation)) <= {list}:
+        raise ValueError(
+            f"segmentation is {brief(segmentation)}; expected a list of polygons [[x1, y1, x2, y2, ...]] "
+            'or an RLE {"size": [height, width], "counts": ...}'
+        )
+    low = high = 0.0
+    for polygon in segmentation:
+        if not polygon:
+            continue
+        _check_coordinates(polygon)
+        low, high = min(low, min(polygon)), max(high, max(polygon))
+    usable = [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    return MaskSummary(usable or None, len(segmentation) - len(usable), low, high)
+
+
+def usable_segmentation(segmentation: Any, height: int, width: int, where: str) -> Any | None:
+    """Check one ``segmentation`` value of a COCO file against its image.
+
+    Args:
+        segmentation: as :func:`summarise_segmentation` takes it.
         height: of the image, pixels.
         width: of the image, pixels.
         where: how errors name the annotation.
 
     Returns:
-        The segmentation, without polygons of fewer than three points (pycocotools would read one of two points as a
-        box); None when no polygon is left. Source: ``load_coco_json`` of Detectron2 drops the same ones.
+        The segmentation without broken polygons; None when no polygon is left.
 
     Raises:
-        ValueError: it is neither form, a point is not a number or lies far outside, the size of an RLE is not the
-            image's, or its counts do not fill the image exactly.
+        ValueError: it is malformed, a point lies far outside, the size of an RLE is not the image's, or its counts do
+            not fill the image exactly.
     """
-    if isinstance(segmentation, dict):
-        _check_rle(segmentation, height, width, where)
-        return segmentation
-    if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
-        raise ValueError(
-            f"{where}: segmentation is {_brief(segmentation)}; expected a list of polygons [[x1, y1, x2, y2, ...]] "
-            'or an RLE {"size": [height, width], "counts": ...}'
-        )
-    limit = _MAX_IMAGE_SIDES_AWAY * max(height, width)
-    for polygon in segmentation:
-        for value in polygon:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= limit:
-                raise ValueError(
-                    f"{where}: a polygon holds {value!r}; expected x and y in pixels of an image of "
-                    f"{height} x {width} (height x width)"
-                )
-    return [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0] or None
+    try:
+        summary = summarise_segmentation(segmentation)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if fault := summary.fault(height, width):
+        raise ValueError(f"{where}: {fault}")
+    return summary.usable
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
@@ -86,49 +150,56 @@ def decompress_counts(text: str) -> list[int]:
     """Run lengths of a compressed RLE: zeros first, then ones, in turn, down the columns.
 
     Source: ``rleFrString`` in pycocotools' ``maskApi.c``: five bits a character from 48 up, bit 6 says that more
-    follow, and from the fourth run on the difference to the run two before is stored.
+    follow, the highest bit of the last character is the sign, and from the fourth run on the difference to the run two
+    before is stored.
 
     Raises:
-        ValueError: a character outside ``0`` to ``o``, or an end within a number.
+        ValueError: a character outside ``0`` to ``o``, an end within a number, or a run longer than any image.
     """
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"character {character!r} does not occur in a compressed RLE")
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if bits & 0x20:
-            continue
-        if bits & 0x10:
-            value -= 1 << shift
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-        value = shift = 0
-    if shift:
+    if not text:
+        return []
+    bits = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.int64) - 48
+    if (strange := np.flatnonzero((bits < 0) | (bits > 63))).size:
+        raise ValueError(f"character {text[strange[0]]!r} does not occur in a compressed RLE")
+    ends = np.flatnonzero(bits < 32)
+    if not ends.size or ends[-1] != len(bits) - 1:
         raise ValueError("the compressed RLE ends within a number")
-    return counts
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > _MAX_CHARACTERS:
+        raise ValueError("the compressed RLE holds a run longer than any image")
+    places = np.arange(len(bits)) - np.repeat(starts, lengths)
+    counts = np.add.reduceat((bits & 31) << (5 * places), starts)
+    counts -= np.where(bits[ends] & 16, np.int64(1) << (5 * lengths), 0)
+    for first in (1, 2):
+        counts[first::2] = np.cumsum(counts[first::2])
+    if counts.max() > 1 << 5 * _MAX_CHARACTERS:
+        raise ValueError("the compressed RLE holds a run longer than any image")
+    return counts.tolist()
 
 
-def _check_rle(rle: dict[str, Any], height: int, width: int, where: str) -> None:
-    if not {"size", "counts"} <= rle.keys():
-        raise ValueError(f'{where}: an RLE segmentation needs "size" and "counts", found {sorted(rle)}')
-    if rle["size"] != [height, width]:
-        raise ValueError(
-            f"{where}: the RLE has size {rle['size']}, but its image is [{height}, {width}] (height, width)"
-        )
-    counts = rle["counts"]
-    if isinstance(counts, str):
+def _check_coordinates(polygon: list[Any]) -> None:
+    if set(map(type, polygon)) <= {int, float}:
         try:
-            counts = decompress_counts(counts)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-    if not isinstance(counts, list) or not all(type(run) is int and run >= 0 for run in counts):
-        raise ValueError(f"{where}: RLE counts are {_brief(counts)}; expected a string or a list of integers from 0 up")
-    if sum(counts) != height * width:
-        raise ValueError(f"{where}: the RLE counts add up to {sum(counts)}, but the image has {height * width} pixels")
+            if math.isfinite(sum(polygon)):
+                return
+        except OverflowError:  # an integer beyond all floats
+            pass
+    for value in polygon:
+        if type(value) not in (int, float) or not abs(value) < 1e18:
+            raise ValueError(f"a polygon holds {brief(value)}; expected x and y in pixels")
+    raise ValueError(f"a polygon holds {brief(polygon)}; expected x and y in pixels")
 
 
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+def _summarise_rle(rle: dict[str, Any]) -> MaskSummary:
+    if not {"size", "counts"} <= rle.keys():
+        raise ValueError(f'an RLE segmentation needs "size" and "counts", found {brief(sorted(rle))}')
+    size, counts = rle["size"], rle["counts"]
+    if not isinstance(size, list) or list(map(type, size)) != [int, int]:
+        raise ValueError(f"the RLE has size {brief(size)}; expected [height, width] in pixels")
+    if isinstance(counts, str):
+        counts = decompress_counts(counts)
+    if not isinstance(counts, list) or not set(map(type, counts)) <= {int} or min(counts, default=0) < 0:
+        raise ValueError(f"RLE counts are {brief(counts)}; expected a string or a list of integers from 0 up")
+    kept = {"size": size, "counts": rle["counts"]}
+    return MaskSummary(kept, size=(size[0], size[1]), pixels=sum(counts))

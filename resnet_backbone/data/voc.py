@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from xml.parsers import expat
 from resnet_backbone.data.images import read_image
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG", ".BMP")
+_MAX_XML_BYTES = 16 << 20  # of one image; an object takes 300
+_MAX_XML_DEPTH = 32
+_MAX_SIDE = 1_000_000  # pixels
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -168,12 +172,16 @@ def read_split(root: Path, split: str) -> list[str]:
     if not path.is_file():
         there = sorted(other.stem for other in path.parent.glob("*.txt"))
         raise FileNotFoundError(f"{path}: no such split file; there are {there}")
-    stems = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    repeated = sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not text in UTF-8 ({error}); expected one name of an image a line") from error
+    stems = [line.split()[0] for line in lines if line.strip()]
+    repeated = sorted(stem for stem, count in Counter(stems).items() if count > 1)
     if not stems or repeated:
-        raise ValueError(f"{path}: {f'lists {repeated} more than once' if repeated else 'lists no image'}")
+        raise ValueError(f"{path}: {f'lists {repeated[:20]} more than once' if repeated else 'lists no image'}")
     for stem in stems:
-        if Path(stem).is_absolute() or ".." in Path(stem).parts:
+        if Path(stem).is_absolute() or ".." in Path(stem).parts or not stem.isprintable() or len(stem) > 200:
             raise ValueError(f"{path}: {stem!r} points out of the folder; expected the name of an image without suffix")
     return stems
 
@@ -188,19 +196,38 @@ def _read_xml(path: Path) -> ET.Element:
             f"{path}: declares a document type, which VOC files do not have; refused, as it can hide an attack"
         )
 
+    if path.stat().st_size > _MAX_XML_BYTES:
+        raise ValueError(f"{path}: has {path.stat().st_size:,} bytes; the annotation of one image has fewer")
+    depth = 0
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > _MAX_XML_DEPTH:
+            raise ValueError(f"{path}: its elements are nested more than {_MAX_XML_DEPTH} deep, those of VOC are 4")
+        builder.start(tag, {})  # VOC has no attributes
+
+    def end(tag: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(tag)
+
     builder = ET.TreeBuilder()
     parser = expat.ParserCreate()
+    parser.buffer_text = True
     parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
     parser.CharacterDataHandler = builder.data
     try:
         parser.Parse(path.read_bytes(), True)
-    except expat.ExpatError as error:
+        tree = builder.close()
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the latter of an encoding that it declares, too
+        if str(path) in str(error):
+            raise
         raise ValueError(f"{path}: not a well-formed XML file ({error})") from error
-    tree = builder.close()
     if tree.tag != "annotation":
-        raise ValueError(f"{path}: its root is <{tree.tag}>; expected <annotation> of a Pascal VOC file")
+        raise ValueError(f"{path}: its root is <{tree.tag[:80]}>; expected <annotation> of a Pascal VOC file")
     return tree
 
 
@@ -217,6 +244,8 @@ def _stated_size(tree: ET.Element, path: Path) -> tuple[int, int] | None:
     if not tree.findtext("size/height", "").strip() or not tree.findtext("size/width", "").strip():
         return None
     height, width = (_number(tree, f"size/{key}", path) for key in ("height", "width"))
+    if max(height, width) > _MAX_SIDE:
+        raise ValueError(f"{path}: states a size of {height:g} x {width:g} pixels (height x width); no image has that")
     return (round(height), round(width)) if height > 0 and width > 0 else None
 
 
@@ -245,7 +274,7 @@ def _number(element: ET.Element, key: str, path: Path) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{path}: <{key.replace('/', '><')}> is {text!r}; expected a number of pixels")
+        raise ValueError(f"{path}: <{key.replace('/', '><')}> is {text[:80]!r}; expected a number of pixels")
     return value
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from resnet_backbone.data.archives import Archive, check_md5, extract_tar, fetch_archive
 from resnet_backbone.data.voc import VocReport, read_split, voc_images_to_coco, voc_to_coco
-from resnet_backbone.data.whole_files import write_whole
+from resnet_backbone.files.whole import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ def _convert(root: Path, split: VocSplit) -> VocReport | None:
         document = voc_images_to_coco(folder, split.split, VOC_CLASSES)
     else:
         document, report = voc_to_coco(folder, split.split, VOC_CLASSES)
-    write_whole(_json_path(root, split), json.dumps(document))
+    write_text(_json_path(root, split), json.dumps(document))
     if problems := _json_problems(root, split):
         raise ValueError(f"{folder}: other contents than published: {'; '.join(problems)}")
     return report

@@ -12,10 +12,12 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from resnet_backbone.diagnosis.divergence import broken_tensors
+from resnet_backbone.files.checkpoints import BEST, last_checkpoint, write_checkpoint
 from resnet_backbone.weights import read_weights
 from resnet_backbone.weights.convert import holds_detector
 from resnet_backbone.weights.errors import shorten
-from resnet_backbone.weights.read import read_file
+from resnet_backbone.weights.read import read_file, read_torch_file
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,31 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.unexpected: list[str] = []
 
     def save(self, name: str, **kwargs: Any) -> None:
-        super().save(name, **self.facts, **kwargs)
+        """Write ``name.pth`` whole or not at all, and make it the last checkpoint, unless it is the best.
+
+        Raises:
+            FloatingPointError: a weight is not finite: training has diverged.
+            OSError: the disk is full; the message names the last good checkpoint.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        broken = broken_tensors(self.model)
+        if broken:
+            raise FloatingPointError(broken[0])
+        state = {
+            "model": self.model.state_dict(),
+            **{key: one.state_dict() for key, one in self.checkpointables.items()},
+            **self.facts,
+            **kwargs,
+        }
+        write_checkpoint(Path(self.save_dir), f"{name}.pth", state, resumable=f"{name}.pth" != BEST)
+
+    def has_checkpoint(self) -> bool:
+        return last_checkpoint(Path(self.save_dir)) is not None
+
+    def get_checkpoint_file(self) -> str:
+        """Return the path of the newest whole checkpoint, "" where there is none."""
+        return str(last_checkpoint(Path(self.save_dir)) or "")
 
     def _load_model(self, checkpoint: Any) -> Any:
         found = super()._load_model(checkpoint)
@@ -67,6 +93,7 @@ class SafeCheckpointer(DetectionCheckpointer):
                 logger.warning("not used of %s: %s", filename, ", ".join(weights.left_out))
             return {"model": dict(weights.state_dict), "matching_heuristics": True}
         if filename.endswith(".pth"):
+            read_torch_file(Path(filename), mapped=True)  # looks at what is beside the model, too
             return super()._load_file(filename)
         return {"model": raw.tensors, **raw.metadata}
 

@@ -22,8 +22,12 @@ from detectron2.modeling.proposal_generator import RPN_HEAD_REGISTRY
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import add_backbone_keys, add_run_keys, merge_config
+from resnet_backbone.config.combinations import BUILDERS, TRUNK_ALONE, check_combinations
 from resnet_backbone.config.files import value_of
+from resnet_backbone.config.origins import naming_origins
+from resnet_backbone.config.trunk_facts import trunk_facts
 from resnet_backbone.config.values import check_values
+from resnet_backbone.detectron2_plugin.host_config import check_host_config, check_single_scale
 from resnet_backbone.improvements.settings import is_improved
 
 REGISTRIES = {
@@ -50,6 +54,9 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
     "TEST.EXPECTED_RESULTS": ([],),
 }
+
+
+_BOX_WEIGHTS = ("MODEL.RPN.BBOX_REG_WEIGHTS", "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS")
 
 
 def add_resnet_backbone_config(cfg: CfgNode) -> None:
@@ -83,8 +90,9 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     add_run_keys(cfg)
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    merge_config(cfg, config_file, overrides, "Detectron2")
-    check_config(cfg)
+    origins = merge_config(cfg, config_file, overrides, "Detectron2")
+    with naming_origins(cfg, origins):
+        check_config(cfg)
     return cfg
 
 
@@ -96,7 +104,13 @@ def check_config(cfg: CfgNode) -> None:
             known = sorted(known for known, _ in registry)
             near = difflib.get_close_matches(name, known, n=4, cutoff=0.4) or known
             raise ValueError(f"{key} is {name!r}, which Detectron2 does not know; did you mean {', '.join(near)}?")
-    check_values(cfg, _ALLOWED, {"MODEL.PIXEL_STD": len(cfg.MODEL.PIXEL_MEAN)}, "Detectron2")
+    check_values(cfg, _ALLOWED, _lengths(cfg), "Detectron2")
+    if cfg.MODEL.BACKBONE.NAME in BUILDERS:
+        check_host_config(as_built(cfg))
+        check_combinations(cfg)
+    if cfg.MODEL.BACKBONE.NAME == TRUNK_ALONE:
+        check_single_scale(cfg, list(trunk_facts(cfg).features))
+    _check_cascade(cfg)
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("SOLVER.AMP.ENABLED: Detectron2 trains in mixed precision on GPUs only; write False")
     if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
@@ -108,4 +122,49 @@ def check_config(cfg: CfgNode) -> None:
         raise ValueError(
             "TEST.AUG.ENABLED augments the detector itself, without TEST.BOX_REFINEMENT, MULTI_SCALE and ENSEMBLE; "
             "write TEST.AUG.ENABLED False, or leave those out"
+        )
+
+
+def as_built(cfg: CfgNode) -> CfgNode:
+    """Return the config of what is built: StandardROIHeads with MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT are ContextROIHeads.
+
+    So that one config is for both engines. ``cfg`` stays as it is.
+    """
+    if cfg.MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT and cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads":
+        cfg = cfg.clone()
+        cfg.MODEL.ROI_HEADS.NAME = "ContextROIHeads"
+    return cfg
+
+
+def _lengths(cfg: CfgNode) -> dict[str, int]:
+    """How many values a key has; boxes that turn have one more than the others."""
+    model = cfg.MODEL
+    turned = model.PROPOSAL_GENERATOR.NAME == "RRPN" or model.ROI_HEADS.NAME == "RROIHeads"
+    lengths = {
+        "MODEL.PIXEL_STD": len(model.PIXEL_MEAN),
+        "MODEL.RETINANET.BBOX_REG_WEIGHTS": 4,
+        "INPUT.CROP.SIZE": 2,
+        **{
+            f"MODEL.{part}.IOU_THRESHOLDS": len(model[part].IOU_LABELS) - 1
+            for part in ("RPN", "ROI_HEADS", "RETINANET")
+        },
+    }
+    return lengths if turned else {**lengths, **dict.fromkeys(_BOX_WEIGHTS, 4)}
+
+
+def _check_cascade(cfg: CfgNode) -> None:
+    heads, box, cascade = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_BOX_CASCADE_HEAD
+    if heads.NAME != "CascadeROIHeads":
+        return
+    if not box.CLS_AGNOSTIC_BBOX_REG:
+        raise ValueError("MODEL.ROI_HEADS.NAME CascadeROIHeads needs MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: True")
+    if len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
+        raise ValueError(
+            f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS has {len(cascade.IOUS)} stages, "
+            f"MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS {len(cascade.BBOX_REG_WEIGHTS)}; write as many for both"
+        )
+    if list(cascade.IOUS[:1]) != list(heads.IOU_THRESHOLDS):
+        raise ValueError(
+            f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS {list(cascade.IOUS)} must begin with MODEL.ROI_HEADS.IOU_THRESHOLDS, "
+            f"{list(heads.IOU_THRESHOLDS)}"
         )

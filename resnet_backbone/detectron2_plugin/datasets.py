@@ -7,10 +7,15 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 
+from resnet_backbone.config.keys import fit_num_classes
 from resnet_backbone.data.catalog import DatasetSpec, check_dataset_files, check_same_classes, get_dataset
 from resnet_backbone.data.coco import CocoDataset
+from resnet_backbone.data.findings import report_findings
+from resnet_backbone.data.image_checks import compare_images
+from resnet_backbone.data.image_files import ImageFiles
 from resnet_backbone.evaluation.coco_input import read_ground_truth
 
 logger = logging.getLogger(__name__)
@@ -24,7 +29,7 @@ def register_datasets(cfg: CfgNode, *, training: bool) -> list[str]:
     Our own names (``shapes_train``, ``bccd_test``, ...) and those of DATASETS.OWN are read and checked whole.
 
     Args:
-        cfg: reads DATASETS, MODEL.MASK_ON and INPUT.MASK_FORMAT.
+        cfg: reads DATASETS (with CHECK_IMAGES every image is opened), MODEL.MASK_ON and INPUT.MASK_FORMAT.
         training: False leaves DATASETS.TRAIN alone.
 
     Returns:
@@ -37,36 +42,46 @@ def register_datasets(cfg: CfgNode, *, training: bool) -> list[str]:
     if training and not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name the data set to train on")
     classes: dict[str, list[str]] = {}
+    files: dict[str, dict[str, ImageFiles]] = {"TRAIN": {}, "TEST": {}}
     for key, names in (("TRAIN", cfg.DATASETS.TRAIN if training else ()), ("TEST", cfg.DATASETS.TEST)):
         if isinstance(names, str):
             raise ValueError(f'DATASETS.{key} is the text {names!r}; write a list of names: ["{names}"]')
         for name in names:
-            classes[name] = register_dataset(cfg, name, training=key == "TRAIN")
+            classes[name], dataset = _enter(cfg, name, training=key == "TRAIN")
+            if dataset is not None:
+                files[key][name] = dataset.files
     first = next(iter(classes.values()), [])
     for name, found in classes.items():
         check_same_classes(name, found, first)
+    if comm.is_main_process():  # the others wait for it where they next talk to it
+        compared = compare_images(files["TRAIN"], files["TEST"], deep=cfg.DATASETS.CHECK_IMAGES)
+        for name, findings in compared:
+            report_findings(name, findings)
     return first
 
 
 def register_dataset(cfg: CfgNode, name: str, *, training: bool) -> list[str]:
     """Do for one data set what :func:`register_datasets` does for all; return its classes."""
-    own = _own_names(cfg)
-    if name in DatasetCatalog and name not in (*own, *_registered):
-        _check_files(name)
-    else:
-        _register(get_dataset(name, cfg.DATASETS.OWN if name in own else ()), cfg, training=training)
-    return list(getattr(MetadataCatalog.get(name), "thing_classes", []))
+    return _enter(cfg, name, training=training)[0]
 
 
 def set_num_classes(cfg: CfgNode, num_classes: int) -> None:
     """Write the number of classes, in place, where the detector reads it: ROI_HEADS or RETINANET."""
     if num_classes == 0:
         return
-    for node_name in ("ROI_HEADS", "RETINANET"):
-        node = cfg.MODEL[node_name]
-        if node.NUM_CLASSES != num_classes:
-            logger.info("MODEL.%s.NUM_CLASSES: %d, from the data (was %d)", node_name, num_classes, node.NUM_CLASSES)
-            node.NUM_CLASSES = num_classes
+    for section in ("ROI_HEADS", "RETINANET"):
+        fit_num_classes(cfg, section, num_classes)
+
+
+def _enter(cfg: CfgNode, name: str, *, training: bool) -> tuple[list[str], CocoDataset | None]:
+    """Return the classes, and the data set where it is not one of Detectron2's own, which Detectron2 alone reads."""
+    own = _own_names(cfg)
+    dataset = None
+    if name in DatasetCatalog and name not in (*own, *_registered):
+        _check_files(name)
+    else:
+        dataset = _register(get_dataset(name, cfg.DATASETS.OWN if name in own else ()), cfg, training=training)
+    return list(getattr(MetadataCatalog.get(name), "thing_classes", [])), dataset
 
 
 def _own_names(cfg: CfgNode) -> list[str]:
@@ -77,7 +92,7 @@ def _own_names(cfg: CfgNode) -> list[str]:
     return [entry["NAME"] for entry in cfg.DATASETS.OWN]
 
 
-def _register(spec: DatasetSpec, cfg: CfgNode, *, training: bool) -> None:
+def _register(spec: DatasetSpec, cfg: CfgNode, *, training: bool) -> CocoDataset:
     check_dataset_files(spec)
     masks = {"with_masks": cfg.MODEL.MASK_ON and training, "mask_format": cfg.INPUT.MASK_FORMAT}
     dataset = CocoDataset(spec.json_path, spec.image_folder, None, training=training, **masks)
@@ -85,8 +100,6 @@ def _register(spec: DatasetSpec, cfg: CfgNode, *, training: bool) -> None:
     if not training:  # what the evaluation refuses, it refuses before the training
         for iou_type in ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",):
             read_ground_truth(spec.json_path, iou_type)
-    elif len(dataset) == 0:
-        raise ValueError(f"{spec.json_path} holds no image with a box to learn from")
     if spec.name in DatasetCatalog:
         DatasetCatalog.remove(spec.name)
         MetadataCatalog.remove(spec.name)
@@ -97,11 +110,12 @@ def _register(spec: DatasetSpec, cfg: CfgNode, *, training: bool) -> None:
     metadata.voc_eleven_points = spec.voc_eleven_points
     try:
         DatasetCatalog.get(spec.name)
-    except (AssertionError, KeyError) as error:
+    except (AssertionError, KeyError, TypeError) as error:
         raise ValueError(
             f"{spec.json_path}: Detectron2 cannot read it ({type(error).__name__}: {error}); it wants an 'id' of "
             f"its own for every annotation, and no 'ignore': 1"
         ) from error
+    return dataset
 
 
 def _check_files(name: str) -> None:

@@ -7,21 +7,18 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from resnet_backbone.config.acceleration import acceleration_of
+from resnet_backbone.detectron2_plugin.config import as_built
 from resnet_backbone.detectron2_plugin.host_config import check_context
 from resnet_backbone.models.acceleration import accelerate_heads
 
 
 def build_detector(cfg: CfgNode) -> nn.Module:
-    """Build the detector that ``cfg`` describes, on MODEL.DEVICE, with random weights.
-
-    StandardROIHeads with MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT are ContextROIHeads, so that one config is for both engines.
+    """Build the detector that ``cfg`` describes, on MODEL.DEVICE, with random weights; see ``as_built``.
 
     Raises:
         ValueError: parts that do not fit each other; Detectron2 itself asserts, or fails on the way, and is quoted.
     """
-    if cfg.MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT and cfg.MODEL.ROI_HEADS.NAME == "StandardROIHeads":
-        cfg = cfg.clone()
-        cfg.MODEL.ROI_HEADS.NAME = "ContextROIHeads"
+    cfg = as_built(cfg)
     check_context(cfg)
     try:
         model = build_model(cfg)

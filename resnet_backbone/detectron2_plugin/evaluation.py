@@ -34,8 +34,9 @@ from resnet_backbone.evaluation.cost import CostMeter
 from resnet_backbone.evaluation.facts import write_facts
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.pictures import Sample, evenly_spaced, save_comparison_pictures
-from resnet_backbone.evaluation.results import ImageResults, decode_masks, write_results, write_text
+from resnet_backbone.evaluation.results import ImageResults, decode_masks, write_results
 from resnet_backbone.evaluation.score import score_results
+from resnet_backbone.files.whole import write_text
 
 logger = logging.getLogger(__name__)
 

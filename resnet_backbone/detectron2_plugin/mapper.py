@@ -20,6 +20,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image
 from torchvision.transforms.v2 import functional as F
 
+from resnet_backbone.data.images import open_image
 from resnet_backbone.data.jpeg import decode_plain_jpeg
 
 _CHANGED_IN_PLACE = ("segmentation", "keypoints")  # by transforms, where they are arrays
@@ -130,14 +131,23 @@ def read_image(file_name: str, image_format: str) -> np.ndarray:
 
     Returns:
         An array of shape (H, W, C), uint8 for RGB and BGR.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it is truncated, or no image of one of the formats of :mod:`resnet_backbone.data.images`.
     """
-    if image_format in ("RGB", "BGR"):
-        with PathManager.open(file_name, "rb") as file, Image.open(file) as image:
-            pixels = decode_plain_jpeg(image) if _is_upright(image) else None
-        if pixels is not None:
-            rgb = pixels.permute(1, 2, 0).numpy()
-            return rgb if image_format == "RGB" else rgb[..., ::-1]
-    return utils.read_image(file_name, format=image_format)
+    try:
+        with PathManager.open(file_name, "rb") as file, open_image(file) as image:
+            is_plain = image_format in ("RGB", "BGR") and _is_upright(image)
+            pixels = decode_plain_jpeg(image) if is_plain else None
+        if pixels is None:
+            return utils.read_image(file_name, format=image_format)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file_name}: no such image file") from None
+    except Exception as error:  # of a broken file Pillow's decoders raise nearly anything
+        raise OSError(f"{file_name}: cannot be read as an image ({error}); replace it or take it out") from error
+    rgb = pixels.permute(1, 2, 0).numpy()
+    return rgb if image_format == "RGB" else rgb[..., ::-1]
 
 
 def _is_upright(image: Image.Image) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,10 @@ from resnet_backbone.config.acceleration import check_training_precision
 from resnet_backbone.config.evaluation_folder import check_evaluation
 from resnet_backbone.config.finished_run import CONFIG
 from resnet_backbone.config.input import input_of, refuse_unknown_input, required_by
-from resnet_backbone.config.output import check_output_dir, forget_checkpoints, last_checkpoint
+from resnet_backbone.config.interruption import Interrupted
+from resnet_backbone.config.output import check_output_dir
 from resnet_backbone.config.process import set_up_process
+from resnet_backbone.config.suspicions import warn_of_suspicious
 from resnet_backbone.config.values import warn_of_far_sizes
 from resnet_backbone.detectron2_plugin.checkpoint import fill_detector, local_file
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
@@ -29,6 +33,9 @@ from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.detectron2_plugin.evaluation import check_evaluators
 from resnet_backbone.detectron2_plugin.improvements import build_improved
 from resnet_backbone.detectron2_plugin.trainer import Trainer, evaluate_all
+from resnet_backbone.files.checkpoints import forget_checkpoints, last_checkpoint, remove_unfinished
+from resnet_backbone.files.lock import wait_for_other_runs, writing_alone
+from resnet_backbone.training.writers import forget_records
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import read_weights
 from resnet_backbone.weights.convert import holds_detector
@@ -61,6 +68,7 @@ class Run:
             raise ValueError("Detectron2 does not train in several processes on the CPU; write --engine torchvision")
         _log_to_terminal()
         warn_of_far_sizes(cfg)
+        warn_of_suspicious(cfg, training=not eval_only)
         self.class_names = register_datasets(cfg, training=not eval_only)
         check_evaluators(cfg)
         set_num_classes(cfg, len(self.class_names))
@@ -68,6 +76,7 @@ class Run:
         last = _resumed_checkpoint(self.output_dir) if resume else None
         self.resumes = last is not None
         source = str(last) if last else cfg.MODEL.WEIGHTS
+        self.saved: dict[str, Any] = {}  # plain values beside the tensors of the source
         if source:
             self._fit_to_weights(source)
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
@@ -80,6 +89,10 @@ class Run:
 
     def start(self) -> dict[str, dict[str, Any]]:
         """Train and evaluate; return the figures of each test set, on the main process."""
+        with writing_alone(self.output_dir) if comm.is_main_process() else nullcontext():
+            return self._start()
+
+    def _start(self) -> dict[str, dict[str, Any]]:
         arguments = Namespace(eval_only=self.eval_only, resume=self.resumes)
         default_setup(self.cfg, arguments)
         set_up_process(self.cfg)
@@ -97,9 +110,14 @@ class Run:
         }
         trainer = Trainer(self.cfg, self.model, facts, self.improved)
         if self.resumes:
-            trainer.resume_or_load(resume=True)
+            trainer.resume(self.saved)
         elif comm.is_main_process():
             forget_checkpoints(self.output_dir)
+        records = self.output_dir / "metrics.json"
+        if comm.is_main_process():
+            remove_unfinished(self.output_dir)
+            if trainer.start_iter and records.is_file():
+                forget_records(records, trainer.start_iter)
         trainer.train()
         return trainer.figures
 
@@ -113,6 +131,7 @@ class Run:
                 f"--resume: {source} is no checkpoint of a run on Detectron2; name another "
                 f"OUTPUT_DIR, or write --engine torchvision where that engine wrote it"
             )
+        self.saved = raw.metadata
         is_detector = holds_detector(raw.tensors)
         if is_detector:
             self._check_classes(source, raw)
@@ -140,11 +159,26 @@ class Run:
 
 
 def launch_run(main: Callable[..., None], num_gpus: int, num_machines: int, rank: int, url: str, args: tuple) -> None:
-    """Call ``main(*args)`` in as many processes as there are GPUs, by Detectron2's launcher."""
-    launch(main, num_gpus, num_machines, rank, "auto" if num_machines == 1 else url, args)
+    """Call ``main(*args)`` in as many processes as there are GPUs, by Detectron2's launcher.
+
+    Raises:
+        Interrupted: a signal asked for the end; the processes have got it, too, and have ended.
+    """
+    try:
+        launch(main, num_gpus, num_machines, rank, "auto" if num_machines == 1 else url, args)
+    except Interrupted:
+        processes = multiprocessing.active_children()
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+        raise
 
 
 def _resumed_checkpoint(output_dir: Path) -> Path | None:
+    if comm.is_main_process():
+        wait_for_other_runs(output_dir)
+    comm.synchronize()
     path = last_checkpoint(output_dir)
     if path is None:
         logger.warning("--resume: no checkpoint in %s, starting anew", output_dir)

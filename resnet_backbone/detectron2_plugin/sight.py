@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetMapper, build_detection_test_loader, build_detection_train_loader
+from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.structures import BoxMode, PolygonMasks
-from detectron2.utils.env import seed_all_rng
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from resnet_backbone.data.masks import decode_segmentation
 from resnet_backbone.data.seen import SeenImage, Sight, pad_masks, restore_pixels
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
 from resnet_backbone.detectron2_plugin.detector import build_detector
+from resnet_backbone.detectron2_plugin.loader import ResumableLoader
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper
 
 
@@ -72,8 +72,7 @@ def _images(cfg: CfgNode, model: nn.Module, *, training: bool) -> Iterator[SeenI
 def _batches(cfg: CfgNode, *, training: bool) -> Iterator[list[dict[str, Any]]]:
     mapper = _KeepingMapper(cfg, training=training)
     if training:
-        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)  # as default_setup does before the training
-        yield from build_detection_train_loader(cfg, mapper=mapper)
+        yield from ResumableLoader(cfg, mapper)
     for name in cfg.DATASETS.TEST:
         yield from build_detection_test_loader(cfg, name, mapper=mapper)
 

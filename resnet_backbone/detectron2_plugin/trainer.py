@@ -1,27 +1,37 @@
-"""Detectron2's DefaultTrainer with our checkpoints and evaluators."""
+"""Detectron2's DefaultTrainer with our checkpoints and evaluators, which ends and goes on as our own trainings do."""
 
 from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.data import build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from resnet_backbone.config.finished_run import FINAL
+from resnet_backbone.config.interruption import Interrupted, deferring_signals, obeying_signals, was_asked_to_stop
 from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
 from resnet_backbone.detectron2_plugin.evaluation import evaluate
-from resnet_backbone.detectron2_plugin.mapper import TensorMapper
+from resnet_backbone.detectron2_plugin.loader import ResumableLoader
+from resnet_backbone.diagnosis.divergence import broken_tensors, explain_divergence
+from resnet_backbone.files.checkpoints import BEST, last_checkpoint
+from resnet_backbone.files.whole import copy_file
 from resnet_backbone.models.acceleration import finish_for_inference
+from resnet_backbone.training.batches import derive_seed
+from resnet_backbone.training.best import BestKeeper
+from resnet_backbone.training.data_errors import DataError
 
 logger = logging.getLogger(__name__)
+
+_LOOK_EVERY = 20  # iterations between two looks of several processes whether a signal has come
 
 
 class Trainer(DefaultTrainer):
@@ -41,15 +51,18 @@ class Trainer(DefaultTrainer):
     """
 
     checkpointer: DetectionCheckpointer
+    iter: int
 
     def __init__(
         self, cfg: CfgNode, model: nn.Module, facts: Mapping[str, Any], improved: nn.Module | None = None
     ) -> None:
         self._built_model = model
-        self._facts = facts
+        self._facts = dict(facts)
         self._improved = improved
+        self._best = BestKeeper("bbox/AP", larger_is_better=True)
         self.figures: dict[str, dict[str, Any]] = {}
         super().__init__(cfg)
+        self._loader = self._trainer.data_loader
         if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "bfloat16":
             if not hasattr(self._trainer, "precision"):
                 raise ValueError("SOLVER.AMP.DTYPE bfloat16 needs a newer Detectron2 than v0.6; write float16")
@@ -59,9 +72,8 @@ class Trainer(DefaultTrainer):
         return self._built_model
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        logger.info("images of the training are decoded and resized by torchvision (TensorMapper), others by Pillow")
-        return build_detection_train_loader(cfg, mapper=TensorMapper(cfg, is_train=True))
+    def build_train_loader(cls, cfg: CfgNode) -> ResumableLoader:
+        return ResumableLoader(cfg)
 
     def build_hooks(self) -> list[HookBase]:
         self.checkpointer = SafeCheckpointer(
@@ -71,21 +83,168 @@ class Trainer(DefaultTrainer):
             facts=self._facts,
             trainer=weakref.proxy(self),
         )
-        return super().build_hooks()
+        return [_OverdueEvaluationHook(), *super().build_hooks(), _StopHook()]
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from the last checkpoint in OUTPUT_DIR.
+
+        The config decides on learning rate, decay and momentum, which Detectron2 takes from the checkpoint.
+
+        Args:
+            state: the plain values in it. Those of earlier versions have neither seed nor best score.
+        """
+        groups, scheduler = self._trainer.optimizer.param_groups, self.scheduler
+        configured = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        base_rates = list(scheduler.base_lrs)
+        try:
+            self.resume_or_load(resume=True)
+        except ValueError as error:  # of the optimizer
+            raise OSError(
+                f"the checkpoint was trained with other layers frozen ({error}); resume with the "
+                f"MODEL.BACKBONE.FREEZE_AT and MODEL.RESNET_BACKBONE.NORM of its config.yaml"
+            ) from error
+        scheduler.base_lrs = base_rates
+        for group, options, rate in zip(
+            self._trainer.optimizer.param_groups, configured, scheduler.get_lr(), strict=True
+        ):
+            group.update(options, lr=rate)
+        self._loader.seed = state.get("seed", self._loader.seed)
+        self._best.restore(state.get("best"))
+        then, now = state.get("num_processes", comm.get_world_size()), comm.get_world_size()
+        if then != now:
+            logger.warning(
+                "the checkpoint was written by %d processes, now there are %d: images come in another order, and batch "
+                "norms take their statistics over other numbers of them. Learning rate and schedule stay",
+                *(then, now),
+            )
+
+    def train(self) -> None:
+        """Train and evaluate.
+
+        Raises:
+            FloatingPointError: it has diverged; the message names causes, images and the last checkpoint.
+            Interrupted: a signal asked for the end; a checkpoint is written.
+            DataError: a batch cannot be had; a checkpoint of all before is written.
+            OSError: the disk is full; the message names the last good checkpoint.
+        """
+        self._loader.start = self.start_iter
+        self._facts |= {"seed": self._loader.seed, "num_processes": comm.get_world_size(), "best": self._best.state()}
+        self.checkpointer.facts |= self._facts
+        told = logging.getLogger("detectron2.engine.train_loop")
+        told.addFilter(_is_news)
+        try:
+            with deferring_signals():
+                super().train()
+        except DataError as error:
+            self.iter = self._trainer.iter = self.iter - 1  # the last that is done
+            raise DataError(f"{error}\nPut that right. {self._keep()}") from error
+        except FloatingPointError as error:
+            last = last_checkpoint(Path(self.cfg.OUTPUT_DIR))
+            what = f"the loss is not finite at iteration {self.iter} ({_losses(error)})"
+            found = broken_tensors(self.model)
+            raise FloatingPointError(explain_divergence(self.cfg, what, self._loader.image_ids, last, found)) from error
+        finally:
+            told.removeFilter(_is_news)
+
+    def run_step(self) -> None:
+        torch.manual_seed(derive_seed(self._loader.seed, self.iter, comm.get_rank()))
+        super().run_step()
 
     def test(self, cfg: CfgNode, model: nn.Module, evaluators: None = None) -> dict[str, float]:
         """Evaluate, in the end with all that TEST asks for; return the summary figures by their full names."""
-        if self.iter + 1 >= self.max_iter:
-            self.figures = evaluate_all(cfg, model, improved=self._improved)
-        else:
-            self.figures = evaluate(cfg, model, Path(cfg.OUTPUT_DIR) / "inference", pictures=False)
-        return {
+        if self.iter + 1 == self.max_iter:  # Detectron2 asks for the last one even where the last step has failed
+            return {}
+        over = self.iter >= self.max_iter
+        try:
+            with obeying_signals():
+                if over:
+                    self.figures = evaluate_all(cfg, model, improved=self._improved)
+                else:
+                    self.figures = evaluate(cfg, model, Path(cfg.OUTPUT_DIR) / "inference", pictures=False)
+        except Interrupted as error:
+            raise Interrupted(f"{error}, in an evaluation. {self._keep()}") from None
+        scores = {
             f"{name}/{kind}/{figure}": value
             for name, kinds in self.figures.items()
             for kind, values in kinds.items()
             for figure, value in values.items()
             if isinstance(value, float) and not figure.startswith("AP-")
         }
+        self._keep_the_best(scores, over)
+        return scores
+
+    def stop(self) -> None:
+        """Write a checkpoint, and end as a signal has asked for.
+
+        Raises:
+            Interrupted: always.
+        """
+        raise Interrupted(f"ended by a signal. {self._keep()}")
+
+    def _keep_the_best(self, scores: Mapping[str, float], over: bool) -> None:
+        if not self._best.note(scores, min(self.iter + 1, self.max_iter)) or not self.cfg.TEST.EVAL_PERIOD:
+            return
+        self.checkpointer.facts["best"] = self._best.state()
+        if not over:
+            self.checkpointer.save(BEST.removesuffix(".pth"))
+        elif comm.is_main_process():  # the network is finished for inference by now
+            folder = Path(self.cfg.OUTPUT_DIR)
+            copy_file(folder / FINAL, folder / BEST)
+
+    def _keep(self) -> str:
+        """Write a checkpoint of the iterations that are done, and say which one is the last."""
+        folder, name = Path(self.cfg.OUTPUT_DIR), f"model_{self.iter:07d}"
+        last = last_checkpoint(folder)
+        is_saved = self.iter + 1 >= self.max_iter or (last is not None and last.stem == name)
+        if self.iter >= self.start_iter and not is_saved:
+            self.checkpointer.save(name)
+            last = last_checkpoint(folder)
+        if last is None:
+            return "No iteration is done yet: nothing is lost"
+        return f"Everything up to {last} is kept; go on with --resume"
+
+
+class _OverdueEvaluationHook(HookBase):
+    """Evaluates before a training goes on that was killed between a checkpoint and the evaluation that follows it."""
+
+    trainer: Trainer
+
+    def before_train(self) -> None:
+        trainer, period = self.trainer, self.trainer.cfg.TEST.EVAL_PERIOD
+        done = trainer.start_iter
+        if period and 0 < done < trainer.max_iter and done % period == 0:
+            trainer.iter = done - 1
+            scores = trainer.test(trainer.cfg, trainer.model)
+            trainer.iter = done
+            trainer.storage.put_scalars(**scores, smoothing_hint=False)
+
+
+class _StopHook(HookBase):
+    """Ends the training after a step during which a signal has come, in all processes alike."""
+
+    trainer: Trainer
+
+    def after_step(self) -> None:
+        asked = was_asked_to_stop()
+        if comm.get_world_size() > 1:
+            if (self.trainer.iter + 1) % _LOOK_EVERY:
+                return
+            asked_any = torch.tensor(asked, dtype=torch.uint8, device=self.trainer.cfg.MODEL.DEVICE)
+            torch.distributed.all_reduce(asked_any, torch.distributed.ReduceOp.MAX)
+            asked = bool(asked_any)
+        if asked:
+            self.trainer.stop()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether Detectron2's traceback tells more than the message that follows it."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, DataError | FloatingPointError | Interrupted | OSError)
+
+
+def _losses(error: FloatingPointError) -> str:
+    """Take the losses from Detectron2's message; or the checkpointer's about weights, as it is."""
+    return str(error).split("loss_dict = ")[-1].strip("{}").replace("'", "")
 
 
 def evaluate_all(cfg: CfgNode, model: nn.Module, *, improved: nn.Module | None = None) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from resnet_backbone.evaluation.coco_backends import paused_collector, run_faster, run_pycocotools
-from resnet_backbone.evaluation.coco_input import Record, read_ground_truth, read_json
+from resnet_backbone.evaluation.coco_input import Record, read_ground_truth
+from resnet_backbone.evaluation.json_file import naming, read_json
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.result_table import read_result_table
 
@@ -82,7 +83,8 @@ def evaluate_coco_types(
     if max_detections < 10:
         raise ValueError(f"max_detections must be 10 or more, because AR10 is reported too; got {max_detections}")
     data = read_json(ground_truth) if isinstance(ground_truth, Path) else ground_truth
-    truths = {iou_type: read_ground_truth(data, iou_type) for iou_type in iou_types}
+    with naming(ground_truth):
+        truths = {iou_type: read_ground_truth(data, iou_type) for iou_type in iou_types}
     del data
     found = read_result_table(results, truths[iou_types[0]], iou_types)
     if not len(found):

@@ -18,7 +18,7 @@ import numpy as np
 import pycocotools.coco
 import pycocotools.cocoeval
 
-from resnet_backbone.evaluation.coco_input import Record, mask_areas
+from resnet_backbone.evaluation.mask_input import Record, mask_areas
 from resnet_backbone.evaluation.result_table import ResultTable
 
 logger = logging.getLogger(__name__)

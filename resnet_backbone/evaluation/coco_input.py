@@ -5,18 +5,19 @@ Both backends accept a good deal that they then count wrongly or crash on. Here 
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from numbers import Real
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from pycocotools import mask as coco_mask
 
+from resnet_backbone.evaluation.json_file import brief, naming, read_json
 from resnet_backbone.evaluation.json_list import iterate_list
+from resnet_backbone.evaluation.mask_input import Record, checked_rle, refuse_broken_masks, to_rle
 
-Record = dict[str, Any]
+_ID_LIMIT = 1 << 63  # ids are kept in 64 bits
 
 
 def read_ground_truth(source: Path | Mapping[str, Any], iou_type: str) -> dict[str, list[Record]]:
@@ -31,13 +32,24 @@ def read_ground_truth(source: Path | Mapping[str, Any], iou_type: str) -> dict[s
         ValueError: not COCO ground truth; the message names the image, category or annotation.
     """
     data = read_json(source) if isinstance(source, Path) else source
+    with naming(source):
+        return _checked_ground_truth(data, iou_type)
+
+
+def _checked_ground_truth(data: Any, iou_type: str) -> dict[str, list[Record]]:
     if not isinstance(data, Mapping):
         raise ValueError(
             f"COCO ground truth is an object with images, annotations, categories; got {type(data).__name__}"
         )
     missing = [key for key in ("images", "annotations", "categories") if key not in data]
     if missing:
-        raise ValueError(f"COCO ground truth lacks {missing}; it has {sorted(data)}")
+        raise ValueError(f"COCO ground truth lacks {missing}; it has {_keys(data)}")
+    for key in ("images", "annotations", "categories"):
+        if isinstance(data[key], str | bytes) or not isinstance(data[key], Sequence):
+            raise ValueError(f"{key} of COCO ground truth is a list of objects, got {type(data[key]).__name__}")
+        for number, record in enumerate(data[key], start=1):
+            if not isinstance(record, Mapping):
+                raise ValueError(f"entry {number} of {key} is no object, got {brief(record)}")
     for key in ("images", "categories"):
         if not data[key]:
             raise ValueError(f"the ground truth has no {key}; there is nothing to measure")
@@ -67,10 +79,14 @@ def read_results(
     """
     images = {image["id"]: image for image in ground_truth["images"]}
     category_ids = {category["id"] for category in ground_truth["categories"]}
-    return [
-        checked_result(result, index, images, category_ids, iou_type)
-        for index, result in enumerate(iterate_results(source))
-    ]
+    with naming(source):
+        checked = [
+            checked_result(result, index, images, category_ids, iou_type)
+            for index, result in enumerate(iterate_results(source))
+        ]
+        if iou_type == "segm":
+            refuse_broken_masks(checked, 0)
+    return checked
 
 
 def iterate_results(source: Path | Sequence[Mapping[str, Any]]) -> Iterator[Any]:
@@ -87,27 +103,12 @@ def iterate_results(source: Path | Sequence[Mapping[str, Any]]) -> Iterator[Any]
     yield from source
 
 
-def read_json(path: Path) -> Any:
-    """Return what a JSON file holds.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not JSON.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-
-
 def _by_id(records: Sequence[Mapping[str, Any]], kind: str) -> dict[int, Record]:
     by_id: dict[int, Record] = {}
     for record in records:
-        key = record.get("id")
-        if not isinstance(key, int) or isinstance(key, bool):
-            raise ValueError(f"the id of every {kind} must be an integer, got {key!r} in {dict(record)}")
+        key: Any = record.get("id")
+        if not _is_id(key):
+            raise ValueError(f"the id of every {kind} must be an integer, got {brief(key)} in {brief(dict(record))}")
         if key in by_id:
             raise ValueError(f"two entries share the {kind} id {key}; ids must be unique")
         by_id[key] = dict(record)
@@ -132,15 +133,21 @@ def _checked_annotation(
     categories: Mapping[int, Record],
     iou_type: str,
 ) -> Record:
-    where = f"annotation {annotation.get('id')!r} (number {number} of the file)"
-    if annotation.get("image_id") not in images:
-        raise ValueError(f"{where}: image_id {annotation.get('image_id')!r} is not among the {len(images)} images")
-    if annotation.get("category_id") not in categories:
-        raise ValueError(f"{where}: category_id {annotation.get('category_id')!r} is not among {sorted(categories)}")
+    where = f"annotation {brief(annotation.get('id'))} (number {number} of the file)"
+    image_id: Any = annotation.get("image_id")
+    category_id = annotation.get("category_id")
+    if not _is_among(image_id, images):
+        raise ValueError(f"{where}: image_id {brief(image_id)} is not among the {len(images)} images")
+    if not _is_among(category_id, categories):
+        raise ValueError(f"{where}: category_id {brief(category_id)} is not among {sorted(categories)}")
     box = _checked_box(annotation.get("bbox"), where)
     checked = {**annotation, "id": number, "bbox": box, "iscrowd": annotation.get("iscrowd", 0)}
+    if not isinstance(checked["iscrowd"], Integral):
+        raise ValueError(f"{where}: iscrowd is 0 or 1, got {brief(checked['iscrowd'])}")
+    if checked.get("area") is not None and not _is_number(checked["area"]):
+        raise ValueError(f"{where}: area is a finite number, got {brief(checked['area'])}")
     if iou_type == "segm":
-        rle = _to_rle(annotation.get("segmentation"), images[annotation["image_id"]], where)
+        rle = to_rle(annotation.get("segmentation"), images[image_id], where)
         checked["segmentation"] = rle
         area = float(coco_mask.area(rle))
     else:
@@ -149,33 +156,6 @@ def _checked_annotation(
     if checked.get("area") is None:
         checked["area"] = area
     return checked
-
-
-def _to_rle(segmentation: Any, image: Mapping[str, Any], where: str) -> Record:
-    """COCO polygons, or run lengths as a list or compressed, as compressed run lengths."""
-    height, width = _size(image)
-    if not segmentation:
-        raise ValueError(f'{where} has no segmentation, which iou_type "segm" needs; measure iou_type "bbox" instead')
-    if isinstance(segmentation, list):
-        if any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
-            raise ValueError(f"{where}: a polygon is [x0, y0, x1, y1, ...] with at least three points")
-        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    if list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"{where}: mask of (height, width) {segmentation['size']} on an image of {[height, width]}")
-    if isinstance(segmentation["counts"], list):
-        return coco_mask.frPyObjects(segmentation, height, width)
-    return segmentation
-
-
-def mask_areas(rles: Iterable[Record]) -> list[float]:
-    """Pixels of each mask, one by one: with NumPy 2, pycocotools fails on more than 255 at once."""
-    return [float(coco_mask.area(rle)) for rle in rles]
-
-
-def _size(image: Mapping[str, Any]) -> tuple[int, int]:
-    if "height" not in image or "width" not in image:
-        raise ValueError(f'image {image["id"]} has no height and width, which iou_type "segm" needs; add them')
-    return image["height"], image["width"]
 
 
 def checked_result(
@@ -195,48 +175,36 @@ def checked_result(
     """
     where = f"result {index}"
     if not isinstance(result, Mapping):
-        raise ValueError(f"{where} is no object with image_id, category_id and so on; got {result!r}")
+        raise ValueError(f"{where} is no object with image_id, category_id and so on; got {brief(result)}")
     key = "bbox" if iou_type == "bbox" else "segmentation"
     missing = [name for name in ("image_id", "category_id", "score", key) if name not in result]
     if missing:
-        raise ValueError(f"{where} lacks {missing}; it has {sorted(result)}")
-    if result["image_id"] not in images:
+        raise ValueError(f"{where} lacks {missing}; it has {_keys(result)}")
+    if not _is_among(result["image_id"], images):
         raise ValueError(
-            f"{where} is for image_id {result['image_id']!r}, which is not among the {len(images)} images; "
+            f"{where} is for image_id {brief(result['image_id'])}, which is not among the {len(images)} images; "
             "compare results with the annotations of the data set they were made on"
         )
-    if result["category_id"] not in category_ids:
+    if not _is_among(result["category_id"], category_ids):
         raise ValueError(
-            f"{where} has category_id {result['category_id']!r}; the ground truth knows {sorted(category_ids)}. "
+            f"{where} has category_id {brief(result['category_id'])}; the ground truth knows {sorted(category_ids)}. "
             "Write the ids of the file, not the contiguous labels of the model"
         )
     score = result["score"]
     if not _is_number(score):
-        raise ValueError(f"{where} has the score {score!r}; a score is a finite number")
+        raise ValueError(f"{where} has the score {brief(score)}; a score is a finite number")
     if iou_type == "bbox":
         measured: Any = _checked_box(result["bbox"], where)
     else:
-        measured = _checked_rle(result["segmentation"], images[result["image_id"]], where)
+        measured = checked_rle(result["segmentation"], images[result["image_id"]], where)
     ids = {"image_id": int(result["image_id"]), "category_id": int(result["category_id"])}
     return {**ids, "score": float(score), key: measured}
-
-
-def _checked_rle(rle: Any, image: Mapping[str, Any], where: str) -> Record:
-    if not isinstance(rle, Mapping) or not isinstance(rle.get("counts"), str | bytes):
-        raise ValueError(
-            f"{where}: a result's segmentation is compressed run lengths "
-            '{"size": [height, width], "counts": "..."}, as pycocotools.mask.encode writes'
-        )
-    size = _size(image)
-    if tuple(rle["size"]) != size:
-        raise ValueError(f"{where}: mask of (height, width) {tuple(rle['size'])} on image {image['id']} of {size}")
-    return dict(rle)
 
 
 def _checked_box(box: Any, where: str) -> list[float]:
     """``[x, y, width, height]`` as floats."""
     if not isinstance(box, Sequence) or len(box) != 4 or not all(map(_is_number, box)):
-        raise ValueError(f"{where}: bbox must be four finite numbers [x, y, width, height], got {box!r}")
+        raise ValueError(f"{where}: bbox must be four finite numbers [x, y, width, height], got {brief(box)}")
     if box[2] < 0 or box[3] < 0:
         raise ValueError(f"{where}: bbox is [x, y, width, height] and width and height are not negative, got {box!r}")
     return [float(value) for value in box]
@@ -244,4 +212,22 @@ def _checked_box(box: Any, where: str) -> list[float]:
 
 def _is_number(value: Any) -> bool:
     # asking for the type first saves half of the time
-    return (type(value) is float or isinstance(value, Real)) and math.isfinite(value)
+    if type(value) is float:
+        return math.isfinite(value)
+    try:
+        return isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # a whole number that is larger than any float
+        return False
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -_ID_LIMIT <= value < _ID_LIMIT
+
+
+def _is_among(value: Any, ids: Collection[int]) -> bool:
+    """``in``, for what JSON may have in the place of an id: lists have no hash."""
+    return isinstance(value, Real) and value in ids
+
+
+def _keys(record: Mapping[Any, Any]) -> str:
+    return brief(sorted(map(str, record)))

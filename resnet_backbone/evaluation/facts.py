@@ -16,10 +16,23 @@ import torch
 import torchvision
 
 from resnet_backbone.evaluation.cost import CostMeter, peak_memory_mib
-from resnet_backbone.evaluation.results import write_text
+from resnet_backbone.evaluation.json_file import brief, read_json
+from resnet_backbone.files.whole import write_text
 from resnet_backbone.version import __version__
 
 FACTS_NAME = "facts.json"
+_NUMBER = (int, float)
+# Of what is no text in facts.json.
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "commit": (str, type(None)),
+    "processes": int,
+    "num_images": int,
+    "class_names": list,
+    "parameters": int,
+    "multiply_adds": (*_NUMBER, type(None)),
+    "images_per_s": (*_NUMBER, type(None)),
+    "peak_memory_mib": _NUMBER,
+}
 
 
 @dataclass(frozen=True)
@@ -107,7 +120,16 @@ def read_facts(folder: Path) -> RunFacts:
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; evaluate again with tools/train_net.py --eval-only, which writes it")
     try:
-        return RunFacts(**json.loads(path.read_text(encoding="utf-8")))
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise TypeError(f"it holds a {type(values).__name__}")
+        facts = RunFacts(**values)
+        for key, value in values.items():
+            if not isinstance(value, _TYPES.get(key, str)) or isinstance(value, bool):
+                raise TypeError(f"{key} is {brief(value)}")
+        if not all(isinstance(name, str) for name in facts.class_names):
+            raise TypeError(f"class_names are {brief(facts.class_names)}")
+        return facts
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not what tools/train_net.py writes ({error}); evaluate again") from error
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 CHUNK = 1 << 20  # characters read at a time
+MAX_ELEMENT = 1 << 24  # characters of one element; a detection with its mask has a few thousand
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BETWEEN = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
@@ -33,6 +34,8 @@ def iterate_list(path: Path, chunk: int = CHUNK) -> Iterator[Any]:
             yield from _elements(_Window(file, chunk))
         except ValueError as error:
             raise ValueError(f"{path} is not JSON: {error}") from error
+        except RecursionError as error:
+            raise ValueError(f"{path} is not JSON that can be read: it is nested too deeply") from error
 
 
 class _Window:
@@ -46,9 +49,9 @@ class _Window:
         self.dropped = 0  # characters of the file before the text
         self.decode = json.JSONDecoder().raw_decode
 
-    def grow(self) -> bool:
-        """Read on, and forget what is done with; false at the end of the file."""
-        read = self.file.read(self.chunk)
+    def grow(self, count: int = 0) -> bool:
+        """Read on, ``count`` characters or more, and forget what is done with; false at the end of the file."""
+        read = self.file.read(max(self.chunk, count))
         self.dropped += self.at
         self.text = self.text[self.at :] + read
         self.at = 0
@@ -71,7 +74,11 @@ class _Window:
                 return value
             except json.JSONDecodeError as error:
                 problem = self.fault(error.msg, error.pos)
-            if not self.grow():  # the value may have been cut off by the end of the text
+            # The value may have been cut off by the end of the text. Twice as much of it is tried each time, so that
+            # a long one is not decoded over and over.
+            if len(self.text) - self.at > MAX_ELEMENT:
+                raise self.fault(f"no element has more than {MAX_ELEMENT:,} characters", self.at)
+            if not self.grow(len(self.text) - self.at):
                 raise problem
 
     def fault(self, what: str, at: int) -> ValueError:
@@ -81,7 +88,8 @@ class _Window:
 
 def _elements(window: _Window) -> Iterator[Any]:
     if window.mark() != "[":
-        raise TypeError(f"expected a list in the file {window.file.name}, got {type(window.value()).__name__}")
+        found = "dict" if window.mark() == "{" else type(window.value()).__name__  # one with images is large
+        raise TypeError(f"expected a list in the file {window.file.name}, got {found}")
     window.at += 1
     if window.mark() == "]":
         window.at += 1

@@ -14,7 +14,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import Params
 
 from resnet_backbone.evaluation.coco import ALL, IOU_50, IOU_75, LARGE, MEDIUM, SMALL, IouType
-from resnet_backbone.evaluation.coco_input import Record, mask_areas, read_ground_truth, read_results
+from resnet_backbone.evaluation.coco_input import Record, read_ground_truth, read_results
+from resnet_backbone.evaluation.mask_input import mask_areas
 
 HIT, FALSE_ALARM, IGNORED = 1, -1, 0
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from resnet_backbone.evaluation.coco_input import Record, checked_result, iterate_results
+from resnet_backbone.evaluation.coco_input import Record, checked_result, iterate_results, refuse_broken_masks
+from resnet_backbone.evaluation.json_file import naming
 
 _BLOCK = 200  # results that are records at a time; thousands would keep the garbage collector busy
 _NUMBERS = {int, float}
@@ -55,6 +56,13 @@ def read_result_table(
     Raises:
         FileNotFoundError, TypeError, ValueError: as read_results.
     """
+    with naming(source):
+        return _read(source, ground_truth, iou_types)
+
+
+def _read(
+    source: Path | Sequence[Mapping[str, Any]], ground_truth: Mapping[str, list[Record]], iou_types: Collection[str]
+) -> ResultTable:
     images = {image["id"]: image for image in ground_truth["images"]}
     category_ids = {category["id"] for category in ground_truth["categories"]}
     results = iterate_results(source)
@@ -88,6 +96,8 @@ def _checked_block(
             checked_result(result, index, images, category_ids, iou_type) for index, result in enumerate(block, first)
         )
         block = [{**result, **good} for result, good in zip(block, checked, strict=True)]
+        if iou_type == "segm":
+            refuse_broken_masks(block, first)
     return _to_table(block, iou_types)
 
 
@@ -108,8 +118,11 @@ def _boxes_are_plain(block: Sequence[Any], images: Mapping[int, Record], categor
         return False
     if not _NUMBERS >= set(map(type, scores)) | set(map(type, chain.from_iterable(boxes))):
         return False
-    sizes = np.array(boxes, dtype=float)
-    return all(map(math.isfinite, scores)) and bool(np.isfinite(sizes).all() and (sizes[:, 2:] >= 0).all())
+    try:
+        sizes, finite = np.array(boxes, dtype=float), all(map(math.isfinite, scores))
+    except OverflowError:  # a whole number that no float holds
+        return False
+    return finite and bool(np.isfinite(sizes).all() and (sizes[:, 2:] >= 0).all())
 
 
 def _to_table(block: Sequence[Record], iou_types: Collection[str]) -> ResultTable:

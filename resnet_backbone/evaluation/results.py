@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
+
+from resnet_backbone.evaluation.json_file import read_json
+from resnet_backbone.files.whole import replacing
 
 _BLOCK = 200  # results that become text at a time
 
@@ -145,32 +146,13 @@ def write_results(path: Path, results: Iterable[Mapping[str, Any]]) -> None:
         ValueError: a number is nan or infinite, which JSON cannot hold.
     """
     results = iter(results)
-    with _replacing(path) as file:
+    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
         file.write("[")
         separator = ""
         while block := list(islice(results, _BLOCK)):
             file.write(separator + json.dumps(block, allow_nan=False)[1:-1])
             separator = ", "
         file.write("]")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, folders included; it is moved into place when it is complete, never before."""
-    with _replacing(path) as file:
-        file.write(text)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
-    """A file to write into, which takes the place of ``path`` unless something is raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            yield file
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read_figures(path: Path) -> dict[str, dict[str, float | None]]:
@@ -180,9 +162,9 @@ def read_figures(path: Path) -> dict[str, dict[str, float | None]]:
         ValueError: the file is not what an evaluation writes.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); evaluate again with tools/train_net.py --eval-only") from error
+        raise ValueError(f"{error}; evaluate again with tools/train_net.py --eval-only") from error
     if not isinstance(values, dict) or not all(isinstance(part, dict) for part in values.values()):
         raise ValueError(f"{path} is not what tools/train_net.py writes; evaluate again with --eval-only")
     return values

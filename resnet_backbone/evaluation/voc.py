@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from resnet_backbone.evaluation.coco_input import Record, read_ground_truth, read_json, read_results
+from resnet_backbone.evaluation.coco_input import Record, read_ground_truth, read_results
+from resnet_backbone.evaluation.json_file import read_json
 from resnet_backbone.evaluation.metrics import VocMetrics
-from resnet_backbone.evaluation.results import write_text
+from resnet_backbone.files.whole import write_text
 
 # Competition 4: trained on anything but VOC's test images, such as ImageNet.
 SUBMISSION_FOLDER = Path("results/VOC2012/Main")
@@ -119,6 +120,8 @@ def has_annotations(ground_truth: Path | Mapping[str, Any]) -> bool:
         FileNotFoundError: there is no such file.
     """
     data = read_json(ground_truth) if isinstance(ground_truth, Path) else ground_truth
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{ground_truth}: COCO ground truth is an object, got {type(data).__name__}")
     return bool(data.get("annotations"))
 
 

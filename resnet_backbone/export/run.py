@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch.export import Dim, ExportedProgram
 
-from resnet_backbone.data.whole_files import replacing
 from resnet_backbone.export import onnx_file, torch_file
 from resnet_backbone.export.compare import Agreement
 from resnet_backbone.export.subject import ExportedFile, Subject
+from resnet_backbone.files.whole import replacing
 
 _TESTED = "2.14"  # of torch
 

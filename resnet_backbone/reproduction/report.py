@@ -10,7 +10,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from resnet_backbone.evaluation.paper import Gain, ReferenceRow
-from resnet_backbone.evaluation.results import write_text
+from resnet_backbone.files.whole import write_text
 from resnet_backbone.reproduction.results import RowResult, Spread, TableResult, class_figures
 from resnet_backbone.reproduction.runs import FINISHED
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resnet_backbone.config.differences import differences, read_settings
-from resnet_backbone.config.output import LAST
 from resnet_backbone.evaluation.facts import FACTS_NAME, RunFacts, read_facts
 from resnet_backbone.evaluation.results import read_figures
+from resnet_backbone.files.checkpoints import LAST
 from resnet_backbone.reproduction.jobs import Job
 
 FINISHED, STARTED, NOT_RUN, OTHER = "finished", "started", "not run", "other settings"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from fvcore.common.config import CfgNode
@@ -16,9 +15,9 @@ from torchvision.ops.feature_pyramid_network import (
 
 from resnet_backbone.config import build_trunk
 from resnet_backbone.config.acceleration import acceleration_of
-from resnet_backbone.config.pyramid import pyramid_strides
+from resnet_backbone.config.pyramid import pyramid_levels
 from resnet_backbone.models.acceleration import Accelerated, accelerate
-from resnet_backbone.models.trunk import FeatureInfo, Trunk
+from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import Weights
 
 
@@ -42,21 +41,19 @@ class FPNBackbone(Accelerated):
         self, bottom_up: Trunk, in_features: Sequence[str], out_channels: int, *, convolved_top: bool = False
     ) -> None:
         super().__init__()
-        strides = pyramid_strides(bottom_up.feature_info, in_features)
+        self.feature_info = pyramid_levels(
+            bottom_up.feature_info, in_features, out_channels, convolved_top=convolved_top
+        )
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
         self.out_channels = out_channels
         channels = [bottom_up.feature_info[name].channels for name in in_features]
         top: ExtraFPNBlock = LastLevelMaxPool()
-        added = 1
         if convolved_top:
             top = LastLevelP6P7(channels[-1], out_channels)
             top.use_P5 = False  # torchvision takes p5 where it has as many channels as the trunk's last feature map
-            added = 2
         self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=top)
-        self.size_divisibility = strides[-1]
-        strides += [strides[-1] * 2**n for n in range(1, added + 1)]
-        self.feature_info = {f"p{int(math.log2(stride))}": FeatureInfo(out_channels, stride) for stride in strides}
+        self.size_divisibility = bottom_up.feature_info[in_features[-1]].stride
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map images (N, C, H, W), H and W multiples of ``size_divisibility``, to the levels of ``feature_info``."""

@@ -10,7 +10,11 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import add_backbone_keys, add_run_keys, merge_config
+from resnet_backbone.config.combinations import RETINANET_PYRAMID, TRUNK_ALONE, backbone_features, check_combinations
+from resnet_backbone.config.origins import naming_origins
+from resnet_backbone.config.trunk_facts import trunk_facts
 from resnet_backbone.config.values import check_batches, check_values
+from resnet_backbone.torchvision_plugin.detectron2_keys import detectron2_keys
 
 # Keys of which this engine knows some values only.
 ALLOWED: dict[str, tuple[object, ...]] = {
@@ -198,8 +202,9 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         ValueError: a key that this engine does not obey, a value of the wrong type or one that it cannot obey.
     """
     cfg = get_cfg()
-    merge_config(cfg, config_file, overrides, "torchvision")
-    check_config(cfg)
+    origins = merge_config(cfg, config_file, overrides, "torchvision", detectron2_keys())
+    with naming_origins(cfg, origins):
+        check_config(cfg)
     return cfg
 
 
@@ -207,3 +212,22 @@ def check_config(cfg: CfgNode) -> None:
     """Raise ValueError for a value, or a combination of values, that this engine cannot obey."""
     check_values(cfg, ALLOWED, _LENGTHS, "torchvision")
     check_batches(cfg)
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        _check_retinanet(cfg)
+    check_combinations(cfg)
+
+
+def _check_retinanet(cfg: CfgNode) -> None:
+    """torchvision's RetinaNet reads a whole pyramid."""
+    if cfg.MODEL.BACKBONE.NAME == TRUNK_ALONE:
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE RetinaNet needs a feature pyramid, MODEL.BACKBONE.NAME: {RETINANET_PYRAMID}; "
+            f"found {cfg.MODEL.BACKBONE.NAME}"
+        )
+    names, levels = list(cfg.MODEL.RETINANET.IN_FEATURES), list(backbone_features(cfg, trunk_facts(cfg)))
+    if names != levels:
+        other = f", or MODEL.BACKBONE.NAME: {RETINANET_PYRAMID}" if cfg.MODEL.BACKBONE.NAME != RETINANET_PYRAMID else ""
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE RetinaNet reads MODEL.RETINANET.IN_FEATURES {names}, which must be all levels of "
+            f"the pyramid: {levels}; write these{other}"
+        )

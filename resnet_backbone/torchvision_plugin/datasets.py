@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import ConcatDataset, Dataset
 
+from resnet_backbone.config.keys import fit_num_classes
 from resnet_backbone.data.catalog import check_dataset_files, check_same_classes, get_dataset
 from resnet_backbone.data.coco import CocoDataset, Sample
+from resnet_backbone.data.findings import report_findings
+from resnet_backbone.data.image_checks import compare_images
 from resnet_backbone.data.transforms import test_transforms, train_transforms
 from resnet_backbone.evaluation.coco import IouType
 from resnet_backbone.evaluation.coco_input import read_ground_truth
@@ -24,6 +29,7 @@ class TrainSet(NamedTuple):
     dataset: Dataset[Sample]
     sizes: np.ndarray  # (N, 2), height and width of each image in pixels
     class_names: tuple[str, ...]
+    parts: Mapping[str, CocoDataset]  # by name, in the order of the data set
 
 
 def check_files(cfg: CfgNode, *, training: bool) -> None:
@@ -50,30 +56,39 @@ def open_train_set(cfg: CfgNode) -> TrainSet:
         cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
         cfg.INPUT.RANDOM_FLIP,
     )
-    parts = []
+    parts: list[CocoDataset] = []
     for name in cfg.DATASETS.TRAIN:
         spec = get_dataset(name, cfg.DATASETS.OWN)
-        parts.append(
-            CocoDataset(
-                spec.json_path,
-                spec.image_folder,
-                transforms,
-                with_masks=cfg.MODEL.MASK_ON,
-                mask_format=cfg.INPUT.MASK_FORMAT,
-            )
+        part = CocoDataset(
+            spec.json_path,
+            spec.image_folder,
+            transforms,
+            with_masks=cfg.MODEL.MASK_ON,
+            mask_format=cfg.INPUT.MASK_FORMAT,
         )
-        parts[-1].check_images()
-        check_same_classes(name, parts[-1].class_names, parts[0].class_names)
-    if sum(map(len, parts)) == 0:
-        raise ValueError(f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)} holds no image with a box to learn from")
-    return TrainSet(ConcatDataset(parts), np.concatenate([part.sizes for part in parts]), parts[0].class_names)
+        part.check_images()
+        parts.append(part)
+        check_same_classes(name, part.class_names, parts[0].class_names)
+    if not parts:
+        raise ValueError("DATASETS.TRAIN is empty: name the data set to train on")
+    sizes = np.concatenate([part.sizes for part in parts])
+    named = dict(zip(cfg.DATASETS.TRAIN, parts, strict=True))
+    return TrainSet(ConcatDataset(parts), sizes, parts[0].class_names, named)
 
 
-def open_test_sets(cfg: CfgNode, class_names: tuple[str, ...]) -> dict[str, CocoDataset]:
-    """Open what DATASETS.TEST names with the test transforms of INPUT.
+def open_test_sets(
+    cfg: CfgNode, class_names: tuple[str, ...], train_set: TrainSet | None = None
+) -> dict[str, CocoDataset]:
+    """Open what DATASETS.TEST names with the test transforms of INPUT, and check the images of all sets of the run.
+
+    Args:
+        cfg: reads DATASETS, INPUT and MODEL.MASK_ON.
+        class_names: those of the training.
+        train_set: what is trained on, to be compared with.
 
     Raises:
-        ValueError: a malformed file, or other classes than ``class_names``, those of the training.
+        ValueError: a malformed file, other classes than ``class_names``, or, with DATASETS.CHECK_IMAGES, images that
+            cannot be used.
     """
     transforms = test_transforms(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     sets = {}
@@ -84,7 +99,18 @@ def open_test_sets(cfg: CfgNode, class_names: tuple[str, ...]) -> dict[str, Coco
         for iou_type in iou_types(cfg):
             read_ground_truth(spec.json_path, iou_type)  # what the evaluation refuses, it refuses before the training
         check_same_classes(name, sets[name].class_names, class_names)
+    _check_images(cfg, train_set, sets)
     return sets
+
+
+def _check_images(cfg: CfgNode, train_set: TrainSet | None, test_sets: Mapping[str, CocoDataset]) -> None:
+    """On the main process: the others wait for it where they next talk to it."""
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+        return
+    train = {} if train_set is None else {name: part.files for name, part in train_set.parts.items()}
+    test = {name: dataset.files for name, dataset in test_sets.items()}
+    for name, findings in compare_images(train, test, deep=cfg.DATASETS.CHECK_IMAGES):
+        report_findings(name, findings)
 
 
 def iou_types(cfg: CfgNode) -> tuple[IouType, ...]:
@@ -94,7 +120,5 @@ def iou_types(cfg: CfgNode) -> tuple[IouType, ...]:
 
 def set_num_classes(cfg: CfgNode, class_names: tuple[str, ...]) -> None:
     """Write NUM_CLASSES of MODEL.ROI_HEADS, or of MODEL.RETINANET, in place, from the classes of the data."""
-    key = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
-    if cfg.MODEL[key].NUM_CLASSES != len(class_names):
-        logger.info("MODEL.%s.NUM_CLASSES: %d, from the data: %s", key, len(class_names), ", ".join(class_names))
-        cfg.MODEL[key].NUM_CLASSES = len(class_names)
+    section = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    fit_num_classes(cfg, section, len(class_names))

@@ -27,8 +27,9 @@ from resnet_backbone.evaluation.facts import write_facts
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.pictures import Sample as PictureSample
 from resnet_backbone.evaluation.pictures import evenly_spaced, save_comparison_pictures
-from resnet_backbone.evaluation.results import ImageResults, decode_masks, write_results, write_text
+from resnet_backbone.evaluation.results import ImageResults, decode_masks, write_results
 from resnet_backbone.evaluation.score import score_results
+from resnet_backbone.files.whole import write_text
 from resnet_backbone.torchvision_plugin.datasets import iou_types
 from resnet_backbone.torchvision_plugin.loader import build_test_loader
 from resnet_backbone.torchvision_plugin.mask_heads import paste_masks

@@ -9,6 +9,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from resnet_backbone.config.interruption import stay_for_the_parent
 from resnet_backbone.data.coco import CocoDataset, Sample, Target
 from resnet_backbone.training.batches import BatchSampler, SeededDataset, images_per_pass
 
@@ -41,6 +42,7 @@ def build_train_loader(
         batch_sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=collate,
+        worker_init_fn=stay_for_the_parent,
         pin_memory=cfg.MODEL.DEVICE != "cpu",
     )
 
@@ -51,6 +53,7 @@ def build_test_loader(cfg: CfgNode, dataset: CocoDataset, *, rank: int, world_si
         Subset(dataset, range(rank, len(dataset), world_size)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=collate,
+        worker_init_fn=stay_for_the_parent,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from torch.utils.data import DataLoader
 from resnet_backbone.config.acceleration import check_training_precision
 from resnet_backbone.config.evaluation_folder import check_evaluation
 from resnet_backbone.config.input import input_of
-from resnet_backbone.config.output import check_output_dir, forget_checkpoints
+from resnet_backbone.config.output import check_output_dir
 from resnet_backbone.config.process import set_up_process
+from resnet_backbone.config.suspicions import warn_of_suspicious
 from resnet_backbone.config.values import warn_of_far_sizes
 from resnet_backbone.evaluation.metrics import CocoMetrics
+from resnet_backbone.files.checkpoints import forget_checkpoints
+from resnet_backbone.files.lock import writing_alone
 from resnet_backbone.models.acceleration import finish_for_inference
 from resnet_backbone.torchvision_plugin.checkpoint import (
     is_own_checkpoint,
@@ -68,11 +72,12 @@ class Run:
         if not self.accelerator.is_main_process:
             logging.getLogger("resnet_backbone").setLevel(logging.WARNING)
         warn_of_far_sizes(cfg)
+        warn_of_suspicious(cfg, training=not eval_only)
         if not eval_only:
             images_per_pass(cfg, self.accelerator.num_processes)
             check_training_precision(cfg)
         check_files(cfg, training=not eval_only)
-        resumed = find_resumed(self.output_dir, load_checkpoint) if resume else None
+        resumed = find_resumed(self.output_dir, load_checkpoint, self.accelerator) if resume else None
         if eval_only and resumed is None and not is_own_checkpoint(Path(cfg.MODEL.WEIGHTS)):
             raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {cfg.MODEL.WEIGHTS!r}")
         initial = Initial(detector=resumed) if resumed else read_initial_weights(cfg)
@@ -82,7 +87,7 @@ class Run:
         self.class_names = self.train_set.class_names if self.train_set else learned or ()
         if resumed and self.class_names != learned:
             raise ValueError(f"the run to resume learned the classes {learned}, the data now has {self.class_names}")
-        self.test_sets = open_test_sets(cfg, self.class_names)
+        self.test_sets = open_test_sets(cfg, self.class_names, self.train_set)
         set_num_classes(cfg, self.class_names)
         self.seed = common_seed(cfg.SEED, self.accelerator)
         torch.manual_seed(self.seed)
@@ -97,6 +102,10 @@ class Run:
 
     def start(self) -> dict[str, CocoMetrics]:
         """Train and evaluate; return the figures of each test set, on the main process."""
+        with writing_alone(self.output_dir) if self.accelerator.is_main_process else nullcontext():
+            return self._start()
+
+    def _start(self) -> dict[str, CocoMetrics]:
         if self.accelerator.is_main_process:
             begin_records(self.cfg, self.accelerator, keeps_config=self.keeps_config)
         set_up_process(self.cfg)

@@ -7,10 +7,19 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
-from resnet_backbone.config.output import last_checkpoint
+from resnet_backbone.diagnosis.divergence import (
+    broken_tensors,
+    explain_divergence,
+    odd_boxes,
+    odd_pixels,
+    single_culprits,
+)
+from resnet_backbone.files.checkpoints import last_checkpoint
 from resnet_backbone.training.batches import derive_seed
+from resnet_backbone.training.data_errors import fetch
 from resnet_backbone.training.loop import TrainingLoop
 from resnet_backbone.training.solver import clip_gradients
 from resnet_backbone.training.writers import Stopwatch
@@ -22,6 +31,9 @@ class Trainer(TrainingLoop):
     """Trains a detector; batches are (images, targets), and what diverges is told with the images of its batch."""
 
     frozen_keys = "MODEL.BACKBONE.FREEZE_AT and MODEL.RESNET_BACKBONE.NORM"
+    best_figure = "bbox/AP"
+    larger_is_better = True
+    _batch: Batch  # of the pass that is computed
 
     def _step(self, batches: Iterator[Batch]) -> tuple[dict[str, float | Tensor], float]:
         """One optimizer step. Returns the losses, averaged over processes and passes, and the seconds spent on data."""
@@ -30,18 +42,16 @@ class Trainer(TrainingLoop):
         self.set_learning_rate()
         totals: dict[str, float] = {}
         data_time = 0.0
-        image_ids: list[int] = []
         for number in range(passes):
             watch = Stopwatch()
-            images, targets = next(batches)
+            self._batch = images, targets = fetch(batches, is_first_pass=number == 0)
             data_time += watch.lap()
-            image_ids += [target["image_id"] for target in targets]
             with nullcontext() if number == passes - 1 else accelerator.no_sync(self.model):
                 losses = self.model(*self._to_device(images, targets))
                 total = torch.stack(list(losses.values())).sum()
-                self._record(totals, losses, total, image_ids, passes)
+                self._record(totals, losses, total, passes)
                 accelerator.backward(total / passes)
-        self._check_gradients(totals, image_ids)
+        self._check_gradients(totals)
         clip_gradients(self.cfg, accelerator, self.optimizer)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -63,40 +73,46 @@ class Trainer(TrainingLoop):
                 moved[-1]["masks"] = target["polygons"]
         return [image.to(device, non_blocking=True) for image in images], moved
 
-    def _record(
-        self, totals: dict[str, float], losses: dict[str, Tensor], total: Tensor, image_ids: list[int], passes: int
-    ) -> None:
+    def _record(self, totals: dict[str, float], losses: dict[str, Tensor], total: Tensor, passes: int) -> None:
         """Add the losses of one pass to ``totals``; every process sees the same, so that all stop or none."""
         values = torch.stack([total, *losses.values()]).detach().float()
         mean = self.accelerator.reduce(values, reduction="mean")
         for name, value in zip(["total_loss", *losses], mean.tolist(), strict=True):
             totals[name] = totals.get(name, 0.0) + value / passes
         if not torch.isfinite(mean).all():
-            raise FloatingPointError(self._diagnosis("loss", totals, image_ids))
+            raise FloatingPointError(self._diagnosis("loss", totals))
 
-    def _check_gradients(self, totals: dict[str, float], image_ids: list[int]) -> None:
+    def _check_gradients(self, totals: dict[str, float]) -> None:
         """Keep a gradient that is not finite from the weights; with float16 the scaler does, and skips the step."""
         if self.accelerator.scaler is not None:
             return
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
         if not torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all():
-            raise FloatingPointError(self._diagnosis("gradient", totals, image_ids))
+            raise FloatingPointError(self._diagnosis("gradient", totals))
 
-    def _diagnosis(self, what: str, losses: dict[str, float], image_ids: list[int]) -> str:
-        solver = self.cfg.SOLVER
-        usual = (0.01 if self.cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else 0.02) * solver.IMS_PER_BATCH / 16
+    def _diagnosis(self, what: str, losses: dict[str, float]) -> str:
+        """Look at the batch and the weights; called by all processes together."""
         values = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
-        last = last_checkpoint(self.output_dir)
-        before = f"The last checkpoint is {last}, from before" if last else "There is no checkpoint yet"
-        return (
-            f"the {what} is not finite at iteration {self.iteration} ({values}) on images {image_ids}. Likely causes:\n"
-            f"  - the learning rate: SOLVER.BASE_LR is {solver.BASE_LR:g}; the linear rule for IMS_PER_BATCH "
-            f"{solver.IMS_PER_BATCH} gives {usual:g} for a ResNet, half of it for VGG; a longer WARMUP_ITERS "
-            f"(now {solver.WARMUP_ITERS}) or SOLVER.CLIP_GRADIENTS helps, too\n"
-            f"  - the input: INPUT.FORMAT {self.cfg.INPUT.FORMAT}, MODEL.PIXEL_MEAN {self.cfg.MODEL.PIXEL_MEAN} and "
-            f"PIXEL_STD {self.cfg.MODEL.PIXEL_STD} must be those that the weights were trained with\n"
-            f"  - the norms: FrozenBN on random weights does not normalise; without MODEL.WEIGHTS write "
-            f"MODEL.RESNET_BACKBONE.NORM BN and MODEL.BACKBONE.FREEZE_AT 0\n"
-            f"  - the boxes of these images\n"
-            f"{before}"
+        images, targets = self._batch
+        ids = [target["image_id"] for target in targets]
+        found = broken_tensors(self.module) or [
+            *odd_pixels(self.cfg, images, ids),
+            *odd_boxes(
+                [(image.shape[-2], image.shape[-1]) for image in images], [target["boxes"] for target in targets], ids
+            ),
+            *(single_culprits(self._losses_of, ids) if self.accelerator.num_processes == 1 else []),
+        ]
+        every = gather_object([(ids, found)])
+        return explain_divergence(
+            self.cfg,
+            f"the {what} is not finite at iteration {self.iteration} ({values})",
+            [image_id for ids, _ in every for image_id in ids],
+            last_checkpoint(self.output_dir),
+            list(dict.fromkeys(text for _, found in every for text in found)),
         )
+
+    def _losses_of(self, position: int) -> Tensor:
+        """Return the sum of the losses of one image of the batch by itself."""
+        images, targets = self._batch
+        one = slice(position, position + 1)
+        return torch.stack(list(self.model(*self._to_device(images[one], targets[one])).values())).sum()

@@ -1,31 +1,20 @@
-"""Checkpoints that are written whole or not at all, and read without running code."""
+"""Reading the checkpoints of a training without running code."""
 
 from __future__ import annotations
 
 import logging
-import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+from accelerate import Accelerator
 
-from resnet_backbone.config.output import LAST, last_checkpoint
+from resnet_backbone.files.checkpoints import last_checkpoint
+from resnet_backbone.files.lock import wait_for_other_runs
+from resnet_backbone.weights import WeightsError
+from resnet_backbone.weights.read import read_torch_file
 
 logger = logging.getLogger(__name__)
-
-
-def save_checkpoint(output_dir: Path, name: str, state: dict[str, Any]) -> Path:
-    """Write ``state`` to ``output_dir/name`` and make it the one that ``--resume`` continues from.
-
-    The file appears under its name only when it is complete.
-    """
-    path = output_dir / name
-    _replace(path, lambda temporary: torch.save(state, temporary))
-    _replace(output_dir / LAST, lambda temporary: temporary.write_text(name, encoding="utf-8"))
-    logger.info("wrote %s", path)
-    return path
 
 
 def is_checkpoint(path: Path, belongs: Callable[[object], bool]) -> bool:
@@ -33,8 +22,8 @@ def is_checkpoint(path: Path, belongs: Callable[[object], bool]) -> bool:
     if path.suffix != ".pth" or not path.is_file():
         return False
     try:
-        return belongs(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        return belongs(read_torch_file(path, mapped=True))
+    except WeightsError:
         return False
 
 
@@ -50,34 +39,31 @@ def read_checkpoint(path: Path, belongs: Callable[[object], bool], expected: str
         ValueError: it cannot be read safely, or is another file.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        state = read_torch_file(path, mapped=False)
+    except WeightsError as error:
         raise ValueError(f"{path}: not a checkpoint that can be read safely ({error})") from error
     if not belongs(state):
         raise ValueError(f"{path}: no {expected}")
     return state
 
 
-def find_resumed(output_dir: Path, load: Callable[[Path], dict[str, Any]]) -> dict[str, Any] | None:
+def find_resumed(
+    output_dir: Path, load: Callable[[Path], dict[str, Any]], accelerator: Accelerator
+) -> dict[str, Any] | None:
     """Return what ``load`` makes of the last checkpoint in ``output_dir``; None, with a warning, where there is none.
 
+    A run that is about to end there is waited for.
+
     Raises:
-        FileNotFoundError: the run names a checkpoint that is not there.
+        OSError: another run writes there, and does not end.
+        FileNotFoundError: the run names checkpoints, none of which is there and whole.
     """
+    if accelerator.is_main_process:
+        wait_for_other_runs(output_dir)
+    accelerator.wait_for_everyone()
     path = last_checkpoint(output_dir)
     if path is None:
         logger.warning("--resume: no checkpoint in %s, starting anew", output_dir)
         return None
     logger.info("resuming from %s", path)
     return load(path)
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

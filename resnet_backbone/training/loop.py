@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,13 @@ from accelerate import Accelerator
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from resnet_backbone.training.checkpoint import save_checkpoint
+from resnet_backbone.config.finished_run import FINAL
+from resnet_backbone.config.interruption import Interrupted, deferring_signals, obeying_signals, was_asked_to_stop
+from resnet_backbone.files.checkpoints import BEST, check_room, last_checkpoint, write_checkpoint
+from resnet_backbone.files.whole import copy_file
+from resnet_backbone.training.batches import images_per_pass
+from resnet_backbone.training.best import BestKeeper
+from resnet_backbone.training.data_errors import DataError, let_the_next_fetch_find_dead_workers
 from resnet_backbone.training.solver import build_optimizer, build_schedule
 from resnet_backbone.training.writers import RunWriter, Stopwatch
 
@@ -48,6 +55,9 @@ class TrainingLoop(ABC):
     """
 
     frozen_keys: str  # of the config that say what is trained, for a message
+    best_figure: str  # the end of the name of the score that says which network is the best
+    larger_is_better: bool
+    stop_every = 1  # iterations between two looks whether a signal has come
 
     def __init__(
         self,
@@ -72,6 +82,8 @@ class TrainingLoop(ABC):
         self.model, self.optimizer = accelerator.prepare(_Network(network), build_optimizer(cfg, module))
         self.schedule = build_schedule(cfg)
         self.iteration = 0  # how many are done
+        self.best = BestKeeper(self.best_figure, larger_is_better=self.larger_is_better)
+        self._saved_at = 0  # iteration of the last checkpoint
 
     @abstractmethod
     def _step(self, batches: Iterator[Any]) -> tuple[dict[str, float | Tensor], float]:
@@ -88,45 +100,117 @@ class TrainingLoop(ABC):
         Args:
             make_batches: returns the endless batches that start at a given forward pass.
             evaluate: scores the network as it is, told whether training is over; called every TEST.EVAL_PERIOD
-                iterations and at the end.
+                iterations and at the end. The network with the best score so far is kept in ``model_best.pth``.
 
         Raises:
             FloatingPointError: a loss, a gradient or a weight is not finite; the message names causes and the last
                 checkpoint.
+            Interrupted: a signal asked for the end; a checkpoint is written.
+            DataError: a batch cannot be had; where it can be, a checkpoint is written.
+            OSError: the disk is full; the message names the last good checkpoint.
         """
-        solver, period = self.cfg.SOLVER, self.cfg.TEST.EVAL_PERIOD
         writer = None
         if self.accelerator.is_main_process:
-            writer = RunWriter(self.output_dir, solver.MAX_ITER, self.iteration, self.accelerator.device)
-
-        def score(over: bool) -> None:
-            if evaluate is not None:
-                self.synchronise_statistics()
-                scores = evaluate(over)
-                if writer is not None and scores:
-                    writer.scalars(self.iteration - 1, scores)
-
+            self._check_room()
+            redone = self.iteration if self._evaluation_is_due(evaluate) else None
+            writer = RunWriter(
+                self.output_dir, self.cfg.SOLVER.MAX_ITER, self.iteration, self.accelerator.device, redone
+            )
         try:
-            batches = make_batches(self.iteration * solver.ACCUMULATION_STEPS)
-            self.model.train()
-            watch = Stopwatch()
-            while self.iteration < solver.MAX_ITER:
-                records, data_time = self._step(batches)
-                if writer is not None:
-                    lr = self.optimizer.param_groups[0]["lr"]
-                    writer.step(self.iteration, {**records, "lr": lr, "data_time": data_time}, watch.lap())
-                self.iteration += 1
-                last = self.iteration == solver.MAX_ITER
-                if last or self.iteration % solver.CHECKPOINT_PERIOD == 0:
-                    self.save("model_final.pth" if last else f"model_{self.iteration - 1:07d}.pth")
-                if period and self.iteration % period == 0 and not last:
-                    self.check()
-                    score(over=False)
-                    watch.lap()
-            score(over=True)
+            with deferring_signals():
+                self._iterate(make_batches, evaluate, writer)
+        except DataError as error:
+            raise DataError(f"{error}\nPut that right. {self._keep(error)}") from error
         finally:
             if writer is not None:
                 writer.close()
+
+    def _iterate(
+        self,
+        make_batches: Callable[[int], Iterator[Any]],
+        evaluate: Callable[[bool], dict[str, float]] | None,
+        writer: RunWriter | None,
+    ) -> None:
+        solver, period = self.cfg.SOLVER, self.cfg.TEST.EVAL_PERIOD
+        if self._evaluation_is_due(evaluate):
+            self._score(evaluate, writer, over=False)
+        batches = make_batches(self.iteration * solver.ACCUMULATION_STEPS)
+        let_the_next_fetch_find_dead_workers()
+        self.model.train()
+        watch = Stopwatch()
+        while self.iteration < solver.MAX_ITER:
+            self._stop_if_asked()
+            records, data_time = self._step(batches)
+            if writer is not None:
+                lr = self.optimizer.param_groups[0]["lr"]
+                writer.step(self.iteration, {**records, "lr": lr, "data_time": data_time}, watch.lap())
+            self.iteration += 1
+            last = self.iteration == solver.MAX_ITER
+            if last or self.iteration % solver.CHECKPOINT_PERIOD == 0:
+                self.save(FINAL if last else self._name())
+            if period and self.iteration % period == 0 and not last:
+                self.check()
+                self._score(evaluate, writer, over=False)
+                watch.lap()
+        self._score(evaluate, writer, over=True)
+
+    def _score(
+        self, evaluate: Callable[[bool], dict[str, float]] | None, writer: RunWriter | None, *, over: bool
+    ) -> None:
+        """Evaluate, record, and keep the best; whatever goes wrong, what has been learned is on the disk."""
+        if evaluate is None:
+            return
+        self.synchronise_statistics()
+        try:
+            with obeying_signals():
+                scores = evaluate(over)
+        except Interrupted as error:
+            raise Interrupted(f"{error}, in an evaluation. {self._keep()}") from None
+        except Exception:
+            logger.error("the evaluation has failed. %s", self._keep())
+            raise
+        if writer is None or not scores:
+            return
+        writer.scalars(self.iteration - 1, scores)
+        if self.best.note(scores, self.iteration) and self.cfg.TEST.EVAL_PERIOD:
+            logger.info("the best so far: %s %.4g after %d iterations", *(self.best.best or ())[::2], self.iteration)
+            if over:  # the network is finished for inference by now
+                copy_file(self.output_dir / FINAL, self.output_dir / BEST)
+            else:
+                write_checkpoint(self.output_dir, BEST, self._state(), resumable=False)
+
+    def _evaluation_is_due(self, evaluate: object) -> bool:
+        """Whether the run was stopped between a checkpoint and the evaluation that follows it."""
+        period = self.cfg.TEST.EVAL_PERIOD
+        at_one = period and 0 < self.iteration < self.cfg.SOLVER.MAX_ITER and self.iteration % period == 0
+        return bool(at_one and evaluate is not None)
+
+    def _stop_if_asked(self) -> None:
+        """Raise Interrupted, in all processes alike, where one of them has got a signal."""
+        if self.iteration % self.stop_every:
+            return
+        asked = was_asked_to_stop()
+        if self.accelerator.num_processes > 1:
+            asked_any = torch.tensor(asked, dtype=torch.uint8, device=self.accelerator.device)
+            torch.distributed.all_reduce(asked_any, torch.distributed.ReduceOp.MAX)
+            asked = bool(asked_any)
+        if asked:
+            kept = self._keep()
+            self.accelerator.wait_for_everyone()
+            raise Interrupted(f"ended by a signal. {kept}")
+
+    def _keep(self, error: DataError | None = None) -> str:
+        """Write a checkpoint of what there is, where it is a whole number of steps, and say which one is the last."""
+        is_whole = error is None or error.is_between_steps
+        if is_whole and self.accelerator.is_main_process and self.iteration not in (0, self._saved_at):
+            self._write(self._name())
+        last = last_checkpoint(self.output_dir)
+        if last is None:
+            return "No iteration is done yet: nothing is lost"
+        return f"Everything up to {last} is kept; go on with --resume"
+
+    def _name(self) -> str:
+        return f"model_{self.iteration - 1:07d}.pth"
 
     def set_learning_rate(self) -> None:
         """Give the optimizer the learning rate of this iteration."""
@@ -141,19 +225,36 @@ class TrainingLoop(ABC):
 
     def save(self, name: str) -> None:
         """Write a checkpoint with everything that resuming needs; the main process does, the others wait."""
-        self.check()
         if self.accelerator.is_main_process:
-            state = {
-                **self.facts,
-                "model": self.module.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-                "iteration": self.iteration,
-                "seed": self.seed,
-                "num_processes": self.accelerator.num_processes,
-            }
-            save_checkpoint(self.output_dir, name, state)
+            self._write(name)
+        else:
+            self.check()
         self.accelerator.wait_for_everyone()
+
+    def _write(self, name: str) -> None:
+        self.check()
+        write_checkpoint(self.output_dir, name, self._state())
+        self._saved_at = self.iteration
+
+    def _state(self) -> dict[str, Any]:
+        """Return the content of a checkpoint. The order of the data, and all random numbers, follow from the seed."""
+        return {
+            **self.facts,
+            "model": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            "iteration": self.iteration,
+            "seed": self.seed,
+            "num_processes": self.accelerator.num_processes,
+            "best": self.best.state(),
+        }
+
+    def _check_room(self) -> None:
+        solver = self.cfg.SOLVER
+        momentum = [p for group in self.optimizer.param_groups for p in group["params"]]
+        to_come = math.ceil((solver.MAX_ITER - self.iteration) / solver.CHECKPOINT_PERIOD)
+        state = {"model": self.module.state_dict(), "momentum": momentum}
+        check_room(self.output_dir, state, to_come, "SOLVER.CHECKPOINT_PERIOD")
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on where ``state``, the content of a checkpoint whose model is loaded already, left off.
@@ -178,12 +279,16 @@ class TrainingLoop(ABC):
             raise ValueError(f"the run to resume has the seed {state['seed']}: write SEED {state['seed']}")
         if state["num_processes"] != self.accelerator.num_processes:
             logger.warning(
-                "the checkpoint was written by %d processes, now there are %d: the images come in another order",
+                "the checkpoint was written by %d processes, now there are %d: images come in another order, and a "
+                "process takes %d of them at a time, over which batch norms take their statistics. Learning rate and "
+                "schedule count the images of all processes and stay",
                 state["num_processes"],
                 self.accelerator.num_processes,
+                images_per_pass(self.cfg, self.accelerator.num_processes),
             )
         self.optimizer.load_state_dict({"state": saved["state"], "param_groups": now["param_groups"]})
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.iteration = state["iteration"]
+        self.iteration = self._saved_at = state["iteration"]
         self.seed = state["seed"]
+        self.best.restore(state.get("best"))  # older checkpoints have none

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +24,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from resnet_backbone.config.finished_run import CONFIG
 from resnet_backbone.evaluation.cost import peak_memory_mib
-from resnet_backbone.evaluation.results import write_text
+from resnet_backbone.files.checkpoints import remove_unfinished
+from resnet_backbone.files.whole import write_text
 from resnet_backbone.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -40,10 +43,22 @@ def set_up_logging(output_dir: Path | None) -> None:
         handler.close()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if output_dir is not None:
-        handlers.append(logging.FileHandler(output_dir / "log.txt", encoding="utf-8"))
+        handlers.append(_LogFile(output_dir / "log.txt", encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s", "%m/%d %H:%M:%S"))
         root.addHandler(handler)
+
+
+class _LogFile(logging.FileHandler):
+    """Is given up, with one message, when its disk is full; the messages go on in the terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        logging.getLogger("resnet_backbone").removeHandler(self)
+        logger.error("%s is not written any more: %s", self.baseFilename, error)
 
 
 def begin_records(cfg: CfgNode, accelerator: Accelerator, *, keeps_config: bool) -> None:
@@ -51,6 +66,7 @@ def begin_records(cfg: CfgNode, accelerator: Accelerator, *, keeps_config: bool)
     output_dir = Path(cfg.OUTPUT_DIR)
     output_dir.mkdir(parents=True, exist_ok=True)
     set_up_logging(output_dir)
+    remove_unfinished(output_dir)
     if not keeps_config:
         write_text(output_dir / CONFIG, cfg.dump())
     logger.info("resnet_backbone %s, torch %s", __version__, torch.__version__)
@@ -64,12 +80,24 @@ class RunWriter:
     Every :data:`PERIOD` iterations the medians since the last record go to ``metrics.json`` (a line of JSON with
     Detectron2's names: ``iteration``, ``total_loss``, ``lr``, ``time``, ``data_time``, ``eta_seconds``, ...), to
     TensorBoard and to the log.
+
+    Args:
+        output_dir: of the run.
+        max_iter: of the run.
+        start: how many iterations are done. Records of later ones, of a run that was killed, are taken out.
+        device: whose memory is recorded.
+        redone: after how many iterations the evaluation is done once more; its record is taken out, too.
     """
 
-    def __init__(self, output_dir: Path, max_iter: int, start: int, device: torch.device) -> None:
+    def __init__(
+        self, output_dir: Path, max_iter: int, start: int, device: torch.device, redone: int | None = None
+    ) -> None:
         self.max_iter = max_iter
         self.device = device
-        self._json = (output_dir / "metrics.json").open("a", encoding="utf-8")
+        path = output_dir / "metrics.json"
+        if start and path.is_file():
+            forget_records(path, start, redone)
+        self._json = path.open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(output_dir), purge_step=start if start else None)
         self._times: deque[float] = deque(maxlen=200)
         self._window: dict[str, list[float | Tensor]] = {}
@@ -115,17 +143,56 @@ class RunWriter:
 
     def scalars(self, iteration: int, values: dict[str, float]) -> None:
         """Write ``values`` of iteration number ``iteration`` to ``metrics.json`` and TensorBoard."""
-        self._json.write(json.dumps({"iteration": iteration, **values}) + "\n")
-        self._json.flush()
+        try:
+            self._json.write(json.dumps({"iteration": iteration, **values}) + "\n")
+            self._json.flush()
+        except OSError as error:
+            raise OSError(f"writing {self._json.name} failed: {error.strerror or error}") from error
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, iteration)
 
     def close(self) -> None:
-        """Flush and close every file."""
+        """Flush and close every file, as far as the disk takes it."""
         self._bar.close()
         self._redirect.__exit__(None, None, None)
-        self._json.close()
-        self._tensorboard.close()
+        for file in (self._json, self._tensorboard):
+            try:
+                file.close()
+            except OSError as error:  # nothing that a run needs to go on is in these files
+                logger.warning("the last records are not all written: %s", error)
+
+
+def forget_records(path: Path, start: int, redone: int | None = None) -> None:
+    """Take out of ``metrics.json`` what a killed run wrote after the checkpoint that is gone on from.
+
+    Args:
+        path: of the file, a JSON object a line.
+        start: how many iterations are done.
+        redone: after how many iterations the evaluation is done once more.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = len(lines)
+    later = math.inf
+    while kept:
+        record = _record_in(lines[kept - 1])
+        if record is not None:
+            iteration = record.get("iteration", start)
+            is_redone = iteration + 1 == redone and "total_loss" not in record
+            if iteration > later or (iteration < start and not is_redone):
+                break  # more iterations than in the line after it: that is of an earlier run in this folder
+            later = iteration
+        kept -= 1
+    if kept < len(lines):
+        write_text(path, "".join(lines[:kept]))
+
+
+def _record_in(line: str) -> dict[str, Any] | None:
+    """Return None for a line within which the process was killed."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
 
 
 class Stopwatch:

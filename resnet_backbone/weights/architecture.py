@@ -67,7 +67,7 @@ def candidate_archs(state_dict: Mapping[str, Tensor]) -> tuple[str, ...]:
     modules = _modules(state_dict)
     if not modules:
         stem = state_dict.get("stem.conv1.weight")
-        width = 64 if stem is None else stem.shape[0]
+        width = 64 if stem is None else next(iter(stem.shape), 0)
         stem_only = any(name.startswith("stem.") for name in state_dict)
         return tuple(
             arch
@@ -98,7 +98,7 @@ def is_preactivated(state_dict: Mapping[str, Tensor]) -> bool:
 def num_classes_of(state_dict: Mapping[str, Tensor]) -> int:
     """Return the size of the classifier in a state dict in our names, 0 for none."""
     weights = [state_dict[name] for name in ("linear.weight", "fc8.weight") if name in state_dict]
-    return weights[0].shape[0] if weights else 0
+    return next(iter(weights[0].shape), 0) if weights else 0
 
 
 def norm_of(state_dict: Mapping[str, Tensor]) -> str:

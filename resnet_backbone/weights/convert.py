@@ -19,9 +19,9 @@ _NORM = "|".join(NORM_TENSORS)
 
 _OURS = re.compile(
     rf"stem\.conv[123]\.(weight|norm\.({_NORM}))"
-    rf"|res[2-5]\.\d+\.(conv[123]|shortcut)\.(weight|norm\.({_NORM}))"
-    r"|res[2-5]\.\d+\.shortcut\.padding"
-    rf"|res[2-5]\.\d+\.preact\.norm\.({_NORM})"
+    rf"|res[2-5]\.\d{{1,4}}\.(conv[123]|shortcut)\.(weight|norm\.({_NORM}))"
+    r"|res[2-5]\.\d{1,4}\.shortcut\.padding"
+    rf"|res[2-5]\.\d{{1,4}}\.preact\.norm\.({_NORM})"
     rf"|postact\.norm\.({_NORM})"
     rf"|conv[1-5]_[1-4]\.(weight|bias|norm\.({_NORM}))"
     r"|(linear|fc6|fc7|fc8)\.(weight|bias)"
@@ -31,10 +31,10 @@ _DETECTRON2_HEAD = re.compile(r"(?:stem\.fc|fc1000)\.(weight|bias)")
 _TORCHVISION = (
     (re.compile(r"conv1\.weight"), r"stem.conv1.weight"),
     (re.compile(rf"bn1\.({_NORM})"), r"stem.conv1.norm.\1"),
-    (re.compile(r"(layer[1-4])\.(\d+)\.(conv[123])\.weight"), r"\1.\2.\3.weight"),
-    (re.compile(rf"(layer[1-4])\.(\d+)\.bn([123])\.({_NORM})"), r"\1.\2.conv\3.norm.\4"),
-    (re.compile(r"(layer[1-4])\.(\d+)\.downsample\.0\.weight"), r"\1.\2.shortcut.weight"),
-    (re.compile(rf"(layer[1-4])\.(\d+)\.downsample\.1\.({_NORM})"), r"\1.\2.shortcut.norm.\3"),
+    (re.compile(r"(layer[1-4])\.(\d{1,4})\.(conv[123])\.weight"), r"\1.\2.\3.weight"),
+    (re.compile(rf"(layer[1-4])\.(\d{{1,4}})\.bn([123])\.({_NORM})"), r"\1.\2.conv\3.norm.\4"),
+    (re.compile(r"(layer[1-4])\.(\d{1,4})\.downsample\.0\.weight"), r"\1.\2.shortcut.weight"),
+    (re.compile(rf"(layer[1-4])\.(\d{{1,4}})\.downsample\.1\.({_NORM})"), r"\1.\2.shortcut.norm.\3"),
     (re.compile(r"fc\.(weight|bias)"), r"linear.\1"),
 )
 _STAGE_OF_LAYER = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
@@ -42,8 +42,8 @@ _STAGE_OF_LAYER = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4
 _CAFFE2 = (
     (re.compile(r"conv1_w"), r"stem.conv1.weight"),
     (re.compile(r"(?:res_)?conv1_(?:bn|gn)_(\w+)"), r"stem.conv1.norm.\1"),
-    (re.compile(r"(res[2-5])_(\d+)_(branch1|branch2[abc])_w"), r"\1.\2.\3.weight"),
-    (re.compile(r"(res[2-5])_(\d+)_(branch1|branch2[abc])_(?:bn|gn)_(\w+)"), r"\1.\2.\3.norm.\4"),
+    (re.compile(r"(res[2-5])_(\d{1,4})_(branch1|branch2[abc])_w"), r"\1.\2.\3.weight"),
+    (re.compile(r"(res[2-5])_(\d{1,4})_(branch1|branch2[abc])_(?:bn|gn)_(\w+)"), r"\1.\2.\3.norm.\4"),
     (re.compile(r"(?:fc1000|pred|linear)_w"), r"linear.weight"),
     (re.compile(r"(?:fc1000|pred|linear)_b"), r"linear.bias"),
 )

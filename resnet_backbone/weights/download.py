@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 5
 BACKOFF_S = 0.5  # doubled after each attempt that brought nothing
 TIMEOUT_S = 30
+MAX_BYTES = 4 << 30  # of a file whose size nobody said beforehand; the largest published weights have half a gigabyte
 CHUNK_BYTES = 1 << 20
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WORTH_ANOTHER_TRY = (408, 429, 500, 502, 503, 504)
@@ -42,7 +43,15 @@ class _Dropped(Exception):
     """The connection failed in a way that another attempt may mend."""
 
 
-def download(url: str, destination: str | Path, *, sha256: str = "", md5: str = "", progress: bool = True) -> Path:
+def download(
+    url: str,
+    destination: str | Path,
+    *,
+    sha256: str = "",
+    md5: str = "",
+    progress: bool = True,
+    max_bytes: int = MAX_BYTES,
+) -> Path:
     """Fetch ``url`` to ``destination``, unless it is already there.
 
     What arrives is kept in ``<destination>.part`` and resumed by the next attempt or the next call, as long as the
@@ -54,6 +63,7 @@ def download(url: str, destination: str | Path, *, sha256: str = "", md5: str = 
         sha256: the leading hexadecimal digits that the file's SHA-256 must have; ``""`` for no check.
         md5: likewise for MD5, where that is all that a publisher gives.
         progress: show a bar on a terminal.
+        max_bytes: what the file may have at most; a server that sends more is left, before the disk is full.
 
     Returns:
         ``destination``.
@@ -71,7 +81,7 @@ def download(url: str, destination: str | Path, *, sha256: str = "", md5: str = 
         destination.parent.mkdir(parents=True, exist_ok=True)
         with locked(destination.with_name(destination.name + ".lock")):
             if not destination.is_file():
-                _fetch(url, destination, wanted, progress)
+                _fetch(url, destination, wanted, progress, max_bytes)
     except DownloadError:
         raise
     except OSError as error:
@@ -144,12 +154,16 @@ class _Partial:
         try:
             note = json.loads(found._note.read_text())
             known = cls(path, note["url"], note["etag"], note["last_modified"], note["total"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             known = None
-        if known is not None and known.url == url:
+        if known is not None and known.url == url and known._has_right_types():
             return known
         found.discard()
         return found
+
+    def _has_right_types(self) -> bool:
+        texts = isinstance(self.etag, str) and isinstance(self.last_modified, str)
+        return texts and (self.total is None or type(self.total) is int)
 
     def restart(self, etag: str, last_modified: str, total: int | None) -> None:
         """Forget the bytes, and note which version of the file comes now."""
@@ -168,15 +182,15 @@ class _Partial:
         self._note.unlink(missing_ok=True)
 
 
-def _fetch(url: str, destination: Path, wanted: dict[str, str], progress: bool) -> None:
+def _fetch(url: str, destination: Path, wanted: dict[str, str], progress: bool, max_bytes: int) -> None:
     partial = _Partial.find(destination.with_name(destination.name + ".part"), url)
     resumed = partial.size > 0
-    _receive_all(partial, destination, progress)
+    _receive_all(partial, destination, progress, max_bytes)
     wrong = _wrong_hash(partial.path, wanted)
     if wrong and resumed:
         logger.warning("%s: %s after resuming; starting again", destination, wrong)
         partial.discard()
-        _receive_all(partial, destination, progress)
+        _receive_all(partial, destination, progress, max_bytes)
         wrong = _wrong_hash(partial.path, wanted)
     if wrong:
         partial.discard()
@@ -192,14 +206,14 @@ def _wrong_hash(path: Path, wanted: dict[str, str]) -> str:
     return ""
 
 
-def _receive_all(partial: _Partial, destination: Path, progress: bool) -> None:
+def _receive_all(partial: _Partial, destination: Path, progress: bool, max_bytes: int) -> None:
     """Ask until every byte is there. Attempts that bring bytes do not count."""
     failures = 0
     with tqdm(desc=destination.name, unit="B", unit_scale=True, disable=None if progress else True) as bar:
         while True:
             before = partial.size
             try:
-                _receive(partial, destination, bar)
+                _receive(partial, destination, bar, max_bytes)
                 return
             except _Dropped as error:
                 failures = 1 if partial.size > before else failures + 1
@@ -209,7 +223,7 @@ def _receive_all(partial: _Partial, destination: Path, progress: bool) -> None:
                 time.sleep(BACKOFF_S * 2 ** (failures - 1))
 
 
-def _receive(partial: _Partial, destination: Path, bar: tqdm) -> None:
+def _receive(partial: _Partial, destination: Path, bar: tqdm, max_bytes: int) -> None:
     """Make one request, and append what it brings. Raises _Dropped where bytes are still missing."""
     if partial.total is not None and partial.size == partial.total:
         return
@@ -220,10 +234,12 @@ def _receive(partial: _Partial, destination: Path, bar: tqdm) -> None:
     try:
         with _OPENER.open(urllib.request.Request(partial.url, headers=headers), timeout=TIMEOUT_S) as response:
             _prepare(partial, response)
+            _check_size(partial, partial.total or 0, max_bytes, destination)
             _check_space(partial, destination)
             bar.total, bar.n = partial.total, partial.size
             with partial.path.open("ab") as file:
                 while chunk := response.read1(CHUNK_BYTES):
+                    _check_size(partial, file.tell() + len(chunk), max_bytes, destination)
                     _write(file, chunk, partial.url, destination)
                     bar.update(len(chunk))
     except urllib.error.HTTPError as error:
@@ -236,25 +252,45 @@ def _receive(partial: _Partial, destination: Path, bar: tqdm) -> None:
         raise
     except (http.client.HTTPException, urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError) as error:
         raise _Dropped(f"the connection failed ({error})") from error
+    except ValueError as error:  # of urllib, about an address that a redirect names
+        raise _failure(partial.url, destination, f"the server's answer is damaged ({error})") from error
     if partial.total is not None and partial.size != partial.total:
         raise _Dropped(f"the connection ended after {partial.size} of {partial.total} bytes")
 
 
 def _prepare(partial: _Partial, response: Any) -> None:
     """Keep the bytes that are there if the answer continues them, and start again if it does not."""
-    etag = response.headers.get("ETag", "")
+    etag = _validator(response, "ETag")
     etag = "" if etag.startswith("W/") else etag  # a weak tag does not promise the same bytes
-    last_modified = response.headers.get("Last-Modified", "")
+    last_modified = _validator(response, "Last-Modified")
     if response.status == http.client.PARTIAL_CONTENT:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        match = re.fullmatch(
+            r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})", response.headers.get("Content-Range", "")
+        )
         same = match is not None and (int(match[1]), int(match[2])) == (partial.size, partial.total)
         if same and (etag == partial.etag):
             return
         partial.discard()
         partial.etag, partial.last_modified, partial.total = "", "", None
         raise _Dropped("the file has changed since the first part of it was fetched")
-    length = response.headers.get("Content-Length")
+    length = response.headers.get("Content-Length", "")
+    if length and not re.fullmatch("[0-9]{1,18}", length):
+        raise ValueError(f"its Content-Length is {length[:80]!r}")
     partial.restart(etag, last_modified, int(length) if length else None)
+
+
+def _validator(response: Any, name: str) -> str:
+    """Return a header that is sent back with the next request, if it can be sent: one line of plain text."""
+    value = response.headers.get(name, "")
+    return value if len(value) <= 1000 and value.isascii() and value.isprintable() else ""
+
+
+def _check_size(partial: _Partial, size: int, max_bytes: int, destination: Path) -> None:
+    if size > max_bytes:
+        partial.discard()
+        raise _failure(
+            partial.url, destination, f"the server sends {size:,} bytes or more, at most {max_bytes:,} were expected"
+        )
 
 
 def _check_space(partial: _Partial, destination: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 SHOWN_NAMES = 8
+SHOWN_CHARACTERS = 200
 
 
 class WeightsError(ValueError):
@@ -11,6 +12,7 @@ class WeightsError(ValueError):
 
 def shorten(names: Collection[str]) -> str:
     """Return the first names joined by commas, and how many more there are."""
-    shown = sorted(names)[:SHOWN_NAMES]
+    shown = [name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}..." for name in sorted(names)]
+    shown = shown[:SHOWN_NAMES]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")

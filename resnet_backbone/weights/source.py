@@ -26,6 +26,7 @@ from resnet_backbone.weights.convert import classifier_part, to_our_names
 from resnet_backbone.weights.download import file_hash
 from resnet_backbone.weights.errors import WeightsError, shorten
 from resnet_backbone.weights.input_format import InputFormat, TestTransform
+from resnet_backbone.weights.plain import shown
 from resnet_backbone.weights.read import RawFile, read_file
 
 PACKAGE_KEY = "resnet_backbone"
@@ -206,24 +207,44 @@ def package_facts(metadata: Mapping[str, Any], source: str) -> PackageFacts:
     try:
         if facts["format_version"] != FORMAT_VERSION:
             raise WeightsError(
-                f"{source} is of format version {facts['format_version']}, this release reads {FORMAT_VERSION}; upgrade"
+                f"{source} is of format version {shown(facts['format_version'])}, this release reads {FORMAT_VERSION}; "
+                "upgrade"
             )
         return PackageFacts(
-            arch=facts["arch"],
+            arch=_typed(facts, "arch", str),
             input_format=InputFormat.from_dict(facts["input_format"]),
-            stride_in_1x1=facts["stride_in_1x1"],
-            norm=facts["norm"],
-            licence=facts["licence"],
-            acc1=facts["acc1"],
+            stride_in_1x1=_typed(facts, "stride_in_1x1", bool),
+            norm=_typed(facts, "norm", str),
+            licence=_typed(facts, "licence", str),
+            acc1=_accuracy(facts["acc1"]),
             # Files of before the classifiers' training lack the rest.
-            acc5=facts.get("acc5"),
+            acc5=_accuracy(facts.get("acc5")),
             test_transform=TestTransform(**facts["test_transform"]) if facts.get("test_transform") else None,
-            class_names=tuple(facts.get("class_names", ())),
+            class_names=_texts(facts.get("class_names", ())),
         )
     except WeightsError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{source}: its description is damaged ({error!r}); package the weights again") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {error}"[:500]
+        raise WeightsError(f"{source}: its description is damaged ({reason}); package the weights again") from error
+
+
+def _typed(facts: Mapping[str, Any], key: str, kind: type) -> Any:
+    if not isinstance(facts[key], kind):
+        raise TypeError(f"{key} is a {type(facts[key]).__name__}, expected {kind.__name__}")
+    return facts[key]
+
+
+def _accuracy(value: Any) -> float | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100):
+        raise TypeError("an accuracy is not a number of percent")
+    return value
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
+        raise TypeError("class_names are not a list of names")
+    return tuple(values)
 
 
 def _packaged(raw: RawFile, source: str, sha256: str, arch: str | None) -> Weights:

@@ -6,8 +6,6 @@ import functools
 import hashlib
 import http.server
 import json
-import multiprocessing
-import resource
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -122,31 +120,6 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield of_size
     if mounted:
         subprocess.run(["umount", place], check=True)
-
-
-@pytest.fixture
-def small_files() -> Callable[..., str]:
-    """Calls a function in a process that cannot write files beyond so many bytes; returns its error, "" for none."""
-
-    def call(limit: int, function: Callable[[], object]) -> str:
-        context = multiprocessing.get_context("fork")
-        receiver, sender = context.Pipe(duplex=False)
-
-        def child() -> None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-            try:
-                function()
-                sender.send("")
-            except (ValueError, OSError) as error:
-                sender.send(str(error))
-
-        process = context.Process(target=child)
-        process.start()
-        message = receiver.recv() if receiver.poll(60) else "no answer"
-        process.join(60)
-        return message
-
-    return call
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def test_an_interrupted_run_goes_on(tmp_path):
     out.mkdir()
     (out / "a").write_bytes(b"KEPT")  # whole already, by its size
     (out / "b").write_bytes(b"cut")
-    (out / "c.part").write_bytes(b"cc")
+    (out / ".c.part").write_bytes(b"cc")
     extract_zip(archive, out, select=lambda member: member, max_bytes=GENEROUS)
     assert files_in(out) == {"a": b"KEPT", "b": b"bbbb", "c": b"cccc"}
 
@@ -189,7 +189,7 @@ def test_too_large_a_tar_file_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_a_sparse_member_cannot_fill_the_disk(tmp_path):
-    """Few bytes in the archive, a terabyte unpacked: what counts is the latter."""
+    """Few bytes in the archive, a terabyte unpacked."""
     huge = 10**12
     sparse = special("huge", tarfile.GNUTYPE_SPARSE)
     header = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
@@ -198,7 +198,7 @@ def test_a_sparse_member_cannot_fill_the_disk(tmp_path):
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
     (tmp_path / "x.tar").write_bytes(bytes(header) + bytes(1024))
-    with pytest.raises(ValueError, match="unpacks to 1,000,000,000,000 bytes"):
+    with pytest.raises(ValueError, match="sparse"):
         unpack_tar(tmp_path / "x.tar", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

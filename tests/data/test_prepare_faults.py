@@ -16,7 +16,7 @@ from resnet_backbone.data.coco_files import COCO_RELEASES, CocoRelease, fetch_co
 from resnet_backbone.data.coco_files import split_problems as coco_problems
 from resnet_backbone.data.voc_files import VOC_SPLITS, VocSplit, prepare_voc
 from resnet_backbone.data.voc_files import split_problems as voc_problems
-from resnet_backbone.data.whole_files import write_whole
+from resnet_backbone.files.whole import write_text
 from resnet_backbone.weights.download import DownloadError
 
 SIDE = 150  # pixels of noise, about 20 KB a file
@@ -164,7 +164,7 @@ def test_an_interrupted_unpacking_goes_on(source, tmp_path):
     source.prepare(root)
     paths = sorted((root / source.image_folder).iterdir())
     paths[3].write_bytes(paths[3].read_bytes()[:100])
-    paths[4].rename(paths[4].with_name(f"{paths[4].name}.part"))
+    paths[4].rename(paths[4].with_name(f".{paths[4].name}.part"))
     paths[5].unlink()
     before = paths[0].stat().st_mtime_ns
     source.prepare(root)
@@ -212,7 +212,7 @@ def test_a_disk_that_fills_up_during_the_download(source, small_files, tmp_path)
 def test_what_is_no_lack_of_room_is_not_called_one(tmp_path):
     (tmp_path / "a.json").mkdir()
     with pytest.raises(OSError, match="Is a directory.*Put that right and start again"):
-        write_whole(tmp_path / "a.json", "{}")
+        write_text(tmp_path / "a.json", "{}")
 
 
 def test_a_disk_that_fills_up_during_the_unpacking(source, small_files, tmp_path):

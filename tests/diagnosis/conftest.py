@@ -80,7 +80,7 @@ def packaged_vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("datasets")
-    generate_shapes(root / "shapes", num_train=2, num_val=1, seed=0)
+    generate_shapes(root / "shapes", num_train=6, num_val=1, seed=0)
     return root
 
 

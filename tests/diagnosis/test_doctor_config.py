@@ -132,7 +132,7 @@ def test_unknown_names(examine):
     assert status == 1 and "build_imagenet_fpn_backbone" in said(report, "config")
     assert statuses(report)["classification"] == "not run"
     status, report = examine("quickstart.yaml", "", "MODEL.RESNET_BACKBONE.ARCH", "resnet19")
-    assert status == 1 and "'resnet19' is not registered" in said(report, "registry")
+    assert status == 1 and "MODEL.RESNET_BACKBONE.ARCH 'resnet19' must be one of plain18" in said(report, "config")
     known = report["sections"]["registry"]["facts"]
     assert "resnet18" in known["MODEL.RESNET_BACKBONE.ARCH"]
     assert "build_imagenet_retinanet_fpn_backbone" in known["MODEL.BACKBONE.NAME"]

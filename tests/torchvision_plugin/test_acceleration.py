@@ -78,9 +78,9 @@ def test_a_value_that_nothing_knows_is_refused_when_the_config_is_read(tiny, ove
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("CHECKPOINT_STAGES", "['res9']"), r"unknown stages to checkpoint \['res9'\]; this trunk has stem, res2"),
-        (("PAD_TO", "100"), "multiples of 32 here, which 100 is not"),
-        (("COMPILE", "default", KEY + "CHECKPOINT_STAGES", "['res2']"), "leave out either"),
+        (("CHECKPOINT_STAGES", "['res9']"), r"CHECKPOINT_STAGES \['res9'\] must be stages of this trunk: stem, res2"),
+        (("PAD_TO", "100"), "PAD_TO is 100; this pyramid needs a multiple of 32"),
+        (("COMPILE", "default", KEY + "CHECKPOINT_STAGES", "['res2']"), "torch.compile decides by itself"),
     ],
 )
 def test_what_does_not_fit_the_backbone_is_refused_before_any_work(tiny, overrides, message):

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_backbone.config.output import last_checkpoint
+from resnet_backbone.files.checkpoints import last_checkpoint, write_checkpoint
 from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint
-from resnet_backbone.training.checkpoint import save_checkpoint
 
 STATE = {
     "model": {"roi_heads.x": torch.arange(3.0)},
@@ -23,25 +22,25 @@ STATE = {
 
 def test_round_trip(tmp_path):
     assert last_checkpoint(tmp_path) is None
-    path = save_checkpoint(tmp_path, "model_0000002.pth", STATE)
+    path = write_checkpoint(tmp_path, "model_0000002.pth", STATE)
     assert last_checkpoint(tmp_path) == path and is_own_checkpoint(path)
     read = load_checkpoint(path)
     assert read["iteration"] == 3 and torch.equal(read["model"]["roi_heads.x"], torch.arange(3.0))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_0000002.pth"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint_history", "last_checkpoint", "model_0000002.pth"]
 
 
 def test_both_kinds_of_detectors_are_known(tmp_path):
     for name in ("roi_heads.box_predictor.cls_score.weight", "head.classification_head.cls_logits.weight"):
-        path = save_checkpoint(tmp_path, "model.pth", {**STATE, "model": {name: torch.zeros(1)}})
+        path = write_checkpoint(tmp_path, "model.pth", {**STATE, "model": {name: torch.zeros(1)}})
         assert is_own_checkpoint(path) and name in load_checkpoint(path)["model"]
 
 
 def test_a_failed_write_leaves_the_old_checkpoint_and_no_rest(tmp_path):
-    save_checkpoint(tmp_path, "model.pth", STATE)
+    write_checkpoint(tmp_path, "model.pth", STATE)
     with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
-        save_checkpoint(tmp_path, "model.pth", {"model": lambda: None})
+        write_checkpoint(tmp_path, "model.pth", {"model": lambda: None})
     assert load_checkpoint(last_checkpoint(tmp_path))["iteration"] == 3
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 class Hostile:
@@ -80,5 +79,5 @@ def test_a_classifier_is_no_detector(tmp_path):
 
 def test_a_marker_that_points_nowhere(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
-    with pytest.raises(FileNotFoundError, match="write the name of another checkpoint"):
+    with pytest.raises(FileNotFoundError, match="Write the name of another one"):
         last_checkpoint(tmp_path)

@@ -42,6 +42,7 @@ def test_defaults_are_detectron2s():
     ours_alone = (
         "MODEL.RESNET_BACKBONE",
         "DATASETS.OWN",
+        "DATASETS.CHECK_IMAGES",
         "SOLVER.AMP.DTYPE",
         "SOLVER.ACCUMULATION_STEPS",
         "TF32",
@@ -110,8 +111,8 @@ def test_what_cannot_be_obeyed_is_refused(overrides, message):
 def test_unknown_keys_and_wrong_types_in_a_file_are_refused(tmp_path):
     path = tmp_path / "mine.yaml"
     for text, message in [
-        ("MODEL: {RPN: {NMS_TRESH: 0.7}}", "mine.yaml: .*MODEL.RPN.NMS_TRESH.* MODEL.RPN.NMS_THRESH"),
-        ("SOLVER: {BASE_LR: fast}", "mine.yaml: "),
+        ("MODEL: {RPN: {NMS_TRESH: 0.7}}", "mine.yaml, line 1: .*MODEL.RPN.NMS_TRESH.* MODEL.RPN.NMS_THRESH"),
+        ("SOLVER: {BASE_LR: fast}", "mine.yaml, line 1: SOLVER.BASE_LR wants a number"),
         ("MODEL: {RPN: 3}", "MODEL.RPN"),
         ("A: !!python/object/apply:os.system ['true']", "read safely"),
         ("a: [", "read safely"),
@@ -129,14 +130,15 @@ def test_a_missing_config_lists_those_there_are():
 def test_own_data_is_one_entry(tmp_path):
     path = tmp_path / "mine.yaml"
     own = [{"NAME": "a", "JSON": "a.json", "IMAGES": "images"}]
-    path.write_text(yaml.safe_dump({"DATASETS": {"OWN": own, "TRAIN": ["a"]}}))
+    base = str(find_config_file("quickstart.yaml"))
+    path.write_text(yaml.safe_dump({"_BASE_": base, "DATASETS": {"OWN": own, "TRAIN": ["a"]}}))
     assert load_config(path).DATASETS.OWN == own
     assert load_config("quickstart.yaml", ["DATASETS.OWN", str(own)]).DATASETS.OWN == own
 
 
 def test_the_device_is_the_gpu_where_there_is_one():
     assert get_cfg().MODEL.DEVICE == ("cuda" if torch.cuda.is_available() else "cpu")
-    check_config(get_cfg())
+    check_config(load_config("quickstart.yaml"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

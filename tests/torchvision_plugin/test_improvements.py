@@ -153,7 +153,7 @@ def test_an_ensemble_of_the_same_detector_twice_finds_the_same(build):
     image = photograph(90, 131)
     once, twice = improved(cfg, detector, image), improved(cfg, detector, image, [(cfg, detector)])
     for name, value in once.items():
-        torch.testing.assert_close(twice[name], value)
+        torch.testing.assert_close(twice[name], value, atol=1e-4, rtol=1e-5)  # a larger batch rounds otherwise
 
 
 @torch.inference_mode()

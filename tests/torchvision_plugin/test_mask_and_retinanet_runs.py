@@ -205,7 +205,7 @@ def test_bfloat16_trains(tiny):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({}, "run lengths, not as polygons; write INPUT.MASK_FORMAT: bitmask"),
+        ({}, "(?s)run lengths, not as polygons.*write INPUT.MASK_FORMAT: bitmask"),
         ({"segmentation": None}, r'has no "segmentation".* write MODEL.MASK_ON: False'),
     ],
 )

@@ -23,7 +23,7 @@ from resnet_backbone.evaluation.comparison.words import (
     small_print,
     verdicts,
 )
-from resnet_backbone.evaluation.results import write_text
+from resnet_backbone.files.whole import write_text
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from resnet_backbone.evaluation.comparison.training import Training, read_training
 from resnet_backbone.evaluation.facts import FACTS_NAME, RunFacts, read_facts
 from resnet_backbone.evaluation.results import read_figures
+from resnet_backbone.files.yaml_file import read_yaml
 
 RESULTS_NAME, METRICS_NAME = "coco_instances_results.json", "metrics.json"
 _FOLDER_OF_A_RUN = "a run's folder is the OUTPUT_DIR of tools/train_net.py"
@@ -112,12 +111,7 @@ def _read_run(folder: Path, name: str, dataset: str | None) -> FinishedRun:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{path} holds no settings; {_FOLDER_OF_A_RUN}")
+    values = read_yaml(path)
     return dict(_flattened(values))
 
 

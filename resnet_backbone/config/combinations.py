@@ -1,0 +1,216 @@
+"""Values that are fine one by one and do not make a detector together, told from the config alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fvcore.common.config import CfgNode
+
+from resnet_backbone.config.pyramid import pyramid_levels
+from resnet_backbone.config.trunk_facts import TrunkFacts, trunk_facts
+from resnet_backbone.models.trunk import FeatureInfo
+
+TRUNK_ALONE = "build_imagenet_backbone"
+RPN_PYRAMID = "build_imagenet_fpn_backbone"
+RETINANET_PYRAMID = "build_imagenet_retinanet_fpn_backbone"
+BUILDERS = (TRUNK_ALONE, RPN_PYRAMID, RETINANET_PYRAMID)
+_RES5_HEADS = ("ImageNetRes5ROIHeads", "Res5ROIHeads")
+_BOX_HEADS = ("StandardROIHeads", "ContextROIHeads", "CascadeROIHeads")  # with MODEL.ROI_BOX_HEAD.NAME
+_WITH_RPN = ("GeneralizedRCNN", "ProposalNetwork", "PanopticFPN")
+_WITH_HEADS = ("GeneralizedRCNN", "PanopticFPN")
+_ANCHORS = "MODEL.ANCHOR_GENERATOR"
+
+Features = dict[str, FeatureInfo]
+
+
+def check_combinations(cfg: CfgNode) -> None:
+    """Raise ValueError where trunk, pyramid, anchors and heads do not fit each other.
+
+    Backbones, and heads, of other projects are not looked at: nobody knows what they read.
+
+    Args:
+        cfg: of either engine, each value of its type.
+    """
+    model = cfg.MODEL
+    if model.BACKBONE.NAME not in BUILDERS:
+        return
+    trunk = trunk_facts(cfg)
+    features = backbone_features(cfg, trunk)
+    _check_dilation(cfg, trunk)
+    _check_acceleration(cfg, trunk, features)
+    if model.META_ARCHITECTURE in _WITH_RPN and model.PROPOSAL_GENERATOR.NAME == "RPN":
+        _check_read("MODEL.RPN.IN_FEATURES", model.RPN.IN_FEATURES, cfg, features, same_channels=True)
+        _check_anchors(cfg, "MODEL.RPN.IN_FEATURES", model.RPN.IN_FEATURES)
+    if model.META_ARCHITECTURE in _WITH_HEADS:
+        _check_heads(cfg, features)
+    if model.META_ARCHITECTURE == "GeneralizedRCNN" and model.BACKBONE.NAME == TRUNK_ALONE:
+        _check_last_is_read(cfg, features)
+    if model.META_ARCHITECTURE == "RetinaNet":
+        _check_read("MODEL.RETINANET.IN_FEATURES", model.RETINANET.IN_FEATURES, cfg, features, same_channels=True)
+        _check_anchors(cfg, "MODEL.RETINANET.IN_FEATURES", model.RETINANET.IN_FEATURES)
+    if model.META_ARCHITECTURE in ("PanopticFPN", "SemanticSegmentor") and model.SEM_SEG_HEAD.NAME == "SemSegFPNHead":
+        key = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
+        _check_read(key, model.SEM_SEG_HEAD.IN_FEATURES, cfg, features, same_channels=False)
+
+
+def backbone_features(cfg: CfgNode, trunk: TrunkFacts) -> Features:
+    """Return what MODEL.BACKBONE.NAME, one of :data:`BUILDERS`, returns on ``trunk``.
+
+    Raises:
+        ValueError: MODEL.FPN.IN_FEATURES that make no pyramid.
+    """
+    if cfg.MODEL.BACKBONE.NAME == TRUNK_ALONE:
+        return trunk.features
+    convolved_top = cfg.MODEL.BACKBONE.NAME == RETINANET_PYRAMID
+    node = cfg.MODEL.FPN
+    try:
+        return pyramid_levels(trunk.features, node.IN_FEATURES, node.OUT_CHANNELS, convolved_top=convolved_top)
+    except ValueError as error:
+        dilation = cfg.MODEL.RESNET_BACKBONE.RES5_DILATION
+        if dilation == 1:
+            raise
+        raise ValueError(
+            f"{error}; with a pyramid write MODEL.RESNET_BACKBONE.RES5_DILATION: 1, not {dilation}"
+        ) from error
+
+
+def _check_read(key: str, names: Sequence[str], cfg: CfgNode, features: Features, *, same_channels: bool) -> None:
+    """Whether a head finds the feature maps that it reads."""
+    names, builder = list(names), cfg.MODEL.BACKBONE.NAME
+    absent = [name for name in names if name not in features]
+    if absent or not names:
+        if builder == TRUNK_ALONE:
+            of_pyramid = any(name.startswith("p") and name != "pool5" for name in absent)
+            wanted = RETINANET_PYRAMID if key.startswith("MODEL.RETINANET") else RPN_PYRAMID
+            advice = (
+                f"MODEL.BACKBONE.NAME: {wanted}, which makes levels p2, p3, ..."
+                if of_pyramid
+                else "others, or MODEL.RESNET_BACKBONE.OUT_FEATURES that have them"
+            )
+        elif "p7" in absent and builder == RPN_PYRAMID:
+            advice = f"MODEL.BACKBONE.NAME: {RETINANET_PYRAMID}, which makes p3 to p7"
+        else:
+            advice = f"some of these (made from MODEL.FPN.IN_FEATURES {list(cfg.MODEL.FPN.IN_FEATURES)})"
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} reads {key} {names}, which must be some of what "
+            f"MODEL.BACKBONE.NAME {builder} returns, {list(features)}; write {advice}"
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"{key} {names} names a feature map twice; write each once")
+    if same_channels and len({features[name].channels for name in names}) > 1:
+        channels = ", ".join(f"{name} {features[name].channels}" for name in names)
+        raise ValueError(
+            f"{key} {names} must have the same channels, found {channels}; write one of them, or MODEL.BACKBONE.NAME: "
+            f"{RPN_PYRAMID}"
+        )
+
+
+def _check_anchors(cfg: CfgNode, key: str, names: Sequence[str]) -> None:
+    """As many lists of sizes and shapes as there are levels, or one for all; as many anchors on each."""
+    node = cfg.MODEL.ANCHOR_GENERATOR
+    if node.NAME != "DefaultAnchorGenerator":
+        return
+    levels = len(names)
+    for name in ("SIZES", "ASPECT_RATIOS"):
+        lists = [list(values) for values in node[name]]
+        if len(lists) not in (1, levels):
+            raise ValueError(
+                f"{_ANCHORS}.{name} has {len(lists)} lists for {levels} levels, {key} {list(names)}: write 1 or "
+                f"{levels}"
+            )
+        if not all(lists) or not all(value > 0 for values in lists for value in values):
+            raise ValueError(f"{_ANCHORS}.{name} {lists} must hold numbers above 0 for each level")
+    sizes, ratios = ([len(values) for values in node[name]] for name in ("SIZES", "ASPECT_RATIOS"))
+    counts = [a * b for a, b in zip(_each(sizes, levels), _each(ratios, levels), strict=True)]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"{_ANCHORS}.SIZES and {_ANCHORS}.ASPECT_RATIOS make {counts} anchors a cell on {list(names)}; every level "
+            f"of {key} needs the same number of anchors"
+        )
+
+
+def _each(values: list[int], levels: int) -> list[int]:
+    return values * levels if len(values) == 1 else values
+
+
+def _check_heads(cfg: CfgNode, features: Features) -> None:
+    heads, arch = cfg.MODEL.ROI_HEADS, cfg.MODEL.RESNET_BACKBONE.ARCH
+    if heads.NAME not in (*_RES5_HEADS, *_BOX_HEADS):
+        return
+    names = list(heads.IN_FEATURES)
+    if heads.NAME == "ImageNetRes5ROIHeads" and (arch.startswith("vgg") or names != ["res4"]):
+        raise ValueError(
+            f"MODEL.ROI_HEADS.NAME ImageNetRes5ROIHeads runs res5 on crops of res4: it needs a ResNet (not "
+            f"MODEL.RESNET_BACKBONE.ARCH {arch}) and MODEL.ROI_HEADS.IN_FEATURES: [res4], found {names}; for others "
+            f"write StandardROIHeads"
+        )
+    _check_read("MODEL.ROI_HEADS.IN_FEATURES", names, cfg, features, same_channels=True)
+    strides = [features[name].stride for name in names]
+    if any(2 * fine != coarse for fine, coarse in zip(strides, strides[1:], strict=False)):
+        raise ValueError(
+            f"strides of MODEL.ROI_HEADS.IN_FEATURES {names} must double from level to level, got {strides}"
+        )
+    if heads.NAME == "ImageNetRes5ROIHeads":
+        trunk_facts(cfg, ["res5"])
+    elif heads.NAME in _BOX_HEADS:
+        _check_box_head(cfg, features[names[0]].channels)
+
+
+def _check_box_head(cfg: CfgNode, channels: int) -> None:
+    heads, box, arch = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.RESNET_BACKBONE.ARCH
+    if not box.NAME:
+        raise ValueError(
+            f"MODEL.ROI_HEADS.NAME {heads.NAME} needs MODEL.ROI_BOX_HEAD.NAME: FastRCNNConvFCHead or VGGBoxHead"
+        )
+    if box.NAME == "VGGBoxHead" and (not arch.startswith("vgg") or box.POOLER_RESOLUTION != 7 or channels != 512):
+        raise ValueError(
+            f"MODEL.ROI_BOX_HEAD.NAME VGGBoxHead runs fc6 and fc7 on 7x7 crops of conv5: it needs a VGG (not "
+            f"MODEL.RESNET_BACKBONE.ARCH {arch}), MODEL.ROI_HEADS.IN_FEATURES: [conv5] (found "
+            f"{list(heads.IN_FEATURES)}) and MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION: 7 (found {box.POOLER_RESOLUTION})"
+        )
+    if box.NAME == "FastRCNNConvFCHead" and box.NUM_FC + box.NUM_CONV < 1:
+        raise ValueError(
+            "MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead has no layers: MODEL.ROI_BOX_HEAD.NUM_FC must be 1 or more, "
+            f"got {box.NUM_FC}"
+        )
+
+
+def _check_last_is_read(cfg: CfgNode, features: Features) -> None:
+    """A trunk computes its last feature map for somebody."""
+    model, last = cfg.MODEL, next(reversed(features))
+    if model.ROI_HEADS.NAME not in (*_RES5_HEADS, *_BOX_HEADS):
+        return
+    used = {*model.ROI_HEADS.IN_FEATURES, *model.RPN.IN_FEATURES}
+    if model.PROPOSAL_GENERATOR.NAME != "RPN":
+        used = {*model.ROI_HEADS.IN_FEATURES}
+    if last not in used:
+        raise ValueError(
+            f"MODEL.RPN.IN_FEATURES and MODEL.ROI_HEADS.IN_FEATURES read {sorted(used)}, the trunk returns "
+            f"{list(features)}, of which {last} would be computed and never trained; write "
+            f"MODEL.RESNET_BACKBONE.OUT_FEATURES: {sorted(used)}, or other IN_FEATURES"
+        )
+
+
+def _check_dilation(cfg: CfgNode, trunk: TrunkFacts) -> None:
+    node, model = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL
+    has_head = model.META_ARCHITECTURE == "GeneralizedRCNN" and model.ROI_HEADS.NAME == "ImageNetRes5ROIHeads"
+    if node.RES5_DILATION > 1 and "res5" not in trunk.stages and not has_head:
+        raise ValueError(
+            f"MODEL.RESNET_BACKBONE.RES5_DILATION is {node.RES5_DILATION}, and MODEL.RESNET_BACKBONE.OUT_FEATURES "
+            f"{list(node.OUT_FEATURES)} leave res5 out; write RES5_DILATION: 1, or OUT_FEATURES: [res5]"
+        )
+
+
+def _check_acceleration(cfg: CfgNode, trunk: TrunkFacts, features: Features) -> None:
+    node, key = cfg.MODEL.RESNET_BACKBONE, "MODEL.RESNET_BACKBONE"
+    unknown = [name for name in node.CHECKPOINT_STAGES if name not in trunk.stages]
+    if unknown:
+        raise ValueError(f"{key}.CHECKPOINT_STAGES {unknown} must be stages of this trunk: {', '.join(trunk.stages)}")
+    if node.CHECKPOINT_STAGES and node.COMPILE:
+        raise ValueError(
+            f"{key}.CHECKPOINT_STAGES {list(node.CHECKPOINT_STAGES)}: torch.compile decides by itself what is computed "
+            f"anew; write [], or {key}.COMPILE ''"
+        )
+    needed = max(info.stride for info in trunk.features.values())
+    if cfg.MODEL.BACKBONE.NAME != TRUNK_ALONE and node.PAD_TO % needed:
+        raise ValueError(f"{key}.PAD_TO is {node.PAD_TO}; this pyramid needs a multiple of {needed}, or 0")

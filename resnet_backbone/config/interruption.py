@@ -1,0 +1,112 @@
+"""SIGTERM and SIGINT, as clusters send them before they take a machine away: save, and end with a status of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+RESUME_ME = 75  # exit status of a run that goes on with --resume; EX_TEMPFAIL of sysexits.h
+
+_PATIENCE_S = 2.0  # between two signals that are one to the user
+_WORKER_STAYS_S = 10.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(Exception):
+    """A signal has asked the run to end. What it has learned is saved; ``--resume`` goes on."""
+
+
+class _State:
+    deferring = False
+    received: signal.Signals | None = None
+    received_at = 0.0
+
+
+@contextmanager
+def catching_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into :class:`Interrupted`, raised where the process is at that moment.
+
+    A second Ctrl-C, seconds after the first, ends the process at once. Outside the main thread, where Python takes no
+    handlers, nothing is caught.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _handle) for number in _SIGNALS}
+    _State.received = None
+    try:
+        yield
+    finally:
+        _end_loading_processes()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _State.received = None
+
+
+@contextmanager
+def deferring_signals() -> Iterator[None]:
+    """Inside :func:`catching_signals`, only note signals: :func:`was_asked_to_stop` tells when it is convenient."""
+    before, _State.deferring = _State.deferring, True
+    try:
+        yield
+    finally:
+        _State.deferring = before
+
+
+@contextmanager
+def obeying_signals() -> Iterator[None]:
+    """Inside :func:`deferring_signals`, raise at once again, for what can be broken off anywhere; also what was noted.
+
+    Raises:
+        Interrupted: see :func:`catching_signals`.
+    """
+    before, _State.deferring = _State.deferring, False
+    try:
+        if _State.received is not None:
+            raise _interrupted()
+        yield
+    finally:
+        _State.deferring = before
+
+
+def was_asked_to_stop() -> bool:
+    """Return whether a signal has come."""
+    return _State.received is not None
+
+
+def stay_for_the_parent(worker_id: int) -> None:
+    """Let a process that loads data outlive, for some seconds, the signal that its parent gets at the same time.
+
+    The parent needs it for the batch that it waits for. For ``worker_init_fn`` of a ``DataLoader``.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, _WORKER_STAYS_S))
+
+
+def _end_loading_processes() -> None:
+    """Do now what the interpreter does at its end, where it would wait for them."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    now = time.monotonic()
+    if _State.received is not None:  # torchrun sends what the terminal has sent already
+        if number == signal.SIGINT and now - _State.received_at > _PATIENCE_S:
+            raise KeyboardInterrupt
+        return
+    _State.received, _State.received_at = signal.Signals(number), now
+    if not _State.deferring:
+        raise _interrupted()
+
+
+def _interrupted() -> Interrupted:
+    name = _State.received.name if _State.received else "another process"
+    return Interrupted(f"ended by {name}")

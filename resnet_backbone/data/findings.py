@@ -1,0 +1,185 @@
+"""What is wrong or odd in a data set, and what training does about it; every kind is in :mod:`.finding_kinds`."""
+
+from __future__ import annotations
+
+import logging
+import reprlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from resnet_backbone.data.finding_kinds import KINDS, Kind
+
+logger = logging.getLogger(__name__)
+
+# stop: training refuses to start; drop: left out; fix: used after a repair; keep: used as it is
+Action = Literal["stop", "drop", "fix", "keep"]
+ACTIONS: tuple[Action, ...] = ("stop", "drop", "fix", "keep")
+MAX_EXAMPLES = 5
+
+_brief = reprlib.Repr()
+_brief.maxlevel, _brief.maxlist, _brief.maxdict = 3, 12, 4
+_brief.maxstring = _brief.maxother = _brief.maxlong = 60
+
+
+@dataclass(frozen=True)
+class Example:
+    """One place where something was found."""
+
+    text: str  # the place in the file, and what is there
+    image_id: int | None = None
+    file_name: str | None = None  # below the image folder
+    annotation_id: int | None = None
+    box: tuple[float, float, float, float] | None = None  # as in the file, x y width height
+    twin: Path | None = None  # another image that is meant, too
+
+    def line(self) -> str:
+        """Return the text with what it belongs to."""
+        of = [
+            f"{what} {value}"
+            for what, value in (("image", self.image_id), ("annotation id", self.annotation_id))
+            if value is not None
+        ]
+        if self.file_name is not None and self.file_name[:200] not in self.text:
+            of.append(self.file_name if len(self.file_name) <= 200 else f"{self.file_name[:200]}...")
+        return f"{self.text} ({', '.join(of)})" if of else self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "text": self.text,
+            "image_id": self.image_id,
+            "file_name": self.file_name,
+            "annotation_id": self.annotation_id,
+            "box": None if self.box is None else list(self.box),
+            "twin": None if self.twin is None else str(self.twin),
+        }
+
+
+@dataclass(frozen=True)
+class Finding:
+    """All places of one kind in one data set, or in two that are compared."""
+
+    key: str  # of KINDS
+    count: int
+    total: int  # of which ``count`` are meant
+    examples: tuple[Example, ...]
+    action: Action
+    warns: bool  # False for what is usual in good data
+    note: str = ""  # what is particular here
+    scored: bool = False  # in a set that is evaluated
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.key]
+
+    def headline(self) -> str:
+        """Return e.g. ``2 of 4888 boxes without area: left out``."""
+        return f"{self.count} of {self.total} {self.kind.title}: {self.does()}"
+
+    def summary(self) -> str:
+        """Return the headline with the note."""
+        return f"{self.headline()}; {self.note}" if self.note else self.headline()
+
+    def does(self) -> str:
+        """Return what training, or evaluation, does, in words."""
+        if self.scored and self.kind.scored:
+            return self.kind.scored
+        return self.kind.does if self.action == self.kind.action else _OTHERWISE[self.action]
+
+    def text(self) -> str:
+        """Return several lines: the headline, the examples, what it means and what to do."""
+        lines = [self.headline(), *(f"  {example.line()}" for example in self.examples)]
+        if self.count > len(self.examples) > 0:
+            lines.append(f"  and {self.count - len(self.examples)} more")
+        return "\n".join([*lines, *(f"  {text}" for text in (self.note, self.kind.means, self.kind.todo) if text)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers, for JSON."""
+        return {
+            "kind": self.key,
+            "count": self.count,
+            "total": self.total,
+            "what": self.kind.title,
+            "action": self.action,
+            "training": self.does(),
+            "warning": self.warns,
+            "note": self.note,
+            "means": self.kind.means,
+            "to_do": self.kind.todo,
+            "examples": [example.to_dict() for example in self.examples],
+        }
+
+
+_OTHERWISE = {
+    "stop": "training stops",
+    "drop": "left out",
+    "fix": "repaired",
+    "keep": "not looked at: masks are not used",
+}
+
+
+def find(
+    key: str,
+    where: Sequence[Any] | np.ndarray,
+    total: int,
+    example: Callable[[Any], Example],
+    *,
+    action: Action | None = None,
+    warns: bool | None = None,
+    note: str = "",
+) -> list[Finding]:
+    """Return one finding for the places ``where``, none where there are none.
+
+    Args:
+        key: of KINDS.
+        where: what ``example`` takes.
+        total: of which these are some.
+        example: describes one place; called for the first few.
+        action: where it is not the kind's usual one.
+        warns: where it is not the kind's usual one.
+        note: what is particular here.
+    """
+    if len(where) == 0:
+        return []
+    kind = KINDS[key]
+    examples = tuple(example(place) for place in where[:MAX_EXAMPLES])
+    warned = kind.warns if warns is None else warns
+    return [Finding(key, len(where), total, examples, action or kind.action, warned, note)]
+
+
+def as_scored(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings of a set that is evaluated, not trained on."""
+    return [
+        replace(found, scored=True, action="keep" if found.kind.scored and found.action != "stop" else found.action)
+        for found in findings
+    ]
+
+
+def report_findings(source: Path | str, findings: Sequence[Finding]) -> None:
+    """Log what a run goes on with; raise what it cannot go on with.
+
+    Raises:
+        ValueError: there are findings that stop a training; it tells all of them.
+    """
+    stops = [finding for finding in findings if finding.action == "stop"]
+    if stops:
+        raise ValueError("\n".join([f"{source}: {_counted(len(stops))}", *(_indented(f.text()) for f in stops)]))
+    for finding in findings:
+        example = f"; for example {finding.examples[0].line()}" if finding.examples and finding.warns else ""
+        logger.log(logging.WARNING if finding.warns else logging.INFO, "%s: %s%s", source, finding.summary(), example)
+
+
+def brief(value: Any) -> str:
+    """Return ``repr(value)``, shortened where it is long, and of a few levels where it is deep."""
+    return _brief.repr(value)
+
+
+def _counted(stops: int) -> str:
+    return "a mistake that training stops at" if stops == 1 else f"{stops} kinds of mistakes that training stops at"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

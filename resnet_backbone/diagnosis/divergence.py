@@ -1,0 +1,113 @@
+"""Why a detector's training has diverged: what can be measured on the spot, then what is usual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from resnet_backbone.config.suspicions import suspicions, usual_rate
+
+_SHOWN = 4
+
+
+def explain_divergence(
+    cfg: CfgNode, what: str, image_ids: Sequence[Any], last: Path | None, found: Sequence[str] = ()
+) -> str:
+    """Return the message of a training that cannot go on.
+
+    Args:
+        cfg: of the run.
+        what: is not finite, and when.
+        image_ids: of the batch.
+        last: the last checkpoint.
+        found: what was measured, see below; the config's suspicious values are added.
+    """
+    solver = cfg.SOLVER
+    measured = "".join(f"  - {text}\n" for text in [*suspicions(cfg), *found])
+    before = (
+        f"The last good checkpoint is {last}, from before: with another setting, --resume goes on from it"
+        if last
+        else "There is no checkpoint yet: start again with another setting"
+    )
+    return (
+        f"{what} on images {list(image_ids)}.\n" + (f"Found:\n{measured}" if measured else "") + f"Likely causes:\n"
+        f"  - the learning rate: SOLVER.BASE_LR is {solver.BASE_LR:g}; the linear rule for IMS_PER_BATCH "
+        f"{solver.IMS_PER_BATCH} gives {usual_rate(cfg):g}, half of it for VGG; a longer WARMUP_ITERS "
+        f"(now {solver.WARMUP_ITERS}) or SOLVER.CLIP_GRADIENTS helps, too\n"
+        f"  - the input: INPUT.FORMAT {cfg.INPUT.FORMAT}, MODEL.PIXEL_MEAN {list(cfg.MODEL.PIXEL_MEAN)} and "
+        f"PIXEL_STD {list(cfg.MODEL.PIXEL_STD)} must be those that the weights were trained with\n"
+        f"  - the norms: FrozenBN on random weights does not normalise; without MODEL.WEIGHTS write "
+        f"MODEL.RESNET_BACKBONE.NORM BN and MODEL.BACKBONE.FREEZE_AT 0\n"
+        f"  - the boxes of these images: tools/check_dataset.py looks at all of them\n"
+        f"{before}"
+    )
+
+
+def broken_tensors(model: nn.Module) -> list[str]:
+    """Say which weights, or running statistics, are not finite."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    names = [name for name, tensor in tensors if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if not names:
+        return []
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [f"not finite are already the tensors {', '.join(names[:_SHOWN])}{more}: an earlier step has spoiled them"]
+
+
+def odd_pixels(cfg: CfgNode, images: Sequence[Tensor], image_ids: Sequence[Any]) -> list[str]:
+    """Say where pixels, normalised, are far from what networks are trained on: about 0, with a deviation of 1.
+
+    Args:
+        cfg: reads MODEL.PIXEL_MEAN and PIXEL_STD. A std of 1, as of Caffe's weights, leaves pixels on their own scale.
+        images: (C, H, W) each, as the detector gets them.
+        image_ids: of these.
+    """
+    found = []
+    std = torch.tensor(cfg.MODEL.PIXEL_STD).view(-1, 1, 1)
+    mean = torch.tensor(cfg.MODEL.PIXEL_MEAN).view(-1, 1, 1)
+    scale = 60.0 if torch.allclose(std, torch.ones(())) else 1.0
+    for image, image_id in zip(images, image_ids, strict=True):
+        pixels = (image.detach().float().cpu() - mean) / std
+        center, spread = float(pixels.mean()), float(pixels.std())
+        if not abs(center) < 4 * scale or not spread < 4 * scale:
+            found.append(
+                f"the pixels of image {image_id}, normalised, have mean {center:.3g} and deviation {spread:.3g}; "
+                f"expected about 0 and {scale:g}"
+            )
+    return found[:_SHOWN]
+
+
+def odd_boxes(sizes: Sequence[tuple[int, int]], boxes: Sequence[Tensor], image_ids: Sequence[Any]) -> list[str]:
+    """Say which boxes are not finite, empty, or outside their image.
+
+    Args:
+        sizes: (height, width) in pixels of each image.
+        boxes: (N, 4) of each, x1 y1 x2 y2 in pixels.
+        image_ids: of these.
+    """
+    found = []
+    for (height, width), own, image_id in zip(sizes, boxes, image_ids, strict=True):
+        own = own.detach().float().cpu()
+        limit = torch.tensor([width, height, width, height]) + 1
+        good = (own[:, 2:] > own[:, :2]).all(1) & (own >= -1).all(1) & (own <= limit).all(1)
+        found += [
+            f"image {image_id} ({height} x {width}) has the box {[round(value, 1) for value in box]}, x1 y1 x2 y2"
+            for box in own[~good].tolist()
+        ]
+    return found[:_SHOWN]
+
+
+def single_culprits(losses_of: Callable[[int], Tensor], image_ids: Sequence[Any]) -> list[str]:
+    """Say on which images of a batch the loss is not finite by itself, where it is so on some of them only.
+
+    Args:
+        losses_of: from the position of an image to the sum of its losses.
+        image_ids: of these.
+    """
+    with torch.no_grad():
+        bad = [one for k, one in enumerate(image_ids) if not bool(torch.isfinite(losses_of(k)))]
+    return [f"by itself, the loss is not finite on images {bad}"] if 0 < len(bad) < len(image_ids) else []

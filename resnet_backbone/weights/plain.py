@@ -1,0 +1,42 @@
+"""Telling plain containers, whatever somebody put into them: cycles, a million levels, or shared parts without end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MAX_ITEMS = 1_000_000
+MAX_DEPTH = 32
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether ``value`` is text, a number, or lists and dicts with text as keys of such, of a bearable size.
+
+    Parts that are shared count as often as a walk comes by, so later walks are bounded, too.
+    """
+    waiting = [(value, 0)]
+    seen = 0
+    while waiting:
+        item, depth = waiting.pop()
+        seen += 1
+        if seen + len(waiting) > MAX_ITEMS or depth > MAX_DEPTH:
+            return False
+        if isinstance(item, Mapping):
+            if not all(isinstance(key, str) for key in item):
+                return False
+            waiting += [(part, depth + 1) for part in item.values()]
+        elif isinstance(item, list | tuple):
+            waiting += [(part, depth + 1) for part in item]
+        elif not isinstance(item, _PLAIN):
+            return False
+    return True
+
+
+def shown(key: Any, length: int = 80) -> str:
+    """Return a name for a message: short, and of a key that is no text not more than its type where it may be long."""
+    if isinstance(key, str):
+        return key if len(key) <= length else f"{key[:length]}..."
+    if isinstance(key, float | bool | type(None)) or (isinstance(key, int) and key.bit_length() <= 64):
+        return repr(key)
+    return f"a key of type {type(key).__name__}"

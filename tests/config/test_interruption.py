@@ -1,0 +1,109 @@
+"""Signals are obeyed where the process is, or noted until it is convenient."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from resnet_backbone.config.command_line import outcome
+from resnet_backbone.config.interruption import (
+    RESUME_ME,
+    Interrupted,
+    catching_signals,
+    deferring_signals,
+    obeying_signals,
+    was_asked_to_stop,
+)
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_raised_at_once(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"ended by {number.name}"), catching_signals():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before and not was_asked_to_stop()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_noted(number):
+    with catching_signals():
+        with deferring_signals():
+            assert not was_asked_to_stop()
+            signal.raise_signal(number)
+            signal.raise_signal(number)  # torchrun sends what the terminal has sent already
+            assert was_asked_to_stop()
+            with pytest.raises(Interrupted), obeying_signals():
+                raise AssertionError("what was noted must be obeyed before anything else")
+        assert was_asked_to_stop()
+    assert not was_asked_to_stop()
+
+
+def test_obeyed_inside_what_is_deferred():
+    with catching_signals(), deferring_signals(), pytest.raises(Interrupted), obeying_signals():
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_second_ctrl_c_after_a_while_ends_at_once(monkeypatch):
+    monkeypatch.setattr("resnet_backbone.config.interruption._PATIENCE_S", 0.0)
+    with pytest.raises(KeyboardInterrupt), catching_signals(), deferring_signals():
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_other_threads_are_left_alone():
+    done = []
+
+    def work():
+        with catching_signals():
+            done.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [signal.getsignal(signal.SIGTERM)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (Interrupted("ended by SIGTERM. All is kept"), RESUME_ME, "interrupted: ended by SIGTERM. All is kept"),
+        (KeyboardInterrupt(), 130, "interrupted; with --resume it goes on from the last checkpoint"),
+        (ValueError("no"), 1, "error: no"),
+        (OSError("Caught OSError in DataLoader worker 0.\nTraceback\nOSError: gone.jpg: no"), 1, "error: gone.jpg: no"),
+    ],
+)
+def test_what_a_command_says(error, status, text):
+    assert outcome(error) == (status, text)
+
+
+WORKER = """
+import os, signal, sys, time
+from resnet_backbone.config import interruption
+interruption._WORKER_STAYS_S = 0.5
+interruption.stay_for_the_parent(0)
+print("ready", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+def test_a_loading_process_stays_for_a_while_and_then_ends():
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": root}
+    with subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == -signal.SIGALRM
+        assert time.monotonic() - start >= 0.4

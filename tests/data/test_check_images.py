@@ -1,0 +1,181 @@
+"""Missing, damaged, turned and repeated images, and images that are both trained on and evaluated."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+
+from resnet_backbone.data.findings import Finding
+from resnet_backbone.data.image_checks import LOOKS_SAME, check_opened, compare_images
+from resnet_backbone.data.image_facts import nearest_looks, read_image_facts, small_hash
+from resnet_backbone.data.image_files import ImageFiles, find_missing_images, find_shared_files
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[..., ImageFiles]:
+    """Writes pictures of 60 x 40 (width x height), of random patches each; returns them."""
+
+    def write(name: str, count: int = 4, seed: int = 0) -> ImageFiles:
+        (tmp_path / name).mkdir(exist_ok=True)
+        rng = np.random.default_rng(seed)
+        for number in range(count):
+            patches = rng.integers(0, 256, (10, 15, 3), dtype=np.uint8)
+            Image.fromarray(patches).resize((60, 40), Image.Resampling.BICUBIC).save(tmp_path / name / f"{number}.png")
+        names = [f"{number}.png" for number in range(count)]
+        return ImageFiles(tmp_path / name, names, np.arange(count) + 100, np.tile([[40, 60]], (count, 1)))
+
+    return write
+
+
+def opened(files: ImageFiles) -> dict[str, Finding]:
+    return {finding.key: finding for finding in check_opened(files, read_image_facts(files, workers=0))}
+
+
+def ids(finding: Finding) -> list[int | None]:
+    return [example.image_id for example in finding.examples]
+
+
+def test_good_images(folder):
+    files = folder("a")
+    assert opened(files) == {} and find_missing_images(files) == ([], [])
+
+
+def test_missing_images(folder):
+    files = folder("a")
+    files.path(1).unlink()
+    files.path(2).rename(files.folder / "2.PNG")
+    (finding,), rows = find_missing_images(files)
+    assert ids(finding) == [101, 102] and rows == [1, 2] and (finding.count, finding.total) == (2, 4)
+    assert finding.note == "with other capital letters there are 1, such as 2.PNG"
+    assert files.without(rows).image_ids.tolist() == [100, 103]
+    assert ImageFiles(files.folder / "none", files.file_names, files.image_ids, files.sizes).path(0).name == "0.png"
+    elsewhere = ImageFiles(files.folder / "none", files.file_names, files.image_ids, files.sizes)
+    assert find_missing_images(elsewhere)[1] == [0, 1, 2, 3]
+
+
+def test_damaged_images(folder):
+    files = folder("a")
+    files.path(0).write_bytes(files.path(0).read_bytes()[:200])
+    files.path(1).write_text("no image")
+    Image.new("RGB", (61, 40)).save(files.path(2))
+    found = opened(files)
+    assert ids(found["unreadable_image"]) == [100, 101] and found["unreadable_image"].action == "stop"
+    assert ids(found["other_size"]) == [102] and "40 x 61" in found["other_size"].examples[0].text
+    assert set(found) == {"unreadable_image", "other_size"}
+
+
+@pytest.mark.parametrize(("orientation", "stored_size", "frame"), [
+    (6, (60, 40), "left as stored"), (6, (40, 60), "turned upright"), (3, (60, 40), "turned upright"),
+    (1, (60, 40), ""), (99, (60, 40), ""),
+])  # fmt: skip
+def test_turned_images(folder, orientation, stored_size, frame):
+    files = folder("a")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", stored_size, (9, 99, 200)).save(files.path(1), exif=exif)
+    found = opened(files)
+    assert set(found) == ({"turned_image"} if frame else set())
+    if frame:
+        assert found["turned_image"].examples[0].text == f"orientation {orientation}, {frame}"
+        assert ("1 are left as stored" == found["turned_image"].note) == (frame == "left as stored")
+
+
+@pytest.mark.parametrize(("mode", "unusual"), [("CMYK", True), ("RGBA", True), ("L", False), ("RGB", False)])
+def test_modes(folder, mode, unusual):
+    files = folder("a")
+    Image.new(mode, (60, 40)).save(files.path(1).with_suffix(".tiff"))
+    files = ImageFiles(files.folder, ["0.png", "1.tiff"], files.image_ids[:2], files.sizes[:2])
+    assert set(opened(files)) == ({"unusual_mode"} if unusual else set())
+
+
+def test_the_same_pixels_in_another_file(folder):
+    files = folder("a")
+    Image.open(files.path(0)).save(files.path(3), compress_level=1)
+    assert files.path(0).read_bytes() != files.path(3).read_bytes()
+    finding = opened(files)["repeated_content"]
+    assert ids(finding) == [103] and finding.examples[0].twin == files.path(0)
+
+
+def test_workers_see_the_same(folder):
+    files = folder("a", 40)
+    alone, helped = (read_image_facts(files, workers=workers) for workers in (0, 2))
+    assert [fact.digest for fact in alone] == [fact.digest for fact in helped]
+    assert all((one.looks == other.looks).all() for one, other in zip(alone, helped, strict=True))
+
+
+def test_files_in_both_sets(folder, tmp_path):
+    train, test = folder("train"), folder("test")
+    assert find_shared_files({"t": train}, test) == ([], [])  # other folders with the same names
+    (tmp_path / "link").symlink_to(train.folder)
+    linked = ImageFiles(tmp_path / "link", ["3.png", "./1.png"], np.array([5, 6]), train.sizes[:2])
+    (finding,), rows = find_shared_files({"t": train}, linked)
+    assert rows == [0, 1] and ids(finding) == [5, 6] and "is in t, too" in finding.examples[0].text
+
+
+def test_content_in_both_sets(folder):
+    train, test = folder("train", 6), folder("test", 6, seed=1)
+    Image.open(train.path(2)).save(test.path(0), compress_level=1)
+    smaller = Image.open(train.path(4)).resize((30, 20))
+    smaller.save(test.path(1))
+    test.sizes[1] = 20, 30
+    assert [findings for _, findings in compare_images({"t": train}, {"v": test}, deep=False)] == [[], []]
+    (_, of_train), (name, of_test) = compare_images({"t": train}, {"v": test}, deep=True)
+    assert of_train == [] and name == "v" and [finding.key for finding in of_test] == ["shared_content", "looks_same"]
+    assert [(ids(finding), finding.examples[0].twin) for finding in of_test] == [
+        ([100], train.path(2)),
+        ([101], train.path(4)),
+    ]
+
+
+def test_shared_files_are_told_once(folder):
+    files = folder("a")
+    (_, _), (_, found) = compare_images({"t": files}, {"v": files}, deep=True)
+    assert [(finding.key, finding.count) for finding in found] == [("shared_file", 4)]
+
+
+def test_plain_images_look_like_nothing(folder):
+    train, test = folder("train", 2), folder("test", 2, seed=1)
+    for files, level in ((train, 100), (test, 101)):
+        Image.new("RGB", (60, 40), (level, level, level)).save(files.path(0))
+    assert [findings for _, findings in compare_images({"t": train}, {"v": test}, deep=True)] == [[], []]
+
+
+def _pixels(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def test_copies_look_the_same_and_other_photographs_do_not(coco_mini):
+    """Of 40 photographs: at a quality of 40, at half of the size, brighter by a fifth; and each against the others."""
+    paths = sorted((coco_mini / "val2017").glob("*.jpg"))[:40]
+    images = [Image.open(path).convert("RGB") for path in paths]
+    hashes = np.stack([small_hash(_pixels(image))[0] for image in images])
+
+    def at_quality(image: Image.Image) -> Image.Image:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=40)
+        return Image.open(file)
+
+    for copy in (
+        at_quality,
+        lambda image: image.resize((image.width // 2, image.height // 2)),
+        lambda image: ImageEnhance.Brightness(image).enhance(1.2),
+    ):
+        copies = np.stack([small_hash(_pixels(copy(image)))[0] for image in images])
+        distances, places = nearest_looks(copies, hashes)
+        assert places.tolist() == list(range(40)) and np.percentile(distances, 90) <= LOOKS_SAME
+    others = [nearest_looks(hashes[i : i + 1], np.delete(hashes, i, axis=0))[0][0] for i in range(40)]
+    assert min(others) > LOOKS_SAME
+
+
+def test_nearest_looks_counts_bits():
+    rng = np.random.default_rng(0)
+    looks, others = (rng.integers(0, 256, (n, 32), dtype=np.uint8) for n in (3, 5000))
+    differing = np.unpackbits(looks[:, None] ^ others[None], axis=2).sum(axis=2)
+    distances, places = nearest_looks(looks, others)
+    assert distances.tolist() == differing.min(axis=1).tolist() and places.tolist() == differing.argmin(axis=1).tolist()

@@ -1,0 +1,128 @@
+"""A training on Detectron2 that ends in the middle goes on to the same weights, to the bit, in the same order."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+
+from resnet_backbone.config.interruption import Interrupted, catching_signals  # noqa: E402
+from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
+from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
+from resnet_backbone.detectron2_plugin.trainer import Trainer  # noqa: E402
+from resnet_backbone.files.checkpoints import last_checkpoint  # noqa: E402
+from resnet_backbone.training.data_errors import DataError  # noqa: E402
+
+KEYS = ["SOLVER.MAX_ITER", "8", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "6", "SOLVER.STEPS", "(6,)"]
+
+
+class Killed(BaseException):
+    """Nothing of ours or Detectron2's catches it."""
+
+
+@pytest.fixture
+def config(load_script, shapes, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
+    tiny = [*load_script("tests/faults/runs.py").TINY, *KEYS]
+    return lambda name, *words: load_config("quickstart.yaml", [*tiny, "OUTPUT_DIR", str(tmp_path / name), *words])
+
+
+def run(cfg, **options) -> Path:
+    with catching_signals():
+        Run(cfg, **options).start()
+    return Path(cfg.OUTPUT_DIR)
+
+
+def assert_the_same(a: Path, b: Path) -> None:
+    one, other = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (a, b))
+    for key, tensor in one["model"].items():
+        assert torch.equal(tensor, other["model"][key]), key
+    states = [file["trainer"]["_trainer"]["optimizer"]["state"] for file in (one, other)]
+    for x, y in zip(*(state.values() for state in states), strict=True):
+        assert torch.equal(x["momentum_buffer"], y["momentum_buffer"])
+    assert one["iteration"] == other["iteration"] and one["best"] == other["best"] is not None
+    for folder in (a, b):
+        numbers = [json.loads(line)["iteration"] for line in (folder / "metrics.json").read_text().splitlines()]
+        assert len(numbers) == len(set(numbers))
+
+
+@pytest.mark.parametrize("iteration", [4, 6])
+def test_killed(config, monkeypatch, iteration):
+    """After 6 iterations a checkpoint is there, and the evaluation that follows it is not: it is made up for."""
+    whole = run(config("whole"))
+    step, test = Trainer.run_step, Trainer.test
+
+    def killing_step(self):
+        if self.iter == iteration:
+            raise Killed
+        step(self)
+
+    def killing_test(self, *args):
+        if self.iter == 5:
+            raise Killed
+        return test(self, *args)
+
+    name, killing = ("run_step", killing_step) if iteration == 4 else ("test", killing_test)
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Trainer, name, killing)
+        run(config("parted"))
+    torch.manual_seed(12345)  # must not matter
+    assert_the_same(whole, run(config("parted"), resume=True))
+
+
+def test_asked_to_end(config, monkeypatch):
+    whole = run(config("whole"))
+    step = Trainer.run_step
+
+    def asking_step(self):
+        step(self)
+        if self.iter == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="model_0000004.pth is kept"):
+        patched.setattr(Trainer, "run_step", asking_step)
+        run(config("parted"))
+    assert_the_same(whole, run(config("parted"), resume=True))
+
+
+def test_an_image_that_turns_unreadable(config, monkeypatch, shapes, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in (shapes / "shapes/train").iterdir():
+        (images / path.name).write_bytes(path.read_bytes())
+    own = [{"NAME": "own", "JSON": str(shapes / "shapes/annotations/train.json"), "IMAGES": str(images)}]
+    words = ["DATASETS.OWN", str(own), "DATASETS.TRAIN", "('own',)"]
+    whole = run(config("whole", *words))
+    step = Trainer.run_step
+    kept = {path: path.read_bytes() for path in images.iterdir()}
+
+    def spoiling_step(self):
+        if self.iter == 4:
+            for path in kept:
+                path.write_bytes(b"no image")
+        step(self)
+
+    told = pytest.raises(DataError, match=r"(?s)\.jpg: cannot be read as an image .*model_0000003.pth is kept")
+    with monkeypatch.context() as patched, told:
+        patched.setattr(Trainer, "run_step", spoiling_step)
+        run(config("parted", *words))
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert_the_same(whole, run(config("parted", *words), resume=True))
+
+
+def test_one_that_diverges_says_why_and_keeps_the_last_good_checkpoint(config, tmp_path):
+    run(config("out", "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()"))
+    with pytest.raises(FloatingPointError) as caught:
+        run(config("out", "SOLVER.BASE_LR", "1e12", "SOLVER.MAX_ITER", "50"), resume=True)
+    message = str(caught.value)
+    for part in ("not finite", "on images [", "times the usual", "The last good checkpoint is"):
+        assert part in message
+    last = last_checkpoint(tmp_path / "out")
+    tensors = torch.load(last, weights_only=True)["model"].values()
+    assert all(torch.isfinite(tensor).all() for tensor in tensors if tensor.is_floating_point())

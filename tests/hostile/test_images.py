@@ -1,0 +1,20 @@
+"""Images that want to run code, fill the memory or never end."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.hostile import images
+from tests.hostile.case import Case, check, run_all
+
+CASES = images.cases()
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    return run_all(CASES, tmp_path_factory.mktemp("images"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_images(case: Case, outcomes):
+    check(case, outcomes[case.name])
