@@ -210,7 +210,7 @@ def test_detections_have_the_promised_form(tiny):
         ("quickstart.yaml", ["MODEL.BACKBONE.FREEZE_AT", "7"], "MODEL.BACKBONE.FREEZE_AT=7 must be 0"),
         ("quickstart.yaml", ["MODEL.ROI_BOX_HEAD.NUM_FC", "0"], "NUM_FC must be 1 or more"),
         ("Base-RCNN-VGG-C5.yaml", ["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "14"], "POOLER_RESOLUTION: 7"),
-        ("Base-RCNN-VGG-C5.yaml", ["MODEL.ROI_HEADS.NAME", "ImageNetRes5ROIHeads"], r"needs a ResNet \(not MODEL.RESNET_BACKBONE.ARCH vgg16\)"),
+        ("Base-RCNN-VGG-C5.yaml", ["MODEL.ROI_HEADS.NAME", "ImageNetRes5ROIHeads"], r"needs a ResNet \(not .*vgg16\)"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
