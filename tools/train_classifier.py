@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 from resnet_backbone.classification.config import load_config
 from resnet_backbone.classification.run import Run, check_data
-from resnet_backbone.config.command_line import add_run_arguments, outcome, torchrun_words, wants_processes
+from resnet_backbone.config.command_line import LostPeer, add_run_arguments, outcome, torchrun_words, wants_processes
 from resnet_backbone.config.interruption import Interrupted, catching_signals
 from resnet_backbone.training.launch import ProcessError, is_lost_peer, launch
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except RuntimeError as error:
             if not is_lost_peer(error):
                 raise
-            return failed(OSError("another process of this run has ended, and so this one does"))
+            return failed(LostPeer(f"another process of this run has ended, and so this one does ({error})"))
     run.accelerator.end_training()
     if metrics is not None and run.accelerator.is_main_process:
         print(json.dumps({cfg.DATASETS.TEST[0]: metrics.to_dict()}))

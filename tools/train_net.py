@@ -19,7 +19,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from resnet_backbone.config.command_line import add_run_arguments, outcome, torchrun_words, wants_processes
+from resnet_backbone.config.command_line import LostPeer, add_run_arguments, outcome, torchrun_words, wants_processes
 from resnet_backbone.config.engine import ENGINES, choose_engine
 from resnet_backbone.config.interruption import RESUME_ME, Interrupted, catching_signals
 
@@ -55,7 +55,7 @@ def run_torchvision(args: argparse.Namespace) -> int:
         except RuntimeError as error:
             if not is_lost_peer(error):
                 raise
-            return failed(OSError("another process of this run has ended, and so this one does"))
+            return failed(LostPeer(f"another process of this run has ended, and so this one does ({error})"))
     run.accelerator.end_training()
     if figures:  # on the main process
         print(json.dumps({name: metrics.to_dict() for name, metrics in figures.items()}))
@@ -97,7 +97,7 @@ def launch_detectron2(args: argparse.Namespace) -> int:
     except Interrupted as error:
         return failed(error)
     except (ProcessExitedException, ProcessRaisedException) as error:  # a process has said why
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}; with --resume it goes on from the last checkpoint", file=sys.stderr)
         was_interrupted = isinstance(error, ProcessExitedException) and error.exit_code == RESUME_ME
         return RESUME_ME if was_interrupted else 1
     return 0

@@ -22,7 +22,7 @@ from resnet_backbone.classification.evaluate import Scorer
 from resnet_backbone.classification.network import Start, build_network, fit_input, input_format_of, read_start
 from resnet_backbone.classification.predict import Classifier, dense_window
 from resnet_backbone.classification.trainer import Batch, Trainer
-from resnet_backbone.classification.views import Views
+from resnet_backbone.classification.views import ONE_CROP, Views
 from resnet_backbone.config.differences import warn_of_changes
 from resnet_backbone.config.evaluation_folder import check_evaluation
 from resnet_backbone.config.finished_run import FINAL
@@ -174,6 +174,7 @@ class Run:
             facts,
             compile=self.cfg.MODEL.COMPILE,
         )
+        trainer.last_score_compares = self.views == ONE_CROP and not self.members
         if resumed:
             trainer.resume(resumed)
             logger.info("resumed after iteration %d of %d", trainer.iteration, self.cfg.SOLVER.MAX_ITER)

@@ -39,11 +39,11 @@ class Trainer(TrainingLoop):
         torch.manual_seed(derive_seed(self.seed, self.iteration, accelerator.process_index))
         self.set_learning_rate()
         figures = torch.zeros(2, device=accelerator.device)
-        data_time = 0.0
-        for number in range(passes):
-            watch = Stopwatch()
-            images, labels = self._to_device(*fetch(batches, is_first_pass=number == 0))
-            data_time += watch.lap()
+        watch = Stopwatch()
+        fetched = [fetch(batches) for _ in range(passes)]  # all of them before the network changes
+        data_time = watch.lap()
+        for number, batch in enumerate(fetched):
+            images, labels = self._to_device(*batch)
             with nullcontext() if number == passes - 1 else accelerator.no_sync(self.model):
                 logits = self.model(images)
                 loss = F.cross_entropy(logits, labels, label_smoothing=solver.LABEL_SMOOTHING)
@@ -54,6 +54,7 @@ class Trainer(TrainingLoop):
             self._give_dropped_blocks_a_gradient()
         clip_gradients(self.cfg, accelerator, self.optimizer)
         self.optimizer.step()
+        self.count_skipped()
         self.optimizer.zero_grad()
         figures = accelerator.reduce(figures, reduction="mean")
         self._unchecked = figures[0] if self._unchecked is None else self._unchecked + figures[0]

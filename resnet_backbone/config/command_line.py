@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from resnet_backbone.config.interruption import RESUME_ME, Interrupted
+from resnet_backbone.config.interruption import LOST_PEER, RESUME_ME, Interrupted
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,16 +34,21 @@ def plain_text(error: BaseException) -> str:
     return text.splitlines()[-1].split(": ", 1)[-1]
 
 
+class LostPeer(RuntimeError):
+    """A process of several cannot go on because another one has ended."""
+
+
 def outcome(error: BaseException) -> tuple[int, str]:
     """Return the exit status of a command that has ended with ``error``, and what to print.
 
-    The status is 75 where a signal has ended a run that goes on with ``--resume``, 130 after a second Ctrl-C, else 1.
+    The status is 75 where a signal has ended a run that goes on with ``--resume``, 76 where another process has ended,
+    130 after a second Ctrl-C, else 1.
     """
     if isinstance(error, Interrupted):
         return RESUME_ME, f"interrupted: {error}"
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted; with --resume it goes on from the last checkpoint"
-    return 1, f"error: {plain_text(error)}"
+    return LOST_PEER if isinstance(error, LostPeer) else 1, f"error: {plain_text(error)}"
 
 
 def wants_processes(args: argparse.Namespace) -> bool:

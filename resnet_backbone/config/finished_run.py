@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from resnet_backbone.config.differences import CONFIG
-from resnet_backbone.files.checkpoints import last_checkpoint
+from resnet_backbone.files.checkpoints import FINAL, last_checkpoint
 from resnet_backbone.weights import WeightsError
 from resnet_backbone.weights.convert import holds_detector
 from resnet_backbone.weights.read import read_file
 
 logger = logging.getLogger(__name__)
 
-FINAL = "model_final.pth"
 _TORCHVISION_PARTS = ("rpn.", "head.classification_head.")  # of Faster R-CNN, and of RetinaNet
 
 

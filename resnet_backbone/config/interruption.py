@@ -10,15 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-RESUME_ME = 75  # exit status of a run that goes on with --resume; EX_TEMPFAIL of sysexits.h
+# Exit statuses.
+RESUME_ME = 75  # of a run that goes on with --resume; EX_TEMPFAIL of sysexits.h
+LOST_PEER = 76  # of one of several processes, because another one has ended
 
 _PATIENCE_S = 2.0  # between two signals that are one to the user
-_WORKER_STAYS_S = 10.0
+_WORKER_STAYS_S = 30.0  # as long as torchrun waits for the end of a process
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Interrupted(Exception):
-    """A signal has asked the run to end. What it has learned is saved; ``--resume`` goes on."""
+class Interrupted(BaseException):
+    """A signal has asked the run to end. What it has learned is saved; ``--resume`` goes on.
+
+    No ``Exception``, as KeyboardInterrupt is none: code that expects errors lets it through.
+    """
 
 
 class _State:
@@ -80,9 +85,9 @@ def was_asked_to_stop() -> bool:
 
 
 def stay_for_the_parent(worker_id: int) -> None:
-    """Let a process that loads data outlive, for some seconds, the signal that its parent gets at the same time.
+    """Let a process that loads data outlive, for a while, the signal that its parent gets at the same time.
 
-    The parent needs it for the batch that it waits for. For ``worker_init_fn`` of a ``DataLoader``.
+    The parent needs it for the batches until it stops. For ``worker_init_fn`` of a ``DataLoader``.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -53,7 +53,7 @@ class ResumableLoader:
         batches = iter(self._loader())
         let_the_next_fetch_find_dead_workers()
         while True:
-            batch: Batch = fetch(batches, is_first_pass=True)
+            batch: Batch = fetch(batches)
             self.image_ids = [sample.get("image_id", sample.get("file_name")) for sample in batch]
             yield batch
 

@@ -19,6 +19,7 @@ from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import fit_input, required_by_source
 from resnet_backbone.config.acceleration import check_training_precision
+from resnet_backbone.config.differences import warn_of_changes
 from resnet_backbone.config.evaluation_folder import check_evaluation
 from resnet_backbone.config.finished_run import CONFIG
 from resnet_backbone.config.input import input_of, refuse_unknown_input, required_by
@@ -83,6 +84,8 @@ class Run:
         self.model = build_detector(cfg)
         if source:
             fill_detector(self.model, source, arch=self._arch, whole=eval_only or self.resumes)
+        if self.resumes:
+            warn_of_changes(self.output_dir, cfg)
         if not eval_only:
             check_training_precision(cfg)
         self.improved = build_improved(cfg, self.model, self.class_names)

@@ -108,6 +108,11 @@ class Trainer(DefaultTrainer):
             self._trainer.optimizer.param_groups, configured, scheduler.get_lr(), strict=True
         ):
             group.update(options, lr=rate)
+        if self.start_iter > self.max_iter:
+            raise OSError(
+                f"the run to resume has done {self.start_iter} iterations: write SOLVER.MAX_ITER {self.start_iter} or "
+                f"more, not {self.max_iter}"
+            )
         self._loader.seed = state.get("seed", self._loader.seed)
         self._best.restore(state.get("best"))
         then, now = state.get("num_processes", comm.get_world_size()), comm.get_world_size()
@@ -134,17 +139,27 @@ class Trainer(DefaultTrainer):
         told.addFilter(_is_news)
         try:
             with deferring_signals():
-                super().train()
-        except DataError as error:
-            self.iter = self._trainer.iter = self.iter - 1  # the last that is done
-            raise DataError(f"{error}\nPut that right. {self._keep()}") from error
+                self._train()
         except FloatingPointError as error:
             last = last_checkpoint(Path(self.cfg.OUTPUT_DIR))
-            what = f"the loss is not finite at iteration {self.iter} ({_losses(error)})"
+            what = f"the loss is not finite at iteration {self.iter} ({_losses(error)}), of this process"
             found = broken_tensors(self.model)
             raise FloatingPointError(explain_divergence(self.cfg, what, self._loader.image_ids, last, found)) from error
         finally:
             told.removeFilter(_is_news)
+
+    def _train(self) -> None:
+        if self.start_iter == self.max_iter and not self.checkpointer.get_checkpoint_file().endswith(FINAL):
+            self.iter = self.max_iter - 1
+            self.checkpointer.save(FINAL.removesuffix(".pth"))
+        try:
+            super().train()
+        except DataError as error:
+            self.iter = self._trainer.iter = self.iter - 1  # the last that is done
+            kept = self._keep()
+            if was_asked_to_stop():  # what loads images may have got the signal first
+                raise Interrupted(f"ended by a signal. {kept}") from error
+            raise DataError(f"{error}\nPut that right. {kept}") from error
 
     def run_step(self) -> None:
         torch.manual_seed(derive_seed(self._loader.seed, self.iter, comm.get_rank()))
@@ -163,6 +178,9 @@ class Trainer(DefaultTrainer):
                     self.figures = evaluate(cfg, model, Path(cfg.OUTPUT_DIR) / "inference", pictures=False)
         except Interrupted as error:
             raise Interrupted(f"{error}, in an evaluation. {self._keep()}") from None
+        except Exception:
+            logger.error("the evaluation has failed. %s", self._keep())
+            raise
         scores = {
             f"{name}/{kind}/{figure}": value
             for name, kinds in self.figures.items()
@@ -179,9 +197,13 @@ class Trainer(DefaultTrainer):
         Raises:
             Interrupted: always.
         """
-        raise Interrupted(f"ended by a signal. {self._keep()}")
+        kept = self._keep()
+        comm.synchronize()
+        raise Interrupted(f"ended by a signal. {kept}")
 
     def _keep_the_best(self, scores: Mapping[str, float], over: bool) -> None:
+        if over and self._improved is not None:  # the evaluations before showed it less
+            return
         if not self._best.note(scores, min(self.iter + 1, self.max_iter)) or not self.cfg.TEST.EVAL_PERIOD:
             return
         self.checkpointer.facts["best"] = self._best.state()

@@ -7,6 +7,7 @@ Beside the checkpoints, OUTPUT_DIR has ``last_checkpoint`` (Detectron2's file: t
 from __future__ import annotations
 
 import logging
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 LAST = "last_checkpoint"
 HISTORY = "checkpoint_history"
+FINAL = "model_final.pth"
 BEST = "model_best.pth"
 
 
@@ -49,7 +51,7 @@ def write_checkpoint(folder: Path, name: str, state: Mapping[str, Any], *, resum
             if damage:
                 raise OSError(f"what was written reads back damaged ({damage})")
         if resumable:
-            names = [one for one in _names_in(folder / HISTORY) if one != name]
+            names = [one for one in _written_before(folder) if one != name]
             write_text(folder / HISTORY, "".join(f"{one}\n" for one in [*names, name]))
             write_text(folder / LAST, name)
     except OSError as error:
@@ -102,12 +104,19 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def forget_checkpoints(folder: Path) -> None:
-    """Let ``--resume`` find nothing of an earlier run in this folder; the checkpoints themselves stay."""
-    found = [folder / name for name in (LAST, HISTORY) if (folder / name).is_file()]
-    if found:
-        logger.warning("a new run in the folder of an earlier one: removing %s", " and ".join(map(str, found)))
-    for path in found:
+    """Let nothing in this folder be taken for a result of the new run; the checkpoints themselves stay.
+
+    What names them is removed, and ``model_final.pth`` and ``model_best.pth`` become ``earlier_...``.
+    """
+    named = [folder / name for name in (LAST, HISTORY) if (folder / name).is_file()]
+    if named:
+        logger.warning("a new run in the folder of an earlier one: removing %s", " and ".join(map(str, named)))
+    for path in named:
         path.unlink()
+    for path in (folder / FINAL, folder / BEST):
+        if path.is_file():
+            logger.warning("%s is of an earlier run: renamed to earlier_%s", path, path.name)
+            path.replace(path.with_name(f"earlier_{path.name}"))
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -130,7 +139,7 @@ def check_room(folder: Path, state: Mapping[str, Any], count: int, period_key: s
         OSError: not one of them has room.
     """
     size, free = _bytes_of(state), free_bytes(folder)
-    if size > free:
+    if count and size > free:
         raise OSError(
             f"a checkpoint takes {size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free in {folder}: make room, or name "
             f"another OUTPUT_DIR"
@@ -146,6 +155,8 @@ def _save(state: Mapping[str, Any], path: Path) -> None:
     try:
         with path.open("wb") as file:
             torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())  # before it is read back
     except RuntimeError as error:  # torch's own, about its archive, raised after the disk has failed
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
@@ -161,6 +172,12 @@ def _candidates(folder: Path) -> list[str]:
         return history[::-1]
     before = history[: history.index(named)] if named in history else history
     return [named, *before[::-1]]
+
+
+def _written_before(folder: Path) -> list[str]:
+    """Names up to the last one: later ones are of a way that was left when the run went on from an earlier one."""
+    history, last = _names_in(folder / HISTORY), _names_in(folder / LAST)
+    return history[: history.index(last[0]) + 1] if last and last[0] in history else history
 
 
 def _names_in(path: Path) -> list[str]:

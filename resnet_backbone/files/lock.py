@@ -6,7 +6,7 @@ import fcntl
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +18,7 @@ PATIENCE_S = 60.0  # a run that was asked to end still writes its checkpoint
 
 @contextmanager
 def writing_alone(folder: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
-    """Keep other runs out of ``folder`` meanwhile; the lock ends with the process, however that ends.
+    """Keep other runs out of ``folder`` meanwhile; the lock ends with the process and those that load data for it.
 
     A disk that knows no locks is used without, with a warning.
 
@@ -32,7 +32,11 @@ def writing_alone(folder: Path, patience_s: float = PATIENCE_S) -> Iterator[None
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as file:
         _lock(file, folder, patience_s)
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)  # loading processes, which share it, may still be there
 
 
 def wait_for_other_runs(folder: Path) -> None:

@@ -32,7 +32,8 @@ def replacing(path: Path, doing: str = "writing", *, durable: bool = True) -> It
             _flush_to_disk(part)
         part.replace(path)
         if durable:
-            _flush_to_disk(path.parent)
+            with suppress(OSError):  # not every file system can do that with a folder
+                _flush_to_disk(path.parent)
     except OSError as error:
         raise _explained(error, doing, path) from error
     finally:

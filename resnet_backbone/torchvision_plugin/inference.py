@@ -34,6 +34,7 @@ from resnet_backbone.torchvision_plugin.datasets import iou_types
 from resnet_backbone.torchvision_plugin.loader import build_test_loader
 from resnet_backbone.torchvision_plugin.mask_heads import paste_masks
 from resnet_backbone.training.batches import reorder_channels
+from resnet_backbone.training.data_errors import fetched
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ def predict(
     found = []
     quiet = None if accelerator.is_main_process else True  # None: no bar where there is no terminal
     progress = Progress(len(loader)) if accelerator.is_main_process and not sys.stderr.isatty() else None
-    for images, targets in tqdm(loader, desc="evaluate", unit="image", disable=quiet, leave=False):
+    bar = tqdm(fetched(loader), total=len(loader), desc="evaluate", unit="image", disable=quiet, leave=False)
+    for images, targets in bar:
         images = [reorder_channels(image, cfg.INPUT.FORMAT).to(accelerator.device) for image in images]
         with accelerator.autocast():
             outputs = detector(images)

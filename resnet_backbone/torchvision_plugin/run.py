@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from resnet_backbone.config.acceleration import check_training_precision
+from resnet_backbone.config.differences import warn_of_changes
 from resnet_backbone.config.evaluation_folder import check_evaluation
 from resnet_backbone.config.input import input_of
 from resnet_backbone.config.output import check_output_dir
@@ -85,6 +86,8 @@ class Run:
         self.train_set = None if eval_only else open_train_set(cfg)
         learned = tuple(initial.detector["class_names"]) if initial.detector else None
         self.class_names = self.train_set.class_names if self.train_set else learned or ()
+        if resumed:
+            warn_of_changes(self.output_dir, cfg)
         if resumed and self.class_names != learned:
             raise ValueError(f"the run to resume learned the classes {learned}, the data now has {self.class_names}")
         self.test_sets = open_test_sets(cfg, self.class_names, self.train_set)
@@ -135,6 +138,7 @@ class Run:
             "version": __version__,
         }
         trainer = Trainer(self.cfg, self.detector, self.accelerator, self.output_dir, self.seed, facts)
+        trainer.last_score_compares = self.improved is None
         if resumed:
             trainer.resume(resumed)
             logger.info("resumed after iteration %d of %d", trainer.iteration, self.cfg.SOLVER.MAX_ITER)

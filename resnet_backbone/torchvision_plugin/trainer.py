@@ -41,11 +41,11 @@ class Trainer(TrainingLoop):
         torch.manual_seed(derive_seed(self.seed, self.iteration, accelerator.process_index))
         self.set_learning_rate()
         totals: dict[str, float] = {}
-        data_time = 0.0
-        for number in range(passes):
-            watch = Stopwatch()
-            self._batch = images, targets = fetch(batches, is_first_pass=number == 0)
-            data_time += watch.lap()
+        watch = Stopwatch()
+        fetched = [fetch(batches) for _ in range(passes)]  # all of them before the network changes
+        data_time = watch.lap()
+        for number, (images, targets) in enumerate(fetched):
+            self._batch = images, targets
             with nullcontext() if number == passes - 1 else accelerator.no_sync(self.model):
                 losses = self.model(*self._to_device(images, targets))
                 total = torch.stack(list(losses.values())).sum()
@@ -54,6 +54,7 @@ class Trainer(TrainingLoop):
         self._check_gradients(totals)
         clip_gradients(self.cfg, accelerator, self.optimizer)
         self.optimizer.step()
+        self.count_skipped()
         self.optimizer.zero_grad()
         return dict(totals), data_time
 
@@ -72,6 +73,11 @@ class Trainer(TrainingLoop):
             elif "polygons" in target:
                 moved[-1]["masks"] = target["polygons"]
         return [image.to(device, non_blocking=True) for image in images], moved
+
+    def check(self) -> None:
+        broken = broken_tensors(self.module)
+        if broken:
+            raise FloatingPointError(f"{broken[0]}. The last good checkpoint is {last_checkpoint(self.output_dir)}")
 
     def _record(self, totals: dict[str, float], losses: dict[str, Tensor], total: Tensor, passes: int) -> None:
         """Add the losses of one pass to ``totals``; every process sees the same, so that all stop or none."""

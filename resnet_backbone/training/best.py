@@ -34,7 +34,7 @@ class BestKeeper:
         if found is None or math.isnan(found[1]):
             return False
         name, value = found
-        if self.best is not None and self.sign * value <= self.sign * self.best.value:
+        if self.best is not None and self.best.figure == name and self.sign * value <= self.sign * self.best.value:
             return False
         self.best = Best(name, iteration, value)
         return True

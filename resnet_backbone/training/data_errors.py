@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from resnet_backbone.config.command_line import plain_text
@@ -13,31 +13,35 @@ _DEAD_WORKER = "DataLoader worker"  # how torch's message begins
 
 
 class DataError(OSError):
-    """A batch cannot be had: an image is missing or broken, or a process that loads images has died.
-
-    Attributes:
-        is_between_steps: whether the network is as the last optimizer step left it.
-    """
-
-    is_between_steps = True
+    """A batch cannot be had: an image is missing or broken, or a process that loads images has died."""
 
 
-def fetch(batches: Iterator[Any], *, is_first_pass: bool) -> Any:
+def fetch(batches: Iterator[Any]) -> Any:
     """Return the next batch.
-
-    Args:
-        batches: endless.
-        is_first_pass: of its optimizer step.
 
     Raises:
         DataError: see there.
+        StopIteration: there is none.
     """
     try:
         return next(batches)
     except (OSError, ValueError, RuntimeError) as error:
-        told = DataError(_explanation(error))
-        told.is_between_steps = is_first_pass
-        raise told from error
+        raise DataError(_explanation(error)) from error
+
+
+def fetched(loader: Iterable[Any]) -> Iterator[Any]:
+    """Yield the batches of a loader.
+
+    Raises:
+        DataError: see there.
+    """
+    batches = iter(loader)
+    while True:
+        try:
+            batch = fetch(batches)
+        except StopIteration:
+            return
+        yield batch
 
 
 def let_the_next_fetch_find_dead_workers() -> None:

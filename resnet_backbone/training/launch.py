@@ -10,8 +10,10 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import main as torchrun
 
-from resnet_backbone.config.interruption import RESUME_ME, Interrupted
+from resnet_backbone.config.interruption import LOST_PEER, RESUME_ME, Interrupted
 
+# How processes end that only follow another one.
+_FOLLOWERS = (RESUME_ME, LOST_PEER, -signal.SIGTERM)
 _GO_ON = "The last checkpoint is whole: put right what was wrong, and go on with --resume"
 
 
@@ -32,11 +34,14 @@ def launch(words: Sequence[str]) -> None:
     try:
         torchrun(list(words))
     except SignalException as error:
-        raise Interrupted(f"ended by {signal.Signals(error.sigval).name}; go on with --resume") from None
+        name = signal.Signals(error.sigval).name
+        raise Interrupted(f"ended by {name}; --resume goes on from the last checkpoint") from None
     except ChildFailedError as error:
-        if RESUME_ME in {failure.exitcode for failure in error.failures.values()}:
-            raise Interrupted("ended by a signal; go on with --resume") from None
-        raise ProcessError(_explanation(error.failures)) from None
+        # torchrun ends the others after the first failure, and then counts them among the failures.
+        causes = {rank: one for rank, one in error.failures.items() if one.exitcode not in _FOLLOWERS}
+        if not causes and RESUME_ME in {one.exitcode for one in error.failures.values()}:
+            raise Interrupted("ended by a signal; --resume goes on from the last checkpoint") from None
+        raise ProcessError(_explanation(causes or error.failures)) from None
 
 
 def is_lost_peer(error: RuntimeError) -> bool:

@@ -26,6 +26,8 @@ from resnet_backbone.training.writers import RunWriter, Stopwatch
 
 logger = logging.getLogger(__name__)
 
+MOST_SKIPPED = 50  # steps; a scaler that starts at 65536 has halved its scale to nothing by then
+
 
 class _Network(nn.Module):
     """What accelerate may wrap: it replaces ``forward`` by one with autocast, on the very object that it is given.
@@ -57,7 +59,8 @@ class TrainingLoop(ABC):
     frozen_keys: str  # of the config that say what is trained, for a message
     best_figure: str  # the end of the name of the score that says which network is the best
     larger_is_better: bool
-    stop_every = 1  # iterations between two looks whether a signal has come
+    stop_every = 1  # iterations between two looks of several processes whether one of them has got a signal
+    last_score_compares = True  # with those before: the last evaluation shows the network nothing more than they do
 
     def __init__(
         self,
@@ -84,6 +87,7 @@ class TrainingLoop(ABC):
         self.iteration = 0  # how many are done
         self.best = BestKeeper(self.best_figure, larger_is_better=self.larger_is_better)
         self._saved_at = 0  # iteration of the last checkpoint
+        self._skipped = 0  # steps, one after another
 
     @abstractmethod
     def _step(self, batches: Iterator[Any]) -> tuple[dict[str, float | Tensor], float]:
@@ -106,7 +110,7 @@ class TrainingLoop(ABC):
             FloatingPointError: a loss, a gradient or a weight is not finite; the message names causes and the last
                 checkpoint.
             Interrupted: a signal asked for the end; a checkpoint is written.
-            DataError: a batch cannot be had; where it can be, a checkpoint is written.
+            DataError: a batch cannot be had; a checkpoint of all before is written.
             OSError: the disk is full; the message names the last good checkpoint.
         """
         writer = None
@@ -118,9 +122,13 @@ class TrainingLoop(ABC):
             )
         try:
             with deferring_signals():
-                self._iterate(make_batches, evaluate, writer)
-        except DataError as error:
-            raise DataError(f"{error}\nPut that right. {self._keep(error)}") from error
+                try:
+                    self._iterate(make_batches, evaluate, writer)
+                except DataError as error:
+                    kept = self._keep()
+                    if was_asked_to_stop():  # what loads images may have got the signal first
+                        raise Interrupted(f"ended by a signal. {kept}") from error
+                    raise DataError(f"{error}\nPut that right. {kept}") from error
         finally:
             if writer is not None:
                 writer.close()
@@ -134,6 +142,8 @@ class TrainingLoop(ABC):
         solver, period = self.cfg.SOLVER, self.cfg.TEST.EVAL_PERIOD
         if self._evaluation_is_due(evaluate):
             self._score(evaluate, writer, over=False)
+        if self.iteration == solver.MAX_ITER and not self._ends_with_final():
+            self.save(FINAL)
         batches = make_batches(self.iteration * solver.ACCUMULATION_STEPS)
         let_the_next_fetch_find_dead_workers()
         self.model.train()
@@ -172,7 +182,8 @@ class TrainingLoop(ABC):
         if writer is None or not scores:
             return
         writer.scalars(self.iteration - 1, scores)
-        if self.best.note(scores, self.iteration) and self.cfg.TEST.EVAL_PERIOD:
+        competes = self.last_score_compares or not over
+        if competes and self.best.note(scores, self.iteration) and self.cfg.TEST.EVAL_PERIOD:
             logger.info("the best so far: %s %.4g after %d iterations", *(self.best.best or ())[::2], self.iteration)
             if over:  # the network is finished for inference by now
                 copy_file(self.output_dir / FINAL, self.output_dir / BEST)
@@ -187,10 +198,10 @@ class TrainingLoop(ABC):
 
     def _stop_if_asked(self) -> None:
         """Raise Interrupted, in all processes alike, where one of them has got a signal."""
-        if self.iteration % self.stop_every:
-            return
         asked = was_asked_to_stop()
         if self.accelerator.num_processes > 1:
+            if self.iteration % self.stop_every:
+                return
             asked_any = torch.tensor(asked, dtype=torch.uint8, device=self.accelerator.device)
             torch.distributed.all_reduce(asked_any, torch.distributed.ReduceOp.MAX)
             asked = bool(asked_any)
@@ -199,18 +210,37 @@ class TrainingLoop(ABC):
             self.accelerator.wait_for_everyone()
             raise Interrupted(f"ended by a signal. {kept}")
 
-    def _keep(self, error: DataError | None = None) -> str:
-        """Write a checkpoint of what there is, where it is a whole number of steps, and say which one is the last."""
-        is_whole = error is None or error.is_between_steps
-        if is_whole and self.accelerator.is_main_process and self.iteration not in (0, self._saved_at):
+    def _keep(self) -> str:
+        """Write a checkpoint of the steps that are done, and say which one is the last."""
+        if self.accelerator.is_main_process and self.iteration not in (0, self._saved_at):
             self._write(self._name())
         last = last_checkpoint(self.output_dir)
         if last is None:
             return "No iteration is done yet: nothing is lost"
         return f"Everything up to {last} is kept; go on with --resume"
 
+    def _ends_with_final(self) -> bool:
+        """Whether the checkpoint that was resumed from is the final one."""
+        last = last_checkpoint(self.output_dir)
+        return last is not None and last.name == FINAL
+
     def _name(self) -> str:
         return f"model_{self.iteration - 1:07d}.pth"
+
+    def count_skipped(self) -> None:
+        """Stop a training in float16 whose scaler skips one step after another.
+
+        Raises:
+            FloatingPointError: as many as no scaler needs to find its scale.
+        """
+        if self.accelerator.scaler is None:
+            return
+        self._skipped = self._skipped + 1 if self.optimizer.step_was_skipped else 0
+        if self._skipped == MOST_SKIPPED:
+            raise FloatingPointError(
+                f"the last {MOST_SKIPPED} steps, up to iteration {self.iteration}, were skipped: their gradients were "
+                f"not finite in float16, at any scale. Write SOLVER.AMP.DTYPE bfloat16, or a smaller SOLVER.BASE_LR"
+            )
 
     def set_learning_rate(self) -> None:
         """Give the optimizer the learning rate of this iteration."""

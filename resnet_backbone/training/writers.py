@@ -148,8 +148,11 @@ class RunWriter:
             self._json.flush()
         except OSError as error:
             raise OSError(f"writing {self._json.name} failed: {error.strerror or error}") from error
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, iteration)
+        try:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, iteration)
+        except OSError as error:
+            logger.warning("TensorBoard's records end here: %s", error)
 
     def close(self) -> None:
         """Flush and close every file, as far as the disk takes it."""
