@@ -82,6 +82,11 @@ def named_sets(args: argparse.Namespace) -> list[SetToCheck]:
     sets = [SetToCheck(args.json.stem, args.json, args.images, True, args.masks)]
     if args.val_json is not None:
         sets.append(SetToCheck(args.val_json.stem, args.val_json, args.val_images, False, args.masks))
+    for what in sets:
+        if not what.json_path.is_file():
+            raise FileNotFoundError(f"{what.json_path}: no such annotation file; correct --json or --val-json")
+        if not what.image_folder.is_dir():
+            raise FileNotFoundError(f"{what.image_folder}: no such folder; correct --images or --val-images")
     return sets
 
 

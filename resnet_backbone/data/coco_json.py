@@ -13,9 +13,18 @@ import numpy as np
 
 from resnet_backbone.data.coco_checks import Checked, Use, check_table
 from resnet_backbone.data.coco_table import read_table
-from resnet_backbone.data.findings import report_findings
+from resnet_backbone.data.findings import Finding, report_findings
 from resnet_backbone.data.mask_table import MaskTable
 from resnet_backbone.data.packed import PackedBytes
+
+_OF_LESS = ("nothing_to_train_on", "unlabelled_image", "unused_class", "rare_class", "unbalanced_classes")
+_CONSEQUENCES = {
+    "malformed_image": ("orphan_annotation", *_OF_LESS),
+    "malformed_category": ("unknown_category", *_OF_LESS),
+    "malformed_annotation": _OF_LESS,
+    "malformed_box": _OF_LESS,
+    "image_size": ("outside_box", "empty_box", "clipped_box", *_OF_LESS),
+}
 
 
 @dataclass(frozen=True)
@@ -83,8 +92,14 @@ def _garbage_collector_off() -> Iterator[None]:
 def _check(path: Path, use: Use, masks: MaskTable | None) -> Checked:
     table, malformed = read_table(path, masks)
     checked = check_table(table, use)
-    checked.findings[:0] = malformed
+    checked.findings[:] = _without_consequences([*malformed, *checked.findings])
     return checked
+
+
+def _without_consequences(findings: list[Finding]) -> list[Finding]:
+    """Leave out what was found only because a malformed entry is not there."""
+    hidden = {key for finding in findings for key in _CONSEQUENCES.get(finding.key, ())}
+    return [finding for finding in findings if finding.key not in hidden]
 
 
 def _pack(checked: Checked) -> CocoAnnotations:

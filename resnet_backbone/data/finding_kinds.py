@@ -109,12 +109,12 @@ _BOXES = {
         todo="List the categories, or take the annotations out.",
     ),
     "corner_boxes": Kind(
-        "boxes reach out of their image, and all would fit as x1, y1, x2, y2", "stop", _STOPS,
+        "boxes reach out of their image, and nearly all would fit as x1, y1, x2, y2", "stop", _STOPS,
         "COCO's bbox is x, y, width, height.", "Write [x1, y1, x2 - x1, y2 - y1].",
     ),
     "normalised_boxes": Kind(
         "boxes are given in shares of the image", "stop", _STOPS,
-        "COCO's bbox is in pixels, and all boxes here lie within the first pixel.",
+        "COCO's bbox is in pixels, and nearly all boxes here lie within the first pixel.",
         "Multiply x and width by the image's width, y and height by its height. "
         "YOLO's x and y are the center: subtract half of width and height, too.",
     ),

@@ -45,7 +45,7 @@ class Example:
         ]
         if self.file_name is not None and self.file_name[:200] not in self.text:
             of.append(self.file_name if len(self.file_name) <= 200 else f"{self.file_name[:200]}...")
-        return f"{self.text} ({', '.join(of)})" if of else self.text
+        return printable(f"{self.text} ({', '.join(of)})" if of else self.text)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -175,6 +175,11 @@ def report_findings(source: Path | str, findings: Sequence[Finding]) -> None:
 def brief(value: Any) -> str:
     """Return ``repr(value)``, shortened where it is long, and of a few levels where it is deep."""
     return _brief.repr(value)
+
+
+def printable(text: str) -> str:
+    """Return text, names of files among it, without what could move a terminal's cursor or begin a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
 
 
 def _counted(stops: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ def find_missing_images(files: ImageFiles) -> tuple[list[Finding], list[int]]:
         path = files.path(row)
         names = there.get(path.parent)
         if names is None:
-            listed = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+            listed = _regular_files(path.parent)
             names = there[path.parent] = {**{name.lower(): name for name in listed}, **{name: name for name in listed}}
         if names.get(path.name) != path.name:
             missing.append(row)
@@ -58,6 +59,14 @@ def find_missing_images(files: ImageFiles) -> tuple[list[Finding], list[int]]:
     note = f"with other capital letters there are {len(similar)}, such as {similar[0]}" if similar else ""
     found = find("missing_image", missing, len(files), lambda row: files.example(row, str(files.path(row))), note=note)
     return found, missing
+
+
+def _regular_files(folder: Path) -> list[str]:
+    """Names of what can be read as a file; links are followed. A pipe would be waited for without end."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if entry.is_file()]
 
 
 def find_shared_files(train: Mapping[str, ImageFiles], test: ImageFiles) -> tuple[list[Finding], list[int]]:

@@ -53,6 +53,8 @@ def read_interleaved(path: str | Path, size: tuple[int, int] | None = None) -> t
     The tensor has the same shape and values. Resizing it by torchvision takes half the time, and gives the same values.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: no regular file, expected an image; replace it or take it out")
     try:
         with open_image(path) as image:
             pixels = decode_plain_jpeg(image)

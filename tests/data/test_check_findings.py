@@ -215,7 +215,8 @@ def test_all_that_stops_is_said_at_once(write):
         read_coco_json(write(data), training=True, with_masks=False)
     for key in ("orphan_annotation", "malformed_category", "image_size", "malformed_annotation"):
         assert KINDS[key].title in str(error.value)
-    assert "5 kinds of mistakes" in str(error.value)  # the category that is gone is missing, too
+    assert "4 kinds of mistakes" in str(error.value)
+    assert KINDS["unknown_category"].title not in str(error.value)  # it follows from the malformed category
 
 
 def test_examples_name_the_place(write):
@@ -258,15 +259,40 @@ def test_categories_that_are_counted_from_elsewhere(write, listed, used, advice)
     assert (advice in note) if advice else note == ""
 
 
-@pytest.mark.parametrize("spoiled", [0, 1])
-def test_one_box_that_cannot_be_corners_clears_the_others(write, spoiled):
-    """Boxes that reach out are cut as long as one of the file is no x1 y1 x2 y2, and the log asks about them."""
+@pytest.mark.parametrize("spoiled", [0, 1, 5])
+def test_boxes_that_cannot_be_corners_clear_the_others(write, spoiled):
+    """A slip or two do not; where more are no x1 y1 x2 y2, boxes that reach out are cut, and the log asks about them."""
     data = document()
     every_box(lambda x, y, w, h: [x + 30, y + 20, x + 30 + w, y + 20 + h])(data)
-    if spoiled:
-        data["annotations"][3]["bbox"] = [50, 50, 20, 60]
+    for number in range(spoiled):
+        data["annotations"][3 + number]["bbox"] = [50, 50, 20, 60]
     keys = [f.key for f in check_coco_json(write(data), training=True, with_masks=False).findings if f.warns]
-    assert keys == (["clipped_box"] if spoiled else ["corner_boxes", "clipped_box"])
+    assert keys == (["clipped_box"] if spoiled == 5 else ["corner_boxes", "clipped_box"])
+
+
+def test_shares_of_the_image_that_are_rounded_up(write):
+    data = document()
+    every_box(lambda x, y, w, h: [x / 100, y / 80, w / 100, h / 80])(data)
+    data["annotations"][0]["bbox"] = [0.0, 0.0, 1.0005, 1.0]
+    data["annotations"][1]["bbox"] = [10, 10, 5, 5]
+    found = of_kind(check_coco_json(write(data), training=True, with_masks=False).findings, "normalised_boxes")
+    assert found.count == 29 and found.action == "stop"
+
+
+def test_a_malformed_image_does_not_make_orphans_of_its_annotations(write):
+    data = document()
+    for image in data["images"]:
+        image["width"] = str(image["width"])
+    keys = [finding.key for finding in check_coco_json(write(data), training=True, with_masks=False).findings]
+    assert keys == ["malformed_image"]
+
+
+def test_a_file_name_cannot_draw_on_the_terminal(write):
+    data = document()
+    data["images"][0]["file_name"] = "\x1b[32ma\nTraining would start.png"
+    data["annotations"][0]["bbox"] = [41, 31, 0, 5]
+    finding = of_kind(check_coco_json(write(data), training=True, with_masks=False).findings, "empty_box")
+    assert "\x1b" not in finding.text() and "\\x1b[32ma\\nTraining" in finding.text()
 
 
 def test_integers_as_boxes_of_one_pixel_are_no_shares(write):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from resnet_backbone.data.findings import Finding
 from resnet_backbone.data.image_checks import LOOKS_SAME, check_opened, compare_images
 from resnet_backbone.data.image_facts import nearest_looks, read_image_facts, small_hash
 from resnet_backbone.data.image_files import ImageFiles, find_missing_images, find_shared_files
+from resnet_backbone.data.images import read_image
 
 
 @pytest.fixture
@@ -179,3 +181,16 @@ def test_nearest_looks_counts_bits():
     differing = np.unpackbits(looks[:, None] ^ others[None], axis=2).sum(axis=2)
     distances, places = nearest_looks(looks, others)
     assert distances.tolist() == differing.min(axis=1).tolist() and places.tolist() == differing.argmin(axis=1).tolist()
+
+
+def test_what_is_no_regular_file_is_missing(tmp_path):
+    """A pipe would be waited for without end."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "there.png").write_bytes(b"")
+    names = ["pipe.png", "folder.png", "dangling.png", "there.png"]
+    files = ImageFiles(tmp_path, names, np.arange(4), np.full((4, 2), 8))
+    assert find_missing_images(files)[1] == [0, 1, 2]
+    with pytest.raises(OSError, match="no regular file"):
+        read_image(tmp_path / "pipe.png")

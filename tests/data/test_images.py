@@ -175,7 +175,7 @@ def test_missing_file(tmp_path):
 
 
 def test_folder_instead_of_file(tmp_path):
-    with pytest.raises(OSError, match="cannot be read"):
+    with pytest.raises(OSError, match="no regular file"):
         read_image(tmp_path)
 
 
