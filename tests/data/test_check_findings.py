@@ -259,15 +259,15 @@ def test_categories_that_are_counted_from_elsewhere(write, listed, used, advice)
     assert (advice in note) if advice else note == ""
 
 
-@pytest.mark.parametrize("spoiled", [0, 1, 5])
+@pytest.mark.parametrize("spoiled", [0, 1, 3])
 def test_boxes_that_cannot_be_corners_clear_the_others(write, spoiled):
-    """A slip or two do not; where more are no x1 y1 x2 y2, boxes that reach out are cut, and the log asks about them."""
+    """A slip does not; where more are no x1 y1 x2 y2, boxes that reach out are cut, and the log asks."""
     data = document()
     every_box(lambda x, y, w, h: [x + 30, y + 20, x + 30 + w, y + 20 + h])(data)
     for number in range(spoiled):
-        data["annotations"][3 + number]["bbox"] = [50, 50, 20, 60]
+        data["annotations"][3 + number]["bbox"] = [50, 50, 20, 60 - number]
     keys = [f.key for f in check_coco_json(write(data), training=True, with_masks=False).findings if f.warns]
-    assert keys == (["clipped_box"] if spoiled == 5 else ["corner_boxes", "clipped_box"])
+    assert keys == (["clipped_box"] if spoiled == 3 else ["corner_boxes", "clipped_box"])
 
 
 def test_shares_of_the_image_that_are_rounded_up(write):
