@@ -94,7 +94,7 @@ def _check_form(table: CocoTable, known: np.ndarray, sizes: np.ndarray, overhang
     example = annotation_example(table)
     far = overhang[known] > FAR_OUT
     as_corners = (boxes[:, 2:] > boxes[:, :2]) & (boxes[:, :2] >= -FAR_OUT) & (boxes[:, 2:] <= sizes + FAR_OUT)
-    if far.sum() >= max(SEVERAL, MANY * len(boxes)) and as_corners.mean() >= NEARLY_ALL:
+    if far.sum() >= max(SEVERAL, MANY * len(boxes)) and as_corners.all(axis=1).mean() >= NEARLY_ALL:
         return find("corner_boxes", rows[far], len(boxes), example)
     in_first_pixel = ((boxes >= -SLACK) & (boxes <= 1 + SLACK)).all(axis=1)
     broken = (boxes != np.round(boxes)).any(axis=1)
