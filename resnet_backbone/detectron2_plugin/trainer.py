@@ -151,7 +151,7 @@ class Trainer(DefaultTrainer):
     def _train(self) -> None:
         if self.start_iter == self.max_iter and not self.checkpointer.get_checkpoint_file().endswith(FINAL):
             self.iter = self.max_iter - 1
-            self.checkpointer.save(FINAL.removesuffix(".pth"))
+            self.checkpointer.save(FINAL.removesuffix(".pth"), iteration=self.iter)
         try:
             super().train()
         except DataError as error:
@@ -208,7 +208,7 @@ class Trainer(DefaultTrainer):
             return
         self.checkpointer.facts["best"] = self._best.state()
         if not over:
-            self.checkpointer.save(BEST.removesuffix(".pth"))
+            self.checkpointer.save(BEST.removesuffix(".pth"), iteration=self.iter)
         elif comm.is_main_process():  # the network is finished for inference by now
             folder = Path(self.cfg.OUTPUT_DIR)
             copy_file(folder / FINAL, folder / BEST)
@@ -219,7 +219,7 @@ class Trainer(DefaultTrainer):
         last = last_checkpoint(folder)
         is_saved = self.iter + 1 >= self.max_iter or (last is not None and last.stem == name)
         if self.iter >= self.start_iter and not is_saved:
-            self.checkpointer.save(name)
+            self.checkpointer.save(name, iteration=self.iter)
             last = last_checkpoint(folder)
         if last is None:
             return "No iteration is done yet: nothing is lost"

@@ -116,6 +116,21 @@ def test_an_image_that_turns_unreadable(config, monkeypatch, shapes, tmp_path):
     assert_the_same(whole, run(config("parted", *words), resume=True))
 
 
+def test_an_evaluation_that_fails_keeps_what_was_learned(config, monkeypatch, tmp_path, caplog):
+    def failing(*args, **options):
+        raise OSError("the test images are gone")
+
+    cfg = config("out", "TEST.EVAL_PERIOD", "5")
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="test images are gone"):
+        patched.setattr("resnet_backbone.detectron2_plugin.trainer.evaluate", failing)
+        run(cfg)
+    assert last_checkpoint(tmp_path / "out").name == "model_0000004.pth"
+    run(config("out", "TEST.EVAL_PERIOD", "5", "SOLVER.MAX_ITER", "5", "SOLVER.STEPS", "()"), resume=True)
+    assert torch.load(tmp_path / "out/model_final.pth", weights_only=True)["iteration"] == 4
+    with pytest.raises(OSError, match="has done 5 iterations: write SOLVER.MAX_ITER 5 or more, not 3"):
+        run(config("out", "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()"), resume=True)
+
+
 def test_one_that_diverges_says_why_and_keeps_the_last_good_checkpoint(config, tmp_path):
     run(config("out", "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()"))
     with pytest.raises(FloatingPointError) as caught:

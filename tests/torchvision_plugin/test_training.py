@@ -87,6 +87,29 @@ def test_resuming_gives_the_same_weights_to_the_bit(tiny, tmp_path, monkeypatch)
     assert a["iteration"] == b["iteration"] == 6
 
 
+def test_resuming_where_the_schedule_ends_makes_the_final_checkpoint(tiny, monkeypatch):
+    """A schedule that was shortened to what is done already; an earlier run's final checkpoint is not taken for it."""
+    run(tiny("quickstart.yaml", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "[]"))
+    step = Trainer._step
+
+    def stop_at_4(self, batches):
+        if self.iteration == 4:
+            raise Stopped
+        return step(self, batches)
+
+    cfg = tiny("quickstart.yaml", "SEED", "8", "TEST.EVAL_PERIOD", "5")
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(Trainer, "_step", stop_at_4)
+        run(cfg)
+    output = Path(cfg.OUTPUT_DIR)
+    assert (output / "earlier_model_final.pth").is_file() and not (output / "model_final.pth").exists()
+    run(tiny("quickstart.yaml", "SEED", "8", "TEST.EVAL_PERIOD", "5", "SOLVER.MAX_ITER", "3"), resume=True)
+    final = load_checkpoint(output / "model_final.pth")
+    assert final["iteration"] == 3 and final["seed"] == 8
+    assert_same(final["model"], model_of(output / "model_0000002.pth"))
+    assert_same(final["model"], model_of(output / "model_best.pth"))
+
+
 def test_a_longer_schedule_takes_over_on_resume(tiny):
     """The config decides on learning rate, decay and momentum; a cosine that had ended starts anew at its place."""
     run(tiny("quickstart.yaml", "SOLVER.MAX_ITER", "2", "DATASETS.TEST", "[]"))

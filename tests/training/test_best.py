@@ -31,3 +31,9 @@ def test_nothing_yet():
     assert keeper.state() is None
     keeper.restore(None)
     assert keeper.best is None
+
+
+def test_another_figure_begins_anew():
+    keeper = BestKeeper("bbox/AP", larger_is_better=True)
+    assert keeper.note({"easy/bbox/AP": 90.0}, 1)
+    assert keeper.note({"hard/bbox/AP": 10.0}, 2)
