@@ -15,18 +15,29 @@ UNBALANCED = 100  # objects of the most frequent class for each of another
 
 
 def check_categories(table: CocoTable) -> list[Finding]:
-    """Find ids and names that occur twice."""
+    """Find ids and names that occur twice, and names that are nearly the same."""
     ids, names = table.category_ids, table.category_names
     first: dict[str, int] = {}
     again = [row for row, name in enumerate(names) if ids[first.setdefault(name, row)] != ids[row]]
+    plain = [" ".join(name.split()).casefold() for name in names]
+    nearly: dict[str, int] = {}
+    similar = [row for row, name in enumerate(plain) if not name or names[nearly.setdefault(name, row)] != names[row]]
 
     def example(text: Callable[[int], str]) -> Callable[[int], Example]:
         return lambda row: Example(f"categories[{row}] {text(row)}")
 
-    return find("repeated_category_id", repeated(ids), len(ids), example(lambda row: f"repeats id {ids[row]}")) + find(
-        "repeated_category_name", again, len(ids),
-        example(lambda row: f"has the name {brief(names[row])} of id {ids[first[names[row]]]}"),
-    )  # fmt: skip
+    def near(row: int) -> str:
+        of = f", as id {ids[nearly[plain[row]]]} has {brief(names[nearly[plain[row]]])}" if plain[row] else ""
+        return f"has the name {brief(names[row])}{of}"
+
+    return [
+        *find("repeated_category_id", repeated(ids), len(ids), example(lambda row: f"repeats id {ids[row]}")),
+        *find(
+            "repeated_category_name", again, len(ids),
+            example(lambda row: f"has the name {brief(names[row])} of id {ids[first[names[row]]]}"),
+        ),
+        *find("similar_category_name", similar, len(ids), example(near)),
+    ]  # fmt: skip
 
 
 def check_known_categories(table: CocoTable, labels: np.ndarray) -> list[Finding]:
@@ -59,9 +70,11 @@ def check_balance(class_names: tuple[str, ...], labels: np.ndarray) -> list[Find
     ascending = np.argsort(counts, kind="stable")
     of, total = counts[ascending], len(class_names)
     note = f"{brief(class_names[int(np.argmax(counts))])} has {most} objects."
+    rare = ascending[(of > 0) & (of < RARE)]
+    rarest = "the rarest: " + ", ".join(f"{brief(class_names[label])} {counts[label]}" for label in rare[:5])
     return [
         *find("unused_class", ascending[of == 0], total, example),
-        *find("rare_class", ascending[(of > 0) & (of < RARE)], total, example),
+        *find("rare_class", rare, total, example, note=rarest),
         *find("unbalanced_classes", ascending[(of > 0) & (of * UNBALANCED < most)], total, example, note=note),
     ]
 

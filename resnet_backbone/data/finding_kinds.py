@@ -85,6 +85,11 @@ _CATEGORIES = {
         "categories whose name another category has", "keep", "trained as different classes; such a file cannot be "
         "evaluated", "The network has to tell apart what has one name.", "Join them under one id.",
     ),
+    "similar_category_name": Kind(
+        "categories without a name, or with that of another one but for capitals and blanks", "keep",
+        "trained as classes of their own", "The network has to tell apart what is mostly one class.",
+        "Join them under one id, and name every category.",
+    ),
     "unused_class": Kind(
         "classes without any object", "keep", "the network has an output for them that never learns",
         todo="Take the categories out, or annotate some.",
@@ -128,7 +133,8 @@ _BOXES = {
     ),
     "outside_box": Kind(
         "boxes wholly outside their image", "drop", "left out",
-        "They belong to another image, or to another size of it.", "Draw them anew, or take them out.",
+        "They belong to another image, or to another size of it.",
+        "See whether height and width are the image's (--deep), draw them anew, or take them out.",
         scored=_NEVER_FOUND,
     ),
     "clipped_box": Kind(

@@ -57,8 +57,18 @@ def find_missing_images(files: ImageFiles) -> tuple[list[Finding], list[int]]:
             if path.name.lower() in names:
                 similar.append(names[path.name.lower()])
     note = f"with other capital letters there are {len(similar)}, such as {similar[0]}" if similar else ""
+    if len(missing) == len(files) and not similar:
+        note = _no_image_at_all(files)
     found = find("missing_image", missing, len(files), lambda row: files.example(row, str(files.path(row))), note=note)
     return found, missing
+
+
+def _no_image_at_all(files: ImageFiles) -> str:
+    listed = set(_regular_files(files.folder))
+    bare = sum(name.replace("\\", "/").rsplit("/", 1)[-1] in listed for name in files.file_names)
+    if bare:
+        return f"{bare} are there without the folders in their file_name"
+    return f"not one of them is there: is {files.folder} their folder?"
 
 
 def _regular_files(folder: Path) -> list[str]:

@@ -89,6 +89,8 @@ CASES: list[tuple[str, Change, int, tuple[float, ...] | None]] = [
     ("malformed_category", lambda data: data["categories"][0].pop("name"), 1, None),
     ("repeated_category_id", more("categories", name="cat"), 1, None),
     ("repeated_category_name", more("categories", id=3), 1, INSIDE),
+    ("similar_category_name", more("categories", id=3, name=" BEE"), 1, INSIDE),
+    ("similar_category_name", more("categories", id=3, name=" "), 1, INSIDE),
     ("unused_class", more("categories", id=3, name="cat"), 1, INSIDE),
     ("rare_class", keep_one_of_class_2, 1, INSIDE),
     ("unbalanced_classes", many_of_one, 1, INSIDE),

@@ -194,3 +194,17 @@ def test_what_is_no_regular_file_is_missing(tmp_path):
     assert find_missing_images(files)[1] == [0, 1, 2]
     with pytest.raises(OSError, match="no regular file"):
         read_image(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [
+        (["train/a.png", "C:\\photos\\b.png"], "2 are there without the folders in their file_name"),
+        (["c.png", "d.png"], "not one of them is there: is "),
+    ],
+)
+def test_where_no_image_is_there_the_folder_is_doubted(tmp_path, names, advice):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    (found,), missing = find_missing_images(ImageFiles(tmp_path, names, np.arange(2), np.full((2, 2), 8)))
+    assert missing == [0, 1] and found.note.startswith(advice)
