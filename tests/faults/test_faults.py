@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults import faults
 
-QUICK = ("disk full", "lost data folder", "dead rank of two", "SIGTERM to every process")
+QUICK = ("disk full", "dead rank of two")
 
 
 @pytest.mark.parametrize(
