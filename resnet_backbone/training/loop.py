@@ -116,7 +116,8 @@ class TrainingLoop(ABC):
         writer = None
         if self.accelerator.is_main_process:
             self._check_room()
-            redone = self.iteration if self._evaluation_is_due(evaluate) else None
+            is_over = evaluate is not None and self.iteration == self.cfg.SOLVER.MAX_ITER
+            redone = self.iteration if is_over or self._evaluation_is_due(evaluate) else None
             writer = RunWriter(
                 self.output_dir, self.cfg.SOLVER.MAX_ITER, self.iteration, self.accelerator.device, redone
             )

@@ -110,6 +110,15 @@ def test_resuming_where_the_schedule_ends_makes_the_final_checkpoint(tiny, monke
     assert_same(final["model"], model_of(output / "model_best.pth"))
 
 
+def test_a_finished_run_that_is_resumed_records_its_last_evaluation_once(tiny):
+    cfg = tiny("quickstart.yaml", "SOLVER.MAX_ITER", "2")
+    records = Path(cfg.OUTPUT_DIR) / "metrics.json"
+    run(cfg)
+    once = records.read_text()
+    run(tiny("quickstart.yaml", "SOLVER.MAX_ITER", "2"), resume=True)
+    assert records.read_text() == once
+
+
 def test_a_longer_schedule_takes_over_on_resume(tiny):
     """The config decides on learning rate, decay and momentum; a cosine that had ended starts anew at its place."""
     run(tiny("quickstart.yaml", "SOLVER.MAX_ITER", "2", "DATASETS.TEST", "[]"))
