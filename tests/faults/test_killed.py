@@ -42,11 +42,9 @@ def kill_once(run, number: signal.Signals, dice: random.Random, in_a_write: bool
         run.wait_for(".model_*.part", process)
     else:
         time.sleep(dice.uniform(0, START_UP_S + 4))
-    ended_before = process.poll() is not None
     process.send_signal(number)
     text, _ = process.communicate(timeout=60)
-    if ended_before:
-        assert process.returncode == 0, text
+    if process.returncode == 0:  # it came to its end before the signal did
         return None
     return process.returncode
 
