@@ -54,7 +54,7 @@ def test_missing_images(folder):
     files.path(2).rename(files.folder / "2.PNG")
     (finding,), rows = find_missing_images(files)
     assert ids(finding) == [101, 102] and rows == [1, 2] and (finding.count, finding.total) == (2, 4)
-    assert finding.note == "with other capital letters there are 1, such as 2.PNG"
+    assert finding.note == '1 of the 2 are there with other capital letters: write "2.PNG" for "2.png"'
     assert files.without(rows).image_ids.tolist() == [100, 103]
     assert ImageFiles(files.folder / "none", files.file_names, files.image_ids, files.sizes).path(0).name == "0.png"
     elsewhere = ImageFiles(files.folder / "none", files.file_names, files.image_ids, files.sizes)
@@ -199,7 +199,11 @@ def test_what_is_no_regular_file_is_missing(tmp_path):
 @pytest.mark.parametrize(
     ("names", "advice"),
     [
-        (["train/a.png", "C:\\photos\\b.png"], "2 are there without the folders in their file_name"),
+        (
+            ["train/a.png", "C:\\photos\\b.png"],
+            '1 of the 2 are there without the folders in their file_name: write "a.png" for "train/a.png"; '
+            "1 of the 2 are there with / in place of \\, without the folders in their file_name: write",
+        ),
         (["c.png", "d.png"], "not one of them is there: is "),
     ],
 )
@@ -208,3 +212,51 @@ def test_where_no_image_is_there_the_folder_is_doubted(tmp_path, names, advice):
         (tmp_path / name).write_bytes(b"")
     (found,), missing = find_missing_images(ImageFiles(tmp_path, names, np.arange(2), np.full((2, 2), 8)))
     assert missing == [0, 1] and found.note.startswith(advice)
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "how"),
+    [
+        ("cam1\\a.png", "cam1/a.png", "with / in place of \\"),
+        ("..\\upload\\a.png", "a.png", "with / in place of \\, without the folders in their file_name"),
+        ("b%20c%C3%A9.png", "b c\u00e9.png", "with %20 and the like decoded"),
+        ("data%5Ca.png", "a.png", "with %20 and the like decoded, with / in place of \\, without the folders"),
+        ("/data/local-files/?d=images/a.png", "a.png", "without the folders in their file_name"),
+        ("https://host/x/a.png?token=1&b=2", "a.png", "without what follows ?, without the folders"),
+        ("a.png ", "a.png", "without blanks around the name"),
+        (" cam1/ a.png", "cam1/a.png", "without blanks around the name"),
+        ("\u00e9.png", "e\u0301.png", "with accents composed in another way"),
+        ("e\u0301.png", "\u00e9.png", "with accents composed in another way"),
+        (
+            "x/e%CC%81.PNG",
+            "\u00e9.png",
+            "with %20 and the like decoded, without the folders",
+        ),
+        ("CAM1/A.JPG", "cam1/a.jpg", "with other capital letters"),
+        ("a.png", "cam1/deep/a.png", "in another folder"),
+        ("A.png", "cam1/a.png", "in another folder, with other capital letters"),
+        ("a.jpg", "a.png", "with another suffix"),
+        ("a", "a.png", "with another suffix"),
+        ("/a.png", "a.png", "without the folders in their file_name"),
+        ("C:\\Users\\me\\set\\cam2\\a.png", "cam2/a.png", "with / in place of \\, without the folders"),
+    ],
+)
+def test_other_spellings_of_a_missing_file_are_named(tmp_path, name, there, how):
+    for file in (there, "other/z.png"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"")
+    (tmp_path / "a.json").write_bytes(b"")
+    for names in ([name], [name, "other/z.png"], [name, "nowhere.png"]):
+        files = ImageFiles(tmp_path, names, np.arange(len(names)), np.full((len(names), 2), 8))
+        ((found,), missing) = find_missing_images(files)
+        assert found.note.startswith(f"1 of the {len(missing)} are there {how}")
+        shown = found.note.encode("ascii", "backslashreplace").decode()
+        assert f'write "{there.encode("ascii", "backslashreplace").decode()}" for' in shown
+
+
+def test_a_file_that_could_be_two_is_not_named(tmp_path):
+    for folder in ("cam1", "cam2"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_bytes(b"")
+    files = ImageFiles(tmp_path, ["a.png"], np.arange(1), np.full((1, 2), 8))
+    assert find_missing_images(files)[0][0].note.startswith("not one of them is there")
