@@ -90,6 +90,31 @@ def test_a_config_names_the_data(data, tool):
     assert status == 1 and "run_lengths" in kinds(report)
 
 
+def test_areas_that_do_not_fit(data, tool, caplog):
+    def change(content):
+        for annotation in content["annotations"]:
+            annotation["area"] = 1
+
+    spoil(data / "annotations/val.json", change)
+    status, report = tool("--config-file", "quickstart.yaml")
+    (finding,) = [found for found in report["sets"][1]["findings"] if found["kind"] == "doubtful_area"]
+    assert status == 0 and finding["warning"] and finding["count"] == finding["total"] > 0
+    cfg = load_config("quickstart.yaml")
+    open_test_sets(cfg, open_train_set(cfg).class_names)
+    assert "objects have an area that does not fit their box" in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_both_readers_take_every_encoding_of_json(data, tool, encoding):
+    for split in ("train", "val"):
+        path = data / f"annotations/{split}.json"
+        path.write_bytes(path.read_text().encode(encoding))
+    status, report = tool("--config-file", "quickstart.yaml")
+    assert status == 0 and [one["num_images"] for one in report["sets"]] == [12, 5]
+    cfg = load_config("quickstart.yaml")
+    assert len(open_test_sets(cfg, open_train_set(cfg).class_names)) == 1
+
+
 @pytest.mark.parametrize(("change", "kind"), [
     (lambda content: content["annotations"][0].update(category_id=77), "unknown_category"),
     (lambda content: content["images"][0].update(file_name="gone.jpg"), "missing_image"),

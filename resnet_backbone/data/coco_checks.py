@@ -15,6 +15,8 @@ from resnet_backbone.data.findings import Finding, as_scored, find
 from resnet_backbone.data.mask_checks import check_masks
 from resnet_backbone.data.table_examples import annotation_example, image_example, repeated
 
+MANY_CROWDS = 0.3  # share of annotations; VOC has 0.2 of them (difficult), COCO 0.01
+
 
 @dataclass(frozen=True)
 class Use:
@@ -69,7 +71,7 @@ def check_table(table: CocoTable, use: Use) -> Checked:
     findings += [
         *boxes.findings,
         *masks,
-        *find("crowd", crowds, len(known), annotation_example(table)),
+        *_check_crowds(table, crowds),
         *_check_annotation_ids(table),
         *repeated_annotations(table, image_rows, labels, used),
     ]
@@ -127,6 +129,13 @@ def _check_image_ids(table: CocoTable, image_rows: np.ndarray) -> list[Finding]:
     return find("orphan_annotation", orphans, len(image_rows), annotation_example(table, orphan))
 
 
+def _check_crowds(table: CocoTable, crowds: np.ndarray) -> list[Finding]:
+    total = len(table.is_crowd)
+    many = len(crowds) >= MANY_CROWDS * total
+    note = "iscrowd 1 is for regions of many objects that are not told apart; single objects have 0" if many else ""
+    return find("crowd", crowds, total, annotation_example(table), warns=many, note=note)
+
+
 def _check_annotation_ids(table: CocoTable) -> list[Finding]:
     with_id, total = np.flatnonzero(table.has_id), len(table.has_id)
     again = with_id[repeated(table.annotation_ids[with_id])]
@@ -142,5 +151,7 @@ def _check_labelled(table: CocoTable, used_images: np.ndarray, use: Use) -> list
     example = image_example(table)
     if use.training and not used_images.any():
         note = f"none of its {total} images has a usable box; there is nothing to train on"
+        if len(table.is_crowd) and table.is_crowd.all():
+            note += ": all annotations are crowds (iscrowd 1), and single objects have iscrowd 0"
         return find("nothing_to_train_on", without, total, example, note=note)
     return find("unlabelled_image", without, total, example)

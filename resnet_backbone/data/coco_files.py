@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from resnet_backbone.data.archives import Archive, fetch_archive
+from resnet_backbone.files.json_file import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def split_problems(folder: str | Path, split: Split) -> list[str]:
     if not path.is_file():
         return [f"no annotation file {path}"]
     try:
-        names = {image["file_name"] for image in json.loads(path.read_bytes())["images"]}
+        names = {image["file_name"] for image in read_json(path)["images"]}
     except (ValueError, KeyError, TypeError) as error:
         return [f"{path} is not a COCO file ({error!r}); delete it"]
     problems = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import numpy as np
 
 from resnet_backbone.data.findings import Example, Finding, brief, find
 from resnet_backbone.data.mask_table import MaskTable
+from resnet_backbone.files.json_file import read_json
 
 _INT64 = range(-(2**63), 2**63)
 _UNFIT = (KeyError, TypeError, ValueError, OverflowError)  # what well-formed entries never raise below
@@ -105,12 +105,7 @@ def field(entry: Any, key: str, types: type | tuple[type, ...]) -> Any:
 def _read_document(path: Path, masks: MaskTable | None) -> dict[str, list[Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such annotation file")
-    try:
-        document = json.loads(_text(path), object_hook=masks.summarise if masks else _empty_segmentation)
-    except RecursionError as error:
-        raise ValueError(f"{path}: not a COCO file: lists or objects lie too deep within each other") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from error
+    document = read_json(path, masks.summarise if masks else _empty_segmentation)
     if not isinstance(document, dict):
         raise ValueError(f"{path}: expected a JSON object, found {type(document).__name__}; is it a results file?")
     for key in ("images", "annotations", "categories"):
@@ -121,12 +116,6 @@ def _read_document(path: Path, masks: MaskTable | None) -> dict[str, list[Any]]:
         if not document[key]:
             raise ValueError(f'{path}: its list "{key}" is empty')
     return document
-
-
-def _text(path: Path) -> str:
-    """Decode as ``json.loads`` does, which holds the bytes, too, until its end."""
-    data = path.read_bytes()
-    return data.decode(json.detect_encoding(data), "surrogatepass")
 
 
 def _empty_segmentation(entry: dict[str, Any]) -> dict[str, Any]:

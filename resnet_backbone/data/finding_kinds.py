@@ -146,6 +146,11 @@ _BOXES = {
         "boxes smaller than 8 x 8 pixels in area", "keep", _AS_IS, "They are hardly found.",
         "Larger images (INPUT.MIN_SIZE_TRAIN) or smaller anchors may help.", False,
     ),
+    "doubtful_area": Kind(
+        "objects whose area does not fit their box", "keep", "not used in training; the evaluation takes them as they "
+        "are", "Some converters write 0, 1, or the area of the image.",
+        'Write the pixels of the mask, width x height of the box without masks, or leave "area" out.',
+    ),
     "crowd": Kind(
         "annotations of crowds (iscrowd 1)", "drop", "not trained on; the evaluation ignores detections there",
         warns=False,

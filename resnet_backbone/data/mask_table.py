@@ -31,7 +31,7 @@ class MaskTable:
         self._faults: dict[int, str] = {}
 
     def summarise(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """Replace, in place, "segmentation" by the row of its facts: for ``object_hook`` of ``json.loads``."""
+        """Replace, in place, "segmentation" by the row of its facts: for the ``object_hook`` of ``read_json``."""
         if "segmentation" in entry:
             entry["segmentation"] = self._add(entry["segmentation"])
         return entry

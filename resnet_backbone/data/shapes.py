@@ -17,6 +17,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from resnet_backbone.data.textures import draw_texture
+from resnet_backbone.files.json_file import read_json
 
 _VERSION = 1  # raised when the same seed gives other files
 _SUPERSAMPLING = 4
@@ -133,7 +134,7 @@ def _is_present(folder: Path, split: str, info: dict[str, Any]) -> bool:
     path = folder / "annotations" / f"{split}.json"
     if not path.exists():
         return False
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = read_json(path)
     if document.get("info") != info:
         raise FileExistsError(
             f"{path} was made with {document.get('info')}, not {info}; delete {folder} or choose another"

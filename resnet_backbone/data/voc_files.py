@@ -9,6 +9,7 @@ from pathlib import Path
 
 from resnet_backbone.data.archives import Archive, check_md5, extract_tar, fetch_archive
 from resnet_backbone.data.voc import VocReport, read_split, voc_images_to_coco, voc_to_coco
+from resnet_backbone.files.json_file import read_json
 from resnet_backbone.files.whole import write_text
 
 logger = logging.getLogger(__name__)
@@ -195,7 +196,7 @@ def _json_problems(root: Path, split: VocSplit) -> list[str]:
     if not path.is_file():
         return [f"no annotation file {path}"]
     try:
-        document = json.loads(path.read_bytes())
+        document = read_json(path)
         found = (len(document["images"]), sum(not note["iscrowd"] for note in document["annotations"]))
     except (ValueError, KeyError, TypeError) as error:
         return [f"{path} is not a COCO file ({error!r}); delete it"]

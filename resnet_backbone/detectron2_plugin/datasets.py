@@ -16,7 +16,7 @@ from resnet_backbone.data.coco import CocoDataset
 from resnet_backbone.data.findings import report_findings
 from resnet_backbone.data.image_checks import compare_images
 from resnet_backbone.data.image_files import ImageFiles
-from resnet_backbone.evaluation.coco_input import read_ground_truth
+from resnet_backbone.evaluation.coco import check_ground_truth
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +98,7 @@ def _register(spec: DatasetSpec, cfg: CfgNode, *, training: bool) -> CocoDataset
     dataset = CocoDataset(spec.json_path, spec.image_folder, None, training=training, **masks)
     dataset.check_images()
     if not training:  # what the evaluation refuses, it refuses before the training
-        for iou_type in ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",):
-            read_ground_truth(spec.json_path, iou_type)
+        check_ground_truth(spec.json_path, ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",))
     if spec.name in DatasetCatalog:
         DatasetCatalog.remove(spec.name)
         MetadataCatalog.remove(spec.name)

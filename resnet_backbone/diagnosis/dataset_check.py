@@ -17,7 +17,8 @@ from resnet_backbone.data.findings import Example, Finding, find
 from resnet_backbone.data.image_checks import compare_images
 from resnet_backbone.data.image_files import ImageFiles, find_missing_images
 from resnet_backbone.evaluation.coco import IouType
-from resnet_backbone.evaluation.coco_input import read_ground_truth
+from resnet_backbone.evaluation.coco_input import Record, read_ground_truth
+from resnet_backbone.evaluation.doubts import DoubtfulAreas, doubtful_areas
 
 _REFUSED = (ValueError, TypeError, OSError)
 _IOU_TYPES: tuple[IouType, ...] = ("bbox", "segm")
@@ -141,9 +142,19 @@ def _check_evaluation(one: CheckedSet) -> None:
     iou_types = () if one.what.training else _IOU_TYPES if one.what.with_masks else _IOU_TYPES[:1]
     for iou_type in iou_types:
         try:
-            read_ground_truth(one.what.json_path, iou_type)
+            truth = read_ground_truth(one.what.json_path, iou_type)
         except _REFUSED as error:
             one.findings += _refusal("not_evaluable", error)
+            continue
+        if iou_type == iou_types[0]:
+            one.findings += _area_findings(doubtful_areas(truth))
+
+
+def _area_findings(areas: DoubtfulAreas) -> list[Finding]:
+    def example(record: Record) -> Example:
+        return Example(areas.describe(record), record["image_id"])
+
+    return find("doubtful_area", areas.records, areas.total, example, warns=areas.warns, note=areas.note)
 
 
 def _refusal(key: str, error: Exception) -> list[Finding]:

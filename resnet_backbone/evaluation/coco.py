@@ -11,9 +11,10 @@ import numpy as np
 
 from resnet_backbone.evaluation.coco_backends import paused_collector, run_faster, run_pycocotools
 from resnet_backbone.evaluation.coco_input import Record, read_ground_truth
-from resnet_backbone.evaluation.json_file import naming, read_json
+from resnet_backbone.evaluation.doubts import doubtful_areas, doubtful_results
 from resnet_backbone.evaluation.metrics import CocoMetrics
-from resnet_backbone.evaluation.result_table import read_result_table
+from resnet_backbone.evaluation.result_table import ResultTable, read_result_table
+from resnet_backbone.files.json_file import naming, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +90,37 @@ def evaluate_coco_types(
     found = read_result_table(results, truths[iou_types[0]], iou_types)
     if not len(found):
         logger.warning("no detections at all, so every AP is 0; is the detector trained, and are its weights loaded?")
+    _warn_of_doubts(ground_truth, truths[iou_types[0]], found)
     run = run_faster if backend == "faster" else run_pycocotools
     return [
         _metrics(truth, iou_type, max_detections, *run(truth, found, iou_type, [1, 10, max_detections]))
         for iou_type, truth in truths.items()
     ]
+
+
+def check_ground_truth(path: Path, iou_types: Sequence[IouType]) -> None:
+    """Raise what an evaluation of these types would raise of its annotations, and warn of what it would warn of.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_ground_truth`.
+    """
+    data = read_json(path)
+    with naming(path):
+        truths = [read_ground_truth(data, iou_type) for iou_type in iou_types]
+    _warn_of_doubts(path, truths[0])
+
+
+def _warn_of_doubts(
+    ground_truth: Path | Mapping[str, Any], truth: Mapping[str, list[Record]], found: ResultTable | None = None
+) -> None:
+    areas = doubtful_areas(truth)
+    doubts = [areas.text()] if areas.warns else []
+    if truth["annotations"] and not areas.total:
+        doubts.append("all annotations are crowds (iscrowd 1), which nothing has to find: there are no figures")
+    if found is not None:
+        doubts += doubtful_results(truth, found)
+    for doubt in doubts:
+        logger.warning("%s%s", f"{ground_truth}: " if isinstance(ground_truth, Path) else "", doubt)
 
 
 def _metrics(

@@ -12,6 +12,7 @@ import io
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import faster_coco_eval
 import numpy as np
@@ -34,11 +35,12 @@ def run_faster(
     500,000 detections in 5,000 images.
 
     Args:
-        truth: what ``read_ground_truth`` gave for this ``iou_type``; faster-coco-eval writes into its annotations.
+        truth: what ``read_ground_truth`` gave for this ``iou_type``.
         found: results with boxes or masks, as ``iou_type`` needs.
         iou_type: "bbox" or "segm".
         max_detections: three limits, ascending.
     """
+    truth, found = _numbered(truth, found)
     objects = defaultdict(list)
     for annotation in truth["annotations"]:
         objects[annotation["category_id"]].append(annotation)
@@ -68,6 +70,7 @@ def run_pycocotools(
     truth: Mapping[str, list[Record]], found: ResultTable, iou_type: str, max_detections: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compare by pycocotools; the arguments are those of :func:`run_faster`."""
+    truth, found = _numbered(truth, found)
     images = {image["id"]: image for image in truth["images"]}
     detections = _records(found, np.arange(len(found)), images, iou_type)
     with _stdout_to_log():
@@ -78,6 +81,34 @@ def run_pycocotools(
         evaluator.evaluate()
         evaluator.accumulate()
     return evaluator.eval["precision"], evaluator.eval["recall"]
+
+
+def _numbered(truth: Mapping[str, list[Record]], found: ResultTable) -> tuple[dict[str, list[Record]], ResultTable]:
+    """Copies in which images and categories are numbered from 1, in the order of their ids.
+
+    faster-coco-eval holds ids as doubles, which do not tell ids beyond 2**53 apart.
+    """
+    image_ids = sorted(image["id"] for image in truth["images"])
+    category_ids = sorted(category["id"] for category in truth["categories"])
+    image_number = {key: number for number, key in enumerate(image_ids, start=1)}
+    category_number = {key: number for number, key in enumerate(category_ids, start=1)}
+    numbered = {
+        "images": [{**image, "id": image_number[image["id"]]} for image in truth["images"]],
+        "categories": [{**category, "id": category_number[category["id"]]} for category in truth["categories"]],
+        "annotations": [
+            {
+                **annotation,
+                "image_id": image_number[annotation["image_id"]],
+                "category_id": category_number[annotation["category_id"]],
+            }
+            for annotation in truth["annotations"]
+        ],
+    }
+    return numbered, replace(
+        found,
+        image_ids=np.searchsorted(image_ids, found.image_ids) + 1,
+        category_ids=np.searchsorted(category_ids, found.category_ids) + 1,
+    )
 
 
 def _records(found: ResultTable, rows: np.ndarray, images: Mapping[int, Record], iou_type: str) -> list[Record]:

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from resnet_backbone.evaluation.json_file import brief, naming, read_json
 from resnet_backbone.evaluation.json_list import iterate_list
 from resnet_backbone.evaluation.mask_input import Record, checked_rle, refuse_broken_masks, to_rle
+from resnet_backbone.files.json_file import brief, naming, read_json
 
 _ID_LIMIT = 1 << 63  # ids are kept in 64 bits
+_EXACT = 1 << 53  # from here on a float stands for several integers
 
 
 def read_ground_truth(source: Path | Mapping[str, Any], iou_type: str) -> dict[str, list[Record]]:
@@ -108,7 +109,8 @@ def _by_id(records: Sequence[Mapping[str, Any]], kind: str) -> dict[int, Record]
     for record in records:
         key: Any = record.get("id")
         if not _is_id(key):
-            raise ValueError(f"the id of every {kind} must be an integer, got {brief(key)} in {brief(dict(record))}")
+            expected = "an integer of 64 bits" if type(key) is int else "an integer"
+            raise ValueError(f"the id of every {kind} must be {expected}, got {brief(key)} in {brief(dict(record))}")
         if key in by_id:
             raise ValueError(f"two entries share the {kind} id {key}; ids must be unique")
         by_id[key] = dict(record)
@@ -135,15 +137,19 @@ def _checked_annotation(
 ) -> Record:
     where = f"annotation {brief(annotation.get('id'))} (number {number} of the file)"
     image_id: Any = annotation.get("image_id")
-    category_id = annotation.get("category_id")
+    category_id: Any = annotation.get("category_id")
     if not _is_among(image_id, images):
-        raise ValueError(f"{where}: image_id {brief(image_id)} is not among the {len(images)} images")
+        raise ValueError(
+            f"{where}: image_id {brief(image_id)} is not among the {len(images)} images{_inexact(image_id)}"
+        )
     if not _is_among(category_id, categories):
         raise ValueError(f"{where}: category_id {brief(category_id)} is not among {sorted(categories)}")
     box = _checked_box(annotation.get("bbox"), where)
-    checked = {**annotation, "id": number, "bbox": box, "iscrowd": annotation.get("iscrowd", 0)}
-    if not isinstance(checked["iscrowd"], Integral):
-        raise ValueError(f"{where}: iscrowd is 0 or 1, got {brief(checked['iscrowd'])}")
+    crowd = annotation.get("iscrowd", 0)
+    if not isinstance(crowd, int | float) or crowd not in (0, 1):
+        raise ValueError(f"{where}: iscrowd is 0 or 1, got {brief(crowd)}")
+    ids = {"id": number, "image_id": int(image_id), "category_id": int(category_id)}
+    checked = {**annotation, **ids, "bbox": box, "iscrowd": int(crowd)}
     if checked.get("area") is not None and not _is_number(checked["area"]):
         raise ValueError(f"{where}: area is a finite number, got {brief(checked['area'])}")
     if iou_type == "segm":
@@ -183,7 +189,7 @@ def checked_result(
     if not _is_among(result["image_id"], images):
         raise ValueError(
             f"{where} is for image_id {brief(result['image_id'])}, which is not among the {len(images)} images; "
-            "compare results with the annotations of the data set they were made on"
+            f"compare results with the annotations of the data set they were made on{_inexact(result['image_id'])}"
         )
     if not _is_among(result["category_id"], category_ids):
         raise ValueError(
@@ -225,8 +231,17 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_among(value: Any, ids: Collection[int]) -> bool:
-    """``in``, for what JSON may have in the place of an id: lists have no hash."""
-    return isinstance(value, Real) and value in ids
+    """``in``, for what JSON may have in the place of an id: lists have no hash, and true is no 1."""
+    return isinstance(value, Real) and not isinstance(value, bool) and not _inexact(value) and value in ids
+
+
+def _inexact(value: Any) -> str:
+    """What is wrong with a floating-point number that may have been rounded from another id."""
+    if not isinstance(value, float) or abs(value) < _EXACT:
+        return ""
+    return (
+        "; it has a decimal point or an exponent, and such numbers do not tell ids beyond 2**53 apart: write integers"
+    )
 
 
 def _keys(record: Mapping[Any, Any]) -> str:

@@ -16,7 +16,7 @@ import torch
 import torchvision
 
 from resnet_backbone.evaluation.cost import CostMeter, peak_memory_mib
-from resnet_backbone.evaluation.json_file import brief, read_json
+from resnet_backbone.files.json_file import brief, read_json
 from resnet_backbone.files.whole import write_text
 from resnet_backbone.version import __version__
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from resnet_backbone.files.json_file import json_encoding, json_errors, pairs_hook
+
 CHUNK = 1 << 20  # characters read at a time
 MAX_ELEMENT = 1 << 24  # characters of one element; a detection with its mask has a few thousand
 
@@ -19,23 +21,18 @@ def iterate_list(path: Path, chunk: int = CHUNK) -> Iterator[Any]:
     """Yield the elements of the list that a JSON file holds, as ``json.loads`` gives them.
 
     Args:
-        path: a UTF-8 file.
+        path: a file in UTF-8, UTF-16 or UTF-32, with a byte order mark or without.
         chunk: characters that are read at a time.
 
     Raises:
         FileNotFoundError: there is no such file.
         TypeError: the file holds something else than a list.
-        ValueError: the file is not JSON. What comes before the fault has been yielded by then.
+        ValueError: the file is not JSON, or an object has a key twice. What comes before has been yielded by then.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    with path.open(encoding="utf-8") as file:
-        try:
-            yield from _elements(_Window(file, chunk))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
-        except RecursionError as error:
-            raise ValueError(f"{path} is not JSON that can be read: it is nested too deeply") from error
+    with json_errors(path), path.open(encoding=json_encoding(path), errors="surrogatepass", newline="") as file:
+        yield from _elements(_Window(file, chunk))
 
 
 class _Window:
@@ -47,7 +44,7 @@ class _Window:
         self.text = ""
         self.at = 0
         self.dropped = 0  # characters of the file before the text
-        self.decode = json.JSONDecoder().raw_decode
+        self.decode = json.JSONDecoder(object_pairs_hook=pairs_hook()).raw_decode
 
     def grow(self, count: int = 0) -> bool:
         """Read on, ``count`` characters or more, and forget what is done with; false at the end of the file."""
@@ -89,7 +86,8 @@ class _Window:
 def _elements(window: _Window) -> Iterator[Any]:
     if window.mark() != "[":
         found = "dict" if window.mark() == "{" else type(window.value()).__name__  # one with images is large
-        raise TypeError(f"expected a list in the file {window.file.name}, got {found}")
+        hint = "; results are a list, and the annotations of a data set are a dict" if found == "dict" else ""
+        raise TypeError(f"expected a list in the file {window.file.name}, got {found}{hint}")
     window.at += 1
     if window.mark() == "]":
         window.at += 1

@@ -7,8 +7,8 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from resnet_backbone.evaluation.json_file import brief
 from resnet_backbone.evaluation.run_lengths import MAX_PIXELS, find_broken
+from resnet_backbone.files.json_file import brief
 
 Record = dict[str, Any]
 # A polygon is walked pixel by pixel, so one far-away point costs time and memory: none may lie further out than this.

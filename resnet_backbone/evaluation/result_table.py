@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from resnet_backbone.evaluation.coco_input import Record, checked_result, iterate_results, refuse_broken_masks
-from resnet_backbone.evaluation.json_file import naming
+from resnet_backbone.files.json_file import naming
 
 _BLOCK = 200  # results that are records at a time; thousands would keep the garbage collector busy
 _NUMBERS = {int, float}

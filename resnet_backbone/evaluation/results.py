@@ -14,7 +14,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from resnet_backbone.evaluation.json_file import read_json
+from resnet_backbone.files.json_file import read_json
 from resnet_backbone.files.whole import replacing
 
 _BLOCK = 200  # results that become text at a time

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from resnet_backbone.evaluation.coco import IouType, evaluate_coco_types
-from resnet_backbone.evaluation.json_file import read_json
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.evaluation.voc import SUBMISSION_FOLDER, evaluate_voc, has_annotations, write_voc_submission
+from resnet_backbone.files.json_file import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from resnet_backbone.evaluation.coco_input import Record, read_ground_truth, read_results
-from resnet_backbone.evaluation.json_file import read_json
 from resnet_backbone.evaluation.metrics import VocMetrics
+from resnet_backbone.files.json_file import read_json
 from resnet_backbone.files.whole import write_text
 
 # Competition 4: trained on anything but VOC's test images, such as ImageNet.

@@ -1,26 +1,89 @@
-"""Reading a small JSON file whole, with every way in which it can be broken as one error."""
+"""Reading JSON files of any origin: their encoding, and every way in which they can be broken as one error."""
 
 from __future__ import annotations
 
 import json
+import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+JsonObject = dict[str, Any]
 
-def read_json(path: Path) -> Any:
-    """Return what a JSON file holds.
+_FORMATS = {
+    b"\x1f\x8b": "a gzip file; unpack it: gunzip -c FILE > new.json",
+    b"PK\x03\x04": "a ZIP file; unpack it and name the JSON file inside",
+    b"BZh": "a bzip2 file; unpack it: bunzip2 -c FILE > new.json",
+    b"\xfd7zXZ\x00": "an xz file; unpack it: xz -dc FILE > new.json",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file; unpack it: zstd -dc FILE > new.json",
+    b"7z\xbc\xaf\x27\x1c": "a 7z file; unpack it and name the JSON file inside",
+    b"\x89HDF": "an HDF5 file; export JSON",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"%PDF": "a PDF file",
+    b"PAR1": "a Parquet file; export JSON",
+    b"SQLite format 3": "an SQLite data base; export JSON",
+    b"version https://git-lfs": "a pointer of Git LFS; get the file itself: git lfs pull",
+}
+
+
+def read_json(path: Path, object_hook: Callable[[JsonObject], Any] | None = None) -> Any:
+    """Return what a JSON file in UTF-8, UTF-16 or UTF-32 holds, with a byte order mark or without.
+
+    Args:
+        path: the file.
+        object_hook: as of ``json.loads``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not JSON in UTF-8, or nested without end.
+        ValueError: it is something else, nested without end, or an object has a key twice, of which ``json.loads``
+            would drop the first one.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
+    with json_errors(path):
+        text = _decoded(path)
+        try:
+            return json.loads(text, object_pairs_hook=pairs_hook(object_hook))
+        except _RepeatedKey as error:
+            raise ValueError(f"{error}{_places(text, error)}") from None
+
+
+def json_encoding(path: Path) -> str:
+    """Return the name of the encoding that the first bytes of a JSON file tell.
+
+    Raises:
+        ValueError: the file is no text, as far as these bytes tell.
+    """
+    with path.open("rb") as file:
+        start = file.read(64)
+    for magic, what in _FORMATS.items():
+        if start.startswith(magic):
+            raise ValueError(f"it is {what}")
+    return json.detect_encoding(start[:4])
+
+
+def pairs_hook(object_hook: Callable[[JsonObject], Any] | None = None) -> Callable[[list[tuple[str, Any]]], Any]:
+    """Return the ``object_pairs_hook`` that refuses an object with a key twice, and calls ``object_hook`` on others."""
+
+    def without_repeats(pairs: list[tuple[str, Any]]) -> Any:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise _RepeatedKey(pairs)
+        return found if object_hook is None else object_hook(found)
+
+    return without_repeats
+
+
+@contextmanager
+def json_errors(path: Path) -> Iterator[None]:
+    """Name the file in what reading it as JSON raises, as ValueError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}; {_other_encoding(path)}") from error
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     except RecursionError as error:
@@ -43,3 +106,47 @@ def brief(value: Any) -> str:
     """Show a value from a file in a message, whatever its size and depth."""
     text = reprlib.repr(value)
     return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+class _RepeatedKey(ValueError):
+    """An object with a key twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        keys = [key for key, _ in pairs]
+        self.key = next(key for index, key in enumerate(keys) if key in keys[:index])
+        values = [value for key, value in pairs if key == self.key]
+        self.count = len(values)
+        shown = brief(keys) if any(isinstance(value, list | dict) for _, value in pairs) else brief(pairs)
+        todo = (
+            f"join the {self.count} lists into one"
+            if all(isinstance(value, list) for value in values)
+            else "write it once"
+        )
+        super().__init__(
+            f"{brief(self.key)} stands {self.count} times in one object ({shown}), and all but the last would be lost; "
+            f"{todo}"
+        )
+
+
+def _places(text: str, error: _RepeatedKey) -> str:
+    """Where the repeated key stands, if it stands nowhere else."""
+    found = re.finditer(rf"{re.escape(json.dumps(error.key, ensure_ascii=False))}\s*:", text)
+    starts = [match.start() for _, match in zip(range(error.count + 1), found, strict=False)]
+    if len(starts) != error.count:
+        return ""
+    return f"; it stands at {' and '.join(f'line {text.count(chr(10), 0, at) + 1} (character {at})' for at in starts)}"
+
+
+def _decoded(path: Path) -> str:
+    encoding = json_encoding(path)
+    return path.read_bytes().decode(encoding, "surrogatepass")  # as json.loads does, which would keep the bytes, too
+
+
+def _other_encoding(path: Path) -> str:
+    """Say in what encoding a text may be that is in none of JSON's."""
+    with path.open("rb") as file:
+        start = file.read(1 << 20)
+    runs = re.findall(rb"[\x80-\xff]+", start)
+    pairs = sum(len(run) % 2 == 0 for run in runs)
+    guess = "GB18030" if 2 * pairs > len(runs) else "WINDOWS-1252"
+    return f"it is neither UTF-8 nor UTF-16 nor UTF-32, perhaps {guess}: iconv -f {guess} -t UTF-8 FILE > new.json"

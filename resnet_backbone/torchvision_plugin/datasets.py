@@ -17,8 +17,7 @@ from resnet_backbone.data.coco import CocoDataset, Sample
 from resnet_backbone.data.findings import report_findings
 from resnet_backbone.data.image_checks import compare_images
 from resnet_backbone.data.transforms import test_transforms, train_transforms
-from resnet_backbone.evaluation.coco import IouType
-from resnet_backbone.evaluation.coco_input import read_ground_truth
+from resnet_backbone.evaluation.coco import IouType, check_ground_truth
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +95,9 @@ def open_test_sets(
         spec = get_dataset(name, cfg.DATASETS.OWN)
         sets[name] = CocoDataset(spec.json_path, spec.image_folder, transforms, training=False)
         sets[name].check_images()
-        for iou_type in iou_types(cfg):
-            read_ground_truth(spec.json_path, iou_type)  # what the evaluation refuses, it refuses before the training
+        check_ground_truth(
+            spec.json_path, iou_types(cfg)
+        )  # what the evaluation refuses, it refuses before the training
         check_same_classes(name, sets[name].class_names, class_names)
     _check_images(cfg, train_set, sets)
     return sets

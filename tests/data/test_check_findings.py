@@ -140,6 +140,7 @@ CASES: list[tuple[str, Change, int, tuple[float, ...] | None]] = [
 ELSEWHERE = {  # test_check_images.py, tests/test_check_dataset.py
     "missing_image", "unreadable_image", "other_size", "turned_image", "unusual_mode", "repeated_content",
     "shared_file", "shared_content", "looks_same", "unusable_file", "other_classes", "not_evaluable",
+    "doubtful_area",
 }  # fmt: skip
 
 
@@ -346,6 +347,24 @@ def test_no_content_ends_in_another_error(tmp_path, with_masks):
             assert str(path) in str(error) and len(str(error)) < 5000
             outcomes.add("refused")
     assert outcomes == {"read", "refused"}
+
+
+@pytest.mark.parametrize(("crowds", "warns"), [(0.1, False), (0.5, True), (0.9, True)])
+def test_many_crowds_are_suspicious(write, crowds, warns):
+    data = document()
+    for annotation in data["annotations"][: round(30 * crowds)]:
+        annotation["iscrowd"] = 1
+    for training in (True, False):
+        found = of_kind(check_coco_json(write(data), training=training, with_masks=False).findings, "crowd")
+        assert (found.count, found.warns, "single objects have 0" in found.note) == (30 * crowds, warns, warns)
+
+
+def test_crowds_alone_leave_nothing_to_train_on(write):
+    data = document()
+    for annotation in data["annotations"]:
+        annotation["iscrowd"] = 1
+    with pytest.raises(ValueError, match=r"nothing to train on: all annotations are crowds \(iscrowd 1\)"):
+        read_coco_json(write(data), training=True, with_masks=False)
 
 
 def test_every_kind_is_documented():

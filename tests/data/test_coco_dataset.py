@@ -285,7 +285,7 @@ def test_the_garbage_collector_is_as_it_was(write_coco, tmp_path, is_on):
     try:
         CocoDataset(path, folder)
         assert gc.isenabled() == is_on
-        with pytest.raises(ValueError, match="not a JSON file"):
+        with pytest.raises(ValueError, match="is not JSON"):
             CocoDataset(tmp_path / "a.json", folder)
         assert gc.isenabled() == is_on
     finally:

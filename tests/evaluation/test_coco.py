@@ -331,3 +331,94 @@ def test_missing_and_broken_files(tmp_path):
         evaluate_coco(tmp_path / "half.json", [])
     with pytest.raises(TypeError, match="got dict"):
         evaluate_coco(small_truth(), {"image_id": 7})
+
+
+IDS = {
+    "nanoseconds": lambda n: 1_700_000_000_000_000_000 + n,
+    "packed bits": lambda n: 2**60 + n,
+    "the largest": lambda n: 2**63 - 1 - n,
+    "negative": lambda n: -(2**63) + n,
+    "mixed": lambda n: (-1) ** n * (2**62 + n),
+}
+
+
+@pytest.mark.parametrize("ids", IDS)
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+@pytest.mark.parametrize("backend", ["faster", "pycocotools"])
+def test_large_ids_are_told_apart(ids, key, backend):
+    """Every object is found one image, or class, too far, so all is wrong; then right, and a half of both."""
+    new = IDS[ids]
+    images, classes = (new if key == name else int for name in ("image_id", "category_id"))
+    truth = {
+        "images": [{"id": images(n), "height": 80, "width": 80} for n in range(4)],
+        "categories": [{"id": classes(n), "name": f"class {n}"} for n in range(4)],
+        "annotations": [
+            {"id": n, "image_id": images(n), "category_id": classes(n), "bbox": [n, n, 30, 30]} for n in range(4)
+        ],
+    }
+
+    def results(shifts):
+        changed = [{**note, "score": 0.9 - n / 10} for n, note in enumerate(truth["annotations"])]
+        for n, (note, shift) in enumerate(zip(changed, shifts, strict=True)):
+            note[key] = new((n + shift) % 4)
+        return changed
+
+    for shifts, expected in (((1, 1, 1, 1), 0), ((0, 0, 0, 0), 100), ((0, 0, 1, 1), 50)):
+        metrics = evaluate_coco(truth, results(shifts), backend=backend)
+        assert metrics.AP == pytest.approx(expected, abs=0.5)
+
+
+@pytest.mark.parametrize("backend", ["faster", "pycocotools"])
+def test_figures_do_not_depend_on_the_ids(truth, backend):
+    """Against pycocotools itself with the ids of the file."""
+    results = perturbed_detections(truth, seed=5)
+    scale = {image["id"]: 2**62 + rank for rank, image in enumerate(sorted(truth["images"], key=lambda i: i["id"]))}
+    renamed = {
+        **truth,
+        "images": [{**image, "id": scale[image["id"]]} for image in truth["images"]],
+        "annotations": [{**note, "image_id": scale[note["image_id"]]} for note in truth["annotations"]],
+    }
+    moved = [{**result, "image_id": scale[result["image_id"]]} for result in results]
+    metrics = evaluate_coco(renamed, moved, backend=backend)
+    expected = evaluate_coco(truth, results, backend="pycocotools")
+    assert metrics.summary() == pytest.approx(expected.summary(), nan_ok=True, abs=1e-9)
+
+
+@pytest.mark.parametrize("value", [2.0**60, 1e18, True, 2**63, "1"])
+def test_ids_that_may_be_others_are_refused(value):
+    truth = {
+        "images": [{"id": 1}, {"id": 2**60}, {"id": 10**18}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5]}],
+    }
+    result = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}
+    assert evaluate_coco(truth, [{**result, "image_id": 1.0}]).AP > 0  # as some tools write them
+    with pytest.raises(ValueError, match="image_id"):
+        evaluate_coco(truth, [{**result, "image_id": value}])
+    with pytest.raises(ValueError, match="image_id"):
+        evaluate_coco({**truth, "annotations": [{**truth["annotations"][0], "image_id": value}]}, [])
+    if type(value) is float:
+        with pytest.raises(ValueError, match=r"beyond 2\*\*53 apart: write integers"):
+            evaluate_coco(truth, [{**result, "image_id": value}])
+
+
+@pytest.mark.parametrize("crowd", [1, 1.0, True])
+def test_crowds_are_written_in_several_ways(crowd):
+    truth = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 50], "iscrowd": crowd},
+            {"id": 2, "image_id": 1, "category_id": 1, "bbox": [60, 0, 20, 20]},
+        ],
+    }
+    results = [
+        {"image_id": 1, "category_id": 1, "bbox": [0, 0, 30, 30], "score": 0.9},
+        {"image_id": 1, "category_id": 1, "bbox": [60, 0, 20, 20], "score": 0.5},
+    ]
+    for backend in ("faster", "pycocotools"):
+        assert evaluate_coco(truth, results, backend=backend).AP == pytest.approx(100)
+    for wrong in (2, "1", None, 0.5):
+        truth["annotations"][0]["iscrowd"] = wrong
+        with pytest.raises(ValueError, match="iscrowd is 0 or 1"):
+            evaluate_coco(truth, results)

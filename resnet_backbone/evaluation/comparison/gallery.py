@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -15,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from resnet_backbone.evaluation.coco import ALL, IOU_50, IouType
-from resnet_backbone.evaluation.coco_input import Record, read_ground_truth, read_results
+from resnet_backbone.evaluation.coco_input import Record, iterate_results, read_ground_truth, read_results
 from resnet_backbone.evaluation.comparison.measure import Measured
 from resnet_backbone.evaluation.comparison.runs import FinishedRun
 from resnet_backbone.evaluation.drawing import draw_objects, readable_zoom, tinted
@@ -99,7 +98,7 @@ def _detections(
     path: Path, truth: Mapping[str, list[Record]], measured: Mapping[IouType, Measured], chosen: set[int]
 ) -> dict[int, list[Record]]:
     """Image id -> what is drawn on it, best first."""
-    mine = [record for record in json.loads(path.read_text(encoding="utf-8")) if record["image_id"] in chosen]
+    mine = [record for record in iterate_results(path) if record["image_id"] in chosen]
     mine = [record for record in mine if record["score"] >= PICTURE_SCORE]
     merged: list[Record] = [{} for _ in mine]
     for kind in measured:
