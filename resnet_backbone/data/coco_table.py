@@ -37,6 +37,7 @@ class CocoTable:
     of_category: np.ndarray  # int64 (M,), a category's id
     boxes: np.ndarray  # float64 (M, 4), x y width height
     is_crowd: np.ndarray  # bool (M,)
+    areas: np.ndarray  # float64 (M,), as the file has them, in pixels; nan where there is none or no number
     mask_rows: np.ndarray  # int64 (M,), of ``masks``; -1 where there is no segmentation
     masks: MaskTable | None = None
 
@@ -230,8 +231,15 @@ def _annotation_columns(entries: list[Any]) -> tuple[np.ndarray, ...]:
         of_category,
         corners,
         crowds == 1,
+        _areas([entry.get("area") for entry in entries]),
         np.array(rows, dtype=np.int64),
     )
+
+
+def _areas(values: list[Any]) -> np.ndarray:
+    if not set(map(type, values)) <= {float}:  # integers may be beyond all floats
+        values = [value if type(value) in (int, float) and _is_finite(value) else math.nan for value in values]
+    return np.array(values, dtype=np.float64)
 
 
 def _integers(entries: list[Any], key: str) -> np.ndarray:

@@ -13,12 +13,14 @@ from fvcore.common.config import CfgNode
 from resnet_backbone.data.catalog import check_dataset_files, check_same_classes, get_dataset
 from resnet_backbone.data.coco_checks import Checked
 from resnet_backbone.data.coco_json import check_coco_json
+from resnet_backbone.data.coco_table import CocoTable
 from resnet_backbone.data.findings import Example, Finding, find
 from resnet_backbone.data.image_checks import compare_images
 from resnet_backbone.data.image_files import ImageFiles, find_missing_images
+from resnet_backbone.data.table_examples import annotation_example
 from resnet_backbone.evaluation.coco import IouType
-from resnet_backbone.evaluation.coco_input import Record, read_ground_truth
-from resnet_backbone.evaluation.doubts import DoubtfulAreas, doubtful_areas
+from resnet_backbone.evaluation.coco_input import read_ground_truth
+from resnet_backbone.evaluation.doubts import doubtful_areas
 
 _REFUSED = (ValueError, TypeError, OSError)
 _IOU_TYPES: tuple[IouType, ...] = ("bbox", "segm")
@@ -120,7 +122,7 @@ def _check_file(what: SetToCheck) -> CheckedSet:
         one.findings = _refusal("unusable_file", error)
         return one
     one.checked = checked
-    one.findings = list(checked.findings)
+    one.findings = [*checked.findings, *_area_findings(checked.table, training=what.training)]
     one.num_images, one.num_annotations = len(checked.used_images), len(checked.used)
     counts = np.bincount(checked.labels[checked.used], minlength=len(checked.class_names))
     one.classes = list(zip(checked.class_names, counts.tolist(), strict=True))
@@ -142,19 +144,20 @@ def _check_evaluation(one: CheckedSet) -> None:
     iou_types = () if one.what.training else _IOU_TYPES if one.what.with_masks else _IOU_TYPES[:1]
     for iou_type in iou_types:
         try:
-            truth = read_ground_truth(one.what.json_path, iou_type)
+            read_ground_truth(one.what.json_path, iou_type)
         except _REFUSED as error:
             one.findings += _refusal("not_evaluable", error)
-            continue
-        if iou_type == iou_types[0]:
-            one.findings += _area_findings(doubtful_areas(truth))
 
 
-def _area_findings(areas: DoubtfulAreas) -> list[Finding]:
-    def example(record: Record) -> Example:
-        return Example(areas.describe(record), record["image_id"])
+def _area_findings(table: CocoTable, *, training: bool) -> list[Finding]:
+    areas = doubtful_areas(table.areas, table.boxes, table.is_crowd)
 
-    return find("doubtful_area", areas.records, areas.total, example, warns=areas.warns, note=areas.note)
+    def text(row: int) -> str:
+        return f"has area {table.areas[row]:g}, its bbox is {table.boxes[row].tolist()}"
+
+    warns = areas.warns and not training
+    example = annotation_example(table, text)
+    return find("doubtful_area", areas.rows.tolist(), areas.total, example, warns=warns, note=areas.note)
 
 
 def _refusal(key: str, error: Exception) -> list[Finding]:

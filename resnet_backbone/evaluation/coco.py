@@ -113,9 +113,21 @@ def check_ground_truth(path: Path, iou_types: Sequence[IouType]) -> None:
 def _warn_of_doubts(
     ground_truth: Path | Mapping[str, Any], truth: Mapping[str, list[Record]], found: ResultTable | None = None
 ) -> None:
-    areas = doubtful_areas(truth)
-    doubts = [areas.text()] if areas.warns else []
-    if truth["annotations"] and not areas.total:
+    notes = truth["annotations"]
+    areas = doubtful_areas(
+        np.array([note["area"] for note in notes], dtype=float),
+        np.array([note["bbox"] for note in notes], dtype=float).reshape(-1, 4),
+        np.array([note["iscrowd"] for note in notes], dtype=bool),
+    )
+    doubts = []
+    if areas.warns:
+        first = notes[areas.rows[0]]
+        doubts.append(
+            f"{len(areas.rows)} of {areas.total} objects have an area that does not fit their box (annotation number "
+            f"{first['id']} of the file has area {first['area']:g}, its bbox is {first['bbox']}); {areas.note}. "
+            f'Write the pixels of the mask, width x height of the box without masks, or leave "area" out'
+        )
+    if notes and not areas.total:
         doubts.append("all annotations are crowds (iscrowd 1), which nothing has to find: there are no figures")
     if found is not None:
         doubts += doubtful_results(truth, found)

@@ -23,13 +23,13 @@ ROUNDING = 1.0  # pixels
 class DoubtfulAreas:
     """Objects whose "area" cannot be that of what their box encloses; crowds are not looked at."""
 
-    records: list[Record]
+    rows: np.ndarray  # int64, of the objects and crowds that were given
     total: int  # objects
-    ignored: int  # of the records, whose area is negative or beyond LARGEST_AREA
+    ignored: int  # of the rows, whose area is negative or beyond LARGEST_AREA
 
     @property
     def warns(self) -> bool:
-        return self.ignored > 0 or len(self.records) > USUAL * self.total
+        return self.ignored > 0 or len(self.rows) > USUAL * self.total
 
     @property
     def note(self) -> str:
@@ -40,40 +40,28 @@ class DoubtfulAreas:
             text += f"; it ignores objects of negative area or one above 1e10, {self.ignored} here, in every figure"
         return text
 
-    def describe(self, record: Record) -> str:
-        """Return what one of the records has."""
-        width, height = record["bbox"][2:]
-        area = record["area"]
-        return f"annotation number {record['id']} of the file has area {area:g}, its box is {width:g} x {height:g}"
 
-    def text(self) -> str:
-        """Return a sentence of all of it."""
-        return (
-            f"{len(self.records)} of {self.total} objects have an area that does not fit their box "
-            f"({self.describe(self.records[0])}); "
-            f'{self.note}. Write the pixels of the mask, width x height of the box without masks, or leave "area" out'
-        )
-
-
-def doubtful_areas(truth: Mapping[str, list[Record]]) -> DoubtfulAreas:
+def doubtful_areas(areas: np.ndarray, boxes: np.ndarray, is_crowd: np.ndarray) -> DoubtfulAreas:
     """Compare the "area" of objects with their boxes.
 
     Doubtful is an area that is negative, larger than the box by more than rounding, so small that it could not reach
-    from one side of the box to the other, or the same for boxes of different sizes.
+    from one side of the box to the other, or the same for boxes of different sizes. Boxes without area are left out.
 
     Args:
-        truth: what ``read_ground_truth`` returned.
+        areas: (N,), pixels; nan where there is none.
+        boxes: (N, 4), x y width height in pixels.
+        is_crowd: bool, (N,).
     """
-    objects = [record for record in truth["annotations"] if not record["iscrowd"]]
-    areas = np.array([record["area"] for record in objects], dtype=float)
-    sides = np.array([record["bbox"] for record in objects], dtype=float).reshape(-1, 4)[:, 2:]
-    boxes = sides.prod(axis=1)
+    sides = boxes[:, 2:]
+    box_areas = sides.prod(axis=1)
     doubtful = (areas > 1.2 * (sides + 2 * ROUNDING).prod(axis=1)) | (areas < sides.max(axis=1, initial=0) / 4)
-    ignored = (areas < 0) | (areas > LARGEST_AREA)
-    if len(areas) >= SEVERAL and np.ptp(areas) == 0 and boxes.max() > 1.5 * boxes.min():
-        doubtful[:] = True
-    rows = np.flatnonzero(doubtful | ignored).tolist()
-    return DoubtfulAreas([objects[row] for row in rows], len(objects), int(ignored.sum()))
+    doubtful &= box_areas > 0
+    ignored = ~is_crowd & ((areas < 0) | (areas > LARGEST_AREA))
+    measured = areas[~is_crowd]
+    if len(measured) >= SEVERAL and np.ptp(measured) == 0:
+        doubtful |= bool(box_areas[~is_crowd].max() > 1.5 * box_areas[~is_crowd].min())
+    rows = np.flatnonzero(~is_crowd & doubtful | ignored)
+    return DoubtfulAreas(rows, len(measured), int(ignored.sum()))
 
 
 def doubtful_results(truth: Mapping[str, list[Record]], found: ResultTable) -> list[str]:
