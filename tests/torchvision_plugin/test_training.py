@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from accelerate.state import AcceleratorState
 from fvcore.common.config import CfgNode
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -344,6 +345,19 @@ def test_bfloat16_trains(tiny):
     cfg = tiny("quickstart.yaml", "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16", "SOLVER.MAX_ITER", "2")
     run(cfg)
     assert all(v.dtype != torch.bfloat16 for v in model_of(Path(cfg.OUTPUT_DIR) / "model_final.pth").values())
+
+
+def test_an_evaluation_is_in_float32_whatever_the_training_was_in(tiny, tmp_path):
+    amp = ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+    trained = tiny("quickstart.yaml", *amp, "SOLVER.MAX_ITER", "2")
+    run(trained)
+    weights = ["MODEL.WEIGHTS", str(tmp_path / "output/model_final.pth"), "OUTPUT_DIR", str(tmp_path / "float32")]
+    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the precision of the first run
+    evaluated = tiny("quickstart.yaml", *amp, *weights, "SOLVER.AMP.ENABLED", "False")
+    run(evaluated, eval_only=True)
+    results = (Path(cfg.OUTPUT_DIR) / "inference/coco_instances_results.json" for cfg in (trained, evaluated))
+    after_training, alone = (json.loads(path.read_text()) for path in results)
+    assert after_training == alone != []
 
 
 def test_two_test_sets_have_folders_of_their_own(tiny):
