@@ -8,6 +8,7 @@ import random
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from fvcore.common.config import CfgNode
+from torch import Tensor
 
 
 def make_accelerator(cfg: CfgNode, *, find_unused_parameters: bool = False) -> Accelerator:
@@ -37,3 +38,15 @@ def common_seed(seed: int, accelerator: Accelerator) -> int:
     if accelerator.num_processes > 1:
         torch.distributed.broadcast(drawn, src=0)
     return int(drawn)
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """Return the mean of a tensor over the processes of a training, or ``value`` where there is only this one.
+
+    What a training carries from step to step has to be the same in all processes: a checkpoint has that of one.
+    """
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return value
+    mean = value.clone()
+    torch.distributed.all_reduce(mean)
+    return mean / torch.distributed.get_world_size()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -29,7 +30,11 @@ class Killed(BaseException):
 def config(load_script, shapes, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
     tiny = [*load_script("tests/faults/runs.py").TINY, *KEYS]
-    return lambda name, *words: load_config("quickstart.yaml", [*tiny, "OUTPUT_DIR", str(tmp_path / name), *words])
+
+    def load(name, *words, base="quickstart.yaml"):
+        return load_config(base, [*tiny, "OUTPUT_DIR", str(tmp_path / name), *words])
+
+    return load
 
 
 def run(cfg, **options) -> Path:
@@ -88,6 +93,24 @@ def test_asked_to_end(config, monkeypatch):
         patched.setattr(Trainer, "run_step", asking_step)
         run(config("parted"))
     assert_the_same(whole, run(config("parted"), resume=True))
+
+
+def test_the_normalizer_of_retinanets_losses(config, monkeypatch, tmp_path, shapes):
+    """It is an attribute of Detectron2's RetinaNet that no state_dict has."""
+    keys = [
+        *("DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "()", "TEST.EVAL_PERIOD", "0"),
+        *("MODEL.WEIGHTS", "", "MODEL.RESNET_BACKBONE.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", "0"),
+        *("MODEL.FPN.OUT_CHANNELS", "32", "SOLVER.MAX_ITER", "5"),
+    ]
+    whole = run(config("whole", *keys, base="retinanet/r18_fpn.yaml"))
+    shutil.copytree(whole, tmp_path / "parted")
+    (tmp_path / "parted/last_checkpoint").write_text("model_0000002.pth")
+    (tmp_path / "parted/model_final.pth").unlink()
+    parted = run(config("parted", *keys, base="retinanet/r18_fpn.yaml"), resume=True)
+    one, other = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, parted))
+    assert one["loss_normalizer"] == other["loss_normalizer"] != 100
+    for key, tensor in one["model"].items():
+        assert torch.equal(tensor, other["model"][key]), key
 
 
 def test_an_image_that_turns_unreadable(config, monkeypatch, shapes, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,23 @@ def test_resuming_gives_the_same_weights_to_the_bit(tiny, tmp_path, keys):
     run(tiny(*keys, *folders["parted"]), resume=True)
     a, b = (load_checkpoint(tmp_path / name / "model_final.pth")["model"] for name in folders)
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_retinanet_in_two_processes_resumes_to_the_bit(tiny, command_line, tmp_path):
+    """Each process sees other images, and so other numbers of positive anchors."""
+    cfg = tiny(*RETINANET, *SHAPES, "DATASETS.TEST", "[]", "OUTPUT_DIR", str(tmp_path / "whole"))
+    done = command_line(cfg, nproc=2)
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(tmp_path / "whole", tmp_path / "parted")
+    (tmp_path / "parted/last_checkpoint").write_text("model_0000001.pth")
+    (tmp_path / "parted/model_final.pth").unlink()
+    cfg.OUTPUT_DIR = str(tmp_path / "parted")
+    done = command_line(cfg, "--resume", nproc=2)
+    assert done.returncode == 0, done.stderr
+    a, b = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("whole", "parted"))
+    assert a["model"]["loss_normalizer"] != 100
+    assert a["model"].keys() == b["model"].keys()
+    assert [key for key in a["model"] if not torch.equal(a["model"][key], b["model"][key])] == []
 
 
 @KINDS
