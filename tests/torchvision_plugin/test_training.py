@@ -137,6 +137,36 @@ def test_a_longer_schedule_takes_over_on_resume(tiny):
         Run(tiny("quickstart.yaml", "MODEL.BACKBONE.FREEZE_AT", "2"), resume=True)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("nothing", []),
+        ("a box", ["(SHA-256"]),
+        ("an image", ["(12 images then, 11 now; SHA-256"]),
+        ("the form", ["If only the form of the file has changed, all is well"]),
+    ],
+)
+def test_data_that_has_changed_is_told_on_resume(tiny, tmp_path, shapes, capsys, change, told):
+    path = tmp_path / "train.json"
+    document = json.loads((shapes / "shapes/annotations/train.json").read_text())
+    own = [{"NAME": "own", "JSON": str(path), "IMAGES": str(shapes / "shapes/train")}]
+    keys = ["DATASETS.OWN", str(own), "DATASETS.TRAIN", "['own']", "DATASETS.TEST", "['own']", "SOLVER.MAX_ITER", "1"]
+    path.write_text(json.dumps(document))
+    run(tiny("quickstart.yaml", *keys))
+    if change == "a box":
+        document["annotations"][0]["bbox"][2] -= 1
+    if change == "an image":
+        last = document["images"].pop()["id"]
+        document["annotations"] = [one for one in document["annotations"] if one["image_id"] != last]
+    path.write_text(json.dumps(document, indent=1 if change == "the form" else None))
+    capsys.readouterr()
+    Run(tiny("quickstart.yaml", *keys), resume=True)
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "is not what it was" in line]
+    assert len(warnings) == 2 * len(told)  # of DATASETS.TRAIN and TEST
+    for line, key, part in zip(warnings, ("TRAIN", "TEST"), 2 * told, strict=False):
+        assert f"WARNING DATASETS.{key} own is not" in line and part in line
+
+
 def test_a_new_run_in_a_used_folder_does_not_resume_the_old_one(tiny, monkeypatch):
     run(tiny("quickstart.yaml", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "[]"))
 
