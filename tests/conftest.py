@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import multiprocessing
 import resource
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 
@@ -125,5 +127,41 @@ def small_files() -> Callable[..., str]:
         message = receiver.recv() if receiver.poll(60) else "no answer"
         process.join(60)
         return message
+
+    return call
+
+
+def _process_of_two(rank: int, folder: Path, meeting: str, function: Callable[[int, Path], object], sender) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=2, timeout=timedelta(seconds=100)
+    )
+    try:
+        sender.send(function(rank, folder))
+    except (OSError, ValueError) as error:
+        sender.send(f"{type(error).__name__}: {error}")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def in_two_processes(tmp_path: Path) -> Callable[[Callable[[int, Path], object]], list[object]]:
+    """Calls ``function(rank, folder)`` in two processes that talk by gloo; returns both answers, an error as text."""
+    meetings = itertools.count()
+
+    def call(function: Callable[[int, Path], object]) -> list[object]:
+        context = multiprocessing.get_context("fork")
+        meeting = str(tmp_path / f"meeting{next(meetings)}")
+        receivers, processes = [], []
+        for rank in range(2):
+            receiver, sender = context.Pipe(duplex=False)
+            receivers.append(receiver)
+            process = context.Process(target=_process_of_two, args=(rank, tmp_path, meeting, function, sender))
+            process.start()
+            processes.append(process)
+        answers = [receiver.recv() if receiver.poll(120) else "no answer" for receiver in receivers]
+        for process in processes:
+            process.join(10)
+            process.kill()
+        return answers
 
     return call

@@ -46,7 +46,7 @@ if TOOLS.is_relative_to(Path.cwd()):
 
 def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None = None) -> int:
     """Do what ``argv`` says with ``tables``, by default those of the paper and of BCCD; return the exit status."""
-    tables = tables or all_tables(torch.cuda.is_available())
+    tables = tables or all_tables()
     args = parse_args(argv, tables)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if args.list:

@@ -19,7 +19,14 @@ import json
 import sys
 from collections.abc import Sequence
 
-from resnet_backbone.config.command_line import LostPeer, add_run_arguments, outcome, torchrun_words, wants_processes
+from resnet_backbone.config.command_line import (
+    LostPeer,
+    add_run_arguments,
+    check_machines,
+    outcome,
+    torchrun_words,
+    wants_processes,
+)
 from resnet_backbone.config.engine import ENGINES, choose_engine
 from resnet_backbone.config.interruption import RESUME_ME, Interrupted, catching_signals
 
@@ -91,6 +98,11 @@ def launch_detectron2(args: argparse.Namespace) -> int:
     except ImportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    try:
+        if args.num_machines > 1:
+            check_machines(args)
+    except ValueError as error:
+        return failed(error)
     try:
         with catching_signals():
             launch_run(run_detectron2, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))

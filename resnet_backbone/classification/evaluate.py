@@ -82,7 +82,6 @@ class Scorer:
         metrics = score_classes(probabilities / (1 + len(members)), self._labels)
         if self.accelerator.is_main_process:
             data = self.dataset
-            names = [data.image_name(index) for index in range(len(data))]
             write_facts(
                 folder,
                 meter,
@@ -94,7 +93,7 @@ class Scorer:
                 image_folder=data.location,
                 num_images=len(data),
                 class_names=data.class_names,
-                annotations_sha256=hash_labels(names, data.labels.tolist()),
+                annotations_sha256=data_hash(data),
             )
             write_text(folder / METRICS, json.dumps(metrics.to_dict(), indent=2) + "\n")
         return metrics
@@ -133,6 +132,11 @@ class Scorer:
         for part_indices, part in gather_object([(indices, share)]):
             whole[part_indices] = part
         return whole
+
+
+def data_hash(data: ClassDataset) -> str:
+    """Return :func:`~resnet_backbone.evaluation.facts.hash_labels` of a data set: which images it has, and of what."""
+    return hash_labels([data.image_name(index) for index in range(len(data))], data.labels.tolist())
 
 
 def classify_batches(

@@ -18,7 +18,7 @@ from resnet_backbone.classification.augmentation import training_transform
 from resnet_backbone.classification.checkpoint import WEIGHTS, load_checkpoint, package_checkpoint, weights_file
 from resnet_backbone.classification.device_images import DeviceImages
 from resnet_backbone.classification.ensemble import Member, check_members
-from resnet_backbone.classification.evaluate import Scorer
+from resnet_backbone.classification.evaluate import Scorer, data_hash
 from resnet_backbone.classification.network import Start, build_network, fit_input, input_format_of, read_start
 from resnet_backbone.classification.predict import Classifier, dense_window
 from resnet_backbone.classification.trainer import Batch, Trainer
@@ -35,8 +35,14 @@ from resnet_backbone.files.checkpoints import forget_checkpoints
 from resnet_backbone.files.lock import writing_alone
 from resnet_backbone.models.complexity import build_on_meta
 from resnet_backbone.training.batches import BatchSampler, SeededDataset, images_per_pass
-from resnet_backbone.training.checkpoint import find_resumed
-from resnet_backbone.training.processes import common_seed, make_accelerator
+from resnet_backbone.training.checkpoint import compare_data, find_resumed
+from resnet_backbone.training.processes import (
+    common_seed,
+    from_main_process,
+    make_accelerator,
+    refuse_differences,
+    settings_of,
+)
 from resnet_backbone.training.writers import begin_records, set_up_logging
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import TestTransform
@@ -61,8 +67,9 @@ class Run:
         self.cfg = cfg
         self.output_dir = Path(cfg.OUTPUT_DIR)
         check_output_dir(self.output_dir)
-        self.keeps_config = eval_only and check_evaluation(cfg, resume=resume)
         self.accelerator = make_accelerator(cfg, find_unused_parameters=cfg.MODEL.STOCHASTIC_DEPTH > 0)
+        refuse_differences(settings_of(cfg, resume=resume, eval_only=eval_only))
+        self.keeps_config = eval_only and from_main_process(lambda: check_evaluation(cfg, resume=resume))
         set_up_logging(None)
         if not self.accelerator.is_main_process:
             logging.getLogger("resnet_backbone").setLevel(logging.WARNING)
@@ -71,13 +78,14 @@ class Run:
         self.train_set = None if eval_only else _open(cfg, "TRAIN")
         self.test_set = _open(cfg, "TEST") if cfg.DATASETS.TEST else None
 
-        resumed = find_resumed(self.output_dir, load_checkpoint, self.accelerator) if resume else None
+        self.found = find_resumed(self.output_dir, load_checkpoint) if resume else None
+        resumed = self.found.state if self.found else None
         start = Start(checkpoint=resumed) if resumed else read_start(cfg)
         if eval_only and not start.num_classes:
             raise ValueError(f"--eval-only needs a trained classifier in MODEL.WEIGHTS, found {cfg.MODEL.WEIGHTS!r}")
         fit_input(cfg, start)
         start.check_network(cfg, goes_on=resumed is not None or eval_only)
-        if resumed:
+        if resumed and self.accelerator.is_main_process:
             warn_of_changes(self.output_dir, cfg)
         self.class_names = self._class_names(start, eval_only)
         if resumed and tuple(resumed["class_names"]) != self.class_names:
@@ -106,6 +114,8 @@ class Run:
             return self._start()
 
     def _start(self) -> ClassificationMetrics | None:
+        if self.found:
+            self.found.check_is_last()
         if self.accelerator.is_main_process:
             begin_records(self.cfg, self.accelerator, keeps_config=self.keeps_config)
         torch.backends.cudnn.benchmark = self.cfg.CUDNN_BENCHMARK
@@ -164,6 +174,7 @@ class Run:
             "input": self.input_format.to_dict(),
             "test_transform": asdict(self.test_transform),
             "version": __version__,
+            "data": self._data_marks(resumed),
         }
         trainer = Trainer(
             self.cfg,
@@ -179,6 +190,16 @@ class Run:
             trainer.resume(resumed)
             logger.info("resumed after iteration %d of %d", trainer.iteration, self.cfg.SOLVER.MAX_ITER)
         return trainer
+
+    def _data_marks(self, resumed: dict[str, Any] | None) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the data, compared with that of the other processes and of ``resumed``."""
+        marks = {
+            f"DATASETS.{key} {data.source}": {"sha256": data_hash(data), "images": len(data)}
+            for key, data in (("TRAIN", self.train_set), ("TEST", self.test_set))
+            if data is not None
+        }
+        compare_data(marks, resumed)
+        return marks
 
     def _make_batches(self, start: int) -> Iterator[Batch]:
         """Return the endless batches of this process from number ``start`` on."""

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import re
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from resnet_backbone.config.interruption import LOST_PEER, RESUME_ME, Interrupted
+
+logger = logging.getLogger(__name__)
+
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +27,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="from 0, different on each machine")
     parser.add_argument(
-        "--dist-url", default="tcp://127.0.0.1:29500", help="address of the machine of rank 0 (several machines)"
+        "--dist-url", metavar="tcp://ADDRESS:PORT", help="of the machine of rank 0, where there are several machines"
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
 
@@ -56,21 +62,42 @@ def wants_processes(args: argparse.Namespace) -> bool:
     return args.num_gpus * args.num_machines > 1 and "LOCAL_RANK" not in os.environ
 
 
+def check_machines(args: argparse.Namespace) -> SplitResult:
+    """Return the address where the processes of several machines meet, after a check; a warning for this machine's own.
+
+    Raises:
+        ValueError: no such address, or a rank that no machine has.
+    """
+    address = urlsplit(args.dist_url or "")
+    if not re.fullmatch(r"tcp://[^/]+:\d{1,5}", args.dist_url or ""):
+        raise ValueError(
+            f"--dist-url {args.dist_url or 'is missing'}: several machines need tcp://ADDRESS:PORT of the one of rank 0"
+        )
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ValueError(
+            f"--machine-rank {args.machine_rank} must be from 0 to {args.num_machines - 1}, a different one on each of "
+            f"the {args.num_machines} machines"
+        )
+    if address.hostname in _THIS_MACHINE:
+        logger.warning(
+            "--dist-url %s is an address that each machine has for itself: no other machine finds this one there. Fine "
+            "for a trial on one machine",
+            args.dist_url,
+        )
+    return address
+
+
 def torchrun_words(args: argparse.Namespace, script: str, argv: Sequence[str]) -> list[str]:
     """Return the words of torchrun's command line that run ``script`` once a process.
 
     Raises:
-        ValueError: several machines without an address that all of them can reach.
+        ValueError: see :func:`check_machines`.
     """
     torchrun = [f"--nproc-per-node={args.num_gpus}"]
     if args.num_machines == 1:
         torchrun.append("--standalone")
     else:
-        address = urlsplit(args.dist_url)
-        if address.hostname in (None, "127.0.0.1", "localhost") or address.port is None:
-            raise ValueError(
-                f"--dist-url {args.dist_url}: several machines need tcp://ADDRESS:PORT of the one of rank 0"
-            )
+        address = check_machines(args)
         torchrun += [f"--nnodes={args.num_machines}", f"--node-rank={args.machine_rank}"]
         torchrun += [f"--master-addr={address.hostname}", f"--master-port={address.port}"]
     return [*torchrun, script, *argv]

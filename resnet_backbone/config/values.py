@@ -119,8 +119,9 @@ def check_allowed(cfg: CfgNode, allowed: Mapping[str, tuple[object, ...]], engin
 def check_least(cfg: CfgNode, least: Mapping[str, float]) -> None:
     """Raise ValueError for a key whose value is below that in ``least``."""
     for key, bound in least.items():
-        if value_of(cfg, key) < bound:
-            raise ValueError(f"{key} is {value_of(cfg, key)}; it must be {bound} or more")
+        value = value_of(cfg, key)
+        if value is not None and value < bound:
+            raise ValueError(f"{key} is {value}; it must be {bound} or more")
 
 
 def check_lengths(cfg: CfgNode, lengths: Mapping[str, int]) -> None:
@@ -140,14 +141,21 @@ def check_training(cfg: CfgNode) -> None:
     if steps and steps[0] < 1:
         raise ValueError(f"SOLVER.STEPS {steps} must be numbers of iterations, from 1")
     rate, momentum, clip = cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM, cfg.SOLVER.CLIP_GRADIENTS
-    if rate < 0:
-        raise ValueError(f"SOLVER.BASE_LR is {rate}; a learning rate must be above 0, such as {abs(rate)}")
+    if rate <= 0:
+        raise ValueError(f"SOLVER.BASE_LR is {rate}; a learning rate must be above 0, such as {abs(rate) or 0.001}")
     if not 0 <= momentum < 1:
         raise ValueError(f"SOLVER.MOMENTUM is {momentum}; it must be 0 or more, and below 1, such as 0.9")
     if cfg.SOLVER.NESTEROV and not momentum:
         raise ValueError("SOLVER.NESTEROV is True, and SOLVER.MOMENTUM is 0; write NESTEROV: False, or a MOMENTUM")
-    if clip.ENABLED and clip.CLIP_VALUE <= 0:
-        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}; it must be above 0")
+    end = cfg.SOLVER.BASE_LR_END
+    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR" and end > rate:
+        raise ValueError(
+            f"SOLVER.BASE_LR_END is {end}, where the cosine ends, and SOLVER.BASE_LR {rate}, where it begins; write a "
+            f"smaller BASE_LR_END, such as 0.0"
+        )
+    for key in ("CLIP_VALUE", "NORM_TYPE"):
+        if clip.ENABLED and clip[key] <= 0:
+            raise ValueError(f"SOLVER.CLIP_GRADIENTS.{key} is {clip[key]}; it must be above 0")
 
 
 def check_pixels(cfg: CfgNode) -> None:

@@ -21,6 +21,8 @@ from resnet_backbone.weights.read import read_file, read_torch_file
 
 logger = logging.getLogger(__name__)
 
+NORMALIZER = "loss_normalizer"  # running mean of Detectron2's one-stage detectors; a plain attribute, in no state_dict
+
 
 class SafeCheckpointer(DetectionCheckpointer):
     """Loads what Detectron2's does, and ImageNet classifiers in any naming that ``read_weights`` knows.
@@ -61,6 +63,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise FloatingPointError(broken[0])
         state = {
             "model": self.model.state_dict(),
+            **({NORMALIZER: getattr(self.model, NORMALIZER)} if hasattr(self.model, NORMALIZER) else {}),
             **{key: one.state_dict() for key, one in self.checkpointables.items()},
             **self.facts,
             **kwargs,

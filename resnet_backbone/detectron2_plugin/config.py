@@ -26,7 +26,7 @@ from resnet_backbone.config.combinations import BUILDERS, TRUNK_ALONE, check_com
 from resnet_backbone.config.files import value_of
 from resnet_backbone.config.origins import naming_origins
 from resnet_backbone.config.trunk_facts import trunk_facts
-from resnet_backbone.config.values import check_values
+from resnet_backbone.config.values import check_least, check_values
 from resnet_backbone.detectron2_plugin.host_config import check_host_config, check_single_scale
 from resnet_backbone.improvements.settings import is_improved
 
@@ -54,8 +54,7 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
     "TEST.EXPECTED_RESULTS": ([],),
 }
-
-
+_LEAST = {"SOLVER.BIAS_LR_FACTOR": 0, "SOLVER.WEIGHT_DECAY_BIAS": 0, "SOLVER.NUM_DECAYS": 1}
 _BOX_WEIGHTS = ("MODEL.RPN.BBOX_REG_WEIGHTS", "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS")
 
 
@@ -105,6 +104,9 @@ def check_config(cfg: CfgNode) -> None:
             near = difflib.get_close_matches(name, known, n=4, cutoff=0.4) or known
             raise ValueError(f"{key} is {name!r}, which Detectron2 does not know; did you mean {', '.join(near)}?")
     check_values(cfg, _ALLOWED, _lengths(cfg), "Detectron2")
+    check_least(cfg, _LEAST)
+    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR" and cfg.SOLVER.GAMMA == 0:
+        raise ValueError("SOLVER.GAMMA is 0.0; with WarmupStepWithFixedGammaLR it must be above 0, such as 0.1")
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         check_host_config(as_built(cfg))
         check_combinations(cfg)

@@ -106,6 +106,7 @@ def _register(spec: DatasetSpec, cfg: CfgNode, *, training: bool) -> CocoDataset
     register_coco_instances(spec.name, {}, str(spec.json_path), str(spec.image_folder))
     metadata = MetadataCatalog.get(spec.name)
     metadata.thing_classes = list(dataset.class_names)
+    metadata.num_images = len(dataset)
     metadata.voc_eleven_points = spec.voc_eleven_points
     try:
         DatasetCatalog.get(spec.name)

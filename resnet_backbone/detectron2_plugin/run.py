@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.engine import default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -34,8 +35,11 @@ from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.detectron2_plugin.evaluation import check_evaluators
 from resnet_backbone.detectron2_plugin.improvements import build_improved
 from resnet_backbone.detectron2_plugin.trainer import Trainer, evaluate_all
-from resnet_backbone.files.checkpoints import forget_checkpoints, last_checkpoint, remove_unfinished
-from resnet_backbone.files.lock import wait_for_other_runs, writing_alone
+from resnet_backbone.evaluation.facts import hash_file
+from resnet_backbone.files.checkpoints import checksum_of, forget_checkpoints, last_checkpoint, remove_unfinished
+from resnet_backbone.files.lock import writing_alone
+from resnet_backbone.training.checkpoint import Resumed, compare_data, find_resumed
+from resnet_backbone.training.processes import from_main_process, refuse_differences, settings_of
 from resnet_backbone.training.writers import forget_records
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import read_weights
@@ -63,8 +67,9 @@ class Run:
         self.eval_only = eval_only
         self.output_dir = Path(cfg.OUTPUT_DIR)
         check_output_dir(self.output_dir)
-        keeps_config = eval_only and check_evaluation(cfg, resume=resume)
-        self.kept_config = (self.output_dir / CONFIG).read_bytes() if keeps_config else None
+        refuse_differences(settings_of(cfg, resume=resume, eval_only=eval_only))
+        keeps_config = eval_only and from_main_process(lambda: check_evaluation(cfg, resume=resume))
+        self.kept_config = (self.output_dir / CONFIG).read_bytes() if keeps_config and comm.is_main_process() else None
         if comm.get_world_size() > 1 and cfg.MODEL.DEVICE == "cpu":
             raise ValueError("Detectron2 does not train in several processes on the CPU; write --engine torchvision")
         _log_to_terminal()
@@ -74,7 +79,8 @@ class Run:
         check_evaluators(cfg)
         set_num_classes(cfg, len(self.class_names))
 
-        last = _resumed_checkpoint(self.output_dir) if resume else None
+        self.found = _resumed_checkpoint(self.output_dir) if resume else None
+        last = self.found.state if self.found else None
         self.resumes = last is not None
         source = str(last) if last else cfg.MODEL.WEIGHTS
         self.saved: dict[str, Any] = {}  # plain values beside the tensors of the source
@@ -84,8 +90,10 @@ class Run:
         self.model = build_detector(cfg)
         if source:
             fill_detector(self.model, source, arch=self._arch, whole=eval_only or self.resumes)
-        if self.resumes:
+        if self.resumes and comm.is_main_process():
             warn_of_changes(self.output_dir, cfg)
+        self.data = {} if eval_only else _data_marks(cfg)
+        compare_data(self.data, self.saved if self.resumes else None)
         if not eval_only:
             check_training_precision(cfg)
         self.improved = build_improved(cfg, self.model, self.class_names)
@@ -96,6 +104,8 @@ class Run:
             return self._start()
 
     def _start(self) -> dict[str, dict[str, Any]]:
+        if self.found:
+            self.found.check_is_last()
         arguments = Namespace(eval_only=self.eval_only, resume=self.resumes)
         default_setup(self.cfg, arguments)
         set_up_process(self.cfg)
@@ -110,6 +120,7 @@ class Run:
             "class_names": self.class_names,
             "arch": self.cfg.MODEL.RESNET_BACKBONE.ARCH,
             "version": __version__,
+            "data": self.data,
         }
         trainer = Trainer(self.cfg, self.model, facts, self.improved)
         if self.resumes:
@@ -178,14 +189,29 @@ def launch_run(main: Callable[..., None], num_gpus: int, num_machines: int, rank
         raise
 
 
-def _resumed_checkpoint(output_dir: Path) -> Path | None:
-    if comm.is_main_process():
-        wait_for_other_runs(output_dir)
-    comm.synchronize()
-    path = last_checkpoint(output_dir)
-    if path is None:
-        logger.warning("--resume: no checkpoint in %s, starting anew", output_dir)
-    return path
+def _resumed_checkpoint(output_dir: Path) -> Resumed:
+    """Find the last checkpoint, which Detectron2 reads in every process from its own OUTPUT_DIR.
+
+    Raises:
+        ValueError: a process has another one, or none, as on a machine with another disk.
+    """
+    found = find_resumed(output_dir, lambda path: path)
+    path = found.state if comm.is_main_process() else last_checkpoint(output_dir)
+    shown = "none" if path is None else f"{path.name} (checksum {checksum_of(path)})"
+    refuse_differences({"the last checkpoint in OUTPUT_DIR": shown})
+    return found._replace(state=path)
+
+
+def _data_marks(cfg: CfgNode) -> dict[str, Any]:
+    """Return what a checkpoint keeps of the data; of sets without a file of instances, nothing."""
+    marks = {}
+    for key in ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key]:
+            path = Path(getattr(MetadataCatalog.get(name), "json_file", ""))
+            if path.is_file():
+                num_images = getattr(MetadataCatalog.get(name), "num_images", None)
+                marks[f"DATASETS.{key} {name}"] = {"sha256": hash_file(path), "images": num_images}
+    return marks
 
 
 def _log_to_terminal(output_dir: Path | None = None) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from resnet_backbone.config.finished_run import FINAL
 from resnet_backbone.config.interruption import Interrupted, deferring_signals, obeying_signals, was_asked_to_stop
-from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
+from resnet_backbone.detectron2_plugin.checkpoint import NORMALIZER, SafeCheckpointer
 from resnet_backbone.detectron2_plugin.evaluation import evaluate
 from resnet_backbone.detectron2_plugin.loader import ResumableLoader
 from resnet_backbone.diagnosis.divergence import broken_tensors, explain_divergence
@@ -28,6 +28,7 @@ from resnet_backbone.models.acceleration import finish_for_inference
 from resnet_backbone.training.batches import derive_seed
 from resnet_backbone.training.best import BestKeeper
 from resnet_backbone.training.data_errors import DataError
+from resnet_backbone.training.processes import mean_over_processes
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,8 @@ class Trainer(DefaultTrainer):
             )
         self._loader.seed = state.get("seed", self._loader.seed)
         self._best.restore(state.get("best"))
+        if NORMALIZER in state:
+            setattr(self.checkpointer.model, NORMALIZER, state[NORMALIZER])
         then, now = state.get("num_processes", comm.get_world_size()), comm.get_world_size()
         if then != now:
             logger.warning(
@@ -164,6 +167,10 @@ class Trainer(DefaultTrainer):
     def run_step(self) -> None:
         torch.manual_seed(derive_seed(self._loader.seed, self.iter, comm.get_rank()))
         super().run_step()
+        model = self.checkpointer.model
+        if comm.get_world_size() > 1 and hasattr(model, NORMALIZER):  # a checkpoint has that of one process
+            own = torch.tensor(getattr(model, NORMALIZER), dtype=torch.float64, device=self.cfg.MODEL.DEVICE)
+            setattr(model, NORMALIZER, mean_over_processes(own).item())
 
     def test(self, cfg: CfgNode, model: nn.Module, evaluators: None = None) -> dict[str, float]:
         """Evaluate, in the end with all that TEST asks for; return the summary figures by their full names."""

@@ -90,7 +90,7 @@ def write_facts(
         processes=processes,
         dataset=dataset,
         annotations=str(annotations.absolute()),
-        annotations_sha256=annotations_sha256 or hashlib.sha256(annotations.read_bytes()).hexdigest(),
+        annotations_sha256=annotations_sha256 or hash_file(annotations),
         image_folder=str(image_folder.absolute()),
         num_images=num_images,
         class_names=list(class_names),
@@ -101,6 +101,11 @@ def write_facts(
     )
     write_text(folder / FACTS_NAME, json.dumps(asdict(facts), indent=2) + "\n")
     return facts
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of the bytes of a file, 64 hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def hash_labels(names: Sequence[str], labels: Sequence[int]) -> str:

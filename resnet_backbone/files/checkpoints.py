@@ -103,6 +103,24 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def last_written_ns(folder: Path) -> int | None:
+    """Return when a run last wrote a checkpoint to go on from, in nanoseconds; None where there is none."""
+    path = folder / LAST
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def checksum_of(path: Path) -> str:
+    """Return a checksum over those that the file of a checkpoint records of its parts, or its size where it has none.
+
+    Copies of a checkpoint have the same; it is read in no time.
+    """
+    if not zipfile.is_zipfile(path):
+        return f"{path.stat().st_size} bytes"
+    with zipfile.ZipFile(path) as archive:
+        parts = [(record.filename, record.CRC) for record in archive.infolist()]
+    return f"{zlib.crc32(repr(parts).encode()):08x}"
+
+
 def forget_checkpoints(folder: Path) -> None:
     """Let nothing in this folder be taken for a result of the new run; the checkpoints themselves stay.
 

@@ -6,11 +6,7 @@ from resnet_backbone.reproduction.classification_tables import classification_ta
 from resnet_backbone.reproduction.tables import Table, detection_tables
 
 
-def all_tables(has_gpu: bool) -> dict[str, Table]:
-    """Return them in the paper's order, then those that are not the paper's.
-
-    Args:
-        has_gpu: the pair of ``bccd`` is what this machine can train.
-    """
-    tables = (*classification_tables(), *detection_tables(has_gpu))
+def all_tables() -> dict[str, Table]:
+    """Return them in the paper's order, then those that are not the paper's."""
+    tables = (*classification_tables(), *detection_tables())
     return {table.name: table for table in sorted(tables, key=lambda table: not table.name[0].isdigit())}

@@ -84,6 +84,7 @@ def predict(
 ) -> list[ImageResults]:
     """Return the detections of this process's images, on the CPU, in pixels of the original images.
 
+    The detector runs in float32 also where SOLVER.AMP trains it in another precision, as Detectron2's does.
     Masks come as compressed run lengths: whole ones of a large set do not fit into memory.
     """
     was_training = detector.training
@@ -94,8 +95,7 @@ def predict(
     bar = tqdm(fetched(loader), total=len(loader), desc="evaluate", unit="image", disable=quiet, leave=False)
     for images, targets in bar:
         images = [reorder_channels(image, cfg.INPUT.FORMAT).to(accelerator.device) for image in images]
-        with accelerator.autocast():
-            outputs = detector(images)
+        outputs = detector(images)
         for image, target, output in zip(images, targets, outputs, strict=True):
             output = rescale(output, (image.shape[-2], image.shape[-1]), target["size"])
             boxes, scores, labels = output["boxes"].float(), output["scores"].float(), output["labels"]

@@ -40,11 +40,9 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> Detections:
         check_image(image)
-        amp = self.cfg.SOLVER.AMP
         resized = self._transforms(tv_tensors.Image(image)) if self._transforms else image
         resized = reorder_channels(resized, self.cfg.INPUT.FORMAT)
-        with torch.autocast(self.cfg.MODEL.DEVICE, dtype=getattr(torch, amp.DTYPE), enabled=amp.ENABLED):
-            output = self.detector([resized.to(self.cfg.MODEL.DEVICE)])[0]
+        output = self.detector([resized.to(self.cfg.MODEL.DEVICE)])[0]
         found = rescale(output, (resized.shape[-2], resized.shape[-1]), (image.shape[-2], image.shape[-1]))
         found = {name: value.cpu() for name, value in found.items()}
         return Detections(found["boxes"].float(), found["scores"].float(), found["labels"], found.get("masks"))

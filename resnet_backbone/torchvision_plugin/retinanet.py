@@ -12,6 +12,7 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, sigmoid_f
 
 from resnet_backbone.torchvision_plugin.anchors import AnchorGenerator
 from resnet_backbone.torchvision_plugin.backbone import FPNBackbone
+from resnet_backbone.training.processes import mean_over_processes
 
 _MOMENTUM = 0.9  # of the running number of positive anchors
 _INITIAL_NORMALIZER = 100.0
@@ -36,7 +37,8 @@ class RetinaNet(tv.RetinaNet):
     It is called as :class:`~resnet_backbone.torchvision_plugin.detector.Detector` is. Against torchvision's, as in
     Detectron2: losses are divided by a running mean of the number of positive anchors, not by each image's own number;
     boxes are cut at the image's edge after the suppression of overlaps, not before; anchors are not rounded. Other
-    than Detectron2, the running mean is part of the checkpoint, so that a resumed run goes on as if never stopped.
+    than Detectron2, the running mean is one for all processes and part of the checkpoint, so that a resumed run goes on
+    as if never stopped.
 
     Args:
         cfg: reads MODEL.RETINANET, ANCHOR_GENERATOR and TEST.DETECTIONS_PER_IMAGE.
@@ -105,7 +107,8 @@ class RetinaNet(tv.RetinaNet):
             row[own, target["labels"][match[own]] - 1] = 1
             truth = self.box_coder.encode_single(target["boxes"][match[own]], anchor[own])
             box_loss = box_loss + F.smooth_l1_loss(delta[own], truth, beta=self.smooth_l1_beta, reduction="sum")
-        self.loss_normalizer.mul_(_MOMENTUM).add_((1 - _MOMENTUM) * positive.sum().clamp(min=1))
+        count = mean_over_processes(positive.sum().clamp(min=1).to(self.loss_normalizer))
+        self.loss_normalizer.mul_(_MOMENTUM).add_((1 - _MOMENTUM) * count)
         normalizer = self.loss_normalizer.clone()
         class_loss = sigmoid_focal_loss(logits[valid], classes[valid], self.alpha, self.gamma, reduction="sum")
         return {"loss_cls": class_loss / normalizer, "loss_box_reg": box_loss / normalizer}

@@ -20,6 +20,7 @@ from resnet_backbone.config.output import check_output_dir
 from resnet_backbone.config.process import set_up_process
 from resnet_backbone.config.suspicions import warn_of_suspicious
 from resnet_backbone.config.values import warn_of_far_sizes
+from resnet_backbone.evaluation.facts import hash_file
 from resnet_backbone.evaluation.metrics import CocoMetrics
 from resnet_backbone.files.checkpoints import forget_checkpoints
 from resnet_backbone.files.lock import writing_alone
@@ -42,8 +43,14 @@ from resnet_backbone.torchvision_plugin.initial_weights import Initial, fit_inpu
 from resnet_backbone.torchvision_plugin.loader import build_train_loader
 from resnet_backbone.torchvision_plugin.trainer import Trainer
 from resnet_backbone.training.batches import images_per_pass
-from resnet_backbone.training.checkpoint import find_resumed
-from resnet_backbone.training.processes import common_seed, make_accelerator
+from resnet_backbone.training.checkpoint import compare_data, find_resumed
+from resnet_backbone.training.processes import (
+    common_seed,
+    from_main_process,
+    make_accelerator,
+    refuse_differences,
+    settings_of,
+)
 from resnet_backbone.training.writers import begin_records, set_up_logging
 from resnet_backbone.version import __version__
 
@@ -67,8 +74,9 @@ class Run:
         self.cfg = cfg
         self.output_dir = Path(cfg.OUTPUT_DIR)
         check_output_dir(self.output_dir)
-        self.keeps_config = eval_only and check_evaluation(cfg, resume=resume)
         self.accelerator = make_accelerator(cfg)
+        refuse_differences(settings_of(cfg, resume=resume, eval_only=eval_only))
+        self.keeps_config = eval_only and from_main_process(lambda: check_evaluation(cfg, resume=resume))
         set_up_logging(None)
         if not self.accelerator.is_main_process:
             logging.getLogger("resnet_backbone").setLevel(logging.WARNING)
@@ -78,7 +86,8 @@ class Run:
             images_per_pass(cfg, self.accelerator.num_processes)
             check_training_precision(cfg)
         check_files(cfg, training=not eval_only)
-        resumed = find_resumed(self.output_dir, load_checkpoint, self.accelerator) if resume else None
+        self.found = find_resumed(self.output_dir, load_checkpoint) if resume else None
+        resumed = self.found.state if self.found else None
         if eval_only and resumed is None and not is_own_checkpoint(Path(cfg.MODEL.WEIGHTS)):
             raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {cfg.MODEL.WEIGHTS!r}")
         initial = Initial(detector=resumed) if resumed else read_initial_weights(cfg)
@@ -86,7 +95,7 @@ class Run:
         self.train_set = None if eval_only else open_train_set(cfg)
         learned = tuple(initial.detector["class_names"]) if initial.detector else None
         self.class_names = self.train_set.class_names if self.train_set else learned or ()
-        if resumed:
+        if resumed and self.accelerator.is_main_process:
             warn_of_changes(self.output_dir, cfg)
         if resumed and self.class_names != learned:
             raise ValueError(f"the run to resume learned the classes {learned}, the data now has {self.class_names}")
@@ -109,6 +118,8 @@ class Run:
             return self._start()
 
     def _start(self) -> dict[str, CocoMetrics]:
+        if self.found:
+            self.found.check_is_last()
         if self.accelerator.is_main_process:
             begin_records(self.cfg, self.accelerator, keeps_config=self.keeps_config)
         set_up_process(self.cfg)
@@ -136,6 +147,7 @@ class Run:
             "class_names": list(self.class_names),
             "arch": self.cfg.MODEL.RESNET_BACKBONE.ARCH,
             "version": __version__,
+            "data": self._data_marks(resumed),
         }
         trainer = Trainer(self.cfg, self.detector, self.accelerator, self.output_dir, self.seed, facts)
         trainer.last_score_compares = self.improved is None
@@ -143,6 +155,17 @@ class Run:
             trainer.resume(resumed)
             logger.info("resumed after iteration %d of %d", trainer.iteration, self.cfg.SOLVER.MAX_ITER)
         return trainer
+
+    def _data_marks(self, resumed: dict[str, Any] | None) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the data, compared with that of the other processes and of ``resumed``."""
+        train_parts = self.train_set.parts if self.train_set else {}
+        marks = {
+            f"DATASETS.{key} {name}": {"sha256": hash_file(dataset.json_path), "images": len(dataset)}
+            for key, sets in (("TRAIN", train_parts), ("TEST", self.test_sets))
+            for name, dataset in sets.items()
+        }
+        compare_data(marks, resumed)
+        return marks
 
     def _make_loader(self, start: int) -> DataLoader[Any]:
         if self.train_set is None or self.trainer is None:

@@ -1,16 +1,15 @@
-"""Reading the checkpoints of a training without running code."""
+"""The checkpoints of a training: read without running code, and gone on from."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from accelerate import Accelerator
-
-from resnet_backbone.files.checkpoints import last_checkpoint
+from resnet_backbone.files.checkpoints import last_checkpoint, last_written_ns
 from resnet_backbone.files.lock import wait_for_other_runs
+from resnet_backbone.training.processes import from_main_process, is_main_process, refuse_differences
 from resnet_backbone.weights import WeightsError
 from resnet_backbone.weights.read import read_torch_file
 
@@ -47,23 +46,77 @@ def read_checkpoint(path: Path, belongs: Callable[[object], bool], expected: str
     return state
 
 
-def find_resumed(
-    output_dir: Path, load: Callable[[Path], dict[str, Any]], accelerator: Accelerator
-) -> dict[str, Any] | None:
-    """Return what ``load`` makes of the last checkpoint in ``output_dir``; None, with a warning, where there is none.
+class Resumed(NamedTuple):
+    """What ``--resume`` finds in OUTPUT_DIR of the main process."""
 
-    A run that is about to end there is waited for.
+    output_dir: Path
+    written_ns: int | None  # see ``last_written_ns``
+    state: Any  # the checkpoint; None where there is none
+
+    def check_is_last(self) -> None:
+        """Look, once no other run can write, whether one has since the checkpoint was read.
+
+        Raises:
+            OSError: one has.
+        """
+        if is_main_process() and last_written_ns(self.output_dir) != self.written_ns:
+            raise OSError(
+                f"another run has written to {self.output_dir} since this one read its last checkpoint: run the same "
+                f"command again, once no other run writes there"
+            )
+
+
+def find_resumed(output_dir: Path, load: Callable[[Path], Any]) -> Resumed:
+    """Return what ``load`` makes of the last checkpoint in ``output_dir`` of the main process, in all processes.
+
+    On other machines the folder may lack it. A run that is about to end there is waited for. Where there is no
+    checkpoint a warning says so.
 
     Raises:
         OSError: another run writes there, and does not end.
         FileNotFoundError: the run names checkpoints, none of which is there and whole.
+        ValueError: ``load`` cannot use it.
     """
-    if accelerator.is_main_process:
+
+    def find() -> Resumed:
         wait_for_other_runs(output_dir)
-    accelerator.wait_for_everyone()
-    path = last_checkpoint(output_dir)
-    if path is None:
-        logger.warning("--resume: no checkpoint in %s, starting anew", output_dir)
-        return None
-    logger.info("resuming from %s", path)
-    return load(path)
+        written_ns, path = last_written_ns(output_dir), last_checkpoint(output_dir)
+        if path is None:
+            logger.warning("--resume: no checkpoint in %s, starting anew", output_dir)
+            return Resumed(output_dir, written_ns, None)
+        logger.info("resuming from %s", path)
+        return Resumed(output_dir, written_ns, load(path))
+
+    return from_main_process(find)
+
+
+def compare_data(now: Mapping[str, Any], resumed: Mapping[str, Any] | None) -> None:
+    """Compare the data of this process with that of the main process, and of the checkpoint that a run goes on from.
+
+    What has changed since the checkpoint is logged as a warning.
+
+    Args:
+        now: by name (``DATASETS.TRAIN my_train``) ``{"sha256": of annotations or labels, "images": number of them}``.
+        resumed: the checkpoint, which has the same as ``data``; those of earlier versions have not.
+
+    Raises:
+        ValueError: in all processes alike, where one has other data than the main process.
+    """
+    refuse_differences(now)
+    then = (resumed or {}).get("data", {})
+    for name, mark in now.items() if is_main_process() else ():
+        before = then.get(name, mark)
+        if before["sha256"] == mark["sha256"]:
+            continue
+        counts = f"{before['images']} images then, {mark['images']} now; "
+        effect = (
+            "The run goes on with other data than it began with"
+            if name.startswith("DATASETS.TRAIN")
+            else "Figures from before and after cannot be compared, and the best network may be one from before"
+        )
+        logger.warning(
+            "%s is not what it was when the checkpoint was written: its annotations, or names of images, have changed "
+            "(%sSHA-256 %.12s... then, %.12s... now). %s. If only the form of the file has changed, all is well; "
+            "else put the old data back, or write another OUTPUT_DIR",
+            *(name, counts if before["images"] != mark["images"] else "", before["sha256"], mark["sha256"], effect),
+        )

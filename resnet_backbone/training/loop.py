@@ -143,8 +143,10 @@ class TrainingLoop(ABC):
         solver, period = self.cfg.SOLVER, self.cfg.TEST.EVAL_PERIOD
         if self._evaluation_is_due(evaluate):
             self._score(evaluate, writer, over=False)
-        if self.iteration == solver.MAX_ITER and not self._ends_with_final():
-            self.save(FINAL)
+        if self.iteration == solver.MAX_ITER:
+            if self.accelerator.is_main_process and not self._ends_with_final():
+                self._write(FINAL)
+            self.accelerator.wait_for_everyone()
         batches = make_batches(self.iteration * solver.ACCUMULATION_STEPS)
         let_the_next_fetch_find_dead_workers()
         self.model.train()
@@ -213,7 +215,9 @@ class TrainingLoop(ABC):
 
     def _keep(self) -> str:
         """Write a checkpoint of the steps that are done, and say which one is the last."""
-        if self.accelerator.is_main_process and self.iteration not in (0, self._saved_at):
+        if not self.accelerator.is_main_process:
+            return "The main process keeps what was learned; go on with --resume"
+        if self.iteration not in (0, self._saved_at):
             self._write(self._name())
         last = last_checkpoint(self.output_dir)
         if last is None:

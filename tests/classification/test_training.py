@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +143,19 @@ def test_resuming_gives_the_same_weights_to_the_bit(tiny, tmp_path, monkeypatch,
     torch.manual_seed(12345)  # must not matter
     run(config("parted"), resume=True)
     assert_same_end(tmp_path / "whole", tmp_path / "parted")
+
+
+def test_images_that_changed_class_are_told_on_resume(tiny, tmp_path, colors, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(colors / "train", data)
+    keys = ["DATASETS.TRAIN", f"['{data}']", "DATASETS.TEST", "[]", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()"]
+    run(tiny("cifar10_resnet20.yaml", *keys))
+    capsys.readouterr()
+    Run(tiny("cifar10_resnet20.yaml", *keys), resume=True)
+    assert "is not what it was" not in capsys.readouterr().out
+    (data / "red/0.png").rename(data / "blue/from_red.png")
+    Run(tiny("cifar10_resnet20.yaml", *keys), resume=True)
+    assert f"DATASETS.TRAIN {data} is not what it was when the checkpoint was written" in capsys.readouterr().out
 
 
 def test_a_process_killed_at_any_moment_goes_on_to_the_same_weights(tiny, tmp_path):

@@ -93,6 +93,12 @@ VALUES = [
     ("INPUT: {MIN_SIZE_TRAIN_SAMPLING: range}", "INPUT.MIN_SIZE_TRAIN is .192., and .*SAMPLING range draws from two"),
     ("INPUT: {FORMAT: GBR}", "INPUT.FORMAT is 'GBR', of which .* knows only 'BGR' or 'RGB'"),
     ("SOLVER: {BASE_LR: -0.1}", "SOLVER.BASE_LR is -0.1; a learning rate must be above 0, such as 0.1"),
+    ("SOLVER: {BASE_LR: 0.0}", "SOLVER.BASE_LR is 0.0; a learning rate must be above 0, such as 0.001"),
+    (
+        "SOLVER: {LR_SCHEDULER_NAME: WarmupCosineLR, BASE_LR: 0.01, BASE_LR_END: 0.1}",
+        "BASE_LR_END is 0.1, where the cosine ends, and SOLVER.BASE_LR 0.01, where it begins",
+    ),
+    ("SOLVER: {CLIP_GRADIENTS: {ENABLED: True, CLIP_TYPE: norm, NORM_TYPE: -1.0}}", "NORM_TYPE is -1.0"),
     ("SOLVER: {WEIGHT_DECAY: -0.1}", "SOLVER.WEIGHT_DECAY is -0.1; it must be 0 or more"),
     ("SOLVER: {MOMENTUM: 1.0}", "SOLVER.MOMENTUM is 1.0; it must be 0 or more, and below 1"),
     ("SOLVER: {MOMENTUM: 0.0, NESTEROV: True}", "SOLVER.NESTEROV is True, and SOLVER.MOMENTUM is 0"),

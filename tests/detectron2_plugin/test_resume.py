@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -13,9 +14,9 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from resnet_backbone.config.interruption import Interrupted, catching_signals  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
-from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
+from resnet_backbone.detectron2_plugin.run import Run, _resumed_checkpoint  # noqa: E402
 from resnet_backbone.detectron2_plugin.trainer import Trainer  # noqa: E402
-from resnet_backbone.files.checkpoints import last_checkpoint  # noqa: E402
+from resnet_backbone.files.checkpoints import last_checkpoint, write_checkpoint  # noqa: E402
 from resnet_backbone.training.data_errors import DataError  # noqa: E402
 
 KEYS = ["SOLVER.MAX_ITER", "8", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "6", "SOLVER.STEPS", "(6,)"]
@@ -29,7 +30,11 @@ class Killed(BaseException):
 def config(load_script, shapes, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
     tiny = [*load_script("tests/faults/runs.py").TINY, *KEYS]
-    return lambda name, *words: load_config("quickstart.yaml", [*tiny, "OUTPUT_DIR", str(tmp_path / name), *words])
+
+    def load(name, *words, base="quickstart.yaml"):
+        return load_config(base, [*tiny, "OUTPUT_DIR", str(tmp_path / name), *words])
+
+    return load
 
 
 def run(cfg, **options) -> Path:
@@ -88,6 +93,57 @@ def test_asked_to_end(config, monkeypatch):
         patched.setattr(Trainer, "run_step", asking_step)
         run(config("parted"))
     assert_the_same(whole, run(config("parted"), resume=True))
+
+
+def test_the_normalizer_of_retinanets_losses(config, monkeypatch, tmp_path, shapes):
+    """It is an attribute of Detectron2's RetinaNet that no state_dict has."""
+    keys = [
+        *("DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "()", "TEST.EVAL_PERIOD", "0"),
+        *("MODEL.WEIGHTS", "", "MODEL.RESNET_BACKBONE.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", "0"),
+        *("MODEL.FPN.OUT_CHANNELS", "32", "SOLVER.MAX_ITER", "5"),
+    ]
+    whole = run(config("whole", *keys, base="retinanet/r18_fpn.yaml"))
+    shutil.copytree(whole, tmp_path / "parted")
+    (tmp_path / "parted/last_checkpoint").write_text("model_0000002.pth")
+    (tmp_path / "parted/model_final.pth").unlink()
+    parted = run(config("parted", *keys, base="retinanet/r18_fpn.yaml"), resume=True)
+    one, other = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, parted))
+    assert one["loss_normalizer"] == other["loss_normalizer"] != 100
+    for key, tensor in one["model"].items():
+        assert torch.equal(tensor, other["model"][key]), key
+
+
+def test_data_that_has_changed_is_told(config, shapes, tmp_path, capsys):
+    path = tmp_path / "train.json"
+    document = json.loads((shapes / "shapes/annotations/train.json").read_text())
+    path.write_text(json.dumps(document))
+    own = [{"NAME": "own", "JSON": str(path), "IMAGES": str(shapes / "shapes/train")}]
+    words = ["DATASETS.OWN", str(own), "DATASETS.TRAIN", "('own',)", "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "1"]
+    words += ["SOLVER.STEPS", "()"]
+    run(config("out", *words))
+    capsys.readouterr()
+    Run(config("out", *words), resume=True)
+    assert "is not what it was" not in capsys.readouterr().out
+    document["annotations"][0]["bbox"][2] -= 1
+    path.write_text(json.dumps(document))
+    Run(config("out", *words), resume=True)
+    assert "DATASETS.TRAIN own is not what it was when the checkpoint was written" in capsys.readouterr().out
+
+
+def test_a_machine_without_the_checkpoint_is_refused(in_two_processes, tmp_path):
+    """Detectron2 reads it in every process from its own OUTPUT_DIR."""
+    for rank in range(2):
+        write_checkpoint(tmp_path / f"m{rank}", "model_0.pth", {"weight": torch.zeros(3)})
+
+    def find(rank, folder):
+        return _resumed_checkpoint(folder / f"m{rank}").state.name
+
+    shutil.copy(tmp_path / "m0/model_0.pth", tmp_path / "m1")
+    assert in_two_processes(find) == ["model_0.pth"] * 2
+    for path in (tmp_path / "m1").iterdir():
+        path.unlink()
+    for answer in in_two_processes(find):
+        assert "the last checkpoint in OUTPUT_DIR" in answer and "'none' in process 1" in answer
 
 
 def test_an_image_that_turns_unreadable(config, monkeypatch, shapes, tmp_path):

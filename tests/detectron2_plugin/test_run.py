@@ -221,6 +221,14 @@ def test_the_command_line_picks_detectron2_and_ends_with_json(tiny, shapes):
     [
         (("SOLVER.LR_SCHEDULER_NAME", "Foo"), "SOLVER.LR_SCHEDULER_NAME is 'Foo', of which"),
         (("SOLVER.IMS_PER_BATCH", "0"), "SOLVER.IMS_PER_BATCH is 0; it must be 1 or more"),
+        (("SOLVER.BASE_LR", "0.0"), "SOLVER.BASE_LR is 0.0; a learning rate must be above 0"),
+        (("SOLVER.BIAS_LR_FACTOR", "-1.0"), "SOLVER.BIAS_LR_FACTOR is -1.0; it must be 0 or more"),
+        (("SOLVER.WEIGHT_DECAY_BIAS", "-1.0"), "SOLVER.WEIGHT_DECAY_BIAS is -1.0; it must be 0 or more"),
+        (("SOLVER.NUM_DECAYS", "0"), "SOLVER.NUM_DECAYS is 0; it must be 1 or more"),
+        (
+            ("SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR", "SOLVER.GAMMA", "0.0"),
+            "SOLVER.GAMMA is 0.0; with WarmupStepWithFixedGammaLR it must be above 0",
+        ),
         (("MODEL.PIXEL_STD", "(1.0,)"), "it must have 3 values"),
         (("MODEL.KEYPOINT_ON", "True"), "MODEL.KEYPOINT_ON is True, of which"),
         (("MODEL.RPN.HEAD_NAME", "RPNHead"), "did you mean StandardRPNHead"),

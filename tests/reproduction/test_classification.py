@@ -28,7 +28,7 @@ def test_the_cost_of_a_training_is_that_of_its_network(name):
 
 @pytest.mark.parametrize("number", ["2", "3", "4", "6"])
 def test_a_row_trains_the_network_that_the_paper_names(number):
-    table = all_tables(False)[number]
+    table = all_tables()[number]
     for row in table.rows:
         cfg = load_config(row.training.config)
         if row.paper is not None and row.paper.arch:
@@ -38,7 +38,7 @@ def test_a_row_trains_the_network_that_the_paper_names(number):
 
 
 def test_the_figures_of_the_paper_stand_in_the_tables():
-    tables = all_tables(False)
+    tables = all_tables()
     by_key = {row.key: row.paper for row in tables["3"].rows}
     assert by_key["resnet34_b_10_crop"].figures == {"top1_error": 24.52, "top5_error": 7.46}
     assert tables["2"].row("plain34_10_crop").paper.figures["top1_error"] == 28.54
@@ -47,7 +47,7 @@ def test_the_figures_of_the_paper_stand_in_the_tables():
 
 
 def test_the_ensemble_of_table_5_has_six_networks_two_of_152_layers():
-    jobs = Jobs(all_tables(False)["5"], Setting(Path("output")), load_config)
+    jobs = Jobs(all_tables()["5"], Setting(Path("output")), load_config)
     (job,) = jobs.of_row("ensemble_multi_scale")
     networks = [job.cfg.MODEL.WEIGHTS, *(f"{member}/model_final.pth" for member in job.cfg.TEST.ENSEMBLE)]
     assert len(set(networks)) == 6 and sum("resnet152" in network for network in networks) == 2
@@ -57,7 +57,7 @@ def test_the_ensemble_of_table_5_has_six_networks_two_of_152_layers():
 
 def test_data_that_is_missing_is_named_with_what_gets_it(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    jobs = Jobs(all_tables(False)["cifar"], Setting(tmp_path / "output"), load_config)
+    jobs = Jobs(all_tables()["cifar"], Setting(tmp_path / "output"), load_config)
     assert missing_data(jobs) == [
         (name, "python datasets/prepare_cifar10.py") for name in ("cifar10_jpeg_train", "cifar10_jpeg_test")
     ]

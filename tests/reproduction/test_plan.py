@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from resnet_backbone.classification.config import load_config as load_classifier_config
 from resnet_backbone.config.files import find_config_file
@@ -28,7 +29,7 @@ from resnet_backbone.reproduction.tables import PAPER_R101, Table
 from resnet_backbone.torchvision_plugin.config import load_config
 
 SCRIPT = "tools/train_net.py"
-TABLES = {f"{name}{'-gpu' if gpu else ''}": table for gpu in (False, True) for name, table in all_tables(gpu).items()}
+TABLES = all_tables()
 
 
 def loader_of(table: Table) -> LoadConfig:
@@ -36,7 +37,7 @@ def loader_of(table: Table) -> LoadConfig:
 
 
 def jobs_of(name: str, **setting: object) -> Jobs:
-    return Jobs(all_tables(False)[name], Setting(Path("output"), engine="torchvision", **setting), load_config)
+    return Jobs(all_tables()[name], Setting(Path("output"), engine="torchvision", **setting), load_config)
 
 
 @pytest.mark.parametrize(("gpus", "images", "rate", "iterations"), [(8, 16, 0.001, 1), (1, 2, 0.000125, 8)])
@@ -90,7 +91,7 @@ def test_every_command_loads_and_finds_what_came_before_it(name, gpus):
 def test_tables_share_trainings_with_one_schedule():
     """The same folder in two tables must mean the same command."""
     commands: dict[str, list[str]] = {}
-    for table in all_tables(False).values():
+    for table in all_tables().values():
         for job in Jobs(table, Setting(Path("output"), 1), loader_of(table)):
             assert commands.setdefault(job.name, job.command(SCRIPT)) == job.command(SCRIPT)
 
@@ -187,18 +188,22 @@ def test_data_that_is_there_is_not_asked_for(shapes, tiny_table, monkeypatch, tm
     ]
 
 
-def test_the_table_of_blood_cells_is_what_the_machine_can_train():
-    assert [row.name for row in all_tables(True)["bccd"].rows] == ["VGG-16", "ResNet-101"]
-    assert [row.name for row in all_tables(False)["bccd"].rows] == ["ResNet-18", "ResNet-34"]
-    names = [job.name for job in jobs_of("bccd")]
-    assert names == [f"bccd_{arch}_s{seed}" for seed in range(3) for arch in ("r18", "r34")]
+def test_the_folders_of_a_table_do_not_depend_on_the_machine(monkeypatch, load_script, capsys):
+    """The README's next command names them."""
+    for has_gpu in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "V100")
+        assert load_script("tools/reproduce.py").main(["--table", "bccd", "--engine", "torchvision"]) == 0
+        folders = re.findall(r"OUTPUT_DIR output/reproduce/(\S+)", capsys.readouterr().out)
+        assert folders == [f"bccd_{arch}_s{seed}" for seed in range(3) for arch in ("r18", "r34")]
+    assert [job.name for job in jobs_of("bccd-gpu", seeds=1)] == ["bccd_vgg16_s0", "bccd_r101_s0"]
 
 
 def test_the_command_line(load_script, capsys):
     reproduce = load_script("tools/reproduce.py")
     assert reproduce.main(["--list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert listed == ["1", *all_tables(False)]
+    assert listed == ["1", *all_tables()]
     assert reproduce.main(["--table", "8", "--engine", "torchvision"]) == 0
     out = capsys.readouterr().out
     assert re.findall(r"on (\d) GPUs? \(", out) == ["8", "1"]
@@ -212,7 +217,7 @@ def test_some_rows_alone(load_script, capsys):
     plan = capsys.readouterr().out
     assert "frcnn_r101_s0" in plan and "TEST.ENSEMBLE" in plan
     assert "vgg16" not in plan and "multiscale_alone" not in plan
-    table = all_tables(has_gpu=False)["9"].only(["baseline", "ensemble"])
+    table = all_tables()["9"].only(["baseline", "ensemble"])
     assert table.pairs == (("baseline", "ensemble"),)
     assert main(["--table", "9", "--rows", "r101"]) == 1
     assert "table 9 has no row r101; it has vgg16, baseline, refinement" in capsys.readouterr().err

@@ -41,7 +41,7 @@ FACTS = RunFacts(
 
 
 def jobs_in(folder: Path, name: str = "bccd", **setting: object) -> Jobs:
-    return Jobs(all_tables(False)[name], Setting(folder, **setting), load_config)
+    return Jobs(all_tables()[name], Setting(folder, **setting), load_config)
 
 
 def write_run(job: Job, figures: dict | None, *overrides: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from accelerate.state import AcceleratorState
 from fvcore.common.config import CfgNode
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -134,6 +135,36 @@ def test_a_longer_schedule_takes_over_on_resume(tiny):
         Run(tiny("quickstart.yaml", "SEED", "8"), resume=True)
     with pytest.raises(ValueError, match="other layers frozen"):
         Run(tiny("quickstart.yaml", "MODEL.BACKBONE.FREEZE_AT", "2"), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("nothing", []),
+        ("a box", ["(SHA-256"]),
+        ("an image", ["(12 images then, 11 now; SHA-256"]),
+        ("the form", ["If only the form of the file has changed, all is well"]),
+    ],
+)
+def test_data_that_has_changed_is_told_on_resume(tiny, tmp_path, shapes, capsys, change, told):
+    path = tmp_path / "train.json"
+    document = json.loads((shapes / "shapes/annotations/train.json").read_text())
+    own = [{"NAME": "own", "JSON": str(path), "IMAGES": str(shapes / "shapes/train")}]
+    keys = ["DATASETS.OWN", str(own), "DATASETS.TRAIN", "['own']", "DATASETS.TEST", "['own']", "SOLVER.MAX_ITER", "1"]
+    path.write_text(json.dumps(document))
+    run(tiny("quickstart.yaml", *keys))
+    if change == "a box":
+        document["annotations"][0]["bbox"][2] -= 1
+    if change == "an image":
+        last = document["images"].pop()["id"]
+        document["annotations"] = [one for one in document["annotations"] if one["image_id"] != last]
+    path.write_text(json.dumps(document, indent=1 if change == "the form" else None))
+    capsys.readouterr()
+    Run(tiny("quickstart.yaml", *keys), resume=True)
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "is not what it was" in line]
+    assert len(warnings) == 2 * len(told)  # of DATASETS.TRAIN and TEST
+    for line, key, part in zip(warnings, ("TRAIN", "TEST"), 2 * told, strict=False):
+        assert f"WARNING DATASETS.{key} own is not" in line and part in line
 
 
 def test_a_new_run_in_a_used_folder_does_not_resume_the_old_one(tiny, monkeypatch):
@@ -344,6 +375,19 @@ def test_bfloat16_trains(tiny):
     cfg = tiny("quickstart.yaml", "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16", "SOLVER.MAX_ITER", "2")
     run(cfg)
     assert all(v.dtype != torch.bfloat16 for v in model_of(Path(cfg.OUTPUT_DIR) / "model_final.pth").values())
+
+
+def test_an_evaluation_is_in_float32_whatever_the_training_was_in(tiny, tmp_path):
+    amp = ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+    trained = tiny("quickstart.yaml", *amp, "SOLVER.MAX_ITER", "2")
+    run(trained)
+    weights = ["MODEL.WEIGHTS", str(tmp_path / "output/model_final.pth"), "OUTPUT_DIR", str(tmp_path / "float32")]
+    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the precision of the first run
+    evaluated = tiny("quickstart.yaml", *amp, *weights, "SOLVER.AMP.ENABLED", "False")
+    run(evaluated, eval_only=True)
+    results = (Path(cfg.OUTPUT_DIR) / "inference/coco_instances_results.json" for cfg in (trained, evaluated))
+    after_training, alone = (json.loads(path.read_text()) for path in results)
+    assert after_training == alone != []
 
 
 def test_two_test_sets_have_folders_of_their_own(tiny):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from resnet_backbone.evaluation.comparison.runs import FinishedRun
+from resnet_backbone.evaluation.facts import hash_file
 
 
 def find_annotations(run: FinishedRun, given: Path | None = None, data_root: Path | None = None) -> Path:
@@ -21,7 +21,7 @@ def find_annotations(run: FinishedRun, given: Path | None = None, data_root: Pat
         ValueError: the file that is there has other content than the one the run was evaluated on.
     """
     path = _find(Path(run.facts.annotations), given, data_root, "annotation file", "--annotations JSON")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = hash_file(path)
     if found != run.facts.annotations_sha256:
         raise ValueError(
             f"{path} has changed since {run.folder} was evaluated on {run.facts.dataset}: its SHA-256 is "
