@@ -19,7 +19,9 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog  # noqa: E402
 from detectron2.data import transforms as T  # noqa: E402
 from detectron2.data.datasets import register_coco_instances  # noqa: E402
+from detectron2.structures import Boxes, Instances  # noqa: E402
 from fvcore.common.config import CfgNode  # noqa: E402
+from torch import nn  # noqa: E402
 
 from resnet_backbone.data.coco import CocoDataset  # noqa: E402
 from resnet_backbone.data.images import read_image  # noqa: E402
@@ -27,7 +29,7 @@ from resnet_backbone.data.seen import SeenImage  # noqa: E402
 from resnet_backbone.data.transforms import train_transforms  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.datasets import register_datasets  # noqa: E402
-from resnet_backbone.detectron2_plugin.evaluation import CocoEvaluator  # noqa: E402
+from resnet_backbone.detectron2_plugin.evaluation import CocoEvaluator, evaluate  # noqa: E402
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper  # noqa: E402
 from resnet_backbone.detectron2_plugin.sight import open_sight  # noqa: E402
 from resnet_backbone.torchvision_plugin.config import load_config as load_torchvision_config  # noqa: E402
@@ -176,6 +178,33 @@ def test_evaluation(tmp_path):
     own = write_set(tmp_path / "test", masks="bitmask", ugly=False)
     cfgs = configs(tmp_path, "DATASETS.OWN", f"[{own}]", "DATASETS.TEST", f"('{own['NAME']}',)")
     assert_same_sight(cfgs, training=False, count=len(FILES))
+
+
+class Recorder(nn.Module):
+    """Finds nothing, and keeps what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[int, torch.Tensor] = {}
+
+    def forward(self, batch: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        self.seen |= {image["image_id"]: image["image"] for image in batch}
+        sizes = [(image["height"], image["width"]) for image in batch]
+        nothing = {"pred_boxes": Boxes(torch.zeros(0, 4)), "scores": torch.zeros(0), "pred_classes": torch.zeros(0)}
+        return [{"instances": Instances(size, **nothing)} for size in sizes]
+
+
+def test_the_evaluation_itself_reads_these_images(tmp_path):
+    own = write_set(tmp_path / "scored", masks="bitmask", ugly=False)
+    ours, cfg = configs(tmp_path, "DATASETS.OWN", f"[{own}]", "DATASETS.TEST", f"('{own['NAME']}',)")
+    cfg.MODEL.MASK_ON = False
+    register_datasets(cfg, training=False)
+    model = Recorder()
+    figures = evaluate(cfg, model, tmp_path / "inference", pictures=True)
+    assert figures[own["NAME"]]["bbox"]["AP"] == 0
+    for image_id, image in by_id(open_torchvision_sight(ours, training=False).images, len(FILES)).items():
+        seen = model.seen[image_id].flip(0) if cfg.INPUT.FORMAT == "BGR" else model.seen[image_id]
+        assert (image.pixels[:, : image.size[0], : image.size[1]].int() - seen.int()).abs().max() <= 1
 
 
 def test_what_cannot_be_evaluated_is_refused_by_both(tmp_path):

@@ -346,8 +346,9 @@ def test_pixels_are_those_of_our_reader(is_train, record, tmp_path):
     assert (unsized["height"], unsized["width"]) == (WIDTH, HEIGHT)
 
 
-def test_bad_files_are_refused(record, tmp_path):
-    mapper = TensorMapper(config(), True)
+@pytest.mark.parametrize("is_train", [True, False])
+def test_bad_files_are_refused(is_train, record, tmp_path):
+    mapper = TensorMapper(config(), is_train)
     with pytest.raises(ValueError, match="the image is 60 x 91, but the annotation file says 60 x 90"):
         mapper({**record, "width": 90})
     data = Path(record["file_name"]).read_bytes()
@@ -356,9 +357,10 @@ def test_bad_files_are_refused(record, tmp_path):
         mapper({**record, "file_name": str(tmp_path / "cut.jpg")})
     with pytest.raises(FileNotFoundError):
         mapper({**record, "file_name": str(tmp_path / "gone.jpg")})
-    (tmp_path / "text.jpg").write_bytes(b"no image")
-    with pytest.raises(OSError, match="cannot identify"):
-        mapper({**record, "file_name": str(tmp_path / "text.jpg")})
+    for content in (b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 91 60\n"):  # a program
+        (tmp_path / "text.jpg").write_bytes(content)
+        with pytest.raises(OSError, match="cannot identify"):
+            mapper({**record, "file_name": str(tmp_path / "text.jpg")})
 
 
 def test_photographs(coco_mini):
