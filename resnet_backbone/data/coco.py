@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from resnet_backbone.data.coco_json import read_coco_json
+from resnet_backbone.data.coco_json import CocoAnnotations, read_coco_json
 from resnet_backbone.data.image_files import ImageFiles, find_missing_images
 from resnet_backbone.data.images import read_interleaved
 from resnet_backbone.data.masks import decode_segmentation
@@ -39,6 +39,7 @@ class CocoDataset(Dataset[Sample]):
             lengths.
         training: leave out crowd regions and images without a box. False keeps every image, and crowd regions,
             marked by ``target["iscrowd"]``.
+        keep_unlabelled: in training, too, keep images without a box.
 
     Attributes:
         category_ids: the K ids of the file, ascending; ``category_ids[label]`` turns a label back.
@@ -59,6 +60,7 @@ class CocoDataset(Dataset[Sample]):
         with_masks: bool = False,
         training: bool = True,
         mask_format: Literal["bitmask", "polygon"] = "bitmask",
+        keep_unlabelled: bool = False,
     ) -> None:
         self.json_path = Path(json_path)
         self.image_folder = Path(image_folder)
@@ -68,7 +70,11 @@ class CocoDataset(Dataset[Sample]):
         if not self.image_folder.is_dir():
             raise FileNotFoundError(f"{self.image_folder}: no such image folder (annotation file: {self.json_path})")
         self._annotations = read_coco_json(
-            self.json_path, training=training, with_masks=with_masks, mask_format=mask_format
+            self.json_path,
+            training=training,
+            with_masks=with_masks,
+            mask_format=mask_format,
+            keep_unlabelled=keep_unlabelled,
         )
         logger.info(
             "%s: %d images, %d boxes, %d classes",
@@ -77,6 +83,11 @@ class CocoDataset(Dataset[Sample]):
             len(self._annotations.boxes),
             self.num_classes,
         )
+
+    @property
+    def annotations(self) -> CocoAnnotations:
+        """What is used of the file, in the order of the samples."""
+        return self._annotations
 
     @property
     def category_ids(self) -> tuple[int, ...]:
@@ -131,7 +142,9 @@ class CocoDataset(Dataset[Sample]):
             (int64 (N,), 0..K-1), ``iscrowd`` (bool (N,); only when not training), ``image_id`` (int) and ``size``
             ((height, width) of the file on disk). With masks also ``masks`` (``tv_tensors.Mask``, uint8 (N, H, W), 0 or
             1), or ``polygons``: for each instance a list of ``tv_tensors.BoundingBoxes``, float64 (points, 4), whose
-            boxes x y x y are the points, so that transforms move them.
+            boxes x y x y are the points, so that transforms move them. Masks are drawn after the transforms, at the
+            size that the image has then: until :func:`draw_masks`, ``target["to_draw"]`` holds polygons in that form,
+            none for an instance with run lengths, and ``masks`` those with run lengths alone.
 
         Raises:
             IndexError: ``index`` is not in 0..len-1.
@@ -157,15 +170,41 @@ class CocoDataset(Dataset[Sample]):
                 for entry in range(own.start, own.stop)
             ]
         elif notes.segmentations is not None:
-            masks = np.zeros((len(target["labels"]), height, width), dtype=np.uint8)
-            for mask, entry in zip(masks, range(own.start, own.stop), strict=True):
-                mask[:] = decode_segmentation(json.loads(notes.segmentations[entry]), height, width)
+            found = [json.loads(notes.segmentations[entry]) for entry in range(own.start, own.stop)]
+            run_lengths = [decode_segmentation(each, height, width) for each in found if isinstance(each, dict)]
+            masks = np.stack(run_lengths) if run_lengths else np.zeros((0, height, width), dtype=np.uint8)
             target["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
+            target["to_draw"] = [
+                [] if isinstance(each, dict) else [_as_points(polygon, size) for polygon in each] for each in found
+            ]
         if not self.training:
             target["iscrowd"] = torch.tensor(notes.is_crowd[own])
-        if self.transforms is None:
-            return image, target
-        return self.transforms(image, target)
+        if self.transforms is not None:
+            image, target = self.transforms(image, target)
+        return image, draw_masks(target, (image.shape[-2], image.shape[-1]))
+
+
+def draw_masks(target: Target, size: tuple[int, int]) -> Target:
+    """Return a target whose ``masks`` are those of all its instances; as it is, where nothing is left to draw.
+
+    Args:
+        target: of :class:`CocoDataset`.
+        size: (height, width) of its image in pixels.
+    """
+    if "to_draw" not in target:
+        return target
+    masks = np.zeros((len(target["to_draw"]), *size), dtype=np.uint8)
+    run_lengths = iter(target["masks"].numpy())
+    for mask, polygons in zip(masks, target["to_draw"], strict=True):
+        mask[:] = decode_segmentation(list(map(coordinates, polygons)), *size) if polygons else next(run_lengths)
+    drawn = {**target, "masks": tv_tensors.Mask(torch.from_numpy(masks))}
+    del drawn["to_draw"]
+    return drawn
+
+
+def coordinates(points: torch.Tensor) -> np.ndarray:
+    """Return the polygon ``[x1, y1, x2, y2, ...]``, float64, of points in the form of a target's ``polygons``."""
+    return points[:, :2].numpy().reshape(-1)
 
 
 def _as_points(polygon: list[float], size: tuple[int, int]) -> tv_tensors.BoundingBoxes:

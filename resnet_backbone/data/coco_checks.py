@@ -26,11 +26,13 @@ class Use:
         training: True to train on it, False to evaluate.
         with_masks: masks are used, too.
         mask_format: INPUT.MASK_FORMAT.
+        keep_unlabelled: images without a box are trained on, too.
     """
 
     training: bool
     with_masks: bool = False
     mask_format: Literal["bitmask", "polygon"] = "bitmask"
+    keep_unlabelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,9 @@ def check_table(table: CocoTable, use: Use) -> Checked:
     if use.training:
         findings += check_balance(class_names, labels[used])
     else:
-        used_images = np.ones_like(used_images)
         findings = as_scored(findings)
+    if use.keep_unlabelled or not use.training:
+        used_images = np.ones_like(used_images)
     return Checked(table, findings, class_names, image_rows, labels, boxes.corners, used, used_images)
 
 
@@ -154,4 +157,6 @@ def _check_labelled(table: CocoTable, used_images: np.ndarray, use: Use) -> list
         if len(table.is_crowd) and table.is_crowd.all():
             note += ": all annotations are crowds (iscrowd 1), and single objects have iscrowd 0"
         return find("nothing_to_train_on", without, total, example, note=note)
+    if use.training and use.keep_unlabelled:
+        return []
     return find("unlabelled_image", without, total, example)

@@ -44,19 +44,25 @@ class CocoAnnotations:
 
 
 def read_coco_json(
-    path: Path, *, training: bool, with_masks: bool, mask_format: Literal["bitmask", "polygon"] = "bitmask"
+    path: Path,
+    *,
+    training: bool,
+    with_masks: bool,
+    mask_format: Literal["bitmask", "polygon"] = "bitmask",
+    keep_unlabelled: bool = False,
 ) -> CocoAnnotations:
     """Read, check and pack a COCO-format instance file.
 
     Everything that is wrong with it is found at once; :mod:`.finding_kinds` and datasets/README.md say what becomes of
     each kind: it ends here, or is left out, repaired or used as it is, and logged. ``training`` leaves out crowd
-    regions as well, and then every image without an annotation. ``iscrowd`` may be missing and means 0.
+    regions as well, and then every image without an annotation, unless
+    ``keep_unlabelled``. ``iscrowd`` may be missing and means 0.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not COCO-format JSON, an entry is malformed, or nothing is left to train on.
     """
-    use = Use(training, with_masks, mask_format)
+    use = Use(training, with_masks, mask_format, keep_unlabelled)
     with _garbage_collector_off():
         masks = MaskTable(keep=True) if with_masks else None
         checked = _check(path, use, masks)

@@ -161,13 +161,12 @@ _BOXES = {
         "The object counts twice, and in the evaluation it can be found but once.", "Keep one of them.",
     ),
     "repeated_annotation_id": Kind(
-        "annotations whose id another annotation has", "keep", "used as they are by torchvision and by the evaluation, "
-        "which number them anew; Detectron2 stops", todo="Number the annotations from 1.",
+        "annotations whose id another annotation has", "keep", "used: training and evaluation number them anew",
+        todo="Number the annotations from 1.",
     ),
     "missing_annotation_id": Kind(
-        "annotations without an integer id", "keep", "used as they are by torchvision and by the evaluation, which "
-        "number them anew; Detectron2 stops where there is none at all", todo="Number the annotations from 1.",
-        warns=False,
+        "annotations without an integer id", "keep", "used: training and evaluation number them anew",
+        todo="Number the annotations from 1.", warns=False,
     ),
 }  # fmt: skip
 _MASKS = {

@@ -118,7 +118,10 @@ def usable_segmentation(segmentation: Any, height: int, width: int, where: str) 
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Draw what :func:`usable_segmentation` returned: a uint8 array of shape (height, width), 1 inside the object."""
+    """Draw what :func:`usable_segmentation` returned: a uint8 array of shape (height, width), 1 inside the object.
+
+    Polygons may be arrays, too.
+    """
     if isinstance(segmentation, list):
         rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     elif isinstance(segmentation["counts"], list):

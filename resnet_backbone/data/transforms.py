@@ -1,5 +1,6 @@
 """Detectron2's resize and flip as ``torchvision.transforms.v2``, for images with their boxes and masks.
 
+Boxes, polygons and masks are Detectron2's to the bit: boxes move in double precision, and are rounded once.
 All randomness comes from torch's global generator: seed it, and the sample is decided.
 """
 
@@ -8,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from resnet_backbone.data.coco import Sample, Target
+from resnet_backbone.data.coco import Sample, Target, coordinates, draw_masks
+
+_NO_LENGTH = 1e-5  # pixels; a box that is no longer than that has no area
 
 
 def train_transforms(
@@ -32,7 +37,10 @@ def train_transforms(
     Raises:
         ValueError: a value is none of those.
     """
-    steps: list[torch.nn.Module] = [ResizeShortestEdge(min_sizes, max_size, sampling)]
+    steps: list[torch.nn.Module] = [
+        v2.ToDtype({tv_tensors.BoundingBoxes: torch.float64, "others": None}),
+        ResizeShortestEdge(min_sizes, max_size, sampling),
+    ]
     if flip == "horizontal":
         steps.append(v2.RandomHorizontalFlip(0.5))
     elif flip == "vertical":
@@ -73,7 +81,8 @@ def shortest_edge_size(height: int, width: int, short_edge: int, max_size: int) 
 
 
 class ResizeShortestEdge(v2.Transform):
-    """Resize to a random length of the shorter side: antialiased bilinear for images, nearest for masks.
+    """Resize to a random length of the shorter side: antialiased bilinear for images; of masks the pixels in
+    whose middle the new ones have theirs, as Pillow takes them.
 
     Args:
         sizes: lengths in pixels; one is drawn from the list (``choice``), or between its two values, both included
@@ -112,18 +121,39 @@ class ResizeShortestEdge(v2.Transform):
         return {"size": shortest_edge_size(height, width, short_edge, self.max_size)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return v2.functional.resize(inpt, list(params["size"]), antialias=True)
+        height, width = params["size"]
+        if isinstance(inpt, tv_tensors.BoundingBoxes):
+            scale = torch.tensor([width / inpt.canvas_size[1], height / inpt.canvas_size[0]] * 2, dtype=torch.float64)
+            moved = (inpt.as_subclass(torch.Tensor) * scale).to(inpt.dtype)
+            return tv_tensors.wrap(moved, like=inpt, canvas_size=(height, width))
+        if isinstance(inpt, tv_tensors.Mask):
+            rows, columns = _nearest(inpt.shape[-2], height), _nearest(inpt.shape[-1], width)
+            return tv_tensors.wrap(inpt.as_subclass(torch.Tensor)[..., rows[:, None], columns], like=inpt)
+        return v2.functional.resize(inpt, [height, width], antialias=True)
+
+
+def _nearest(length: int, new_length: int) -> torch.Tensor:
+    """Return for ``new_length`` pixels in a row which of ``length`` Pillow's NEAREST takes, whose rounding decides."""
+    row = Image.fromarray(np.arange(length, dtype=np.int32)[None])
+    return torch.from_numpy(np.array(row.resize((new_length, 1), Image.Resampling.NEAREST))[0].astype(np.int64))
 
 
 class RemoveVanished(torch.nn.Module):
     """Take out of ``target`` every instance whose box has no area left, or whose mask no pixel.
 
-    Polygons become arrays ``[x1, y1, x2, y2, ...]``, float64, a list of them for each instance.
+    Boxes become float32 inside the image, masks are drawn, and polygons become arrays ``[x1, y1, x2, y2, ...]``,
+    float64, a list of them for each instance.
+
+    Source: ``filter_empty_instances`` of Detectron2.
     """
 
     def forward(self, image: torch.Tensor, target: Target) -> Sample:
-        boxes = target["boxes"]
-        keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        height, width = image.shape[-2:]
+        target = draw_masks(target, (height, width))
+        limits = torch.tensor([width, height, width, height])
+        boxes = torch.minimum(target["boxes"].as_subclass(torch.Tensor).clamp(min=0), limits).float()
+        target = {**target, "boxes": tv_tensors.wrap(boxes, like=target["boxes"])}
+        keep = (boxes[:, 2:] - boxes[:, :2] > _NO_LENGTH).all(dim=1)
         if "masks" in target:
             keep &= target["masks"].flatten(1).any(dim=1).bool()
         kept: Target = {
@@ -133,7 +163,7 @@ class RemoveVanished(torch.nn.Module):
         }
         if "polygons" in target:
             kept["polygons"] = [
-                [points[:, :2].numpy().reshape(-1) for points in polygons]
+                list(map(coordinates, polygons))
                 for polygons, kept_too in zip(target["polygons"], keep.tolist(), strict=True)
                 if kept_too
             ]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets.coco import load_sem_seg
+from detectron2.data.datasets.coco_panoptic import merge_to_panoptic
+from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
+from pycocotools import mask as coco_mask
 
 from resnet_backbone.config.keys import fit_num_classes
 from resnet_backbone.data.catalog import DatasetSpec, check_dataset_files, check_same_classes, get_dataset
@@ -17,19 +24,28 @@ from resnet_backbone.data.findings import report_findings
 from resnet_backbone.data.image_checks import compare_images
 from resnet_backbone.data.image_files import ImageFiles
 from resnet_backbone.evaluation.coco import check_ground_truth
+from resnet_backbone.files.json_file import read_json
 
 logger = logging.getLogger(__name__)
 
+Record = dict[str, Any]
+
 _registered: set[str] = set()  # the names that this module has entered, whose files may be others in the next run
+# By name, what read the records of a data set of Detectron2's where we do now.
+_replaced: dict[str, Callable[[], list[Record]]] = {}
+_READERS = ("detectron2.data.datasets.coco", "detectron2.data.datasets.coco_panoptic")  # modules that register them
 
 
 def register_datasets(cfg: CfgNode, *, training: bool) -> list[str]:
     """Enter what DATASETS.TRAIN and TEST name, and Detectron2 does not know, into its catalog; check that it is there.
 
-    Our own names (``shapes_train``, ``bccd_test``, ...) and those of DATASETS.OWN are read and checked whole.
+    Our own names (``shapes_train``, ``bccd_test``, ...), those of DATASETS.OWN and those that Detectron2 reads from
+    COCO's JSON (``coco_2017_train``, ...; not for keypoints) are read and checked by us, whole: the catalog gives the
+    boxes and masks that the torchvision engine trains on.
 
     Args:
-        cfg: reads DATASETS (with CHECK_IMAGES every image is opened), MODEL.MASK_ON and INPUT.MASK_FORMAT.
+        cfg: reads DATASETS (with CHECK_IMAGES every image is opened), DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            MODEL.MASK_ON, MODEL.KEYPOINT_ON and INPUT.MASK_FORMAT.
         training: False leaves DATASETS.TRAIN alone.
 
     Returns:
@@ -74,11 +90,12 @@ def set_num_classes(cfg: CfgNode, num_classes: int) -> None:
 
 
 def _enter(cfg: CfgNode, name: str, *, training: bool) -> tuple[list[str], CocoDataset | None]:
-    """Return the classes, and the data set where it is not one of Detectron2's own, which Detectron2 alone reads."""
+    """Return the classes, and the data set where it is not one that Detectron2 alone reads."""
     own = _own_names(cfg)
     dataset = None
     if name in DatasetCatalog and name not in (*own, *_registered):
         _check_files(name)
+        dataset = _replace(name, cfg, training=training)
     else:
         dataset = _register(get_dataset(name, cfg.DATASETS.OWN if name in own else ()), cfg, training=training)
     return list(getattr(MetadataCatalog.get(name), "thing_classes", [])), dataset
@@ -94,28 +111,109 @@ def _own_names(cfg: CfgNode) -> list[str]:
 
 def _register(spec: DatasetSpec, cfg: CfgNode, *, training: bool) -> CocoDataset:
     check_dataset_files(spec)
-    masks = {"with_masks": cfg.MODEL.MASK_ON and training, "mask_format": cfg.INPUT.MASK_FORMAT}
-    dataset = CocoDataset(spec.json_path, spec.image_folder, None, training=training, **masks)
-    dataset.check_images()
-    if not training:  # what the evaluation refuses, it refuses before the training
-        check_ground_truth(spec.json_path, ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",))
+    dataset = _open(spec.json_path, spec.image_folder, cfg, training=training)
     if spec.name in DatasetCatalog:
         DatasetCatalog.remove(spec.name)
         MetadataCatalog.remove(spec.name)
     _registered.add(spec.name)
-    register_coco_instances(spec.name, {}, str(spec.json_path), str(spec.image_folder))
-    metadata = MetadataCatalog.get(spec.name)
-    metadata.thing_classes = list(dataset.class_names)
-    metadata.num_images = len(dataset)
-    metadata.voc_eleven_points = spec.voc_eleven_points
-    try:
-        DatasetCatalog.get(spec.name)
-    except (AssertionError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{spec.json_path}: Detectron2 cannot read it ({type(error).__name__}: {error}); it wants an 'id' of "
-            f"its own for every annotation, and no 'ignore': 1"
-        ) from error
+    DatasetCatalog.register(spec.name, partial(_records, dataset))
+    MetadataCatalog.get(spec.name).set(
+        json_file=str(spec.json_path),
+        image_root=str(spec.image_folder),
+        evaluator_type="coco",
+        thing_classes=list(dataset.class_names),
+        num_images=len(dataset),
+        thing_dataset_id_to_contiguous_id=_labels(dataset),
+        voc_eleven_points=spec.voc_eleven_points,
+    )
     return dataset
+
+
+def _replace(name: str, cfg: CfgNode, *, training: bool) -> CocoDataset | None:
+    """Let the catalog give our records of a data set that Detectron2 reads from COCO's JSON, where we can read it."""
+    original = DatasetCatalog[name] = _replaced.pop(name, DatasetCatalog[name])
+    metadata = MetadataCatalog.get(name)
+    json_file, image_root, stuff_root = (metadata.get(key) for key in ("json_file", "image_root", "sem_seg_root"))
+    is_instances = getattr(original, "__module__", "") in _READERS and json_file and image_root
+    is_segments = metadata.get("panoptic_json") and not stuff_root
+    if not is_instances or is_segments or cfg.MODEL.KEYPOINT_ON or "://" in json_file + image_root:
+        return None
+    if not training and "annotations" not in read_json(Path(json_file)):  # images to be scored elsewhere
+        return None
+    dataset = _open(Path(json_file), Path(image_root), cfg, training=training)
+    check_same_classes(name, dataset.class_names, metadata.get("thing_classes", dataset.class_names))
+    labels = _labels(dataset)
+    if (known := metadata.get("thing_dataset_id_to_contiguous_id", labels)) != labels:
+        raise ValueError(
+            f"{json_file}: the ids of its categories are {list(labels)}; those of {name} are {list(known)}"
+        )
+    metadata.set(
+        thing_classes=list(dataset.class_names), thing_dataset_id_to_contiguous_id=labels, num_images=len(dataset)
+    )
+
+    def read() -> list[Record]:
+        records = _records(dataset)
+        return merge_to_panoptic(records, load_sem_seg(stuff_root, str(Path(image_root)))) if stuff_root else records
+
+    _replaced[name] = original
+    DatasetCatalog[name] = read
+    return dataset
+
+
+def _open(json_path: Path, image_folder: Path, cfg: CfgNode, *, training: bool) -> CocoDataset:
+    dataset = CocoDataset(
+        json_path,
+        image_folder,
+        None,
+        training=training,
+        with_masks=cfg.MODEL.MASK_ON,
+        mask_format=cfg.INPUT.MASK_FORMAT if training else "bitmask",
+        keep_unlabelled=not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+    )
+    dataset.check_images()
+    if not training:  # what the evaluation refuses, it refuses before the training
+        check_ground_truth(json_path, ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",))
+    return dataset
+
+
+def _labels(dataset: CocoDataset) -> dict[int, int]:
+    """By category id."""
+    return {category_id: label for label, category_id in enumerate(dataset.category_ids)}
+
+
+def _records(dataset: CocoDataset) -> list[Record]:
+    """Return Detectron2's records of what is used of a data set, with masks where it was read with masks."""
+    notes = dataset.annotations
+    boxes, labels, crowds = notes.boxes.tolist(), notes.labels.tolist(), notes.is_crowd.astype(int).tolist()
+    records = []
+    for index, (image_id, (height, width)) in enumerate(
+        zip(notes.image_ids.tolist(), notes.sizes.tolist(), strict=True)
+    ):
+        record = {
+            "file_name": str(dataset.image_path(index)),
+            "height": height,
+            "width": width,
+            "image_id": image_id,
+            "annotations": [
+                {
+                    "iscrowd": crowds[entry],
+                    "bbox": boxes[entry],
+                    "bbox_mode": BoxMode.XYXY_ABS,
+                    "category_id": labels[entry],
+                }
+                for entry in range(notes.first[index], notes.first[index + 1])
+            ],
+        }
+        if notes.segmentations is not None:
+            for entry, note in enumerate(record["annotations"], start=notes.first[index]):
+                segmentation = json.loads(notes.segmentations[entry])
+                if isinstance(segmentation, list):  # Detectron2 rounds whole numbers down wherever they are moved to
+                    segmentation = [list(map(float, polygon)) for polygon in segmentation]
+                elif isinstance(segmentation["counts"], list):
+                    segmentation = coco_mask.frPyObjects(segmentation, height, width)
+                note["segmentation"] = segmentation
+        records.append(record)
+    return records
 
 
 def _check_files(name: str) -> None:

@@ -22,13 +22,13 @@ from detectron2.evaluation import (
     SemSegEvaluator,
     inference_on_dataset,
 )
-from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
 from resnet_backbone.data.images import read_image
 from resnet_backbone.data.masks import decode_segmentation
+from resnet_backbone.detectron2_plugin.mapper import TensorMapper, boxes_of
 from resnet_backbone.evaluation.coco import IouType
 from resnet_backbone.evaluation.cost import CostMeter
 from resnet_backbone.evaluation.facts import write_facts
@@ -114,7 +114,7 @@ class CocoEvaluator(DatasetEvaluator):
                 Sample(
                     name=Path(record["file_name"]).name,
                     image=read_image(record["file_name"], size),
-                    gt_boxes=_boxes([note["bbox"] for note in truth]),
+                    gt_boxes=boxes_of(truth),
                     gt_labels=torch.tensor([note["category_id"] for note in truth], dtype=torch.int64),
                     boxes=detections.boxes,
                     labels=detections.labels,
@@ -146,7 +146,8 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: Path, *, pictures: bool) ->
         own_folder = folder if len(cfg.DATASETS.TEST) == 1 else folder / name
         evaluator = build_evaluator(name, own_folder, with_masks=cfg.MODEL.MASK_ON, pictures=pictures)
         with CostMeter(model, torch.device(cfg.MODEL.DEVICE)) as meter:
-            results = inference_on_dataset(model, build_detection_test_loader(cfg, name), evaluator)
+            loader = build_detection_test_loader(cfg, name, mapper=TensorMapper(cfg, is_train=False))
+            results = inference_on_dataset(model, loader, evaluator)
         if not comm.is_main_process():
             continue
         if isinstance(evaluator, CocoEvaluator):
@@ -232,11 +233,6 @@ def _without_nan(results: Mapping[str, Any]) -> dict[str, Any]:
         else str(value)
         for key, value in results.items()
     }
-
-
-def _boxes(boxes: list[list[float]]) -> torch.Tensor:
-    """From x, y, width, height to corners."""
-    return BoxMode.convert(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
 
 
 def _masks(segmentations: list[Any], height: int, width: int) -> torch.Tensor:

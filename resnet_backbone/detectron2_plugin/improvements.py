@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from detectron2.data.detection_utils import check_image_size, read_image
 from detectron2.data.transforms import ResizeTransform
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from resnet_backbone.config.finished_run import engine_of, find_run
 from resnet_backbone.detectron2_plugin.config import load_config
 from resnet_backbone.detectron2_plugin.context import ContextROIHeads, region_vectors
+from resnet_backbone.detectron2_plugin.mapper import read_image, size_of, to_tensor
 from resnet_backbone.detectron2_plugin.roi_heads import ImageNetRes5ROIHeads
 from resnet_backbone.detectron2_plugin.trained import load_trained
 from resnet_backbone.improvements.inference import ImprovedDetector
@@ -60,7 +59,7 @@ class TwoStage:
         pixels = image if self._channel_order == "RGB" else image.flip(0)
         resize = ResizeTransform(image.shape[-2], image.shape[-1], height, width)
         resized = resize.apply_image(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
-        batch = self._model.preprocess_image([{"image": _to_tensor(resized)}])
+        batch = self._model.preprocess_image([{"image": to_tensor(resized)}])
         return Scale((height, width), (batch, self._model.backbone(batch.tensor)))
 
     def propose(self, scale: Scale) -> Tensor:
@@ -108,19 +107,18 @@ class ImprovedRCNN(nn.Module):
         """Detect in eval mode.
 
         Args:
-            batched_inputs: of Detectron2's test loader; only ``file_name`` counts.
+            batched_inputs: of Detectron2's test loader; ``file_name``, ``height`` and ``width`` count.
 
         Returns:
             For each image ``{"instances": ...}``, with ``pred_boxes``, ``scores`` and ``pred_classes`` in its pixels.
 
         Raises:
-            SizeMismatchError: a file whose image has not the ``height`` and ``width`` of the data set.
+            ValueError: a file whose image has not the ``height`` and ``width`` of the data set.
         """
         found = []
         for record in batched_inputs:
-            pixels = read_image(record["file_name"], "RGB")
-            check_image_size(dict(record), pixels)
-            found.append({"instances": self.detect(_to_tensor(pixels))})
+            pixels = read_image(record["file_name"], "RGB", size_of(record))
+            found.append({"instances": self.detect(to_tensor(pixels))})
         return found
 
     def detect(self, image: Tensor) -> Instances:
@@ -177,8 +175,3 @@ def _is_faster_rcnn(model: nn.Module) -> bool:
     return any(
         isinstance(heads, kind) and getattr(type(heads), name) in known for kind, (name, known) in _BOX_PARTS.items()
     )
-
-
-def _to_tensor(pixels: np.ndarray) -> Tensor:
-    """(H, W, 3) to (3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

@@ -46,7 +46,7 @@ class ResumableLoader:
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.start = 0
         self.image_ids: list[Any] = []
-        logger.info("images of the training are decoded and resized by torchvision (TensorMapper), others by Pillow")
+        logger.info("images are read as on the torchvision engine, and resized by torchvision (TensorMapper)")
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises: DataError for images that cannot be read, and loading processes that died."""

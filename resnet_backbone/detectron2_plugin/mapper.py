@@ -1,4 +1,4 @@
-"""Detectron2's ``DatasetMapper`` with quick decoding and resizing.
+"""Detectron2's ``DatasetMapper`` with our reader of images, and quick decoding and resizing.
 
     loader = build_detection_train_loader(cfg, mapper=TensorMapper(cfg, is_train=True))
 
@@ -8,6 +8,8 @@ It reads no key of this package's, and so serves any project of Detectron2's.
 from __future__ import annotations
 
 import copy
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,25 +19,29 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.file_io import PathManager
-from PIL import ExifTags, Image
+from detectron2.utils.logger import log_first_n
+from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from resnet_backbone.data.images import open_image
-from resnet_backbone.data.jpeg import decode_plain_jpeg
+from resnet_backbone.data.images import open_image, read_interleaved
 
-_CHANGED_IN_PLACE = ("segmentation", "keypoints")  # by transforms, where they are arrays
+_FROM_RGB = ("RGB", "BGR", "L", "YUV-BT.601")
 
 
 class TensorMapper(DatasetMapper):
     """Map a record of a data set to what a model takes: what ``DatasetMapper`` gives under the same random draws.
 
     It is built like ``DatasetMapper``, from a config or from arguments, takes every augmentation, and returns the same
-    dictionary: equal boxes, classes, masks, keypoints, proposals and semantic segmentation. Two things are done
+    dictionary: equal boxes, classes, masks, keypoints, proposals and semantic segmentation. These things are done
     otherwise, and everything that is not named here by Detectron2:
 
-    * JPEG files of one or three components, without an EXIF orientation, are decoded by torchvision, to equal pixels;
-    * ``ResizeTransform`` on uint8 images of three channels is torchvision's antialiased bilinear filter, on tensors.
-      It is Pillow's filter in other rounding: pixels differ by 1 of 255 levels at most.
+    * images are read by :mod:`resnet_backbone.data.images`, as on the torchvision engine: one of 16 bits keeps its high
+      byte; an EXIF orientation is applied unless the record has the size of the stored pixels; formats are bounded;
+    * in training, ``ResizeTransform`` on uint8 images of three channels is torchvision's antialiased bilinear filter,
+      on tensors. It is Pillow's filter in other rounding: pixels differ by 1 of 255 levels at most;
+    * boxes and polygons of whole numbers are moved to fractions of a pixel (Detectron2 rounds them down);
+    * annotations whose box has a negative width or height are left out (Detectron2 turns such a box round);
+    * of label images with a palette the indices count, not the lightness of their colors.
     """
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -47,17 +53,19 @@ class TensorMapper(DatasetMapper):
             they are made from.
 
         Raises:
-            SizeMismatchError: the image has another height or width than the record says.
+            ValueError: the image has another height or width than the record says, or a label image has more than one
+                number a pixel, or numbers above 255.
             OSError: the image cannot be read.
         """
         dataset_dict = self._copy(dataset_dict)
-        image = read_image(dataset_dict["file_name"], self.image_format)
+        image = read_image(dataset_dict["file_name"], self.image_format, size_of(dataset_dict))
         utils.check_image_size(dataset_dict, image)
         stuff = dataset_dict.pop("sem_seg_file_name", None)
-        inputs = TensorAugInput(image, sem_seg=None if stuff is None else utils.read_image(stuff, "L").squeeze(2))
+        labels = None if stuff is None else _read_labels(stuff, image.shape[:2])
+        inputs = (TensorAugInput if self.is_train else T.AugInput)(image, sem_seg=labels)
         transforms = self.augmentations(inputs)
         size = inputs.image.shape[:2]
-        dataset_dict["image"] = _to_tensor(inputs.image)
+        dataset_dict["image"] = to_tensor(inputs.image)
         if inputs.sem_seg is not None:
             dataset_dict["sem_seg"] = torch.as_tensor(inputs.sem_seg.astype("long"))
         if self.proposal_topk is not None:
@@ -73,15 +81,26 @@ class TensorMapper(DatasetMapper):
             unused = set() if self.use_instance_mask else {"segmentation"}
             unused |= set() if self.use_keypoint else {"keypoints"}
             copied["annotations"] = [
-                {
-                    key: copy.deepcopy(value) if key in _CHANGED_IN_PLACE else value
-                    for key, value in note.items()
-                    if key not in unused
-                }
+                {key: _COPIES.get(key, _itself)(value) for key, value in note.items() if key not in unused}
                 for note in dataset_dict["annotations"]
-                if note.get("iscrowd", 0) == 0
+                if note.get("iscrowd", 0) == 0 and not self._is_reversed(note, dataset_dict)
             ]
         return copied
+
+    @staticmethod
+    def _is_reversed(note: dict[str, Any], dataset_dict: dict[str, Any]) -> bool:
+        box, mode = note["bbox"], note["bbox_mode"]
+        if mode == BoxMode.XYWH_ABS:
+            width, height = box[2], box[3]
+        elif mode == BoxMode.XYXY_ABS:
+            width, height = box[2] - box[0], box[3] - box[1]
+        else:
+            return False
+        if width >= 0 and height >= 0:
+            return False
+        message = f"{dataset_dict['file_name']}: left out a box of negative width or height, {list(box)}"
+        log_first_n(logging.WARNING, message, n=5, name=__name__)
+        return True
 
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: tuple[int, int]
@@ -103,6 +122,26 @@ class TensorMapper(DatasetMapper):
         dataset_dict["instances"] = utils.filter_empty_instances(instances)
 
 
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _floats(box: Any) -> Any:
+    if isinstance(box, np.ndarray):
+        return box if box.dtype.kind == "f" else box.astype(np.float64)
+    return list(map(float, box))
+
+
+def _float_polygons(segmentation: Any) -> Any:
+    if isinstance(segmentation, list):
+        return [np.array(polygon, dtype=np.float64) for polygon in segmentation]
+    return copy.deepcopy(segmentation)
+
+
+# Of what transforms move, some in place: whole numbers stay whole in Detectron2, and are rounded down.
+_COPIES = {"bbox": _floats, "segmentation": _float_polygons, "keypoints": copy.deepcopy}
+
+
 class TensorAugInput(T.AugInput):
     """Detectron2's ``AugInput``; its image, an array (H, W, C) as there, is resized by torchvision where it can be."""
 
@@ -122,39 +161,60 @@ class TensorAugInput(T.AugInput):
             self.sem_seg = tfm.apply_segmentation(self.sem_seg)
 
 
-def read_image(file_name: str, image_format: str) -> np.ndarray:
-    """Read an image as ``detectron2.data.detection_utils.read_image`` does; BGR can be a view of RGB.
+def boxes_of(notes: list[dict[str, Any]]) -> torch.Tensor:
+    """Return the corners x1 y1 x2 y2 of annotations in Detectron2's format, float32 (N, 4)."""
+    corners = [BoxMode.convert(note["bbox"], note["bbox_mode"], BoxMode.XYXY_ABS) for note in notes]
+    return torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
+
+
+def size_of(record: dict[str, Any]) -> tuple[int, int] | None:
+    """Return (height, width) in pixels as a record in Detectron2's format says it; None where it does not."""
+    return (record["height"], record["width"]) if "height" in record and "width" in record else None
+
+
+def read_image(file_name: str, image_format: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read an image as :func:`resnet_backbone.data.images.read_image` does, into a format of Detectron2's.
 
     Args:
         file_name: a path, or what Detectron2's ``PathManager`` resolves.
-        image_format: as INPUT.FORMAT.
+        image_format: as INPUT.FORMAT. Of others than RGB, BGR, L and YUV-BT.601 the pixels are Detectron2's.
+        size: (height, width) that the boxes are for, see there.
 
     Returns:
-        An array of shape (H, W, C), uint8 for RGB and BGR.
+        An array of shape (H, W, C), uint8 for RGB and BGR; BGR is a view of RGB.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        OSError: it is truncated, or no image of one of the formats of :mod:`resnet_backbone.data.images`.
+        FileNotFoundError, OSError, ValueError: as there.
     """
+    path = PathManager.get_local_path(file_name)
+    if image_format not in _FROM_RGB:
+        return _read(path, lambda image: utils.read_image(path, format=image_format))
+    rgb = np.ascontiguousarray(read_interleaved(path, size).permute(1, 2, 0).numpy())
+    if image_format in ("RGB", "BGR"):
+        return rgb if image_format == "RGB" else rgb[..., ::-1]
+    return utils.convert_PIL_to_numpy(Image.fromarray(rgb), image_format)
+
+
+def _read_labels(file_name: str, size: tuple[int, int]) -> np.ndarray:
+    """Read a number a pixel, uint8 (H, W), for an image of that size."""
+    labels = _read(PathManager.get_local_path(file_name), np.array)
+    if labels.ndim != 2 or labels.min() < 0 or labels.max() > 255:
+        what = f"{labels.shape[2]} channels" if labels.ndim == 3 else f"values from {labels.min()} to {labels.max()}"
+        raise ValueError(f"{file_name}: {what}; expected labels from 0 to 255, one a pixel, as a gray or palette image")
+    if labels.shape != size:
+        raise ValueError(f"{file_name}: labels of {labels.shape} pixels (height, width) for an image of {size}")
+    return labels.astype(np.uint8)
+
+
+def _read(path: str, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """Open a file as an image of one of the formats of :mod:`resnet_backbone.data.images`, and read it."""
     try:
-        with PathManager.open(file_name, "rb") as file, open_image(file) as image:
-            is_plain = image_format in ("RGB", "BGR") and _is_upright(image)
-            pixels = decode_plain_jpeg(image) if is_plain else None
-        if pixels is None:
-            return utils.read_image(file_name, format=image_format)
+        with open_image(path) as image:
+            return read(image)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{file_name}: no such image file") from None
+        raise FileNotFoundError(f"{path}: no such image file") from None
     except Exception as error:  # of a broken file Pillow's decoders raise nearly anything
-        raise OSError(f"{file_name}: cannot be read as an image ({error}); replace it or take it out") from error
-    rgb = pixels.permute(1, 2, 0).numpy()
-    return rgb if image_format == "RGB" else rgb[..., ::-1]
-
-
-def _is_upright(image: Image.Image) -> bool:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    except Exception:  # noqa: BLE001  of a damaged EXIF block, whatever it is; Detectron2 reads such a file
-        return False
+        raise OSError(f"{path}: cannot be read as an image ({error}); replace it or take it out") from error
 
 
 def _is_resizable(image: np.ndarray, tfm: T.ResizeTransform) -> bool:
@@ -169,10 +229,10 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return F.resize(pixels, [height, width], antialias=True).permute(1, 2, 0).numpy()
 
 
-def _to_tensor(image: np.ndarray) -> torch.Tensor:
+def to_tensor(image: np.ndarray) -> torch.Tensor:
     """Turn an array (H, W, C), which may be a mirrored or reordered view, into a tensor (C, H, W)."""
-    if image.shape[2] != 3:
-        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    if image.shape[2] != 3 or not image.flags.writeable:  # as Pillow's are
+        return torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)
     mirrored, reordered = image.strides[1] < 0, image.strides[2] < 0
     pixels = torch.from_numpy(np.ascontiguousarray(image[:, :: -1 if mirrored else 1, :: -1 if reordered else 1]))
     if reordered:  # three channels are too few to reverse quickly; whole rows are, which mirrors them, too
@@ -182,10 +242,7 @@ def _to_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def _boxes_suffice(notes: list[dict[str, Any]]) -> bool:
-    """Whether all notes are boxes and classes alone, in one mode and of floating-point numbers.
-
-    Detectron2 computes with boxes of four integers in integers.
-    """
+    """Whether all notes are boxes and classes alone, in one mode."""
     modes = {note["bbox_mode"] for note in notes}
     return (
         len(modes) == 1
@@ -195,7 +252,6 @@ def _boxes_suffice(notes: list[dict[str, Any]]) -> bool:
             and "keypoints" not in note
             and isinstance(note["bbox"], list)
             and len(note["bbox"]) == 4
-            and any(type(value) is float for value in note["bbox"])
             for note in notes
         )
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetMapper, build_detection_test_loader
-from detectron2.structures import BoxMode, PolygonMasks
+from detectron2.data import build_detection_test_loader
+from detectron2.structures import PolygonMasks
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
@@ -19,14 +19,14 @@ from resnet_backbone.data.seen import SeenImage, Sight, pad_masks, restore_pixel
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
 from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.detectron2_plugin.loader import ResumableLoader
-from resnet_backbone.detectron2_plugin.mapper import TensorMapper
+from resnet_backbone.detectron2_plugin.mapper import TensorMapper, boxes_of
 
 
 class _KeepingMapper:
     """The mapper of the run, and beside its output the annotations that went in, ``"notes"``, crowds left out."""
 
     def __init__(self, cfg: CfgNode, *, training: bool) -> None:
-        self.mapper = (TensorMapper if training else DatasetMapper)(cfg, training)
+        self.mapper = TensorMapper(cfg, is_train=training)
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         notes = [note for note in record.get("annotations", []) if not note.get("iscrowd")]
@@ -101,10 +101,9 @@ def _seen(row: Tensor, image: dict[str, Any]) -> SeenImage:
 def _scaled_boxes(
     notes: list[dict[str, Any]], from_size: tuple[int, int], to_size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    corners = [BoxMode.convert(note["bbox"], note["bbox_mode"], BoxMode.XYXY_ABS) for note in notes]
-    scale = torch.tensor([to_size[1] / from_size[1], to_size[0] / from_size[0]] * 2)
+    scale = torch.tensor([to_size[1] / from_size[1], to_size[0] / from_size[0]] * 2, dtype=torch.float64)
     labels = torch.tensor([note["category_id"] for note in notes], dtype=torch.int64)
-    return torch.tensor(corners, dtype=torch.float32).reshape(-1, 4) * scale, labels
+    return (boxes_of(notes) * scale).float(), labels
 
 
 def _masks(instances: Any, height: int, width: int) -> Tensor | None:

@@ -110,6 +110,58 @@ def test_boxes_and_masks_follow():
     assert resized["size"] == (30, 50) and resized["image_id"] == 17 and resized["labels"].tolist() == [2, 0, 1]
 
 
+@pytest.mark.parametrize("length", [1, 2, 7, 97, 480, 640])
+def test_masks_are_sampled_as_pillow_samples_them(length):
+    rng = np.random.default_rng(0)
+    for new in (1, 2, 5, 60, 333, 600, 800, 1067):
+        _, target = sample(length, length)
+        masks = torch.from_numpy(rng.integers(0, 2, (3, length, length), dtype=np.uint8))
+        target["masks"] = tv_tensors.Mask(masks)
+        moved = ResizeShortestEdge((new,), 2000).transform(target["masks"], {"size": (new, 2 * new)})
+        assert isinstance(moved, tv_tensors.Mask) and moved.shape == (3, new, 2 * new)
+        for mask, before in zip(moved.numpy(), masks.numpy(), strict=True):
+            expected = Image.fromarray(before).resize((2 * new, new), Image.Resampling.NEAREST)
+            assert np.array_equal(mask, np.asarray(expected))
+
+
+@pytest.mark.parametrize(("old", "new"), [(640, 800), (640, 512), (333, 1000)])
+def test_edges_of_masks_stay_where_edges_of_boxes_go(old, new):
+    offsets = []
+    for edge in range(20, old - 20, 7):
+        mask = torch.zeros(1, old, old, dtype=torch.uint8)
+        mask[..., edge:] = 1
+        moved = ResizeShortestEdge((new,), 2000).transform(tv_tensors.Mask(mask), {"size": (new, new)})
+        offsets.append(new - int(moved[0, 0].sum()) - edge * new / old)
+    assert abs(np.mean(offsets)) < 0.15
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(30, 50, 47), (480, 640, 800), (33, 57, 20)])
+def test_boxes_move_in_double_precision(height, width, size):
+    """Against Detectron2's arithmetic on the same corners: scale, flip, clip, in float64, and then float32."""
+    rng = np.random.default_rng(0)
+    corners = (np.sort(rng.uniform(0, 1, (50, 2, 2)), axis=1) * [width, height]).reshape(-1, 4).astype(np.float32)
+    corners[0] = [0, 0, width, height]
+    transform = train_transforms((size,), 2000, flip="horizontal")
+    flips = set()
+    for seed in range(8):
+        target = {
+            "boxes": tv_tensors.BoundingBoxes(torch.from_numpy(corners), format="XYXY", canvas_size=(height, width)),
+            "labels": torch.arange(50),
+        }
+        torch.manual_seed(seed)
+        image, moved = transform(tv_tensors.Image(torch.zeros(3, height, width, dtype=torch.uint8)), target)
+        new_height, new_width = image.shape[1:]
+        sides = [new_width, new_height] * 2
+        plain = corners.astype(np.float64) * np.tile([new_width * 1.0 / width, new_height * 1.0 / height], 2)
+        mirrored = np.stack([new_width - plain[:, 2], plain[:, 1], new_width - plain[:, 0], plain[:, 3]], axis=1)
+        expected = [np.clip(boxes, 0, sides).astype(np.float32) for boxes in (plain, mirrored)]
+        found = moved["boxes"].numpy()
+        (flipped,) = (number for number, boxes in enumerate(expected) if np.array_equal(found, boxes))
+        flips.add(flipped)
+        assert found.dtype == np.float32
+    assert flips == {0, 1}
+
+
 def test_sides_scale_separately():
     image, target = sample(33, 50)
     resized, after = test_transforms(20, 1000)(image, target)
