@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from fvcore.common.config import CfgNode
 
 from resnet_backbone.files.checkpoints import last_checkpoint
 from resnet_backbone.files.lock import wait_for_other_runs
@@ -45,6 +46,23 @@ def read_checkpoint(path: Path, belongs: Callable[[object], bool], expected: str
     if not belongs(state):
         raise ValueError(f"{path}: no {expected}")
     return state
+
+
+def check_resumed(cfg: CfgNode, *, done: int, seed: int | None) -> None:
+    """Raise ValueError for a config that a run cannot go on with.
+
+    Args:
+        cfg: of the command that resumes.
+        done: iterations of the run so far.
+        seed: that it has; None where the checkpoint does not say.
+    """
+    if done > cfg.SOLVER.MAX_ITER:
+        raise ValueError(
+            f"the run to resume has done {done} iterations: write SOLVER.MAX_ITER {done} or more, not "
+            f"{cfg.SOLVER.MAX_ITER}"
+        )
+    if cfg.SEED >= 0 and seed is not None and cfg.SEED != seed:
+        raise ValueError(f"the run to resume has the seed {seed}: write SEED {seed}")
 
 
 def find_resumed(
