@@ -75,19 +75,22 @@ def test_killed(config, monkeypatch, iteration):
     assert_the_same(whole, run(config("parted"), resume=True))
 
 
-def test_asked_to_end(config, monkeypatch):
-    whole = run(config("whole"))
+@pytest.mark.parametrize(
+    ("iteration", "words"), [(4, ()), (6, ("TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "2"))]
+)
+def test_asked_to_end(config, monkeypatch, iteration, words):
+    whole = run(config("whole", *words))
     step = Trainer.run_step
 
     def asking_step(self):
         step(self)
-        if self.iter == 4:
+        if self.iter == iteration:
             signal.raise_signal(signal.SIGTERM)
 
-    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="model_0000004.pth is kept"):
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match=f"model_000000{iteration}.pth is kept"):
         patched.setattr(Trainer, "run_step", asking_step)
-        run(config("parted"))
-    assert_the_same(whole, run(config("parted"), resume=True))
+        run(config("parted", *words))
+    assert_the_same(whole, run(config("parted", *words), resume=True))
 
 
 def test_an_image_that_turns_unreadable(config, monkeypatch, shapes, tmp_path):
@@ -127,7 +130,7 @@ def test_an_evaluation_that_fails_keeps_what_was_learned(config, monkeypatch, tm
     assert last_checkpoint(tmp_path / "out").name == "model_0000004.pth"
     run(config("out", "TEST.EVAL_PERIOD", "5", "SOLVER.MAX_ITER", "5", "SOLVER.STEPS", "()"), resume=True)
     assert torch.load(tmp_path / "out/model_final.pth", weights_only=True)["iteration"] == 4
-    with pytest.raises(OSError, match="has done 5 iterations: write SOLVER.MAX_ITER 5 or more, not 3"):
+    with pytest.raises(ValueError, match="has done 5 iterations: write SOLVER.MAX_ITER 5 or more, not 3"):
         run(config("out", "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()"), resume=True)
 
 
