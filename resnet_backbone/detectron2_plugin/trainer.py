@@ -32,6 +32,7 @@ from resnet_backbone.training.data_errors import DataError
 
 logger = logging.getLogger(__name__)
 
+_NORMALIZER = "loss_normalizer"  # an attribute of Detectron2's DenseDetector, and no buffer
 _LOOK_EVERY = 20  # iterations between two looks of several processes whether a signal has come
 
 
@@ -114,7 +115,13 @@ class Trainer(DefaultTrainer):
                 *(then, now),
             )
 
+    def state_dict(self) -> dict[str, Any]:
+        """What Detectron2 saves, and the running mean that RetinaNet and FCOS divide their losses by."""
+        return {**super().state_dict(), _NORMALIZER: getattr(self._built_model, _NORMALIZER, None)}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict.get(_NORMALIZER) is not None:
+            setattr(self._built_model, _NORMALIZER, state_dict[_NORMALIZER])
         scaler, inner = getattr(self._trainer, "grad_scaler", None), state_dict["_trainer"]
         if scaler is not None and not inner.get("grad_scaler"):
             logger.warning("the run so far was not in mixed precision: the scale of its loss is found from now on")
@@ -155,7 +162,10 @@ class Trainer(DefaultTrainer):
             self.iter = self.max_iter - 1
             self.checkpointer.save(FINAL.removesuffix(".pth"), iteration=self.iter)
         try:
-            super().train()
+            # TorchScript rewrites RetinaNet's loss after two calls, and rounds otherwise from then on: the weights
+            # would depend on where a run was stopped.
+            with torch.jit.optimized_execution(self.cfg.MODEL.DEVICE != "cpu"):
+                super().train()
         except DataError as error:
             self.iter = self._trainer.iter = self.iter - 1  # the last that is done
             kept = self._keep()

@@ -29,7 +29,11 @@ class Killed(BaseException):
 def config(load_script, shapes, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
     tiny = [*load_script("tests/faults/runs.py").TINY, *KEYS]
-    return lambda name, *words: load_config("quickstart.yaml", [*tiny, "OUTPUT_DIR", str(tmp_path / name), *words])
+
+    def load(name, *words, file="quickstart.yaml"):
+        return load_config(file, [*tiny, "OUTPUT_DIR", str(tmp_path / name), *words])
+
+    return load
 
 
 def run(cfg, **options) -> Path:
@@ -75,11 +79,23 @@ def test_killed(config, monkeypatch, iteration):
     assert_the_same(whole, run(config("parted"), resume=True))
 
 
+ON_SHAPES = [
+    *("MODEL.WEIGHTS", "", "MODEL.BACKBONE.FREEZE_AT", "0", "MODEL.RESNET_BACKBONE.NORM", "BN"),
+    *("DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)", "MODEL.FPN.OUT_CHANNELS", "16"),
+]
+
+
 @pytest.mark.parametrize(
-    ("iteration", "words"), [(4, ()), (6, ("TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "2"))]
+    ("file", "iteration", "words"),
+    [
+        ("quickstart.yaml", 4, ()),
+        ("quickstart.yaml", 6, ("TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "2")),
+        ("retinanet/r18_fpn.yaml", 4, ON_SHAPES),
+    ],
+    ids=["faster", "precise_bn", "retinanet"],
 )
-def test_asked_to_end(config, monkeypatch, iteration, words):
-    whole = run(config("whole", *words))
+def test_asked_to_end(config, monkeypatch, file, iteration, words):
+    whole = run(config("whole", *words, file=file))
     step = Trainer.run_step
 
     def asking_step(self):
@@ -89,8 +105,9 @@ def test_asked_to_end(config, monkeypatch, iteration, words):
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted, match=f"model_000000{iteration}.pth is kept"):
         patched.setattr(Trainer, "run_step", asking_step)
-        run(config("parted", *words))
-    assert_the_same(whole, run(config("parted", *words), resume=True))
+        run(config("parted", *words, file=file))
+    torch.manual_seed(12345)  # must not matter
+    assert_the_same(whole, run(config("parted", *words, file=file), resume=True))
 
 
 def test_an_image_that_turns_unreadable(config, monkeypatch, shapes, tmp_path):
