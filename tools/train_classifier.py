@@ -25,6 +25,7 @@ from resnet_backbone.classification.run import Run, check_data
 from resnet_backbone.config.command_line import LostPeer, add_run_arguments, outcome, torchrun_words, wants_processes
 from resnet_backbone.config.interruption import Interrupted, catching_signals
 from resnet_backbone.training.launch import ProcessError, is_lost_peer, launch
+from resnet_backbone.training.processes import check_processes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,9 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def launch_processes(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Look whether the data is there before several processes do, which would each say it, and start them."""
+    """Check data and batches before several processes do, which would each say it, and start them."""
     try:
-        check_data(load_config(args.config_file, args.opts), training=not args.eval_only)
+        cfg = load_config(args.config_file, args.opts)
+        check_data(cfg, training=not args.eval_only)
+        if not args.eval_only:
+            check_processes(cfg, args.num_gpus * args.num_machines, norm="MODEL.NORM")
         launch(torchrun_words(args, __file__, argv))
     except (ValueError, TypeError, OSError, ProcessError, Interrupted) as error:
         return failed(error)

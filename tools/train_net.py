@@ -70,13 +70,17 @@ def run_torchvision(args: argparse.Namespace) -> int:
 
 
 def launch_torchvision(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Look whether the data is there before several processes do, which would each say it, and start them."""
+    """Check data and batches before several processes do, which would each say it, and start them."""
     from resnet_backbone.torchvision_plugin.config import load_config
     from resnet_backbone.torchvision_plugin.datasets import check_files
     from resnet_backbone.training.launch import ProcessError, launch
+    from resnet_backbone.training.processes import check_processes
 
     try:
-        check_files(load_config(args.config_file, args.opts), training=not args.eval_only)
+        cfg = load_config(args.config_file, args.opts)
+        check_files(cfg, training=not args.eval_only)
+        if not args.eval_only:
+            check_processes(cfg, args.num_gpus * args.num_machines, norm="MODEL.RESNET_BACKBONE.NORM")
         launch(torchrun_words(args, __file__, argv))
     except (*REFUSED, ProcessError, Interrupted) as error:
         return failed(error)
@@ -106,7 +110,7 @@ def launch_detectron2(args: argparse.Namespace) -> int:
     try:
         with catching_signals():
             launch_run(run_detectron2, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
-    except Interrupted as error:
+    except (Interrupted, OSError) as error:
         return failed(error)
     except (ProcessExitedException, ProcessRaisedException) as error:  # a process has said why
         print(f"error: {error}; with --resume it goes on from the last checkpoint", file=sys.stderr)

@@ -23,6 +23,7 @@ from resnet_backbone.classification.network import Start, build_network, fit_inp
 from resnet_backbone.classification.predict import Classifier, dense_window
 from resnet_backbone.classification.trainer import Batch, Trainer
 from resnet_backbone.classification.views import ONE_CROP, Views
+from resnet_backbone.config.acceleration import check_compiler
 from resnet_backbone.config.differences import warn_of_changes
 from resnet_backbone.config.evaluation_folder import check_evaluation
 from resnet_backbone.config.finished_run import FINAL
@@ -37,6 +38,7 @@ from resnet_backbone.models.complexity import build_on_meta
 from resnet_backbone.training.batches import BatchSampler, SeededDataset, images_per_pass
 from resnet_backbone.training.checkpoint import compare_data, find_resumed
 from resnet_backbone.training.processes import (
+    check_processes,
     common_seed,
     from_main_process,
     make_accelerator,
@@ -74,7 +76,8 @@ class Run:
         if not self.accelerator.is_main_process:
             logging.getLogger("resnet_backbone").setLevel(logging.WARNING)
         if not eval_only:
-            images_per_pass(cfg, self.accelerator.num_processes)
+            check_processes(cfg, self.accelerator.num_processes, norm="MODEL.NORM")
+            check_compiler(cfg, "MODEL.COMPILE")
         self.train_set = None if eval_only else _open(cfg, "TRAIN")
         self.test_set = _open(cfg, "TEST") if cfg.DATASETS.TEST else None
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+
 import torch
 from fvcore.common.config import CfgNode
 
+from resnet_backbone.config.files import value_of
 from resnet_backbone.models.acceleration import COMPILE_MODES, Acceleration
 
 PRECISIONS = {"": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -55,6 +60,22 @@ def acceleration_of(cfg: CfgNode) -> Acceleration:
         pad_to=node.PAD_TO,
         checkpoint_stages=tuple(node.CHECKPOINT_STAGES),
     )
+
+
+def check_compiler(cfg: CfgNode, key: str) -> None:
+    """Raise ValueError where torch.compile would find no compiler, which it looks for in the first step.
+
+    Args:
+        cfg: reads MODEL.DEVICE and ``key``.
+        key: MODEL.RESNET_BACKBONE.COMPILE, or of a classifier MODEL.COMPILE.
+    """
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if value_of(cfg, key) and cfg.MODEL.DEVICE == "cpu" and shutil.which(compiler) is None:
+        off = "False" if value_of(cfg, key) is True else "''"
+        raise ValueError(
+            f"{key}: torch.compile needs a C++ compiler on the CPU, and there is no {compiler}; install it, name "
+            f"another one in the environment variable CXX, or write {key} {off}"
+        )
 
 
 def check_training_precision(cfg: CfgNode) -> None:

@@ -8,6 +8,7 @@ from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.pyramid import pyramid_levels
 from resnet_backbone.config.trunk_facts import TrunkFacts, trunk_facts
+from resnet_backbone.models.acceleration import CUDA_GRAPH_MODES
 from resnet_backbone.models.trunk import FeatureInfo
 
 TRUNK_ALONE = "build_imagenet_backbone"
@@ -210,6 +211,12 @@ def _check_acceleration(cfg: CfgNode, trunk: TrunkFacts, features: Features) -> 
         raise ValueError(
             f"{key}.CHECKPOINT_STAGES {list(node.CHECKPOINT_STAGES)}: torch.compile decides by itself what is computed "
             f"anew; write [], or {key}.COMPILE ''"
+        )
+    if node.COMPILE in CUDA_GRAPH_MODES and cfg.SOLVER.ACCUMULATION_STEPS > 1:
+        raise ValueError(
+            f"{key}.COMPILE {node.COMPILE} records CUDA graphs, each pass of which writes its gradients over those of "
+            f"the pass before, and SOLVER.ACCUMULATION_STEPS {cfg.SOLVER.ACCUMULATION_STEPS} adds them up; write "
+            f"{key}.COMPILE default, or SOLVER.ACCUMULATION_STEPS 1"
         )
     needed = max(info.stride for info in trunk.features.values())
     if cfg.MODEL.BACKBONE.NAME != TRUNK_ALONE and node.PAD_TO % needed:

@@ -71,7 +71,12 @@ def fit_num_classes(cfg: CfgNode, section: str, num_classes: int) -> None:
 
 
 def build_trunk(
-    cfg: CfgNode, *, out_features: Sequence[str], num_classes: int = 0, weights: Weights | None = None
+    cfg: CfgNode,
+    *,
+    out_features: Sequence[str],
+    num_classes: int = 0,
+    weights: Weights | None = None,
+    freeze_at: int | None = None,
 ) -> Trunk:
     """Build the classifier that ``cfg.MODEL`` describes, filled with ``weights`` if there are any.
 
@@ -80,6 +85,7 @@ def build_trunk(
         out_features: feature maps to return.
         num_classes: 0 for a trunk; VGG's fc6 and fc7 exist with the head only.
         weights: ImageNet weights of the architecture.
+        freeze_at: in place of MODEL.BACKBONE.FREEZE_AT; 0 for stages that become a head, which it does not count.
 
     Raises:
         ValueError: options or weights that do not fit the architecture.
@@ -92,7 +98,7 @@ def build_trunk(
         num_classes=num_classes,
         out_features=out_features,
         norm=node.NORM,
-        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT if freeze_at is None else freeze_at,
         stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1 if has_bottlenecks(node.ARCH) else False,
         shortcut=node.SHORTCUT or None,
         stem=node.STEM,

@@ -25,6 +25,7 @@ from resnet_backbone.config import add_backbone_keys, add_run_keys, merge_config
 from resnet_backbone.config.combinations import BUILDERS, TRUNK_ALONE, check_combinations
 from resnet_backbone.config.files import value_of
 from resnet_backbone.config.origins import naming_origins
+from resnet_backbone.config.process import FLOAT32_PRECISION, TF32
 from resnet_backbone.config.trunk_facts import trunk_facts
 from resnet_backbone.config.values import check_least, check_values
 from resnet_backbone.detectron2_plugin.host_config import check_host_config, check_single_scale
@@ -48,7 +49,7 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
     "MODEL.LOAD_PROPOSALS": (False,),
     "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
     "INPUT.CROP.TYPE": ("relative", "relative_range", "absolute", "absolute_range"),
-    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"),
+    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
     "SOLVER.ACCUMULATION_STEPS": (1,),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
@@ -113,6 +114,7 @@ def check_config(cfg: CfgNode) -> None:
     if cfg.MODEL.BACKBONE.NAME == TRUNK_ALONE:
         check_single_scale(cfg, list(trunk_facts(cfg).features))
     _check_cascade(cfg)
+    _check_run(cfg)
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("SOLVER.AMP.ENABLED: Detectron2 trains in mixed precision on GPUs only; write False")
     if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
@@ -152,6 +154,29 @@ def _lengths(cfg: CfgNode) -> dict[str, int]:
         },
     }
     return lengths if turned else {**lengths, **dict.fromkeys(_BOX_WEIGHTS, 4)}
+
+
+def _check_run(cfg: CfgNode) -> None:
+    """Keys of Detectron2's that another key undoes, or without which they do nothing."""
+    precision, solver = cfg.get("FLOAT32_PRECISION", ""), cfg.SOLVER  # v0.6 does not have the former
+    if precision not in ("", *FLOAT32_PRECISION):
+        raise ValueError(f"FLOAT32_PRECISION is {precision!r}; write one of {', '.join(FLOAT32_PRECISION)}, or ''")
+    if precision and cfg.TF32 not in (TF32[0], FLOAT32_PRECISION[precision]):
+        raise ValueError(
+            f"FLOAT32_PRECISION {precision} means TF32 {FLOAT32_PRECISION[precision]}, and TF32 is {cfg.TF32}: leave "
+            f"one of the two out"
+        )
+    if cfg.DATALOADER.REPEAT_THRESHOLD and cfg.DATALOADER.SAMPLER_TRAIN != "RepeatFactorTrainingSampler":
+        raise ValueError(
+            f"DATALOADER.REPEAT_THRESHOLD is {cfg.DATALOADER.REPEAT_THRESHOLD}, and DATALOADER.SAMPLER_TRAIN "
+            f"{cfg.DATALOADER.SAMPLER_TRAIN} repeats no image for it; write RepeatFactorTrainingSampler, or 0.0"
+        )
+    reference = solver.REFERENCE_WORLD_SIZE
+    if reference < 0 or (reference and solver.IMS_PER_BATCH % reference):
+        raise ValueError(
+            f"SOLVER.REFERENCE_WORLD_SIZE is {reference}; write the number of processes that SOLVER.IMS_PER_BATCH "
+            f"{solver.IMS_PER_BATCH} is meant for, which divides it, or 0"
+        )
 
 
 def _check_cascade(cfg: CfgNode) -> None:

@@ -39,9 +39,10 @@ def check_host_config(cfg: CfgNode) -> None:
                     f"{getattr(node, our_key)!r}, which is what counts here; write MODEL.RESNET_BACKBONE.{our_key}: "
                     f"{wanted}, or MODEL.RESNETS.{key}: {harmless}"
                 )
-    for key in ("NUM_GROUPS", "WIDTH_PER_GROUP", "DEFORM_ON_PER_STAGE"):
+    for key in ("NUM_GROUPS", "WIDTH_PER_GROUP", "DEFORM_ON_PER_STAGE", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS"):
         theirs = cfg.MODEL.RESNETS[key]
-        if theirs != defaults.MODEL.RESNETS[key]:
+        is_basic = key == "RES2_OUT_CHANNELS" and theirs == 64 and not has_bottlenecks(node.ARCH)  # as theirs must say
+        if theirs != defaults.MODEL.RESNETS[key] and not is_basic:
             raise ValueError(
                 f"MODEL.RESNETS.{key} is {theirs}: there are no ResNeXts, wide or deformable networks here; take it "
                 f"out, or write MODEL.BACKBONE.NAME: build_resnet_backbone (or build_resnet_fpn_backbone)"

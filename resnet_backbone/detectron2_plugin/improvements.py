@@ -22,6 +22,7 @@ from resnet_backbone.detectron2_plugin.trained import load_trained
 from resnet_backbone.improvements.inference import ImprovedDetector
 from resnet_backbone.improvements.settings import Settings, is_improved, settings_of
 from resnet_backbone.improvements.two_stage import Scale
+from resnet_backbone.models.acceleration import lasting_features
 
 # What a subclass of these heads may not have of its own: the way from regions to boxes.
 _BOX_PARTS = {
@@ -60,7 +61,8 @@ class TwoStage:
         resize = ResizeTransform(image.shape[-2], image.shape[-1], height, width)
         resized = resize.apply_image(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
         batch = self._model.preprocess_image([{"image": to_tensor(resized)}])
-        return Scale((height, width), (batch, self._model.backbone(batch.tensor)))
+        backbone = self._model.backbone
+        return Scale((height, width), (batch, lasting_features(backbone, backbone(batch.tensor))))
 
     def propose(self, scale: Scale) -> Tensor:
         batch, features = scale.features

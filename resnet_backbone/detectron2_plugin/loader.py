@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from resnet_backbone.config.interruption import stay_for_the_parent
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper
-from resnet_backbone.training.batches import BatchSampler, Draw, derive_seed
+from resnet_backbone.training.batches import BatchSampler, Draw, derive_seed, images_per_pass
 from resnet_backbone.training.data_errors import fetch, let_the_next_fetch_find_dead_workers
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class ResumableLoader:
         # Records of semantic segmentation may be without their size.
         sampler = BatchSampler(
             [record.get("width", 1) / record.get("height", 1) for record in records],
-            cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
+            images_per_pass(cfg, comm.get_world_size()),
             group=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
             seed=self.seed,
             rank=comm.get_rank(),

@@ -107,7 +107,7 @@ class ImageNetRes5ROIHeads(Res5ROIHeads):
                 f"MODEL.ROI_HEADS.NAME ImageNetRes5ROIHeads runs res5 on crops of res4: it needs a ResNet (not "
                 f"{node.ARCH}) and MODEL.ROI_HEADS.IN_FEATURES: [res4]"
             )
-        trunk = build_trunk(cfg, out_features=["res5"])
+        trunk = build_trunk(cfg, out_features=["res5"], freeze_at=0)
         scale_weights(trunk, node.FOLD_NORMS)
         return res5_of(trunk, strict_weights=node.STRICT_WEIGHTS), trunk.feature_info["res5"].channels
 

@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.engine import default_setup, launch
+from detectron2.engine import DefaultTrainer, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from fvcore.common.config import CfgNode
+from fvcore.nn.precise_bn import get_bn_modules
 
 from resnet_backbone.config import fit_input, required_by_source
-from resnet_backbone.config.acceleration import check_training_precision
+from resnet_backbone.config.acceleration import check_compiler, check_training_precision
 from resnet_backbone.config.differences import warn_of_changes
 from resnet_backbone.config.evaluation_folder import check_evaluation
 from resnet_backbone.config.finished_run import CONFIG
@@ -30,6 +31,7 @@ from resnet_backbone.config.process import set_up_process
 from resnet_backbone.config.suspicions import warn_of_suspicious
 from resnet_backbone.config.values import warn_of_far_sizes
 from resnet_backbone.detectron2_plugin.checkpoint import fill_detector, local_file
+from resnet_backbone.detectron2_plugin.config import check_config
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
 from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.detectron2_plugin.evaluation import check_evaluators
@@ -38,13 +40,19 @@ from resnet_backbone.detectron2_plugin.trainer import Trainer, evaluate_all
 from resnet_backbone.evaluation.facts import hash_file
 from resnet_backbone.files.checkpoints import checksum_of, forget_checkpoints, last_checkpoint, remove_unfinished
 from resnet_backbone.files.lock import writing_alone
-from resnet_backbone.training.checkpoint import Resumed, compare_data, find_resumed
-from resnet_backbone.training.processes import from_main_process, refuse_differences, settings_of
+from resnet_backbone.training.checkpoint import Resumed, check_resumed, compare_data, find_resumed
+from resnet_backbone.training.processes import (
+    PATIENCE,
+    check_processes,
+    from_main_process,
+    refuse_differences,
+    settings_of,
+)
 from resnet_backbone.training.writers import forget_records
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import read_weights
 from resnet_backbone.weights.convert import holds_detector
-from resnet_backbone.weights.read import RawFile, read_file
+from resnet_backbone.weights.read import RawFile, read_file, read_torch_file
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +78,20 @@ class Run:
         refuse_differences(settings_of(cfg, resume=resume, eval_only=eval_only))
         keeps_config = eval_only and from_main_process(lambda: check_evaluation(cfg, resume=resume))
         self.kept_config = (self.output_dir / CONFIG).read_bytes() if keeps_config and comm.is_main_process() else None
-        if comm.get_world_size() > 1 and cfg.MODEL.DEVICE == "cpu":
-            raise ValueError("Detectron2 does not train in several processes on the CPU; write --engine torchvision")
+        if comm.get_world_size() > 1 and cfg.MODEL.DEVICE != "cuda":
+            raise ValueError(
+                f"Detectron2 trains in several processes on GPUs, one each: write MODEL.DEVICE cuda, not "
+                f"{cfg.MODEL.DEVICE}, or for the CPU --engine torchvision"
+            )
         _log_to_terminal()
+        if not eval_only:
+            _scale_to_processes(cfg)
+            check_processes(cfg, comm.get_world_size(), norm="MODEL.RESNET_BACKBONE.NORM")
+        check_compiler(cfg, "MODEL.RESNET_BACKBONE.COMPILE")
         warn_of_far_sizes(cfg)
         warn_of_suspicious(cfg, training=not eval_only)
         self.class_names = register_datasets(cfg, training=not eval_only)
+        comm.synchronize()  # for the main process, which looks at the images alone
         check_evaluators(cfg)
         set_num_classes(cfg, len(self.class_names))
 
@@ -92,10 +108,17 @@ class Run:
             fill_detector(self.model, source, arch=self._arch, whole=eval_only or self.resumes)
         if self.resumes and comm.is_main_process():
             warn_of_changes(self.output_dir, cfg)
+        if self.resumes and not eval_only:
+            self._check_resumed(source)
         self.data = {} if eval_only else _data_marks(cfg)
         compare_data(self.data, self.saved if self.resumes else None)
         if not eval_only:
             check_training_precision(cfg)
+            if cfg.TEST.PRECISE_BN.ENABLED and not get_bn_modules(self.model.train()):
+                raise ValueError(
+                    "TEST.PRECISE_BN.ENABLED is for batch norms that train, and this detector has none "
+                    f"(MODEL.RESNET_BACKBONE.NORM {cfg.MODEL.RESNET_BACKBONE.NORM!r}): write False, or NORM BN"
+                )
         self.improved = build_improved(cfg, self.model, self.class_names)
 
     def start(self) -> dict[str, dict[str, Any]]:
@@ -158,6 +181,27 @@ class Run:
             required = required_by(read_weights(path, self._arch), cfg)
         fit_input(cfg, required, source)
 
+    def _check_resumed(self, source: str) -> None:
+        """Refuse a config that the checkpoint cannot go on with, before the folder of the run is touched."""
+        cfg, then = self.cfg, self.saved.get("num_processes")
+        check_resumed(cfg, done=self.saved["iteration"] + 1, seed=self.saved.get("seed"))
+        if cfg.SOLVER.REFERENCE_WORLD_SIZE and then not in (None, comm.get_world_size()):
+            raise ValueError(
+                f"SOLVER.REFERENCE_WORLD_SIZE counts iterations by the number of processes, which was {then} in the "
+                f"run so far and is {comm.get_world_size()} now: resume with {then} processes"
+            )
+        optimizers = (
+            read_torch_file(Path(source), mapped=True)["trainer"]["_trainer"]["optimizer"],
+            Trainer.build_optimizer(cfg, self.model).state_dict(),
+        )
+        saved, now = ([len(group["params"]) for group in one["param_groups"]] for one in optimizers)
+        if saved != now:
+            raise ValueError(
+                f"the run to resume trained groups of {saved} parameters, this config asks for {now}; write the "
+                f"MODEL.BACKBONE.FREEZE_AT, MODEL.RESNET_BACKBONE.NORM, SOLVER.WEIGHT_DECAY_BIAS "
+                f"and BIAS_LR_FACTOR of its config.yaml"
+            )
+
     @property
     def _arch(self) -> str | None:
         node = self.cfg.MODEL.RESNET_BACKBONE
@@ -173,13 +217,16 @@ class Run:
 
 
 def launch_run(main: Callable[..., None], num_gpus: int, num_machines: int, rank: int, url: str, args: tuple) -> None:
-    """Call ``main(*args)`` in as many processes as there are GPUs, by Detectron2's launcher.
+    """Call ``main(*args)`` in ``num_gpus`` processes on this machine, by Detectron2's launcher.
 
     Raises:
+        OSError: this machine has fewer GPUs.
         Interrupted: a signal asked for the end; the processes have got it, too, and have ended.
     """
+    if 0 < torch.cuda.device_count() < num_gpus:
+        raise OSError(f"--num-gpus {num_gpus}: torch finds {torch.cuda.device_count()} on this machine")
     try:
-        launch(main, num_gpus, num_machines, rank, "auto" if num_machines == 1 else url, args)
+        launch(main, num_gpus, num_machines, rank, "auto" if num_machines == 1 else url, args, PATIENCE)
     except Interrupted:
         processes = multiprocessing.active_children()
         for process in processes:
@@ -187,6 +234,14 @@ def launch_run(main: Callable[..., None], num_gpus: int, num_machines: int, rank
         for process in processes:
             process.join()
         raise
+
+
+def _scale_to_processes(cfg: CfgNode) -> None:
+    """Do what SOLVER.REFERENCE_WORLD_SIZE asks for, in place, before anything is checked or written down."""
+    scaled = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+    if scaled is not cfg:
+        cfg.SOLVER, cfg.TEST = scaled.SOLVER, scaled.TEST
+        check_config(cfg)
 
 
 def _resumed_checkpoint(output_dir: Path) -> Resumed:

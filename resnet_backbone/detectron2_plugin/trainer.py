@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine.hooks import PreciseBN
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
@@ -32,6 +33,7 @@ from resnet_backbone.training.processes import mean_over_processes
 
 logger = logging.getLogger(__name__)
 
+_NORMALIZER = "loss_normalizer"  # an attribute of Detectron2's DenseDetector, and no buffer
 _LOOK_EVERY = 20  # iterations between two looks of several processes whether a signal has come
 
 
@@ -89,7 +91,8 @@ class Trainer(DefaultTrainer):
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from the last checkpoint in OUTPUT_DIR.
 
-        The config decides on learning rate, decay and momentum, which Detectron2 takes from the checkpoint.
+        The config decides on learning rate, decay and momentum, which Detectron2 takes from the checkpoint. Whether the
+        two fit each other, ``Run`` has checked.
 
         Args:
             state: the plain values in it. Those of earlier versions have neither seed nor best score.
@@ -97,23 +100,12 @@ class Trainer(DefaultTrainer):
         groups, scheduler = self._trainer.optimizer.param_groups, self.scheduler
         configured = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         base_rates = list(scheduler.base_lrs)
-        try:
-            self.resume_or_load(resume=True)
-        except ValueError as error:  # of the optimizer
-            raise OSError(
-                f"the checkpoint was trained with other layers frozen ({error}); resume with the "
-                f"MODEL.BACKBONE.FREEZE_AT and MODEL.RESNET_BACKBONE.NORM of its config.yaml"
-            ) from error
+        self.resume_or_load(resume=True)
         scheduler.base_lrs = base_rates
         for group, options, rate in zip(
             self._trainer.optimizer.param_groups, configured, scheduler.get_lr(), strict=True
         ):
             group.update(options, lr=rate)
-        if self.start_iter > self.max_iter:
-            raise OSError(
-                f"the run to resume has done {self.start_iter} iterations: write SOLVER.MAX_ITER {self.start_iter} or "
-                f"more, not {self.max_iter}"
-            )
         self._loader.seed = state.get("seed", self._loader.seed)
         self._best.restore(state.get("best"))
         if NORMALIZER in state:
@@ -126,6 +118,19 @@ class Trainer(DefaultTrainer):
                 *(then, now),
             )
 
+    def state_dict(self) -> dict[str, Any]:
+        """What Detectron2 saves, and the running mean that RetinaNet and FCOS divide their losses by."""
+        return {**super().state_dict(), _NORMALIZER: getattr(self._built_model, _NORMALIZER, None)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict.get(_NORMALIZER) is not None:
+            setattr(self._built_model, _NORMALIZER, state_dict[_NORMALIZER])
+        scaler, inner = getattr(self._trainer, "grad_scaler", None), state_dict["_trainer"]
+        if scaler is not None and not inner.get("grad_scaler"):
+            logger.warning("the run so far was not in mixed precision: the scale of its loss is found from now on")
+            state_dict = {**state_dict, "_trainer": {**inner, "grad_scaler": scaler.state_dict()}}
+        super().load_state_dict(state_dict)
+
     def train(self) -> None:
         """Train and evaluate.
 
@@ -136,6 +141,10 @@ class Trainer(DefaultTrainer):
             OSError: the disk is full; the message names the last good checkpoint.
         """
         self._loader.start = self.start_iter
+        for hook in self._hooks:
+            if isinstance(hook, PreciseBN):  # which takes its batches from where the last statistics left off
+                hook._data_loader.seed = self._loader.seed
+                hook._data_loader.start = self.start_iter // hook._period * hook._num_iter if hook._period else 0
         self._facts |= {"seed": self._loader.seed, "num_processes": comm.get_world_size(), "best": self._best.state()}
         self.checkpointer.facts |= self._facts
         told = logging.getLogger("detectron2.engine.train_loop")
@@ -156,7 +165,10 @@ class Trainer(DefaultTrainer):
             self.iter = self.max_iter - 1
             self.checkpointer.save(FINAL.removesuffix(".pth"), iteration=self.iter)
         try:
-            super().train()
+            # TorchScript rewrites RetinaNet's loss after two calls, and rounds otherwise from then on: the weights
+            # would depend on where a run was stopped.
+            with torch.jit.optimized_execution(self.cfg.MODEL.DEVICE != "cpu"):
+                super().train()
         except DataError as error:
             self.iter = self._trainer.iter = self.iter - 1  # the last that is done
             kept = self._keep()
@@ -196,6 +208,7 @@ class Trainer(DefaultTrainer):
             if isinstance(value, float) and not figure.startswith("AP-")
         }
         self._keep_the_best(scores, over)
+        comm.synchronize()  # for the main process, which has scored alone; a step does not wait for it as long
         return scores
 
     def stop(self) -> None:

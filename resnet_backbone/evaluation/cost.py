@@ -42,6 +42,7 @@ class CostMeter:
         self._calls = self._counted_images = self._flops = 0
         self._seconds_an_image: list[float] = []  # of each timed call
         self._start = 0.0
+        self._counting = False
 
     def __enter__(self) -> CostMeter:
         self._handles = [
@@ -53,6 +54,7 @@ class CostMeter:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+        self._stop_counting()
 
     @property
     def multiply_adds(self) -> float | None:
@@ -69,19 +71,27 @@ class CostMeter:
         return 1 / statistics.median(self._seconds_an_image) if self._seconds_an_image else None
 
     def _before(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._stop_counting()
         if self._calls < _COUNTED:
             self._counter.__enter__()
+            self._counting = True
         else:
             self._start = self._now()
 
     def _after(self, model: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
         if self._calls < _COUNTED:
-            self._counter.__exit__(None, None, None)
+            self._stop_counting()
             self._flops += self._counter.get_total_flops()
             self._counted_images += len(inputs[0])
         else:
             self._seconds_an_image.append((self._now() - self._start) / len(inputs[0]))
         self._calls += 1
+
+    def _stop_counting(self) -> None:
+        """Take the counter off torch's stack of modes, where it still is after a call that an error has ended."""
+        if self._counting:
+            self._counter.__exit__(None, None, None)
+            self._counting = False
 
     def _now(self) -> float:
         if self._device.type == "cuda":

@@ -52,8 +52,9 @@ class Sample:
 
 
 def evenly_spaced(items: Sequence[T]) -> Sequence[T]:
-    """Return those of a data set to draw: at most ``NUM_PICTURES``, from its start to its end."""
-    return items[:: max(1, len(items) // NUM_PICTURES)][:NUM_PICTURES]
+    """Return those of a data set to draw: at most ``NUM_PICTURES``, the first and the last among them."""
+    count = min(len(items), NUM_PICTURES)
+    return [items[i * (len(items) - 1) // max(count - 1, 1)] for i in range(count)]
 
 
 def draw_pair(

@@ -13,6 +13,7 @@ from resnet_backbone.models.fold import fold_norms, scale_weights
 
 Features = dict[str, Tensor]
 COMPILE_MODES = ("", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 _MOST_SHAPES = 64  # for which torch.compile makes code of their own before it gives up
 
 
@@ -101,6 +102,17 @@ def accelerate_heads(detector: nn.Module, how: Acceleration) -> None:
     scale_weights(detector, how.scale_weights)
     if how.channels_last:
         detector.to(memory_format=torch.channels_last)
+
+
+def lasting_features(backbone: nn.Module, features: Features) -> Features:
+    """Return ``features``, which ``backbone`` has just computed, as tensors that stay when it or another one runs next.
+
+    CUDA graphs write every output to the same memory.
+    """
+    how = getattr(backbone, "acceleration", Acceleration())
+    if how.compile_mode not in CUDA_GRAPH_MODES:
+        return features
+    return {name: feature.clone() for name, feature in features.items()}
 
 
 def finish_for_inference(module: nn.Module) -> None:

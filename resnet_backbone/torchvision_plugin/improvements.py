@@ -14,6 +14,7 @@ from resnet_backbone.improvements.boxes import Detections
 from resnet_backbone.improvements.inference import ImprovedDetector
 from resnet_backbone.improvements.settings import is_improved, settings_of
 from resnet_backbone.improvements.two_stage import Scale
+from resnet_backbone.models.acceleration import lasting_features
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.detector import Detector
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
@@ -41,7 +42,8 @@ class TwoStage:
         # On the CPU, where the loader's workers resize: a GPU rounds pixels otherwise.
         resized = resize(image.cpu(), [height, width], antialias=True)
         batch, _ = self._detector.transform([reorder_channels(resized, self._channel_order).to(device)])
-        return Scale((height, width), (batch, self._detector.backbone(batch.tensors)))
+        backbone = self._detector.backbone
+        return Scale((height, width), (batch, lasting_features(backbone, backbone(batch.tensors))))
 
     def propose(self, scale: Scale) -> Tensor:
         batch, features = scale.features

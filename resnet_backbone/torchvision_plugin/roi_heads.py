@@ -290,7 +290,7 @@ def _build_box_head(cfg: CfgNode, in_channels: int, weights: Weights | None) -> 
                 f"MODEL.ROI_HEADS.NAME ImageNetRes5ROIHeads runs res5 on crops of res4: it needs a ResNet (not {arch}) "
                 f"and MODEL.ROI_HEADS.IN_FEATURES: [res4]"
             )
-        classifier = build_trunk(cfg, out_features=["res5"], weights=weights)
+        classifier = build_trunk(cfg, out_features=["res5"], weights=weights, freeze_at=0)
         return Res5BoxHead(classifier.get_submodule("res5"), classifier.feature_info["res5"].channels)
     if box.NAME == "VGGBoxHead":
         if not arch.startswith("vgg") or box.POOLER_RESOLUTION != 7 or in_channels != 512:

@@ -12,7 +12,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.utils.data import DataLoader
 
-from resnet_backbone.config.acceleration import check_training_precision
+from resnet_backbone.config.acceleration import check_compiler, check_training_precision
 from resnet_backbone.config.differences import warn_of_changes
 from resnet_backbone.config.evaluation_folder import check_evaluation
 from resnet_backbone.config.input import input_of
@@ -42,9 +42,9 @@ from resnet_backbone.torchvision_plugin.inference import evaluate, without_trans
 from resnet_backbone.torchvision_plugin.initial_weights import Initial, fit_input_to, read_initial_weights
 from resnet_backbone.torchvision_plugin.loader import build_train_loader
 from resnet_backbone.torchvision_plugin.trainer import Trainer
-from resnet_backbone.training.batches import images_per_pass
 from resnet_backbone.training.checkpoint import compare_data, find_resumed
 from resnet_backbone.training.processes import (
+    check_processes,
     common_seed,
     from_main_process,
     make_accelerator,
@@ -83,8 +83,9 @@ class Run:
         warn_of_far_sizes(cfg)
         warn_of_suspicious(cfg, training=not eval_only)
         if not eval_only:
-            images_per_pass(cfg, self.accelerator.num_processes)
+            check_processes(cfg, self.accelerator.num_processes, norm="MODEL.RESNET_BACKBONE.NORM")
             check_training_precision(cfg)
+        check_compiler(cfg, "MODEL.RESNET_BACKBONE.COMPILE")
         check_files(cfg, training=not eval_only)
         self.found = find_resumed(self.output_dir, load_checkpoint) if resume else None
         resumed = self.found.state if self.found else None

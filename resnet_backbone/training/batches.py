@@ -124,8 +124,11 @@ def images_per_pass(cfg: CfgNode, world_size: int) -> int:
     solver = cfg.SOLVER
     shares = world_size * solver.ACCUMULATION_STEPS
     if solver.IMS_PER_BATCH % shares:
+        below = solver.IMS_PER_BATCH // shares * shares
+        nearest = f"{below} or {below + shares}" if below else shares
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} must be a multiple of the {world_size} processes times "
-            f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}"
+            f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}: write SOLVER.IMS_PER_BATCH {nearest}, and "
+            f"SOLVER.BASE_LR in proportion, or take another number of processes"
         )
     return solver.IMS_PER_BATCH // shares

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fvcore.common.config import CfgNode
+
 from resnet_backbone.files.checkpoints import last_checkpoint, last_written_ns
 from resnet_backbone.files.lock import wait_for_other_runs
 from resnet_backbone.training.processes import from_main_process, is_main_process, refuse_differences
@@ -44,6 +46,23 @@ def read_checkpoint(path: Path, belongs: Callable[[object], bool], expected: str
     if not belongs(state):
         raise ValueError(f"{path}: no {expected}")
     return state
+
+
+def check_resumed(cfg: CfgNode, *, done: int, seed: int | None) -> None:
+    """Raise ValueError for a config that a run cannot go on with.
+
+    Args:
+        cfg: of the command that resumes.
+        done: iterations of the run so far.
+        seed: that it has; None where the checkpoint does not say.
+    """
+    if done > cfg.SOLVER.MAX_ITER:
+        raise ValueError(
+            f"the run to resume has done {done} iterations: write SOLVER.MAX_ITER {done} or more, not "
+            f"{cfg.SOLVER.MAX_ITER}"
+        )
+    if cfg.SEED >= 0 and seed is not None and cfg.SEED != seed:
+        raise ValueError(f"the run to resume has the seed {seed}: write SEED {seed}")
 
 
 class Resumed(NamedTuple):

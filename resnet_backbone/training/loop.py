@@ -20,6 +20,7 @@ from resnet_backbone.files.checkpoints import BEST, check_room, last_checkpoint,
 from resnet_backbone.files.whole import copy_file
 from resnet_backbone.training.batches import images_per_pass
 from resnet_backbone.training.best import BestKeeper
+from resnet_backbone.training.checkpoint import check_resumed
 from resnet_backbone.training.data_errors import DataError, let_the_next_fetch_find_dead_workers
 from resnet_backbone.training.solver import build_optimizer, build_schedule
 from resnet_backbone.training.writers import RunWriter, Stopwatch
@@ -299,19 +300,13 @@ class TrainingLoop(ABC):
         Raises:
             ValueError: the checkpoint is of a run with another seed, trained other parameters, or trained longer.
         """
-        if state["iteration"] > self.cfg.SOLVER.MAX_ITER:
-            raise ValueError(
-                f"the run to resume has done {state['iteration']} iterations: write SOLVER.MAX_ITER "
-                f"{state['iteration']} or more, not {self.cfg.SOLVER.MAX_ITER}"
-            )
+        check_resumed(self.cfg, done=state["iteration"], seed=state["seed"])
         saved, now = state["optimizer"], self.optimizer.state_dict()
         if [len(g["params"]) for g in saved["param_groups"]] != [len(g["params"]) for g in now["param_groups"]]:
             raise ValueError(
                 f"the checkpoint was trained with other layers frozen; resume with the {self.frozen_keys} of its "
                 f"config.yaml"
             )
-        if self.cfg.SEED >= 0 and self.cfg.SEED != state["seed"]:
-            raise ValueError(f"the run to resume has the seed {state['seed']}: write SEED {state['seed']}")
         if state["num_processes"] != self.accelerator.num_processes:
             logger.warning(
                 "the checkpoint was written by %d processes, now there are %d: images come in another order, and a "

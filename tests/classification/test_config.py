@@ -81,9 +81,11 @@ def test_what_makes_no_sense_is_said(overrides, said):
         (["MODEL.WEIGHTS", "nowhere.pth"], "neither a file nor"),
         (["MODEL.ARCH", "plain18", "MODEL.PREACTIVATION", "True"], "has no shortcuts"),
         (["OUTPUT_DIR", __file__], "is a file"),
+        (["MODEL.COMPILE", "True"], "there is no no-such-compiler; install it, .*or write MODEL.COMPILE False"),
     ],
 )
-def test_what_cannot_run_is_said_and_writes_nothing(tiny, tmp_path, overrides, said):
+def test_what_cannot_run_is_said_and_writes_nothing(tiny, tmp_path, monkeypatch, overrides, said):
+    monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises((ValueError, OSError), match=said):
         Run(tiny("cifar10_resnet20.yaml", *overrides))
     assert not (tmp_path / "output").exists()

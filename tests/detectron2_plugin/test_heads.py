@@ -184,3 +184,17 @@ def test_a_trunk_without_res5_has_none_to_give():
         trunk = create_model("resnet18", num_classes=0, out_features=["res4"])
     with pytest.raises(ValueError, match="resnet18 has no res5 here"):
         res5_of(trunk)
+
+
+def test_freeze_at_counts_stages_of_the_backbone_and_not_the_head():
+    """As with Detectron2's own C4, whose parameters have the same names."""
+    ours = c4("resnet50", "MODEL.BACKBONE.FREEZE_AT", 5, "MODEL.DEVICE", "meta")
+    theirs = config(
+        *("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.FREEZE_AT", 5, "MODEL.DEVICE", "meta"),
+        *("MODEL.RESNETS.NORM", "BN", "MODEL.ROI_HEADS.NAME", "Res5ROIHeads"),
+    )
+    trained, expected = (
+        {name for name, p in build_model(cfg).named_parameters() if p.requires_grad} for cfg in (ours, theirs)
+    )
+    assert trained == expected and any(name.startswith("roi_heads.res5") for name in trained)
+    assert not any(name.startswith("backbone") for name in trained)

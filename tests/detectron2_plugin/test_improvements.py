@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -147,6 +148,26 @@ def test_an_image_without_proposals_or_detections(faster_rcnn, photograph, kind,
     model.proposal_generator.min_box_size = 1e6
     found = improved(photograph(90, 131), (cfg, model))
     assert found.pred_boxes.tensor.shape == (0, 4) and found.scores.shape == found.pred_classes.shape == (0,)
+
+
+def test_features_outlast_the_next_pass_of_a_cuda_graph(faster_rcnn, photograph):
+    """Of which the next pass overwrites what this one returned."""
+    record = photograph(90, 131)
+    parts = [faster_rcnn("fpn", *REFINEMENT, *MULTI_SCALE), faster_rcnn("c4")]
+    expected = improved(record, *parts)
+    written: list[torch.Tensor] = []
+
+    def overwrite(backbone, images, features):
+        for feature in written:
+            feature.fill_(torch.nan)
+        written[:] = features.values()
+
+    for _, model in parts:
+        model.backbone.acceleration = replace(model.backbone.acceleration, compile_mode="reduce-overhead")
+        model.backbone.register_forward_hook(overwrite)
+    found = improved(record, *parts)
+    assert len(expected) >= 5 and torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert torch.equal(found.scores, expected.scores)
 
 
 def test_a_file_of_another_size_than_the_data_set_says_is_refused(faster_rcnn, photograph):

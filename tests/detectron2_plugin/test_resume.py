@@ -31,8 +31,8 @@ def config(load_script, shapes, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
     tiny = [*load_script("tests/faults/runs.py").TINY, *KEYS]
 
-    def load(name, *words, base="quickstart.yaml"):
-        return load_config(base, [*tiny, "OUTPUT_DIR", str(tmp_path / name), *words])
+    def load(name, *words, file="quickstart.yaml"):
+        return load_config(file, [*tiny, "OUTPUT_DIR", str(tmp_path / name), *words])
 
     return load
 
@@ -80,19 +80,35 @@ def test_killed(config, monkeypatch, iteration):
     assert_the_same(whole, run(config("parted"), resume=True))
 
 
-def test_asked_to_end(config, monkeypatch):
-    whole = run(config("whole"))
+ON_SHAPES = [
+    *("MODEL.WEIGHTS", "", "MODEL.BACKBONE.FREEZE_AT", "0", "MODEL.RESNET_BACKBONE.NORM", "BN"),
+    *("DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)", "MODEL.FPN.OUT_CHANNELS", "16"),
+]
+
+
+@pytest.mark.parametrize(
+    ("file", "iteration", "words"),
+    [
+        ("quickstart.yaml", 4, ()),
+        ("quickstart.yaml", 6, ("TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "2")),
+        ("retinanet/r18_fpn.yaml", 4, ON_SHAPES),
+    ],
+    ids=["faster", "precise_bn", "retinanet"],
+)
+def test_asked_to_end(config, monkeypatch, file, iteration, words):
+    whole = run(config("whole", *words, file=file))
     step = Trainer.run_step
 
     def asking_step(self):
         step(self)
-        if self.iter == 4:
+        if self.iter == iteration:
             signal.raise_signal(signal.SIGTERM)
 
-    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="model_0000004.pth is kept"):
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match=f"model_000000{iteration}.pth is kept"):
         patched.setattr(Trainer, "run_step", asking_step)
-        run(config("parted"))
-    assert_the_same(whole, run(config("parted"), resume=True))
+        run(config("parted", *words, file=file))
+    torch.manual_seed(12345)  # must not matter
+    assert_the_same(whole, run(config("parted", *words, file=file), resume=True))
 
 
 def test_the_normalizer_of_retinanets_losses(config, monkeypatch, tmp_path, shapes):
@@ -102,11 +118,11 @@ def test_the_normalizer_of_retinanets_losses(config, monkeypatch, tmp_path, shap
         *("MODEL.WEIGHTS", "", "MODEL.RESNET_BACKBONE.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", "0"),
         *("MODEL.FPN.OUT_CHANNELS", "32", "SOLVER.MAX_ITER", "5"),
     ]
-    whole = run(config("whole", *keys, base="retinanet/r18_fpn.yaml"))
+    whole = run(config("whole", *keys, file="retinanet/r18_fpn.yaml"))
     shutil.copytree(whole, tmp_path / "parted")
     (tmp_path / "parted/last_checkpoint").write_text("model_0000002.pth")
     (tmp_path / "parted/model_final.pth").unlink()
-    parted = run(config("parted", *keys, base="retinanet/r18_fpn.yaml"), resume=True)
+    parted = run(config("parted", *keys, file="retinanet/r18_fpn.yaml"), resume=True)
     one, other = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, parted))
     assert one["loss_normalizer"] == other["loss_normalizer"] != 100
     for key, tensor in one["model"].items():
@@ -183,7 +199,7 @@ def test_an_evaluation_that_fails_keeps_what_was_learned(config, monkeypatch, tm
     assert last_checkpoint(tmp_path / "out").name == "model_0000004.pth"
     run(config("out", "TEST.EVAL_PERIOD", "5", "SOLVER.MAX_ITER", "5", "SOLVER.STEPS", "()"), resume=True)
     assert torch.load(tmp_path / "out/model_final.pth", weights_only=True)["iteration"] == 4
-    with pytest.raises(OSError, match="has done 5 iterations: write SOLVER.MAX_ITER 5 or more, not 3"):
+    with pytest.raises(ValueError, match="has done 5 iterations: write SOLVER.MAX_ITER 5 or more, not 3"):
         run(config("out", "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()"), resume=True)
 
 

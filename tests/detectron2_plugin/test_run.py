@@ -24,9 +24,12 @@ from detectron2.config import get_cfg as stock_cfg  # noqa: E402
 from detectron2.data import DatasetCatalog  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
 
+from resnet_backbone.config.process import set_up_process  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
-from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
+from resnet_backbone.detectron2_plugin.run import Run, launch_run  # noqa: E402
+from resnet_backbone.detectron2_plugin.trainer import Trainer  # noqa: E402
 from resnet_backbone.evaluation.facts import read_facts  # noqa: E402
+from resnet_backbone.training.processes import PATIENCE  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -233,6 +236,22 @@ def test_the_command_line_picks_detectron2_and_ends_with_json(tiny, shapes):
         (("MODEL.PIXEL_STD", "(1.0,)"), "it must have 3 values"),
         (("MODEL.KEYPOINT_ON", "True"), "MODEL.KEYPOINT_ON is True, of which"),
         (("MODEL.RPN.HEAD_NAME", "RPNHead"), "did you mean StandardRPNHead"),
+        (("FLOAT32_PRECISION", "exact"), "FLOAT32_PRECISION is 'exact'; write one of highest, high, medium, or ''"),
+        (
+            ("FLOAT32_PRECISION", "highest", "TF32", "everywhere"),
+            "FLOAT32_PRECISION highest means TF32 nowhere, and TF32 is everywhere: leave one of the two out",
+        ),
+        (("DATALOADER.REPEAT_THRESHOLD", "0.01"), "write RepeatFactorTrainingSampler, or 0.0"),
+        (("DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"), "SAMPLER_TRAIN is 'RandomSubset.*, of which"),
+        (
+            ("SOLVER.REFERENCE_WORLD_SIZE", "4"),
+            "REFERENCE_WORLD_SIZE is 4; write .*IMS_PER_BATCH 2 .*divides it",
+        ),
+        (
+            ("TEST.PRECISE_BN.ENABLED", "True", "MODEL.RESNET_BACKBONE.NORM", "FrozenBN"),
+            "TEST.PRECISE_BN.ENABLED is for batch norms that train, .*NORM 'FrozenBN'.: write False, or NORM BN",
+        ),
+        (("MODEL.RESNET_BACKBONE.COMPILE", "default"), "there is no no-such-compiler"),
         (("MODEL.FPN.NORM", "bn"), "Detectron2 cannot build what the config describes: KeyError: 'bn'"),
         (
             ("MODEL.ROI_HEADS.IN_FEATURES", "('p2', 'p9')"),
@@ -244,7 +263,8 @@ def test_the_command_line_picks_detectron2_and_ends_with_json(tiny, shapes):
         ),
     ],
 )
-def test_mistakes_of_values_are_told_before_anything_is_written(tiny, tmp_path, words, message):
+def test_mistakes_of_values_are_told_before_anything_is_written(tiny, tmp_path, monkeypatch, words, message):
+    monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match=message):
         Run(tiny("quickstart.yaml", *words))
     assert not (tmp_path / "output").exists()
@@ -255,6 +275,79 @@ def test_augmented_tests_of_other_detectors_are_refused(tiny):
         tiny("retinanet/r18_fpn.yaml", "TEST.AUG.ENABLED", "True")
     with pytest.raises(ValueError, match="RetinaNet has no masks"):
         tiny("retinanet/r18_fpn.yaml", "MODEL.MASK_ON", "True")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), (True, False)),
+        (("FLOAT32_PRECISION", "highest"), (False, False)),
+        (("FLOAT32_PRECISION", "high"), (True, True)),
+        (("FLOAT32_PRECISION", "medium", "TF32", "everywhere"), (True, True)),
+        (("TF32", "nowhere"), (False, False)),
+    ],
+)
+def test_float32_precision_is_obeyed(tiny, words, expected):
+    """For convolutions and matrix products, as ``detectron2.engine.default_setup`` does where there is a GPU."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        set_up_process(tiny("quickstart.yaml", "KEEP_FREED_MEMORY", "False", *words))
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == expected
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+WAITING = """
+import torch
+from resnet_backbone.detectron2_plugin.run import launch_run
+
+def main():
+    backend = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+    print("waits", backend.options._timeout, flush=True)
+
+if __name__ == "__main__":
+    launch_run(main, 2, 1, 0, "", ())
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="two processes on the CPU")
+def test_processes_wait_for_one_that_checks_or_scores_alone(tmp_path, monkeypatch):
+    (tmp_path / "waiting.py").write_text(WAITING)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "waiting.py"], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines() == [f"waits {PATIENCE}"] * 2, done.stderr
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(OSError, match="--num-gpus 2: torch finds 1 on this machine"):
+        launch_run(print, 2, 1, 0, "", ())
+
+
+@pytest.mark.parametrize("batch", ["2", "4"])
+@pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
+def test_a_step_that_the_processes_cannot_share_is_refused(tiny, tmp_path, monkeypatch, batch, sampler):
+    cfg = tiny("quickstart.yaml", "SOLVER.IMS_PER_BATCH", batch, "DATALOADER.SAMPLER_TRAIN", sampler)
+    cfg.MODEL.DEVICE = "cuda"
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 3)
+    with pytest.raises(ValueError, match=f"IMS_PER_BATCH {batch} must be a multiple of the 3 processes .*BATCH 3"):
+        Run(cfg)
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_batch_for_other_processes_is_scaled_by_the_linear_rule(tiny):
+    """As Detectron2 does, but before anything is checked, and written down."""
+    cfg = tiny("quickstart.yaml", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.REFERENCE_WORLD_SIZE", "2")
+    rate = cfg.SOLVER.BASE_LR
+    Run(cfg)
+    solver = cfg.SOLVER
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.REFERENCE_WORLD_SIZE) == (2, rate / 2, 1)
+    assert (solver.MAX_ITER, tuple(solver.STEPS), solver.CHECKPOINT_PERIOD) == (8, (6,), 4)
+    with pytest.raises(ValueError, match="SOLVER.CHECKPOINT_PERIOD is 0"):
+        cfg = tiny("quickstart.yaml", "SOLVER.REFERENCE_WORLD_SIZE", "1", "SOLVER.CHECKPOINT_PERIOD", "1")
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("detectron2.utils.comm.get_world_size", lambda: 4)
+            cfg.MODEL.DEVICE = "cuda"
+            Run(cfg)
 
 
 @pytest.fixture
@@ -300,6 +393,39 @@ def test_a_run_that_cannot_start_leaves_the_earlier_one_to_go_on_with(tiny, trai
     with pytest.raises(ValueError, match="knows only"):
         Run(tiny("quickstart.yaml", "SOLVER.LR_SCHEDULER_NAME", "Foo")).start()
     assert (trained / "last_checkpoint").read_text() == "model_final.pth"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("SEED", "8"), "the run to resume has the seed 7: write SEED 7"),
+        (("MODEL.BACKBONE.FREEZE_AT", "2"), "trained groups of .* write the MODEL.BACKBONE.FREEZE_AT, .*of its config"),
+        (("SOLVER.WEIGHT_DECAY_BIAS", "0.0"), "trained groups of"),
+    ],
+)
+def test_what_a_run_cannot_go_on_with_leaves_it_as_it_is(tiny, trained, words, message):
+    files = [path for path in trained.rglob("*") if path.is_file() and path.name != "log.txt"]
+    before = [path.read_bytes() for path in files]
+    with pytest.raises(ValueError, match=message):
+        Run(tiny("quickstart.yaml", *words), resume=True)
+    assert [path.read_bytes() for path in files] == before and b"SEED: 7" in b"".join(before)
+
+
+def test_iterations_that_count_by_processes_go_on_with_as_many(tiny, trained, monkeypatch):
+    run = Run(tiny("quickstart.yaml", "SOLVER.REFERENCE_WORLD_SIZE", "1"), resume=True)
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match="was 1 in the run so far and is 2 now: resume with 1 processes"):
+        run._check_resumed(str(trained / "model_final.pth"))
+
+
+def test_mixed_precision_may_begin_with_a_resume(tiny, trained, capsys):
+    """Looked at without a step: Detectron2 makes these on a GPU only."""
+    cfg = tiny("quickstart.yaml")
+    run = Run(cfg, resume=True)
+    cfg.SOLVER.AMP.ENABLED = True
+    trainer = Trainer(cfg, run.model, {})
+    trainer.resume(run.saved)
+    assert trainer.start_iter == 1 and "was not in mixed precision" in capsys.readouterr().out
 
 
 def test_an_evaluation_leaves_the_config_of_a_training_as_it_is(tiny, trained):

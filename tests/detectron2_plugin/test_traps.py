@@ -112,6 +112,8 @@ def test_trap_2_published_weights_of_another_depth(trunk):
             "MODEL.RESNET_BACKBONE.RES5_DILATION: 2, or MODEL.RESNETS.RES5_DILATION: 1",
         ),
         ({"MODEL.RESNETS.NUM_GROUPS": 32}, "there are no ResNeXts"),
+        ({"MODEL.RESNETS.RES2_OUT_CHANNELS": 64}, "RES2_OUT_CHANNELS is 64: there are no"),
+        ({"MODEL.RESNETS.STEM_OUT_CHANNELS": 32}, "STEM_OUT_CHANNELS is 32: there are no"),
         ({"MODEL.RESNET_BACKBONE.ARCH": "resnet51"}, "ARCH 'resnet51' must be one of plain18, "),
         ({"MODEL.RESNET_BACKBONE.NORM": "LN"}, "unknown norm 'LN'"),
         ({"MODEL.RESNET_BACKBONE.OUT_FEATURES": ["res4", "res5"]}, r"OUT_FEATURES: \['res4'\], or other IN_FEATURES"),

@@ -1,6 +1,7 @@
 """Multiply-adds against torchvision's published figures; measuring changes nothing."""
 
 import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -78,3 +79,27 @@ def test_one_slow_call_does_not_spoil_the_speed():
 
 def test_memory_of_this_process_is_more_than_torch_and_less_than_the_machine():
     assert 50 < peak_memory_mib(CPU) < 100_000
+
+
+class Failing(Areas):
+    """Fails on two images, after it has computed."""
+
+    def forward(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
+        found = super().forward(images)
+        if len(images) == 2:
+            raise KeyboardInterrupt
+        return found
+
+
+def test_calls_that_fail_do_not_count_and_leave_no_mode_behind():
+    model, image = Failing(), torch.rand(3, 8, 8)
+    before = torch._C._len_torch_dispatch_stack()
+    with pytest.raises(KeyboardInterrupt), CostMeter(model, CPU):
+        model([image, image])
+    assert torch._C._len_torch_dispatch_stack() == before
+    with CostMeter(model, CPU) as meter:
+        for images in ([image, image], [image], [image, image], [image]):
+            with suppress(KeyboardInterrupt):
+                model(images)
+    assert torch._C._len_torch_dispatch_stack() == before
+    assert meter.multiply_adds == 8 * 3 * 9 * 8 * 8

@@ -8,7 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from resnet_backbone.evaluation.pictures import GAP, GRID_PAIRS, Sample, draw_pair, save_comparison_pictures
+from resnet_backbone.evaluation.pictures import (
+    GAP,
+    GRID_PAIRS,
+    Sample,
+    draw_pair,
+    evenly_spaced,
+    save_comparison_pictures,
+)
 
 NAMES = ["cat", "dog", "bird"]
 NO_BOXES = {
@@ -240,3 +247,16 @@ def test_real_images_with_their_annotations(coco_mini, tmp_path):
         below_title = -sample.image.shape[1]
         assert max_color(left[:, below_title:]) == max_color(right[:, below_title:])
         assert not read(path)[:, below_title:, : sample.image.shape[2]].equal(sample.image)
+
+
+@pytest.mark.parametrize("count", range(1, 41))
+def test_pictures_are_drawn_from_the_whole_data_set(count):
+    drawn = list(evenly_spaced(range(count)))
+    assert len(drawn) == min(count, 8) == len(set(drawn))
+    assert (drawn[0], drawn[-1]) == (0, count - 1)
+    gaps = [b - a for a, b in zip(drawn, drawn[1:], strict=False)]
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_of_no_images_nothing_is_drawn():
+    assert list(evenly_spaced([])) == []

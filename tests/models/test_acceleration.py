@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from resnet_backbone.models.acceleration import Acceleration, accelerate, finish_for_inference
+from resnet_backbone.models.acceleration import CUDA_GRAPH_MODES, Acceleration, accelerate, finish_for_inference
 from resnet_backbone.models.layers import ConvNormActivation
 from resnet_backbone.models.registry import create_model
 
@@ -129,3 +129,8 @@ def test_compiled_it_computes_and_trains_the_same(arch, pad_to):
     for (name, expected), found in zip(plain.named_parameters(), fast.parameters(), strict=True):
         if expected.grad is not None:
             assert (found.grad - expected.grad).abs().max() < 1e-3 * expected.grad.abs().max(), name
+
+
+def test_the_modes_with_cuda_graphs_are_torchs():
+    options = torch._inductor.list_mode_options()
+    assert set(CUDA_GRAPH_MODES) == {mode for mode, values in options.items() if values.get("triton.cudagraphs")}

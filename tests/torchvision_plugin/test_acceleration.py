@@ -81,11 +81,24 @@ def test_a_value_that_nothing_knows_is_refused_when_the_config_is_read(tiny, ove
         (("CHECKPOINT_STAGES", "['res9']"), r"CHECKPOINT_STAGES \['res9'\] must be stages of this trunk: stem, res2"),
         (("PAD_TO", "100"), "PAD_TO is 100; this pyramid needs a multiple of 32"),
         (("COMPILE", "default", KEY + "CHECKPOINT_STAGES", "['res2']"), "torch.compile decides by itself"),
+        (
+            ("COMPILE", "reduce-overhead", "SOLVER.ACCUMULATION_STEPS", "2"),
+            "COMPILE reduce-overhead records CUDA graphs, .*; write MODEL.RESNET_BACKBONE.COMPILE default",
+        ),
+        (("COMPILE", "max-autotune", "SOLVER.ACCUMULATION_STEPS", "2"), "COMPILE max-autotune records CUDA graphs"),
     ],
 )
 def test_what_does_not_fit_the_backbone_is_refused_with_the_config(tiny, overrides, message):
     with pytest.raises(ValueError, match=message):
         tiny("quickstart.yaml", KEY + overrides[0], *overrides[1:])
+
+
+def test_compiling_without_a_compiler_is_refused_before_anything_is_written(tiny, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    cfg = tiny("quickstart.yaml", KEY + "COMPILE", "default")
+    with pytest.raises(ValueError, match="there is no no-such-compiler; install it, .*or write .*COMPILE ''"):
+        Run(cfg)
+    assert not Path(cfg.OUTPUT_DIR).exists()
 
 
 def test_images_are_padded_as_asked_for(tiny):

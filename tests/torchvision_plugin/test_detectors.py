@@ -193,6 +193,13 @@ def test_detections_have_the_promised_form(tiny):
         assert labels.min() >= 1 and labels.max() <= cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
+def test_freeze_at_counts_stages_of_the_backbone_and_not_the_c4_head(tiny):
+    detector = build_detector(tiny("faster/r18_c4.yaml", "MODEL.WEIGHTS", "", "MODEL.BACKBONE.FREEZE_AT", "5"))
+    assert not any(parameter.requires_grad for parameter in detector.backbone.parameters())
+    convolutions = [m for m in detector.roi_heads.box_head.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert convolutions and all(convolution.weight.requires_grad for convolution in convolutions)
+
+
 @pytest.mark.parametrize(
     ("config", "overrides", "message"),
     [

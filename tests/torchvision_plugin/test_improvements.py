@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -144,6 +145,29 @@ def test_it_is_what_loops_over_boxes_find(build, reference, combination, size):
     torch.testing.assert_close(found["boxes"], torch.tensor([box for _, _, box in expected]), rtol=0, atol=0.02)
     without = plain(cfg, detector, image)["scores"]
     assert without.shape != found["scores"].shape or not torch.allclose(without, found["scores"], atol=1e-3)
+
+
+@torch.inference_mode()
+def test_features_outlast_the_next_pass_of_a_cuda_graph(build):
+    """Of which the next pass overwrites what this one returned."""
+    cfg, detector = build("fpn", *REFINEMENT, *MULTI_SCALE)
+    member = build("c4")
+    image = photograph(90, 131)
+    expected = improved(cfg, detector, image, [member])
+    written: list[Tensor] = []
+
+    def overwrite(backbone, images, features):
+        for feature in written:
+            feature.fill_(torch.nan)
+        written[:] = features.values()
+
+    for backbone in (detector.backbone, member[1].backbone):
+        backbone.acceleration = replace(backbone.acceleration, compile_mode="reduce-overhead")
+        backbone.register_forward_hook(overwrite)
+    found = improved(cfg, detector, image, [member])
+    assert len(expected["boxes"]) >= 5
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
 
 
 @torch.inference_mode()
