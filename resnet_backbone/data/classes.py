@@ -170,6 +170,7 @@ class _ClassFolders(torchvision_datasets.ImageFolder):
     def __init__(self, root: str) -> None:
         self.hidden: set[str] = set()
         self._endings = tuple(image_endings())
+        self._folders: dict[str, bool] = {}  # whether all in it is hidden
         super().__init__(root, is_valid_file=self._is_image)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
@@ -183,9 +184,11 @@ class _ClassFolders(torchvision_datasets.ImageFolder):
     def _is_image(self, path: str) -> bool:
         if not path.lower().endswith(self._endings):
             return False
-        below = path[len(self.root) :].strip(os.sep)
-        if any(map(is_hidden, below.split("/"))):
-            self.hidden.add(below)
+        folder, _, name = path[len(self.root) :].rpartition(os.sep)
+        if folder not in self._folders:  # asked once, of thousands of images
+            self._folders[folder] = any(map(is_hidden, folder.split("/")))
+        if self._folders[folder] or is_hidden(name):
+            self.hidden.add(f"{folder}/{name}".strip("/"))
             return False
         return True
 

@@ -49,10 +49,8 @@ class VocReport:
             ("dropped", self.dropped),
             ("clipped to the image", self.clipped),
             ("size read from the image", self.sizes_from_image),
-            ("to know", self.notes),
+            *([("to know", self.notes)] if self.notes else []),
         ):
-            if title == "to know" and not entries:
-                continue
             lines.append(f"{title}: {len(entries)}")
             lines += [f"  {entry}" for entry in entries[:20]]
             if len(entries) > 20:
@@ -245,6 +243,10 @@ def voc_to_coco(
     folder = _VocFolder(root)
     stems = folder.stems(split)
     names = list(class_names) if class_names is not None else find_class_names(root)
+    if not names and class_names is None:
+        raise ValueError(
+            f"{folder.annotations}: no annotation file has an object, so the classes are not known; name them"
+        )
     if not names or len(set(names)) != len(names):
         raise ValueError(f"class names {names}; expected one or more, each once")
     categories = {name: index for index, name in enumerate(names, start=1)}

@@ -76,7 +76,7 @@ def test_names_that_are_not_utf8(folders):
     (folders / "n01/a.png").rename(folders / os.fsdecode(b"n01/\xff.png"))
     dataset = open_classes(str(folders))
     names = [dataset.image_name(index) for index in range(len(dataset))]
-    assert os.fsencode(names[2]) == b"n01/\xff.png" and dataset[2][0].size == (7, 6)
+    assert os.fsencode(names[1]) == b"n01/\xff.png" and dataset[1][0].size == (7, 6)
     assert hash_labels(names, dataset.labels.tolist()) != hash_labels(sorted(names), dataset.labels.tolist()[::-1])
     write_text(folders / "table.csv", "\n".join(names))
     assert r"n01/\udcff.png" in (folders / "table.csv").read_text(encoding="utf-8")

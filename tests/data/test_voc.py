@@ -158,6 +158,12 @@ def test_given_classes_keep_their_order(tmp_path):
             one(tmp_path, item(1, 1, 5, 5), class_names=names)
 
 
+def test_no_object_at_all(tmp_path):
+    with pytest.raises(ValueError, match="no annotation file has an object, so the classes are not known"):
+        one(tmp_path)
+    assert one(tmp_path, class_names=["cat"])[0]["annotations"] == []
+
+
 def test_class_specific_split_files(tmp_path):
     root = voc(tmp_path, *[f"<annotation>{SIZE}{item(1, 1, 5, 5)}</annotation>"] * 2)
     (root / "ImageSets/Main/cat_val.txt").write_text("image_1  1\nimage_0 -1\n")
