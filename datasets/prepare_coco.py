@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.data.catalog import datasets_root
 from resnet_backbone.data.coco_files import COCO_RELEASES, COCO_URL, fetch_coco, split_problems
 
@@ -42,7 +43,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    sys.exit(run_command_line(main, refused=(ValueError, OSError)))

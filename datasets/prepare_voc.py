@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.data.catalog import datasets_root
 from resnet_backbone.data.voc_files import VOC_SPLITS, VOC_URL, prepare_voc, prepare_voc_from, split_problems
 
@@ -56,7 +57,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    sys.exit(run_command_line(main, refused=(ValueError, OSError)))

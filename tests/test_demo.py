@@ -89,7 +89,7 @@ def test_a_folder_with_images_of_every_kind_and_broken_ones(demo, photo, tmp_pat
     status, out, err = demo("--input", folder, "--output", tmp_path / "out", *ALL)
     assert status == 1
     assert len(out.splitlines()) == 5 and " -> " in out
-    assert "5 of 7 read, 1 other file skipped (not an image)" in err
+    assert "5 of 7 read, 1 other file skipped (not an image, or hidden)" in err
     for name in ("broken.jpg", "empty.png"):
         assert f"{name}: cannot be read as an image" in err
     written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))

@@ -20,6 +20,7 @@ from resnet_backbone.classification.complexity_table import complexity_rows, sta
 from resnet_backbone.classification.curves import read_curves, write_curves
 from resnet_backbone.classification.response_report import responses_text, write_responses
 from resnet_backbone.classification.response_source import measure_sources
+from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.data.classes import open_classes
 from resnet_backbone.models.complexity import build_on_meta, complexity, usual_size
 from resnet_backbone.weights import TestTransform
@@ -103,4 +104,4 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command_line(main))

@@ -32,6 +32,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.diagnosis.dataset_check import SetToCheck, check_sets, sets_of
 from resnet_backbone.diagnosis.dataset_report import DatasetReport
 
@@ -91,4 +92,4 @@ def named_sets(args: argparse.Namespace) -> list[SetToCheck]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command_line(main))

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.data.catalog import datasets_root
 from resnet_backbone.data.images import read_image
 from resnet_backbone.evaluation.comparison.compare import compare_runs
@@ -73,4 +74,4 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command_line(main))

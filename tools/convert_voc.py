@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Convert one split of a Pascal VOC folder to a COCO-format JSON file.
 
-Example: python tools/convert_voc.py --voc VOCdevkit/VOC2007 --split trainval --output datasets/voc/trainval.json
+Examples:
+    python tools/convert_voc.py --voc VOCdevkit/VOC2007 --split trainval --output datasets/voc/trainval.json
+    python tools/convert_voc.py --voc photos --output photos.json     # all that is annotated, XML beside the images
 """
 
 from __future__ import annotations
@@ -12,30 +14,37 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.data.voc import voc_to_coco
+from resnet_backbone.files.whole import write_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Convert one split of a Pascal VOC folder to a COCO-format JSON file.")
-    parser.add_argument("--voc", type=Path, required=True, help="folder with Annotations, ImageSets and JPEGImages")
-    parser.add_argument("--split", required=True, help="name of a file in ImageSets/Main, such as trainval")
+    parser.add_argument(
+        "--voc",
+        type=Path,
+        required=True,
+        help="folder with Annotations, ImageSets and JPEGImages, or with XML files beside images",
+    )
+    parser.add_argument(
+        "--split", help="name of a file in ImageSets/Main, such as trainval (default: every annotated image)"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.json")
     parser.add_argument(
-        "--classes", type=lambda text: text.split(","), help="comma-separated, in the order of their ids"
+        "--classes",
+        type=lambda text: [name.strip() for name in text.split(",")],
+        help="comma-separated, in the order of their ids",
     )
     arguments = parser.parse_args(argv)
 
     document, report = voc_to_coco(arguments.voc, arguments.split, arguments.classes)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(document), encoding="utf-8")
+    write_text(arguments.output, json.dumps(document))
     print(report)
     print(f"classes: {', '.join(category['name'] for category in document['categories'])}")
-    print(f"wrote {arguments.output}; its images are in {arguments.voc / 'JPEGImages'}")
+    print(f"wrote {arguments.output}; its images are in {report.image_folder}")
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    sys.exit(run_command_line(main, refused=(ValueError, OSError)))

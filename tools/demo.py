@@ -45,6 +45,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.config.engine import ENGINES, choose_engine
 from resnet_backbone.config.finished_run import engine_of, find_run
 from resnet_backbone.data.images import read_image
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def skipped_text(skipped: int) -> str:
-    return "1 other file skipped (not an image)" if skipped == 1 else f"{skipped} other files skipped (not images)"
+    return f"{skipped} other {'file' if skipped == 1 else 'files'} skipped (not an image, or hidden)"
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -281,7 +282,7 @@ def show(picture: Image.Image, *, wait: bool) -> None:
 
 def check_display() -> None:
     """Raise OSError where no window can be opened. OpenCV aborts its process there, so another one tries."""
-    probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=60)
+    probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, errors="replace", timeout=60)
     if probe.returncode != 0:
         reason = next((line for line in probe.stderr.splitlines() if line.strip()), f"status {probe.returncode}")
         raise OSError(
@@ -290,4 +291,4 @@ def check_display() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command_line(main))

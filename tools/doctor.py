@@ -32,6 +32,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.config.engine import ENGINES, choose_engine
 from resnet_backbone.diagnosis import Engine, Report, examine_checkpoint, examine_config, report_of_missing_engine
 
@@ -76,4 +77,4 @@ def examine(config_file: str, engine_name: str, overrides: Sequence[str], images
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command_line(main))

@@ -27,7 +27,7 @@ from resnet_backbone.classification.ensemble import check_members, score_members
 from resnet_backbone.classification.predict import DTYPES, Progress
 from resnet_backbone.classification.score_report import check_folder, score_text, write_score
 from resnet_backbone.classification.views import KINDS, SCALES, Views
-from resnet_backbone.config.command_line import plain_text
+from resnet_backbone.config.command_line import plain_text, run_command_line
 from resnet_backbone.data.classes import open_classes
 from resnet_backbone.weights import TestTransform
 from resnet_backbone.weights.input_format import INTERPOLATIONS
@@ -131,4 +131,4 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command_line(main))

@@ -31,6 +31,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.config.finished_run import find_run
 from resnet_backbone.export.detector import detector_subject, load_for_export
 from resnet_backbone.export.run import FORMATS, check_destination, export
@@ -107,4 +108,4 @@ def load_subject(args: argparse.Namespace) -> Subject:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command_line(main))

@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.weights import (
     DownloadError,
     InputFormat,
@@ -68,4 +69,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command_line(main))

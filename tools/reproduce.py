@@ -27,6 +27,7 @@ from pathlib import Path
 
 import torch
 
+from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.config.engine import ENGINES, choose_engine
 from resnet_backbone.reproduction.all_tables import all_tables
 from resnet_backbone.reproduction.execute import CommandFailed, run_command, run_jobs
@@ -108,7 +109,9 @@ def refuse_a_cpu(jobs: Jobs, args: argparse.Namespace) -> None:
 
 
 def run(jobs: Jobs, keep_going: bool) -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup's
+            signal.signal(number, signal.default_int_handler)  # as Ctrl-C
     failed = run_jobs(jobs, script(jobs.table), sys.stdout, keep_going=keep_going)
     report(jobs)
     if jobs.table.metric == "classification":
@@ -238,4 +241,4 @@ def positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command_line(main, keeps_running=True))

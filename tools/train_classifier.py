@@ -10,7 +10,8 @@ Examples:
 One process a GPU: --num-gpus starts them, or torchrun may. OUTPUT_DIR/weights.pth is the network for MODEL.WEIGHTS of
 tools/train_net.py. The last line printed is JSON: the figures of the test set, errors in percent.
 
-Exit status: 0; 1 after an error; 75 after SIGTERM or Ctrl-C, when what was learned is saved and --resume goes on.
+Exit status: 0; 1 after an error; 75 after SIGTERM, Ctrl-C or the end of its terminal, when what was
+learned is saved and --resume goes on. Where only the reader of its output ends, the run goes on without it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from collections.abc import Sequence
 
 from resnet_backbone.classification.config import load_config
 from resnet_backbone.classification.run import Run, check_data
-from resnet_backbone.config.command_line import LostPeer, add_run_arguments, outcome, torchrun_words, wants_processes
+from resnet_backbone.config.command_line import (
+    LostPeer,
+    add_run_arguments,
+    outcome,
+    run_command_line,
+    torchrun_words,
+    wants_processes,
+)
 from resnet_backbone.config.interruption import Interrupted, catching_signals
 from resnet_backbone.training.launch import ProcessError, is_lost_peer, launch
 from resnet_backbone.training.processes import check_processes
@@ -76,4 +84,4 @@ def failed(error: BaseException) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command_line(main, keeps_running=True))

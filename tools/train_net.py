@@ -9,7 +9,8 @@ Examples:
 One process a GPU: --num-gpus starts them; on the torchvision engine torchrun may. Where there is a test set, the
 last line printed is JSON: the figures of every one, in percent, every digit.
 
-Exit status: 0; 1 after an error; 75 after SIGTERM or Ctrl-C, when what was learned is saved and --resume goes on.
+Exit status: 0; 1 after an error; 75 after SIGTERM, Ctrl-C or the end of its terminal, when what was
+learned is saved and --resume goes on. Where only the reader of its output ends, the run goes on without it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from resnet_backbone.config.command_line import (
     add_run_arguments,
     check_machines,
     outcome,
+    run_command_line,
+    set_up_console,
     torchrun_words,
     wants_processes,
 )
@@ -121,6 +124,7 @@ def launch_detectron2(args: argparse.Namespace) -> int:
 
 def run_detectron2(args: argparse.Namespace) -> None:
     """What each process does."""
+    set_up_console(keeps_running=True)  # those that Detectron2 has started know nothing of it
     from resnet_backbone.detectron2_plugin.config import load_config
     from resnet_backbone.detectron2_plugin.run import Run
 
@@ -145,4 +149,4 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command_line(main, keeps_running=True))

@@ -28,6 +28,7 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 from torch import Tensor
 
+from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.config.engine import ENGINES, choose_engine
 from resnet_backbone.data.seen import SeenImage, Sight
 from resnet_backbone.evaluation.drawing import draw_panel, fit, tile, tinted
@@ -141,4 +142,4 @@ def count(number: int, one: str, many: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command_line(main))

@@ -1,12 +1,14 @@
-"""The arguments that tools/train_net.py and tools/train_classifier.py have in common: Detectron2's."""
+"""How every command of tools/ and datasets/ runs, and the arguments that those which train have in common."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from urllib.parse import SplitResult, urlsplit
 
 from resnet_backbone.config.interruption import LOST_PEER, RESUME_ME, Interrupted
@@ -14,6 +16,77 @@ from resnet_backbone.config.interruption import LOST_PEER, RESUME_ME, Interrupte
 logger = logging.getLogger(__name__)
 
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
+CLOSED_PIPE = 141  # exit status of a command whose reader has gone, as a shell gives it: 128 + SIGPIPE
+
+
+def run_command_line(
+    main: Callable[[], int], *, refused: tuple[type[Exception], ...] = (), keeps_running: bool = False
+) -> int:
+    """Run ``main`` as a command, and return the exit status.
+
+    Args:
+        main: takes its arguments from ``sys.argv``, and returns the status.
+        refused: errors that are told in one line, with status 1; others are passed on.
+        keeps_running: see :func:`set_up_console`.
+    """
+    set_up_console(keeps_running=keeps_running)
+    try:
+        return main()
+    except refused as error:
+        sys.stderr.write(f"error: {plain_text(error)}\n")
+        return 1
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+def set_up_console(*, keeps_running: bool) -> None:
+    """Make standard output and error take every text, and their loss end the process in order, or not at all.
+
+    Characters that the console's encoding lacks are written as ``\\u732b``. When the reader has gone, as in
+    ``tool | head -1``, the process ends silently with the status 141.
+
+    Args:
+        keeps_running: for what trains: when nobody reads any more, or the terminal is gone, it goes on without output.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and not isinstance(stream, _Console):
+            setattr(sys, name, _Console(stream, keeps_running))
+
+
+class _Console(io.TextIOWrapper):
+    def __init__(self, stream: io.TextIOWrapper, keeps_running: bool) -> None:
+        super().__init__(
+            stream.buffer,
+            encoding=stream.encoding,
+            errors="backslashreplace",
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        self._keeps_running = keeps_running
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())  # what is still in the buffer goes there, too, and what children print
+        os.close(nowhere)
+        if not self._keeps_running:  # not with the OSError, which tools would take for one of their files
+            raise SystemExit(CLOSED_PIPE if isinstance(error, BrokenPipeError) else f"error: printing failed: {error}")
+        if logger.hasHandlers():  # a run has begun, and log.txt may take it
+            logger.warning("nothing is printed any more (%s): the run goes on", error)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

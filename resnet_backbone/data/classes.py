@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +19,10 @@ from torchvision import datasets as torchvision_datasets
 
 from resnet_backbone.data.catalog import datasets_root
 from resnet_backbone.data.images import open_image
+from resnet_backbone.data.media import image_endings, is_hidden
 from resnet_backbone.data.packed import PackedBytes
+
+logger = logging.getLogger(__name__)
 
 TORCHVISION = "torchvision://"
 
@@ -143,15 +147,50 @@ def missing_classes(source: str) -> str | None:
 
 def _open_folder(source: str, folder: Path) -> ClassDataset:
     try:
-        found = torchvision_datasets.ImageFolder(str(folder))
+        found = _ClassFolders(str(folder))
     except FileNotFoundError as error:
-        flat = [entry.name for entry in os.scandir(folder) if entry.is_file()][:3]
+        with os.scandir(folder) as entries:
+            flat = [entry.name for entry in entries if entry.is_file() and not is_hidden(entry.name)][:3]
         what = f"; it holds files such as {', '.join(flat)}" if flat else ""
         raise ValueError(
-            f"{folder} must hold a folder for each class, each with images in it{what} ({error})"
+            f"{folder} must hold a folder for each class, each with images in it{what} ({error}; "
+            f"images end in {' '.join(sorted(image_endings()))})"
         ) from error
+    if found.hidden:
+        logger.warning(
+            "%s: left out %d hidden folders and images, such as %s", folder, len(found.hidden), sorted(found.hidden)[0]
+        )
     names = PackedBytes(os.fsencode(path[len(found.root) :].lstrip(os.sep)) for path, _ in found.samples)
     return ClassDataset(source, folder, found.classes, found.targets, partial(_read_path, folder, names), names)
+
+
+class _ClassFolders(torchvision_datasets.ImageFolder):
+    """torchvision's, with every image that Pillow reads here, and without what :func:`is_hidden` names."""
+
+    def __init__(self, root: str) -> None:
+        self.hidden: set[str] = set()
+        self._endings = tuple(image_endings())
+        self._folders: dict[str, bool] = {}  # whether all in it is hidden
+        super().__init__(root, is_valid_file=self._is_image)
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        names, _ = super().find_classes(directory)
+        self.hidden.update(filter(is_hidden, names))
+        seen = [name for name in names if not is_hidden(name)]
+        if not seen:
+            raise FileNotFoundError(f"Couldn't find any class folder in {directory}.")
+        return seen, {name: label for label, name in enumerate(seen)}
+
+    def _is_image(self, path: str) -> bool:
+        if not path.lower().endswith(self._endings):
+            return False
+        folder, _, name = path[len(self.root) :].rpartition(os.sep)
+        if folder not in self._folders:  # asked once, of thousands of images
+            self._folders[folder] = any(map(is_hidden, folder.split("/")))
+        if self._folders[folder] or is_hidden(name):
+            self.hidden.add(f"{folder}/{name}".strip("/"))
+            return False
+        return True
 
 
 def read_rgb(path: str | Path) -> Image.Image:

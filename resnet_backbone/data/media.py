@@ -1,13 +1,36 @@
-"""Images, videos and cameras that a command line names: files, folders, patterns and camera numbers."""
+"""Which files are images and videos, and what a command line names: files, folders, patterns and camera numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-IMAGES = ".jpg .jpeg .jpe .jfif .png .bmp .dib .webp .avif .tif .tiff .gif .jp2 .ppm .pgm .pbm .pnm"
+from PIL import Image
+
+from resnet_backbone.data.images import FORMATS
+
+# What desktops, servers and notebooks put beside a user's files, in lower case; and all whose names begin with a dot.
+_OF_SYSTEMS = frozenset(
+    ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "$recycle.bin")
+    + ("system volume information", "lost+found", "__pycache__")
+)
 VIDEOS = ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .flv .ts .3gp .ogv"
+
+
+@cache
+def image_endings() -> frozenset[str]:
+    """Endings of the names of images that :func:`~resnet_backbone.data.images.read_image` reads, in lower case."""
+    return frozenset(end for end, format_name in Image.registered_extensions().items() if format_name in FORMATS)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is none of the user's own, and left out wherever folders are searched.
+
+    Names with a dot in front (``.ipynb_checkpoints``, ``._a.jpg``, ``.DS_Store``), ``__MACOSX``, ``Thumbs.db``, ...
+    """
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 class Medium(NamedTuple):
@@ -22,7 +45,7 @@ class Media(NamedTuple):
     """What :func:`find_media` found."""
 
     found: list[Medium]
-    skipped: int  # files in folders that are neither images nor videos
+    skipped: int  # files in folders that are neither images nor videos, or hidden
 
 
 def find_media(words: Sequence[str]) -> Media:
@@ -45,7 +68,7 @@ def find_media(words: Sequence[str]) -> Media:
     if not found:
         raise FileNotFoundError(
             f"no image and no video in {' '.join(words)} ({len(skipped)} other files); they are told by their endings: "
-            f"{IMAGES} {VIDEOS}"
+            f"{' '.join(sorted(image_endings()))} {VIDEOS}; name a hidden file by itself"
         )
     return Media(list(found.values()), len(skipped))
 
@@ -65,7 +88,8 @@ def _media(word: str, skipped: set[Path]) -> list[Medium]:
             f"{word!r}: no such file or folder, no pattern that matches any, and no number of a camera"
         )
     files = [match for match in matches if match.is_file()]
-    return [medium for match in files for medium in _of_known_kind(match, match.name, skipped)]
+    named = path.parts  # a hidden folder that the pattern itself has is meant
+    return [medium for match in files for medium in _of_known_kind(match, match.name, skipped, named)]
 
 
 def _below(folder: Path, skipped: set[Path]) -> list[Medium]:
@@ -73,8 +97,10 @@ def _below(folder: Path, skipped: set[Path]) -> list[Medium]:
     return [medium for path in files for medium in _of_known_kind(path, path.relative_to(folder), skipped)]
 
 
-def _of_known_kind(path: Path, name: str | Path, skipped: set[Path]) -> list[Medium]:
-    if path.suffix.lower() not in f"{IMAGES} {VIDEOS}".split():
+def _of_known_kind(path: Path, name: Path | str, skipped: set[Path], named: Sequence[str] = ()) -> list[Medium]:
+    below = path.parts if named else Path(name).parts
+    hidden = any(is_hidden(part) and part not in named for part in below)
+    if hidden or path.suffix.lower() not in {*image_endings(), *VIDEOS.split()}:
         skipped.add(path.resolve())
         return []
     return [_medium(path, name)]

@@ -33,13 +33,15 @@ class VideoReader:
 
     Raises:
         FileNotFoundError: there is no such file.
-        OSError: the file is no video that can be read, or there is no such camera.
+        OSError: the file is no video that can be read, its name is not UTF-8, or there is no such camera.
     """
 
     def __init__(self, source: Path | int) -> None:
         self.source = source
         if isinstance(source, Path) and not source.is_file():
             raise FileNotFoundError(f"{source}: no such video file")
+        if isinstance(source, Path):
+            _check_name(source)
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
             self._capture.release()
@@ -86,6 +88,13 @@ class VideoReader:
             )
 
 
+def _check_name(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # OpenCV crashes
+        raise OSError(f"{ascii(str(path))}: the name of a video must be text in UTF-8; rename it") from None
+
+
 class VideoWriter:
     """Write frames to an ``.mp4`` file (MPEG-4). Use it as a context manager; without a frame there is no file.
 
@@ -95,11 +104,13 @@ class VideoWriter:
 
     Raises:
         ValueError: the file is not named ``.mp4``.
+        OSError: its name is not UTF-8.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
         if path.suffix.lower() != ".mp4":
             raise ValueError(f"a video is written to an .mp4 file, not to {path}")
+        _check_name(path)
         self.path = path
         self.fps = fps
         self._writer: Any = None

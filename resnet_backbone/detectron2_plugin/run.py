@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -130,11 +131,11 @@ class Run:
         if self.found:
             self.found.check_is_last()
         arguments = Namespace(eval_only=self.eval_only, resume=self.resumes)
+        _log_to_terminal(self.output_dir)  # opens log.txt, which Detectron2's loggers write to as well
         default_setup(self.cfg, arguments)
         set_up_process(self.cfg)
         if self.kept_config is not None and comm.is_main_process():
             (self.output_dir / CONFIG).write_bytes(self.kept_config)  # of the training, which default_setup wrote over
-        _log_to_terminal(self.output_dir)
         logger.info("resnet_backbone %s, torch %s", __version__, torch.__version__)
         if self.eval_only:
             return evaluate_all(self.cfg, self.model, improved=self.improved)
@@ -277,3 +278,6 @@ def _log_to_terminal(output_dir: Path | None = None) -> None:
     setup_logger.cache_clear()
     setup_logger(str(output_dir) if output_dir else None, distributed_rank=comm.get_rank(), name="resnet_backbone")
     package.setLevel(logging.INFO)
+    for handler in package.handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is not sys.stdout:
+            handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # not the console's encoding

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -111,7 +112,7 @@ def hash_file(path: Path) -> str:
 def hash_labels(names: Sequence[str], labels: Sequence[int]) -> str:
     """Return the SHA-256 of which image of a classification data set has which label, 64 hexadecimal digits."""
     lines = (f"{name}\t{label}\n" for name, label in zip(names, labels, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
 
 
 def read_facts(folder: Path) -> RunFacts:

@@ -42,9 +42,9 @@ def replacing(path: Path, doing: str = "writing", *, durable: bool = True) -> It
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, UTF-8, folders included; see :func:`replacing`."""
+    """Write a text file, UTF-8, folders included; see :func:`replacing`. File names that are not UTF-8 are escaped."""
     with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def copy_file(source: Path, path: Path) -> None:

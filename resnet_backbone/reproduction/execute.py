@@ -92,8 +92,9 @@ def run_command(words: Sequence[str], terminal: TextIO, folder: Path | None = No
         [sys.executable, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},  # whatever that of the terminal is
         start_new_session=True,
     )
     try:

@@ -43,7 +43,7 @@ def set_up_logging(output_dir: Path | None) -> None:
         handler.close()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if output_dir is not None:
-        handlers.append(_LogFile(output_dir / "log.txt", encoding="utf-8"))
+        handlers.append(_LogFile(output_dir / "log.txt", encoding="utf-8", errors="backslashreplace"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(message)s", "%m/%d %H:%M:%S"))
         root.addHandler(handler)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,15 @@ from resnet_backbone.config.interruption import (
     was_asked_to_stop,
 )
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+@pytest.fixture(autouse=True)
+def _not_under_nohup() -> Iterator[None]:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -45,6 +54,14 @@ def test_noted(number):
                 raise AssertionError("what was noted must be obeyed before anything else")
         assert was_asked_to_stop()
     assert not was_asked_to_stop()
+
+
+def test_nohup_is_obeyed():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with catching_signals():
+        signal.raise_signal(signal.SIGHUP)
+        assert not was_asked_to_stop()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_obeyed_inside_what_is_deferred():

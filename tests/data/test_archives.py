@@ -37,6 +37,13 @@ def test_selected_members_are_unpacked(tmp_path, compression):
     assert files_in(tmp_path / "out") == expected
 
 
+def test_hidden_members_stay_in_the_archive(tmp_path):
+    members = {"a/b.jpg": b"1", "__MACOSX/a/._b.jpg": b"2", "a/.DS_Store": b"3", "a/.ipynb_checkpoints/b.jpg": b"4"}
+    archive = make_zip(tmp_path / "x.zip", members)
+    assert extract_zip(archive, tmp_path / "out", select=lambda member: member, max_bytes=GENEROUS) == 1
+    assert files_in(tmp_path / "out") == {"a/b.jpg": b"1"}
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import tarfile
 
@@ -15,6 +16,8 @@ from resnet_backbone.data.cifar10_files import CLASSES, IMAGES_PER_CLASS, prepar
 from resnet_backbone.data.classes import open_classes
 from resnet_backbone.data.coco import CocoDataset
 from resnet_backbone.data.crops import write_crops
+from resnet_backbone.evaluation.facts import hash_labels
+from resnet_backbone.files.whole import write_text
 
 
 @pytest.fixture
@@ -37,6 +40,46 @@ def test_class_folders_are_those_of_torchvision(folders):
         expected, expected_label = theirs[index]
         assert (np.asarray(image) == np.asarray(expected)).all() and label == expected_label == ours.labels[index]
     assert ours.image_name(0) == "n01/a.png"
+
+
+def test_hidden_folders_and_images_are_no_classes_and_no_images(folders, caplog):
+    expected = open_classes(str(folders))
+    assert not caplog.records
+    image = folders / "n01/a.png"
+    for name in (".ipynb_checkpoints/a.png", "@eaDir/a.png", "n01/._a.png", "n02/.ipynb_checkpoints/a.png"):
+        (folders / name).parent.mkdir(exist_ok=True)
+        (folders / name).write_bytes(image.read_bytes())
+    (folders / "n01/.DS_Store").write_bytes(b"")
+    found = open_classes(str(folders))
+    assert found.class_names == expected.class_names and (found.labels == expected.labels).all()
+    assert [found.image_name(i) for i in range(len(found))] == [expected.image_name(i) for i in range(len(found))]
+    assert "left out 4 hidden folders and images, such as .ipynb_checkpoints" in caplog.text
+
+
+def test_a_set_of_hidden_folders_alone_is_refused(tmp_path):
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    with pytest.raises(ValueError, match="must hold a folder for each class"):
+        open_classes(str(tmp_path))
+
+
+def test_every_format_that_is_read_counts(folders):
+    for ending in ("gif", "AVIF", "jfif"):
+        (folders / f"n01/z.{ending}").write_bytes((folders / "n01/a.png").read_bytes())
+    assert [name for name in map(open_classes(str(folders)).image_name, range(6)) if "z." in name] == [
+        "n01/z.AVIF",
+        "n01/z.gif",
+        "n01/z.jfif",
+    ]
+
+
+def test_names_that_are_not_utf8(folders):
+    (folders / "n01/a.png").rename(folders / os.fsdecode(b"n01/\xff.png"))
+    dataset = open_classes(str(folders))
+    names = [dataset.image_name(index) for index in range(len(dataset))]
+    assert os.fsencode(names[1]) == b"n01/\xff.png" and dataset[1][0].size == (7, 6)
+    assert hash_labels(names, dataset.labels.tolist()) != hash_labels(sorted(names), dataset.labels.tolist()[::-1])
+    write_text(folders / "table.csv", "\n".join(names))
+    assert r"n01/\udcff.png" in (folders / "table.csv").read_text(encoding="utf-8")
 
 
 def test_it_can_be_sent_to_a_worker_that_is_started_anew(folders):

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from resnet_backbone.data.media import Medium, find_media
+from resnet_backbone.data.images import FORMATS, read_image
+from resnet_backbone.data.media import Medium, find_media, image_endings, is_hidden
 
 
 @pytest.fixture
@@ -66,3 +69,38 @@ def test_a_folder_without_images_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"no image and no video in .* \(1 other files\)"):
         find_media([str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_image_of_every_format_is_found_by_its_ending_and_read(tmp_path, name):
+    endings = [end for end, format_name in Image.registered_extensions().items() if format_name == name]
+    if not endings or name not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {name}")
+    path = tmp_path / f"a{endings[0].upper()}"
+    Image.fromarray(np.full((32, 32, 3), 200, dtype=np.uint8)).save(path, format=name)
+    assert endings[0] in image_endings()
+    assert read_image(find_media([str(tmp_path)]).found[0].source).shape == (3, 32, 32)
+
+
+HIDDEN = [".DS_Store", "._a.jpg", ".ipynb_checkpoints", "__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "DESKTOP.INI"]
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_desktops_and_notebooks_leave_is_hidden(name):
+    assert is_hidden(name)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "macosx", "thumbs.db.png", "_a.jpg", "desktop", "a.DS_Store"])
+def test_what_users_name_is_not(name):
+    assert not is_hidden(name)
+
+
+def test_hidden_files_are_taken_only_where_they_are_named(folder):
+    for name in ("._a.png", ".ipynb_checkpoints/a-checkpoint.png", "deep/__MACOSX/a.png", ".mine/a.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    assert names([str(folder)]) == ["a.png", "b.JPG", "deep/clip.MP4", "deep/er/c.tiff"]
+    assert find_media([str(folder)]).skipped == 3 + 4
+    assert names([str(folder / "**" / "*.png")]) == ["a.png"]
+    assert names([str(folder / ".mine" / "*.png")]) == ["a.png"] == names([str(folder / ".mine")])
+    assert names([str(folder / "._a.png")]) == ["._a.png"]

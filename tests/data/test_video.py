@@ -1,6 +1,7 @@
 """Videos against OpenCV's own reader and writer."""
 
 import logging
+import os
 from pathlib import Path
 
 import cv2
@@ -90,3 +91,11 @@ def test_a_video_that_ends_early_is_a_warning(tmp_path, caplog):
         frames = sum(1 for _ in reader)
     assert 0 < frames < 40
     assert f"{frames} of 40 frames could be read" in caplog.text
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.mp4")
+    path.write_bytes(b"")
+    for open_video in (lambda: VideoReader(path), lambda: VideoWriter(path, 25)):
+        with pytest.raises(OSError, match=r"udcff\.mp4': the name of a video must be text in UTF-8"):
+            open_video()

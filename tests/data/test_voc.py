@@ -158,6 +158,12 @@ def test_given_classes_keep_their_order(tmp_path):
             one(tmp_path, item(1, 1, 5, 5), class_names=names)
 
 
+def test_no_object_at_all(tmp_path):
+    with pytest.raises(ValueError, match="no annotation file has an object, so the classes are not known"):
+        one(tmp_path)
+    assert one(tmp_path, class_names=["cat"])[0]["annotations"] == []
+
+
 def test_class_specific_split_files(tmp_path):
     root = voc(tmp_path, *[f"<annotation>{SIZE}{item(1, 1, 5, 5)}</annotation>"] * 2)
     (root / "ImageSets/Main/cat_val.txt").write_text("image_1  1\nimage_0 -1\n")
@@ -168,7 +174,7 @@ def test_class_specific_split_files(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("suffix", [".jpeg", ".png", ".bmp", ".JPG"])
+@pytest.mark.parametrize("suffix", [".jpeg", ".png", ".bmp", ".JPG", ".Jpg", ".tif", ".TIFF", ".webp"])
 def test_other_image_suffixes(tmp_path, suffix):
     document, _ = voc_to_coco(voc(tmp_path, f"<annotation>{item(1, 1, 5, 5)}</annotation>", suffix=suffix), "train")
     assert document["images"][0]["file_name"] == f"image_0{suffix}"
@@ -179,12 +185,223 @@ def test_text_beyond_ascii(tmp_path):
     assert document["categories"][0]["name"] == "Äpfel & 猫"
 
 
+FLAGS = {"0": 0, "1": 1, " 1 ": 1, "true": 1, "TRUE": 1, "Yes": 1, "false": 0, "no": 0, "1.0": 1, "0.0": 0}
+
+
+@pytest.mark.parametrize(("text", "expected"), FLAGS.items())
+def test_words_of_difficult(tmp_path, text, expected):
+    document, report = one(tmp_path, item(1, 1, 5, 5, extra=f"<difficult>{text}</difficult>"))
+    assert (document["annotations"][0]["iscrowd"], report.num_difficult, report.notes) == (expected, expected, ())
+
+
+@pytest.mark.parametrize("text", ["", "Unspecified"])
+def test_difficult_that_is_not_stated_is_told(tmp_path, text):
+    document, report = one(tmp_path, item(1, 1, 5, 5, extra=f"<difficult>{text}</difficult>"))
+    assert document["annotations"][0]["iscrowd"] == 0
+    assert f"image_0.xml: <difficult> is {text.lower()!r}, taken as 0" in str(report)
+
+
+@pytest.mark.parametrize("text", ["2", "-1", "hard", "nan", "truncated"])
+def test_other_words_of_difficult_are_refused(tmp_path, text):
+    with pytest.raises(ValueError, match=rf"image_0\.xml: <difficult> is '{text}'; expected 0 or 1"):
+        one(tmp_path, item(1, 1, 5, 5, extra=f"<difficult>{text}</difficult>"))
+
+
+@pytest.mark.parametrize(
+    "twice", ["<name>dog</name>", "<difficult>0</difficult>" * 2, "<bndbox><xmin>1</xmin></bndbox>"]
+)
+def test_what_is_there_twice_is_refused(tmp_path, twice):
+    with pytest.raises(ValueError, match="2 times; expected it once"):
+        one(tmp_path, item(1, 1, 5, 5, extra=twice))
+
+
+def test_tags_in_capitals(tmp_path):
+    plain = f"<annotation>{SIZE}{item(2, 3, 5, 7, extra='<difficult>1</difficult>')}</annotation>"
+    document, _ = voc_to_coco(voc(tmp_path / "a", plain), "train")
+    changed = re.sub(r"<(/?)(\w)", lambda match: f"<{match[1]}{match[2].upper()}", plain)
+    assert "<Annotation>" in changed and "<Xmin>" in changed
+    assert voc_to_coco(voc(tmp_path / "b", changed), "train")[0]["annotations"] == document["annotations"]
+
+
+def listed(root: Path, content: bytes, *names: str) -> list[str]:
+    """What is read from a list of images, in a folder that has the images ``names``."""
+    voc(root)
+    for name in names:
+        (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{SIZE}{item(1, 1, 5, 5)}</annotation>")
+        Image.new("RGB", (WIDTH, HEIGHT)).save(root / "JPEGImages" / f"{name}.jpg")
+    (root / "ImageSets/Main/train.txt").write_bytes(content)
+    return [image["file_name"].removesuffix(".jpg") for image in voc_to_coco(root, "train")[0]["images"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"scan (2)\n", ["scan (2)"]),
+        (b"blood 7\nblood 8\n", ["blood 7", "blood 8"]),
+        (b"blood 0\nblood 1\n", ["blood 0", "blood 1"]),
+        (b"blood 7  1\nblood 8 -1\nx  0\n", ["blood 7", "blood 8", "x"]),
+        (b"\xef\xbb\xbfa\r\n\r\n  b \r\n", ["a", "b"]),
+        ("\ufeffa\r\n猫\r\n".encode("utf-16-le"), ["a", "猫"]),
+        (b"a.jpg\nb.PNG\n", ["a", "b"]),
+        (b"a.b\na.c\n", ["a.b", "a.c"]),
+        (b"a\x85b\n", None),
+        ("Bild\u202f1\u00a0x\n".encode(), ["Bild\u202f1\u00a0x"]),
+        (b"a\n._a\n.ipynb_checkpoints/a\n", ["a"]),
+    ],
+)
+def test_lists_of_images(tmp_path, content, names):
+    if names is None:
+        with pytest.raises(ValueError, match="is not text in UTF-8"):
+            listed(tmp_path, content)
+    else:
+        assert listed(tmp_path, content, *names) == names
+
+
+def test_a_line_of_a_list_is_not_another_image(tmp_path):
+    """``scan`` is there, too."""
+    assert listed(tmp_path, b"scan (2)\n", "scan", "scan (2)") == ["scan (2)"]
+
+
+def with_images(root: Path, stated: str, *names: str) -> Path:
+    """A folder with ``a.xml``, whose ``<filename>`` is ``stated``, and images; each is named by its width."""
+    (root / "ImageSets/Main").mkdir(parents=True)
+    for folder in ("Annotations", "JPEGImages"):
+        (root / folder).mkdir()
+    filename = f"<filename>{stated}</filename>" if stated else ""
+    (root / "Annotations/a.xml").write_text(f"<annotation>{filename}{item(1, 1, 5, 5)}</annotation>")
+    for name in names:
+        Image.new("RGB", (WIDTH, HEIGHT)).save(root / "JPEGImages" / name)
+    (root / "ImageSets/Main/train.txt").write_text("a\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("stated", "names", "expected", "note"),
+    [
+        ("", ["a.jpg"], "a.jpg", ""),
+        ("a.png", ["a.jpg", "a.png"], "a.png", "took a.png, which <filename> says"),
+        (r"C:\data\a.png", ["a.jpg", "a.png"], "a.png", "took a.png, which <filename> says"),
+        ("other.png", ["a.jpg"], "a.jpg", "took a.jpg; <filename> says 'other.png', which is not there"),
+        ("a", ["a.jpg"], "a.jpg", ""),
+        ("A.JPEG", ["a.jpg"], "a.jpg", ""),
+        ("other.png", ["other.png"], "other.png", "took other.png, which <filename> says"),
+    ],
+)
+def test_filename_is_read(tmp_path, stated, names, expected, note):
+    document, report = voc_to_coco(with_images(tmp_path / "x", stated, *names), "train")
+    assert [image["file_name"] for image in document["images"]] == [expected]
+    assert len(report.notes) == bool(note) and note in str(report)
+
+
+@pytest.mark.parametrize(
+    ("stated", "names"), [("", ["a.jpg", "a.png"]), ("a.bmp", ["a.jpg", "a.png"]), ("b.jpg", ["a.jpg", "b.jpg"])]
+)
+def test_an_image_that_nothing_decides_is_refused(tmp_path, stated, names):
+    with pytest.raises(ValueError, match=f"{', '.join(names)} are there, and <filename> is '{stated}'"):
+        voc_to_coco(with_images(tmp_path / "x", stated, *names), "train")
+
+
+def test_one_image_of_two_annotation_files_is_refused(tmp_path):
+    root = with_images(tmp_path / "x", "b.jpg", "b.jpg")
+    (root / "Annotations/b.xml").write_text(f"<annotation>{item(1, 1, 5, 5)}</annotation>")
+    with pytest.raises(ValueError, match=r"b\.jpg: a\.xml and b\.xml are both of this image"):
+        voc_to_coco(root, None)
+
+
+def test_hidden_files_are_no_annotations_and_no_images(tmp_path):
+    root = voc(tmp_path, *[f"<annotation>{SIZE}{item(1, 1, 5, 5)}</annotation>"] * 2)
+    expected = voc_to_coco(root, "train")[0]
+    (root / "Annotations/._image_0.xml").write_bytes(b"\0\5\x16\7")
+    (root / "JPEGImages/._image_0.png").write_bytes(b"\0\5\x16\7")
+    (root / "Annotations/.ipynb_checkpoints").mkdir()
+    (root / "Annotations/.ipynb_checkpoints/image_0.xml").write_text(
+        f"<annotation>{item(1, 1, 5, 5, 'no')}</annotation>"
+    )
+    assert find_class_names(root) == ["cat"] and voc_to_coco(root, "train")[0] == expected
+    document, report = voc_to_coco(root, None)
+    assert document["images"] == expected["images"] and "left out 2 hidden files, such as ._image_0.xml" in str(report)
+
+
+def test_xml_beside_the_images(tmp_path):
+    root = voc(tmp_path / "voc", *[f"<annotation>{SIZE}{item(1, 1, 5, 5)}</annotation>"] * 2)
+    expected = voc_to_coco(root, "train")[0]
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for folder in ("Annotations", "JPEGImages"):
+        for path in (root / folder).iterdir():
+            path.rename(flat / path.name)
+    Image.new("RGB", (9, 9)).save(flat / "nothing.png")
+    (flat / "image_1.xml").rename(flat / "image_1.XML")
+    document, report = voc_to_coco(flat, None)
+    assert [document[key] for key in ("images", "annotations", "categories")] == [
+        expected[key] for key in ("images", "annotations", "categories")
+    ]
+    assert report.image_folder == flat and "left out 1 images without annotation, such as nothing.png" in str(report)
+    with pytest.raises(FileNotFoundError, match="Without a split, all annotated images are taken"):
+        voc_to_coco(flat, "train")
+
+
+def test_folders_that_are_not_laid_out_as_voc(tmp_path):
+    root = voc(tmp_path / "kit/VOC2007", f"<annotation>{SIZE}{item(1, 1, 5, 5)}</annotation>")
+    for folder in (root / "JPEGImages", root / "Annotations", tmp_path, tmp_path / "kit"):
+        with pytest.raises(
+            FileNotFoundError, match=rf"no folder Annotations and no JPEGImages; write {root}, which has"
+        ):
+            voc_to_coco(folder, "train")
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        voc_to_coco(tmp_path / "nowhere", "train")
+    (root / "Annotations").rename(root / "annotations")
+    with pytest.raises(FileNotFoundError, match="no folder Annotations; rename annotations to Annotations"):
+        voc_to_coco(root, "train")
+    (root / "JPEGImages").rename(root / "images")
+    with pytest.raises(FileNotFoundError, match=r"it holds annotations, images|rename annotations"):
+        voc_to_coco(root, None)
+
+
+TEXT = f"<annotation>{SIZE}{item(1, 1, 5, 5, '{}')}</annotation>"
+ENCODINGS = {
+    "gbk": "细胞", "gb2312": "细胞", "GB18030": "细胞𠀀", "big5": "細胞", "Shift_JIS": "猫ソ", "cp932": "①猫",
+    "EUC-JP": "猫", "ISO-2022-JP": "猫", "euc-kr": "고양이", "cp949": "똠", "utf-16": "猫", "utf-32": "猫",
+    "utf-16le": "猫", "windows-1251": "кот", "iso-8859-1": "Äpfel", "utf-8-sig": "猫", "": "猫",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("declared", ENCODINGS)
+def test_encodings(tmp_path, declared):
+    name = ENCODINGS[declared]
+    start = f"<?xml version='1.0' encoding='{declared.removesuffix('-sig')}'?>" if declared else ""
+    root = voc(tmp_path, "")
+    (root / "Annotations/image_0.xml").write_bytes((start + TEXT.format(name)).encode(declared or "utf-8"))
+    assert find_class_names(root) == [name]
+
+
+def test_utf8_that_calls_itself_utf16(tmp_path):
+    """As .NET writes it."""
+    assert find_class_names(voc(tmp_path, '<?xml version="1.0" encoding="utf-16"?>' + TEXT.format("猫"))) == ["猫"]
+
+
+@pytest.mark.parametrize("declared", ["gbk", "utf-7", "idna", "rot13", "base64", "evil"])
+def test_encodings_that_are_not_so(tmp_path, declared):
+    root = voc(tmp_path, "")
+    start = f'<?xml version="1.0" encoding="{declared}"?>'.encode()
+    (root / "Annotations/image_0.xml").write_bytes(start + TEXT.format("+").encode().replace(b"+", b"\xff\xff"))
+    with pytest.raises(ValueError, match=r"image_0\.xml: (is not text in gbk|not a well-formed)"):
+        voc_to_coco(root, "train", ["a"])
+
+
 BOMB = '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;">]>'
 OUTSIDE = '<!DOCTYPE a [<!ENTITY cat SYSTEM "file:///etc/passwd">]>'
 
 
 @pytest.mark.parametrize(
-    "prologue", [BOMB, OUTSIDE, "<!DOCTYPE annotation>", '<!DOCTYPE a SYSTEM "http://127.0.0.1/a.dtd">']
+    "prologue",
+    [
+        f'<?xml version="1.0" encoding="gbk"?>{BOMB}',
+        BOMB,
+        OUTSIDE,
+        "<!DOCTYPE annotation>",
+        '<!DOCTYPE a SYSTEM "http://127.0.0.1/a.dtd">',
+    ],
 )
 def test_document_types_are_refused(tmp_path, prologue):
     root = voc(tmp_path, f"{prologue}<annotation>{SIZE}{item(1, 1, 5, 5, '&cat;')}</annotation>")

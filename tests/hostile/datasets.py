@@ -216,7 +216,8 @@ SPLITS: dict[str, bytes] = {
 def read_voc(path: Path) -> object:
     """A folder of one image around the XML file, or around the split file."""
     root = path.parent.parent if path.suffix == ".xml" else path.parents[2]
-    (root / "JPEGImages").mkdir(exist_ok=True)
+    for folder in ("Annotations", "JPEGImages"):
+        (root / folder).mkdir(exist_ok=True)
     (root / "JPEGImages" / "a.jpg").write_bytes(b"not read")
     if path.suffix == ".xml":
         (root / "ImageSets" / "Main").mkdir(parents=True)
@@ -266,7 +267,13 @@ def _cases() -> Iterator[Case]:
     for name, content in XML.items():
         yield Case(f"voc-xml-{name}", "Annotations/a.xml", _write(content), read_voc, makes=("JPEGImages", "ImageSets"))
     for name, content in SPLITS.items():
-        yield Case(f"voc-split-{name}", "ImageSets/Main/train.txt", _write(content), read_voc, makes=("JPEGImages",))
+        yield Case(
+            f"voc-split-{name}",
+            "ImageSets/Main/train.txt",
+            _write(content),
+            read_voc,
+            makes=("Annotations", "JPEGImages"),
+        )
 
 
 def cases() -> list[Case]:

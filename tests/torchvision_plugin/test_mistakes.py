@@ -53,6 +53,10 @@ def test_an_output_folder_that_is_a_file(tiny, failed, tmp_path):
     assert "is a file" in failed(tiny("quickstart.yaml"), "OUTPUT_DIR", str(tmp_path / "taken"))
 
 
+def test_an_output_folder_whose_name_is_not_utf8(tiny, failed, tmp_path):
+    assert r"udcff' is not text in UTF-8" in failed(tiny("quickstart.yaml"), "OUTPUT_DIR", f"{tmp_path}/\udcff")
+
+
 def test_missing_images(tiny, failed, shapes, tmp_path, monkeypatch):
     shutil.copytree(shapes, tmp_path / "datasets")
     next((tmp_path / "datasets/shapes/train").glob("*.jpg")).unlink()
