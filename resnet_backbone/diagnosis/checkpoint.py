@@ -21,7 +21,7 @@ from resnet_backbone.weights.errors import shorten
 from resnet_backbone.weights.read import RawFile, read_file
 from resnet_backbone.weights.source import PACKAGE_KEY
 
-CLASSIFIER, PACKAGED, DETECTOR = "ImageNet weights", "packaged ImageNet weights", "a detector's checkpoint"
+CLASSIFIER, PACKAGED, DETECTOR = "a classifier's weights", "packaged weights", "a detector's checkpoint"
 _COUNTER = ".num_batches_tracked"
 _BACKGROUND = 1
 _SCORES = ("roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.0.cls_score.weight")

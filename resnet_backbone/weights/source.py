@@ -190,8 +190,8 @@ def _named_entry(source: str | Path, arch: str | None) -> WeightsEntry | None:
         return CATALOG[source]
     if source in {entry.name for entry in CATALOG.values()}:
         if arch is None:
-            uris = [entry.uri for entry in CATALOG.values() if entry.name == source]
-            raise WeightsError(f"{source} is published for several architectures; write {' or '.join(uris)}")
+            scheme = next(entry.scheme for entry in CATALOG.values() if entry.name == source)
+            raise WeightsError(f"{source} is published for several architectures; write {scheme}ARCH/{source}")
         return get_entry(arch, source)
     if arch is not None and not Path(source).is_file() and source.replace("_", "").isalnum():
         return get_entry(arch, source)
