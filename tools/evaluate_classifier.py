@@ -103,7 +103,11 @@ def progress_bar(name: str) -> Progress:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--weights", nargs="+", required=True, metavar="SOURCE", help="imagenet://ARCH/NAME, cifar10://ARCH/NAME or a packaged file"
+        "--weights",
+        nargs="+",
+        required=True,
+        metavar="SOURCE",
+        help="imagenet://ARCH/NAME, cifar10://ARCH/NAME or a packaged weight file",
     )
     parser.add_argument(
         "--data",
