@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Prepare CIFAR-10 as JPEG files in class folders: 60,000 images of 32 x 32 pixels, ten classes (62 MB).
 
-The JPEG files are a copy that has lost a little: errors come out somewhat above those on the original, which is
-torchvision://CIFAR10/train and torchvision://CIFAR10/test.
+The JPEG files are a copy that has lost something: networks that were trained on the original, which is
+torchvision://CIFAR10/train and torchvision://CIFAR10/test, make about ten points more errors on it.
 
 Example: python datasets/prepare_cifar10.py
 """

@@ -27,7 +27,7 @@ torch.set_num_threads(1)
 def _shared(name: str) -> Path:
     path = SHARED_DATA / name
     if not path.exists():
-        pytest.skip(f"needs real images at {path}, which are not there")
+        pytest.skip(f"needs real data at {path}, which are not there")
     return path
 
 
@@ -41,6 +41,12 @@ def coco_mini() -> Path:
 def bccd() -> Path:
     """364 photographs of blood cells in Pascal VOC's layout."""
     return _shared("bccd")
+
+
+@pytest.fixture(scope="session")
+def cifar10_resnets() -> Path:
+    """The published ResNet-20 and -56 of akamaster/pytorch_resnet_cifar10."""
+    return _shared("cifar10_resnets")
 
 
 @pytest.fixture(scope="session")

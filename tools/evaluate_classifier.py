@@ -6,6 +6,7 @@ Examples:
     python tools/evaluate_classifier.py --weights imagenet://resnet50/IMAGENET1K_V1 imagenet://vgg16/IMAGENET1K_V1 \\
         --data imagenet_val --views 10-crop --output output/ensemble
     python tools/evaluate_classifier.py --weights output/cifar10_resnet20/weights.pth --data cifar10_jpeg_test
+    python tools/evaluate_classifier.py --weights cifar10://cifar_resnet20/AKAMASTER --data torchvision://CIFAR10/test
 
 10-crop is AlexNet's: corners and centre, and those of the mirror image. multi-scale shows the whole image and its
 mirror image at every size, as the paper's Table 4 does. The last line printed is JSON: the figures, errors in percent.
@@ -102,7 +103,11 @@ def progress_bar(name: str) -> Progress:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--weights", nargs="+", required=True, metavar="SOURCE", help="imagenet://ARCH/NAME or a packaged weight file"
+        "--weights",
+        nargs="+",
+        required=True,
+        metavar="SOURCE",
+        help="imagenet://ARCH/NAME, cifar10://ARCH/NAME or a packaged weight file",
     )
     parser.add_argument(
         "--data",

@@ -6,6 +6,7 @@ Examples:
     tools/package_weights.py imagenet://resnet101/IMAGENET1K_V1 resnet101.pth
     tools/package_weights.py mine.pth out.pth --channel-order RGB --mean 123.675 116.28 103.53 \\
         --std 58.395 57.12 57.375 --stride-in-1x1 no
+    tools/package_weights.py cifar10://cifar_resnet20/AKAMASTER resnet20.pth
 """
 
 from __future__ import annotations
@@ -21,29 +22,35 @@ from resnet_backbone.weights import (
     InputFormat,
     TestTransform,
     WeightsError,
-    list_weights,
     package_weights,
 )
+from resnet_backbone.weights.catalog import CATALOG
 from resnet_backbone.weights.input_format import INTERPOLATIONS
+from resnet_backbone.weights.source import OPTION_A_ZEROS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse ``argv``, package the weights, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", nargs="?", help="imagenet://ARCH/NAME, or a weight file")
+    parser.add_argument("source", nargs="?", help="imagenet://ARCH/NAME, cifar10://ARCH/NAME, or a weight file")
     parser.add_argument("output", nargs="?", help="the .pth file to write")
     parser.add_argument("--arch", help="architecture, where the tensors do not tell")
     parser.add_argument("--channel-order", choices=("RGB", "BGR"), help="of the pixels the network was trained on")
     parser.add_argument("--mean", type=float, nargs=3, metavar="M", help="for images in 0..255, in the channel order")
     parser.add_argument("--std", type=float, nargs=3, metavar="S", help="likewise")
     parser.add_argument("--stride-in-1x1", choices=("yes", "no"), help="yes for Caffe's bottlenecks, else no")
+    parser.add_argument(
+        "--option-a-zeros",
+        choices=OPTION_A_ZEROS,
+        help="of shortcuts without parameters: behind the copied channels, or on both sides of them",
+    )
     parser.add_argument("--resize", type=int, metavar="PIXELS", help="shorter side, before the crop of its test")
     parser.add_argument("--crop", type=int, metavar="PIXELS", help="side of the centre crop of its test")
     parser.add_argument("--interpolation", choices=INTERPOLATIONS, default="bilinear", help="of the resize")
     parser.add_argument("--list", action="store_true", help="print the published weights that have a name, and stop")
     args = parser.parse_args(argv)
     if args.list:
-        print("\n".join(f"imagenet://{name}" for name in list_weights()))
+        print("\n".join(sorted(entry.uri for entry in CATALOG.values())))
         return 0
     if args.source is None or args.output is None:
         parser.error("write SOURCE and OUTPUT, or --list")
@@ -58,7 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         stride_in_1x1 = None if args.stride_in_1x1 is None else args.stride_in_1x1 == "yes"
         transform = TestTransform(args.resize, args.crop, args.interpolation) if args.resize else None
         facts = package_weights(
-            args.source, args.output, args.arch, input_format, stride_in_1x1, test_transform=transform
+            args.source,
+            args.output,
+            args.arch,
+            input_format,
+            stride_in_1x1,
+            test_transform=transform,
+            option_a_zeros=args.option_a_zeros,
         )
     except (WeightsError, DownloadError, FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)

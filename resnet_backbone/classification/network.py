@@ -108,7 +108,7 @@ def fit_input(cfg: CfgNode, start: Start) -> None:
 
 
 def build_network(cfg: CfgNode, num_classes: int, start: Start) -> Trunk:
-    """Build what MODEL describes, with ``num_classes``, filled with what it starts from.
+    """Build what MODEL describes, with ``num_classes``, filled with what it starts from; for other classes a new head.
 
     Raises:
         ValueError: options that do not fit the architecture, or weights that do not fit the network.
@@ -126,11 +126,11 @@ def build_network(cfg: CfgNode, num_classes: int, start: Start) -> Trunk:
     )
     if start.checkpoint is not None:
         try:
-            load_weights(network, start.checkpoint["model"])
+            load_weights(network, start.checkpoint["model"], new_head=True)
         except WeightsError as error:
             raise ValueError(f"the checkpoint is of another network than MODEL describes: {error}") from error
     elif start.weights is not None:
-        logger.info("%s", load_weights(network, start.weights).summary())
+        logger.info("%s", load_weights(network, start.weights, new_head=True).summary())
     if node.CHANNELS_LAST:
         network.to(memory_format=torch.channels_last)
     return network

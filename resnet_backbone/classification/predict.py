@@ -17,7 +17,6 @@ from resnet_backbone.data.classes import ClassDataset
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import InputFormat, TestTransform, Weights, WeightsError, read_weights
-from resnet_backbone.weights.catalog import SCHEME
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Progress = Callable[[int, int], None]  # called with the number of images that are done, and of all
@@ -58,7 +57,7 @@ def load_classifier(
     """
     weights = read_weights(source, arch)
     known = classifier_facts(weights, test_transform)
-    model = create_model(known.arch, weights=weights, num_classes=weights.num_classes, norm=weights.norm)
+    model = create_model(known.arch, weights=weights)
     return Classifier(model, known.input_format, known.test_transform, weights.class_names, known.name)
 
 
@@ -82,11 +81,7 @@ def classifier_facts(weights: Weights, test_transform: TestTransform | None = No
         WeightsError: as :func:`load_classifier`.
     """
     source = weights.source
-    if weights.arch is None:
-        raise WeightsError(
-            f"{source}: the tensors fit several architectures or none; package the whole network with "
-            f"tools/package_weights.py --arch ..."
-        )
+    arch = weights.known_arch()
     if weights.num_classes == 0:
         raise WeightsError(f"{source} has no classifier, only a backbone of {weights.arch}; take weights that have one")
     if weights.input_format is None:
@@ -104,7 +99,7 @@ def classifier_facts(weights: Weights, test_transform: TestTransform | None = No
             f"{source} does not say how images are resized and cropped for its test: write --resize and --crop, as in "
             f"--resize 256 --crop 224; in Python test_transform=TestTransform(256, 224)"
         )
-    return ClassifierFacts(source.removeprefix(SCHEME), weights.arch, weights.input_format, transform)
+    return ClassifierFacts(source.rpartition("://")[2], arch, weights.input_format, transform)
 
 
 def predict(

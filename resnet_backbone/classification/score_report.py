@@ -70,9 +70,11 @@ def score_text(score: EnsembleScore, views: Views) -> str:
     notes = ["In brackets: 95 % intervals, of the choice of images."]
     if published:
         notes.append(
-            "Published errors are of one crop of ImageNet's validation images, resized and cropped as the weights say; "
-            "in brackets whether they lie in the interval."
+            "Published errors are of one crop of ImageNet's validation images, or of CIFAR-10's test images, resized "
+            "and cropped as the weights say; in brackets whether they lie in the interval."
         )
+    if any(one.member.acc1 is not None and one.member.arch.startswith("cifar_") for one in score.members):
+        notes.append("On CIFAR-10 (JPEG copy) expect about ten points more than the published error.")
     if published and views.kind != "1-crop":
         notes.append(f"This is {views.kind}: expect fewer errors.")
     return "\n".join([tabulate(rows, headers, "simple", disable_numparse=True), *notes])

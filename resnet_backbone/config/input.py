@@ -11,7 +11,7 @@ from fvcore.common.config import CfgNode
 from resnet_backbone.config.files import value_of
 from resnet_backbone.weights import InputFormat, Weights, WeightsError
 from resnet_backbone.weights.architecture import has_bottlenecks
-from resnet_backbone.weights.catalog import SCHEME, find_entry_by_address, parse_source
+from resnet_backbone.weights.catalog import SCHEMES, find_entry_by_address, parse_source
 from resnet_backbone.weights.read import read_file
 from resnet_backbone.weights.source import PACKAGE_KEY, package_facts
 
@@ -36,14 +36,15 @@ def required_by_source(source: str, arch: str) -> dict[str, object]:
     """Return what :func:`required_input` does, as far as MODEL.WEIGHTS tells it without a download.
 
     Args:
-        source: MODEL.WEIGHTS: ``imagenet://ARCH/NAME``, an address or ``detectron2://`` name in the catalog, or a
-            ``.pth`` file that ``package_weights`` or tools/train_net.py wrote. Nothing is known of others.
+        source: MODEL.WEIGHTS: ``imagenet://ARCH/NAME`` or ``cifar10://ARCH/NAME``, an address or ``detectron2://``
+            name in the catalog, or a ``.pth`` file that ``package_weights`` or tools/train_net.py wrote. Nothing is
+            known of others.
         arch: MODEL.RESNET_BACKBONE.ARCH.
 
     Raises:
-        WeightsError: an ``imagenet://`` name that the catalog lacks, or ImageNet weights of another architecture.
+        WeightsError: a name that the catalog lacks, or a classifier's weights of another architecture.
     """
-    entry = parse_source(source) if source.startswith(SCHEME) else find_entry_by_address(source)
+    entry = parse_source(source) if source.startswith(SCHEMES) else find_entry_by_address(source)
     if entry is not None:
         _check_arch(source, entry.arch, arch)
         return required_input(arch, entry.input_format, entry.stride_in_1x1)

@@ -49,6 +49,12 @@ class TrunkBackbone(StrictModule, Trunk, Backbone):
         """Map normalised images (N, C, H, W) to ``{name: (N, channels, H / stride, W / stride)}``."""
         return self.accelerated(self.forward_features, x)
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Pickle and copy by the class of the trunk: that of the backbone is made of it, and has no name to import."""
+        _, _, *state = super().__reduce_ex__(max(2, protocol))
+        kind = next(kind for kind, own in _CLASSES.items() if own is type(self))
+        return _empty_backbone, (kind,), *state
+
 
 class ResNetBackbone(TrunkBackbone, ResNet):
     """A residual or plain network as a Detectron2 backbone."""
@@ -93,10 +99,7 @@ def to_backbone(trunk: Trunk, *, strict_weights: bool = True) -> TrunkBackbone:
     """
     if trunk.num_classes:
         raise ValueError(f"{trunk.arch} has a classifier of {trunk.num_classes} classes: build it with num_classes=0")
-    kind = type(trunk)
-    if kind not in _CLASSES:
-        _CLASSES[kind] = type(f"{kind.__name__}Backbone", (TrunkBackbone, kind), {})
-    trunk.__class__ = _CLASSES[kind]
+    trunk.__class__ = _backbone_class(type(trunk))
     backbone = cast(TrunkBackbone, trunk)
     backbone.strict_weights = strict_weights
     backbone.strict_stages = tuple(dict.fromkeys(stage_of(name) for name in backbone.state_dict()))
@@ -105,6 +108,18 @@ def to_backbone(trunk: Trunk, *, strict_weights: bool = True) -> TrunkBackbone:
     backbone._out_feature_channels = {name: info.channels for name, info in backbone.feature_info.items()}
     backbone._out_feature_strides = {name: info.stride for name, info in backbone.feature_info.items()}
     return backbone
+
+
+def _backbone_class(kind: type[Trunk]) -> type[TrunkBackbone]:
+    if kind not in _CLASSES:
+        _CLASSES[kind] = type(f"{kind.__name__}Backbone", (TrunkBackbone, kind), {})
+    return _CLASSES[kind]
+
+
+def _empty_backbone(kind: type[Trunk]) -> TrunkBackbone:
+    """Return what unpickling fills: a backbone of a class of trunks, without a module in it."""
+    cls = _backbone_class(kind)
+    return cls.__new__(cls)
 
 
 def build_imagenet_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> TrunkBackbone:

@@ -29,7 +29,7 @@ from resnet_backbone.diagnosis import DetectorParts, Section
 from resnet_backbone.diagnosis.checkpoint import DETECTOR, Checkpoint
 from resnet_backbone.diagnosis.engine import NAME_KEYS
 from resnet_backbone.weights import WeightsError
-from resnet_backbone.weights.catalog import SCHEME
+from resnet_backbone.weights.catalog import SCHEMES
 from resnet_backbone.weights.errors import shorten
 
 
@@ -72,7 +72,7 @@ class Detectron2Engine:
         return tuple(class_names)
 
     def resolve(self, source: str) -> str:
-        return source if source.startswith(SCHEME) else PathManager.get_local_path(source.split("?")[0])
+        return source if source.startswith(SCHEMES) else PathManager.get_local_path(source.split("?")[0])
 
     def loads_detector(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.kind == DETECTOR

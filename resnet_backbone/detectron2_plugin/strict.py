@@ -111,6 +111,11 @@ def _advice(wanted: list[str], missing: list[str], leftover: list[str], outside:
         )
     if leftover and not missing and all(".norm." in name for name in leftover):
         return "The file has batch norm: write MODEL.RESNET_BACKBONE.NORM: FrozenBN, BN or SyncBN."
+    if missing and all(name.endswith(".shortcut.padding") for name in missing):
+        return (
+            "The file has shortcut option A, and nobody said where its zeros are: package it with "
+            "tools/package_weights.py --option-a-zeros."
+        )
     if missing and all(".norm." in name for name in missing):
         return (
             "The norms are not the same: MODEL.RESNET_BACKBONE.NORM: GN is for files with group norm, FrozenBN and BN "

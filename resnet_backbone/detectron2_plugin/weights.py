@@ -1,4 +1,4 @@
-"""``imagenet://ARCH/NAME`` as a path for everything that Detectron2 opens."""
+"""``imagenet://ARCH/NAME`` and ``cifar10://ARCH/NAME`` as paths for everything that Detectron2 opens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 
 from resnet_backbone.weights import WeightsError
-from resnet_backbone.weights.catalog import SCHEME, parse_source
+from resnet_backbone.weights.catalog import SCHEMES, parse_source
 from resnet_backbone.weights.package import download_packaged
 
 
@@ -20,7 +20,7 @@ class ImageNetHandler(PathHandler):
     """
 
     def _get_supported_prefixes(self) -> list[str]:
-        return [SCHEME]
+        return list(SCHEMES)
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         """Raises: WeightsError for an unknown name, DownloadError where the file cannot be had."""

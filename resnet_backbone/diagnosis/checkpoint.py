@@ -15,13 +15,13 @@ from resnet_backbone.config import required_input
 from resnet_backbone.config.input import INPUT_KEYS
 from resnet_backbone.weights import InputFormat, Weights, WeightsEntry, WeightsError, find_entry_by_sha256, read_weights
 from resnet_backbone.weights.architecture import candidate_archs
-from resnet_backbone.weights.catalog import SCHEME, find_entry_by_address, parse_source
+from resnet_backbone.weights.catalog import SCHEMES, find_entry_by_address, parse_source
 from resnet_backbone.weights.convert import holds_detector
 from resnet_backbone.weights.errors import shorten
 from resnet_backbone.weights.read import RawFile, read_file
 from resnet_backbone.weights.source import PACKAGE_KEY
 
-CLASSIFIER, PACKAGED, DETECTOR = "ImageNet weights", "packaged ImageNet weights", "a detector's checkpoint"
+CLASSIFIER, PACKAGED, DETECTOR = "a classifier's weights", "packaged weights", "a detector's checkpoint"
 _COUNTER = ".num_batches_tracked"
 _BACKGROUND = 1
 _SCORES = ("roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.0.cls_score.weight")
@@ -69,6 +69,7 @@ class Checkpoint:
             "other_tensors": len(weights.left_out),
             "input_format": weights.input_format.to_dict() if weights.input_format else None,
             "stride_in_1x1": weights.stride_in_1x1,
+            "option_a_zeros": weights.option_a_zeros,
             "sha256": weights.sha256,
             "catalog_name": self.entry.full_name if self.entry else "",
             "licence": weights.licence,
@@ -86,9 +87,11 @@ class Checkpoint:
             f"norms: {weights.norm or 'none'}",
             f"a classifier of {weights.num_classes} classes" if weights.num_classes else "no classifier",
         ]
+        if weights.option_a_zeros != "":
+            parts.append(f"option A's zeros: {weights.option_a_zeros or 'nobody said where'}")
         if self.num_detected is not None:
             parts.append(f"detects {self.num_detected} classes")
-        parts.append(f"{SCHEME}{self.entry.full_name}" if self.entry else "not in the catalog")
+        parts.append(self.entry.uri if self.entry else "not in the catalog")
         if weights.sha256:
             parts.append(f"SHA-256 {weights.sha256[:8]}")
         return ", ".join(parts)
@@ -128,7 +131,7 @@ def config_lines(checkpoint: Checkpoint) -> str:
     norm = "FrozenBN" if weights.norm == "BN" else weights.norm
     if checkpoint.kind == DETECTOR and checkpoint.trains_norms:
         norm = "BN"
-    source = f"{SCHEME}{checkpoint.entry.full_name}" if checkpoint.entry else checkpoint.source
+    source = checkpoint.entry.uri if checkpoint.entry else checkpoint.source
     tree: dict[str, Any] = {"MODEL": {"WEIGHTS": source}}
     if checkpoint.builder:
         tree["MODEL"]["BACKBONE"] = {"NAME": checkpoint.builder}
@@ -144,7 +147,7 @@ def config_lines(checkpoint: Checkpoint) -> str:
 
 
 def _find_entry(source: str, weights: Weights) -> WeightsEntry | None:
-    if source.startswith(SCHEME):
+    if source.startswith(SCHEMES):
         return parse_source(source)
     return find_entry_by_address(source) or find_entry_by_sha256(weights.sha256)
 

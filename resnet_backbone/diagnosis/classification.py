@@ -61,11 +61,8 @@ def plain_classifier(weights: Weights, trunk: Trunk | None = None) -> Trunk:
     return create_model(
         str(weights.arch),
         weights=weights,
-        num_classes=weights.num_classes,
         out_features=out_features,
-        norm="GN" if weights.norm == "GN" else None,
         stride_in_1x1=stride_in_1x1,
-        stem="deeplab" if "stem.conv3.weight" in weights.state_dict else "basic",
     ).eval()
 
 

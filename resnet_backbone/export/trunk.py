@@ -46,18 +46,15 @@ def trunk_subject(source: str | Path, arch: str | None, out_features: Sequence[s
         ValueError: unknown features, or no classifier among the weights.
     """
     weights = read_weights(source, arch=arch)
-    arch = arch or weights.arch
-    if arch is None:
-        raise WeightsError(f"{source} does not tell its architecture: write --arch")
+    arch = arch or weights.known_arch()
     if weights.input_format is None:
         raise WeightsError(
             f"{source} does not tell the pixels that it was trained on: package it with tools/package_weights.py first"
         )
     if out_features is None and not weights.num_classes:
         raise WeightsError(f"{source} holds no classifier: name the feature maps to export, --out-features")
-    model = create_model(
-        arch, weights=weights, num_classes=weights.num_classes if out_features is None else 0, out_features=out_features
-    ).eval()
+    num_classes = None if out_features is None else 0
+    model = create_model(arch, weights=weights, num_classes=num_classes, out_features=out_features).eval()
     return subject_of(model, weights, weights.input_format)
 
 

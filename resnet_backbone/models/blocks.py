@@ -42,8 +42,8 @@ class BlockStyle:
 class ZeroPadShortcut(nn.Module):
     """Shortcut option A: every ``stride``-th pixel, and zeros in the channels that are new. It has no parameters.
 
-    The buffer ``padding``, the number of new channels, is there for the state dict: without it the tensors of a
-    residual network would be those of the plain one, and could be taken for them.
+    The zeros are behind the copied channels. The buffer ``padding``, the number of new channels, is there for the state
+    dict: without it the tensors of a residual network are those of the plain one, and do not tell the zeros' place.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,11 @@ from resnet_backbone.models.cifar import CifarResNet
 from resnet_backbone.models.resnet import NO_MULTI_GRID, ResNet
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.models.vgg import VGG
-from resnet_backbone.weights import Weights, load_weights, read_weights
-from resnet_backbone.weights.catalog import IMAGENET_CLASSES
+from resnet_backbone.weights import Weights, load_weights
+from resnet_backbone.weights.catalog import CIFAR10_CLASSES, IMAGENET_CLASSES
+from resnet_backbone.weights.load import weights_of
+
+logger = logging.getLogger(__name__)
 
 _MODELS: dict[str, Callable[..., Trunk]] = {}
 _IMAGENET_RESNET_OPTIONS = {
@@ -78,7 +82,7 @@ def _cifar(
         depth,
         norm="BN" if norm is None else norm,
         shortcut=_shortcut(arch, block, shortcut, "A"),
-        num_classes=10 if num_classes is None else num_classes,
+        num_classes=len(CIFAR10_CLASSES) if num_classes is None else num_classes,
         **options,
     )
 
@@ -157,11 +161,12 @@ def create_model(
     shortcut: str | None = None,
     preactivation: bool | None = None,
     stochastic_depth: float = 0.0,
-    stem: str = "basic",
+    stem: str | None = None,
     res4_dilation: int = 1,
     res5_dilation: int = 1,
     res5_multi_grid: Sequence[int] = NO_MULTI_GRID,
     in_channels: int = 3,
+    new_head: bool = False,
 ) -> Trunk:
     """Build a network.
 
@@ -169,24 +174,29 @@ def create_model(
         arch: one of :func:`list_models`.
         weights: a catalog name such as ``"IMAGENET1K_V1"``, ``"imagenet://resnet101/MSRA"``, a file, a state dict, or
             None for the initialisation of He et al.
-        num_classes: size of the classifier; None is the 1000 of ImageNet, or the 10 of CIFAR-10 for ``cifar_*``; 0
-            builds a trunk without one, whose ``model(images)`` returns features.
+        num_classes: size of the classifier; None takes it from the weights, 0 included, and is the 1000 of ImageNet, or
+            the 10 of CIFAR-10 for ``cifar_*``, without any; 0 builds a trunk without one, whose ``model(images)``
+            returns features.
         out_features: names of the feature maps to return, see ``feature_info``; None is all of them.
-        norm: ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` or ``""``; None is what the architecture was published with.
+        norm: ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` or ``""``; None is that of the weights, and what the architecture
+            was published with without any.
         freeze_at: how many stages to freeze, counted as in Detectron2 (1 = stem, 2 = stem and res2; VGG: conv1, conv2).
-        stride_in_1x1: where bottlenecks carry the stride; None takes it from the weights, and is False without any.
+        stride_in_1x1: where bottlenecks carry the stride; None takes it from the weights where they say it, else it is
+            False, which is logged as a warning.
         shortcut: ``A``, ``B`` or ``C`` of the paper (zeros, projections where dimensions change, projections); None
             takes it from the weights where they say it, and is the paper's ``B``, for ``cifar_*`` ``A``, without any.
         preactivation: norm and ReLU before the convolutions (arXiv 1603.05027); None takes it from the weights.
         stochastic_depth: probability with which training drops the residual of the last block (arXiv 1603.09382),
             from 0 to below 1; the blocks before it are dropped less, linearly.
         stem: ``basic``, or ``deeplab`` for the three 3x3 convolutions of DeepLab's ResNets, which need weights of their
-            own.
+            own; None takes it from the weights, and is ``basic`` without any.
         res4_dilation: 2 leaves res4 at stride 8, and needs ``res5_dilation=4``.
         res5_dilation: 2 or 4 leaves res5 at the stride of res4 (2: DC5, DeepLab at stride 16).
         res5_multi_grid: factor on the dilation of each block of res5, DeepLab's (1, 2, 4); (1, 1, 1) is none. ResNet-18
             and plain-18, which have two blocks in res5, take two.
         in_channels: channels of the images, 3 or another number without published weights.
+        new_head: a classifier of another size than that of the weights is new, see
+            :func:`~resnet_backbone.weights.load_weights`.
 
     Raises:
         ValueError: an unknown name, options that do not fit the architecture, or weights that do not fit the model.
@@ -197,31 +207,32 @@ def create_model(
         raise ValueError(f"unknown model {arch!r}; {hint}Known: {', '.join(_MODELS)}")
     if (num_classes is not None and num_classes < 0) or in_channels < 1:
         raise ValueError(f"num_classes={num_classes} must be 0 or more, in_channels={in_channels} 1 or more")
-    if isinstance(weights, str | Path):
-        weights = read_weights(weights, arch=arch)
-    known = weights if isinstance(weights, Weights) else None
-    if stride_in_1x1 is None:
-        stride_in_1x1 = known is not None and bool(known.stride_in_1x1)
-    if shortcut is None and known is not None:
-        shortcut = known.shortcut or None
-    if preactivation is None:
-        preactivation = known is not None and known.preactivation
+    known, own_norm = weights_of(weights, arch) if weights is not None else None, norm
+    if known is not None and known.arch in (None, arch):  # for others load_weights has the message
+        num_classes = known.num_classes if num_classes is None else num_classes
+        norm = known.norm if norm is None and known.norm != "BN" else norm
+        stride_in_1x1 = known.stride_in_1x1 if stride_in_1x1 is None else stride_in_1x1
+        shortcut = known.shortcut or None if shortcut is None else shortcut
+        preactivation = known.preactivation if preactivation is None else preactivation
+        stem = known.stem if stem is None else stem
     model = _MODELS[arch](
         arch,
         num_classes=num_classes,
         out_features=out_features,
         norm=norm,
         freeze_at=freeze_at,
-        stride_in_1x1=stride_in_1x1,
+        stride_in_1x1=bool(stride_in_1x1),
         shortcut=shortcut,
-        preactivation=preactivation,
+        preactivation=bool(preactivation),
         stochastic_depth=stochastic_depth,
-        stem=stem,
+        stem=stem or "basic",
         res4_dilation=res4_dilation,
         res5_dilation=res5_dilation,
         res5_multi_grid=tuple(res5_multi_grid),
         in_channels=in_channels,
     )
-    if weights is not None:
-        load_weights(model, weights)
+    if known is not None:
+        assumed = stride_in_1x1 is None or (norm == "GN" and own_norm is None)
+        level = logging.WARNING if assumed else logging.INFO
+        logger.log(level, "%s", load_weights(model, known, new_head=new_head).summary())
     return model

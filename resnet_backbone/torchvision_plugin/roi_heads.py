@@ -22,6 +22,7 @@ from resnet_backbone.models.trunk import FeatureInfo
 from resnet_backbone.torchvision_plugin.mask_heads import MaskHead, build_mask_head, mask_loss, masks_of
 from resnet_backbone.torchvision_plugin.poolers import ROIPooler
 from resnet_backbone.weights import Weights
+from resnet_backbone.weights.catalog import IMAGENET_CLASSES
 
 
 class BoxHead(nn.Module):
@@ -303,7 +304,8 @@ def _build_box_head(cfg: CfgNode, in_channels: int, weights: Weights | None) -> 
                 f"MODEL.WEIGHTS {weights.source} holds no fc6 and fc7 for MODEL.ROI_BOX_HEAD.NAME VGGBoxHead; take "
                 f"imagenet://{arch}/IMAGENET1K_V1, or new layers: NAME: FastRCNNConvFCHead, NUM_FC: 2"
             )
-        classifier = build_trunk(cfg, out_features=["pool5"], num_classes=1000, weights=weights)
+        num_classes = weights.num_classes if weights is not None else IMAGENET_CLASSES
+        classifier = build_trunk(cfg, out_features=["pool5"], num_classes=num_classes, weights=weights)
         return VGGBoxHead(classifier.get_submodule("fc6"), classifier.get_submodule("fc7"), box.DROPOUT)
     if box.NAME == "FastRCNNConvFCHead":
         return FastRCNNConvFCHead(in_channels, box.POOLER_RESOLUTION, box.NUM_FC, box.FC_DIM)

@@ -22,6 +22,7 @@ class _Layout:
     width: int = 64  # of the 3x3 convolutions of res2; each stage after it has twice as many
 
 
+_CIFAR_WIDTH = 16
 _LAYOUTS = {
     "plain18": _Layout("plain", (2, 2, 2, 2)),
     "plain34": _Layout("plain", (3, 4, 6, 3)),
@@ -30,8 +31,8 @@ _LAYOUTS = {
     "resnet50": _Layout("bottleneck", (3, 4, 6, 3)),
     "resnet101": _Layout("bottleneck", (3, 4, 23, 3)),
     "resnet152": _Layout("bottleneck", (3, 8, 36, 3)),
-    **{f"cifar_plain{6 * n + 2}": _Layout("plain", (n, n, n), 16) for n in (3, 5, 7, 9, 18)},
-    **{f"cifar_resnet{6 * n + 2}": _Layout("basic", (n, n, n), 16) for n in (3, 5, 7, 9, 18, 200)},
+    **{f"cifar_plain{6 * n + 2}": _Layout("plain", (n, n, n), _CIFAR_WIDTH) for n in (3, 5, 7, 9, 18)},
+    **{f"cifar_resnet{6 * n + 2}": _Layout("basic", (n, n, n), _CIFAR_WIDTH) for n in (3, 5, 7, 9, 18, 200)},
     "vgg16": _Layout("vgg", (2, 2, 3, 3, 3)),
     "vgg16_bn": _Layout("vgg_bn", (2, 2, 3, 3, 3)),
     "vgg19": _Layout("vgg", (2, 2, 4, 4, 4)),
@@ -63,17 +64,15 @@ def candidate_archs(state_dict: Mapping[str, Tensor]) -> tuple[str, ...]:
 
     Every stage that is there must have the right number of blocks of the right kind and width; stages may be absent. So
     a whole file names one architecture, the stem to res3 of ResNet-50 name two, and ResNeXt or a half of a stage none.
+    Shortcut option A has no parameters: without our buffer ``padding`` the tensors of a network of basic blocks with
+    it are those of the plain network, and both are returned.
     """
     modules = _modules(state_dict)
     if not modules:
-        stem = state_dict.get("stem.conv1.weight")
-        width = 64 if stem is None else next(iter(stem.shape), 0)
-        stem_only = any(name.startswith("stem.") for name in state_dict)
-        return tuple(
-            arch
-            for arch, layout in _LAYOUTS.items()
-            if stem_only and "vgg" not in layout.kind and layout.width == width
-        )
+        if not any(name.startswith("stem.") for name in state_dict):
+            return ()
+        layouts = {arch: layout for arch, layout in _LAYOUTS.items() if not layout.kind.startswith("vgg")}
+        return tuple(arch for arch, layout in layouts.items() if _has_stem(layout, state_dict))
     return tuple(arch for arch, layout in _LAYOUTS.items() if _fits(layout, modules, state_dict))
 
 
@@ -88,6 +87,16 @@ def shortcut_of(arch: str, state_dict: Mapping[str, Tensor]) -> str | None:
     modules = _modules(state_dict)
     fitting = [option for option in _OPTIONS[layout.kind] if _fits_option(layout, option, modules, state_dict)]
     return fitting[0] if len(fitting) == 1 else None
+
+
+def has_padding(state_dict: Mapping[str, Tensor]) -> bool:
+    """Say whether the shortcuts have the buffer by which our networks show option A, which has no parameters."""
+    return any(name.endswith(".shortcut.padding") for name in state_dict)
+
+
+def stem_of(state_dict: Mapping[str, Tensor]) -> str:
+    """Return ``"deeplab"`` for a stem of three convolutions, else ``"basic"``."""
+    return "deeplab" if any(name.startswith("stem.conv3.") for name in state_dict) else "basic"
 
 
 def is_preactivated(state_dict: Mapping[str, Tensor]) -> bool:
@@ -131,7 +140,9 @@ def _fits_option(
     if is_vgg != any(_VGG_MODULE.match(name) for name in state_dict):
         return False
     first_stage, first_block = (1, 1) if is_vgg else (2, 0)
-    wide_stem = any(name.startswith("stem.conv3.") for name in state_dict)
+    if not is_vgg and not _has_stem(layout, state_dict):
+        return False
+    wide_stem, padded = stem_of(state_dict) == "deeplab", has_padding(state_dict)
     for stage, blocks in modules.items():
         if stage - first_stage >= len(layout.depths):
             return False
@@ -139,9 +150,10 @@ def _fits_option(
         if set(blocks) != set(range(first_block, first_block + depth)):
             return False
         for block, parts in blocks.items():
-            if parts - {"preact"} != _expected_parts(layout.kind, option, stage, block, wide_stem):
+            expected = _expected_parts(layout.kind, option, stage, block, wide_stem)
+            if parts - {"preact"} != (expected if padded else expected - {"shortcut.padding"}):
                 return False
-            if not is_vgg and not _has_width(layout, state_dict, stage, block):
+            if not is_vgg and not _has_widths(layout, state_dict, stage, block):
                 return False
     return True
 
@@ -163,7 +175,23 @@ def _expected_parts(kind: str, option: str, stage: int, block: int, wide_stem: b
     return parts
 
 
-def _has_width(layout: _Layout, state_dict: Mapping[str, Tensor], stage: int, block: int) -> bool:
-    """Say whether conv2 has as many inputs as its stage; wide ResNets have more, and ResNeXt fewer in each group."""
-    weight = state_dict.get(f"res{stage}.{block}.conv2.weight")
+def _has_stem(layout: _Layout, state_dict: Mapping[str, Tensor]) -> bool:
+    """Say whether the first convolution is as wide as res2 and 7x7; 3x3 for small images, and in DeepLab's stem."""
+    weight = state_dict.get("stem.conv1.weight")
+    side = 3 if layout.width == _CIFAR_WIDTH or stem_of(state_dict) == "deeplab" else 7
+    return weight is None or (weight.ndim == 4 and weight.shape[0] == layout.width and weight.shape[-1] == side)
+
+
+def _has_widths(layout: _Layout, state_dict: Mapping[str, Tensor], stage: int, block: int) -> bool:
+    """Say whether conv2 has as many inputs as its stage; wide ResNets have more, and ResNeXt fewer in each group.
+
+    Every norm must have as many values as the convolution before it has outputs: in pre-activated networks of other
+    projects it stands in front of the convolution of its number.
+    """
+    prefix = f"res{stage}.{block}."
+    for number in (1, 2, 3):
+        weight, norm = (state_dict.get(f"{prefix}conv{number}.{last}") for last in ("weight", "norm.weight"))
+        if weight is not None and norm is not None and weight.shape[:1] != norm.shape[:1]:
+            return False
+    weight = state_dict.get(f"{prefix}conv2.weight")
     return weight is None or (weight.ndim == 4 and weight.shape[1] == layout.width * 2 ** (stage - 2))

@@ -1,8 +1,9 @@
-"""The published ImageNet checkpoints that can be named, each with the facts that using it correctly takes.
+"""The published checkpoints that can be named, each with the facts that using it correctly takes.
 
 Sources: torchvision's weight enums; timm's ``results-imagenet.csv`` and ResNet configurations (``v0.1-rsb-weights``);
 Detectron2's MODEL_ZOO.md, ``checkpoint/catalog.py`` and ``tools/convert-torchvision-to-d2.py``; the table of
-KaimingHe/deep-residual-networks for the accuracy of MSRA's files.
+KaimingHe/deep-residual-networks for the accuracy of MSRA's files; akamaster/pytorch_resnet_cifar10 for the networks of
+CIFAR-10.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from functools import partial
 from resnet_backbone.weights.errors import WeightsError
 from resnet_backbone.weights.input_format import MSRA_BGR, TORCHVISION_RGB, VGG_FEATURES_RGB, InputFormat, TestTransform
 
-SCHEME = "imagenet://"
+SCHEMES = ("imagenet://", "cifar10://")  # one for each data set that published classifiers were trained on
 IMAGENET_CLASSES = 1000
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class WeightsEntry:
             were (Detectron2's ``.pkl`` files).
         licence: SPDX identifier, as stated by the publisher.
         num_params: parameters of the architecture with its classifier.
-        acc1: ImageNet-1K validation top-1 in percent, one crop; None where unknown.
+        acc1: top-1 in percent, one crop of ImageNet-1K's validation or CIFAR-10's test images; None where unknown.
         acc5: likewise, top-5.
         input_format: the pixels that the network was trained on.
         stride_in_1x1: True where bottlenecks carry their stride on the first 1x1 convolution. The tensors hide it.
@@ -40,6 +42,10 @@ class WeightsEntry:
         crop: side of the centre crop, in pixels, likewise.
         interpolation: of the resize, ``"bilinear"`` or ``"bicubic"``.
         source: who trained the network, or the recipe.
+        scheme: of :data:`SCHEMES`.
+        class_names: in the order of the classifier; empty for ImageNet's, the sorted WordNet ids.
+        option_a_zeros: where shortcut option A of the trained network has its zeros, ``"behind"`` the copied channels
+            or on ``"both"`` sides; ``""`` without option A. The tensors hide it.
     """
 
     arch: str
@@ -59,6 +65,9 @@ class WeightsEntry:
     crop: int
     interpolation: str
     source: str
+    scheme: str = SCHEMES[0]
+    class_names: tuple[str, ...] = ()
+    option_a_zeros: str = ""
 
     @property
     def test_transform(self) -> TestTransform:
@@ -69,6 +78,11 @@ class WeightsEntry:
     def full_name(self) -> str:
         """``"resnet50/IMAGENET1K_V1"``, unique in the catalog."""
         return f"{self.arch}/{self.name}"
+
+    @property
+    def uri(self) -> str:
+        """``"imagenet://resnet50/IMAGENET1K_V1"``, what a user writes."""
+        return f"{self.scheme}{self.full_name}"
 
     @property
     def file_name(self) -> str:
@@ -165,6 +179,32 @@ def _timm(name: str, resize: int, crop: int, arch: str, file: str, acc1: float, 
     )
 
 
+def _akamaster(depth: int, sha256: str, num_params: int, error: float) -> WeightsEntry:
+    return WeightsEntry(
+        arch=f"cifar_resnet{depth}",
+        name="AKAMASTER",
+        url="https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
+        f"resnet{depth}-{sha256[:8]}.th",
+        sha256=sha256,
+        licence="BSD-2-Clause",
+        num_params=num_params,
+        acc1=round(100 - error, 2),
+        acc5=None,
+        input_format=TORCHVISION_RGB,
+        stride_in_1x1=False,
+        norm="BN",
+        has_classifier=True,
+        num_classes=len(CIFAR10_CLASSES),
+        resize=32,
+        crop=32,
+        interpolation="bilinear",
+        source="akamaster/pytorch_resnet_cifar10, trained on CIFAR-10's 50,000 training images",
+        scheme="cifar10://",
+        class_names=CIFAR10_CLASSES,
+        option_a_zeros="both",
+    )
+
+
 _V1 = partial(_torchvision, "IMAGENET1K_V1", 256)
 _V2 = partial(_torchvision, "IMAGENET1K_V2", 232)
 _A1 = partial(_timm, "TIMM_A1", 288, 288)
@@ -242,6 +282,10 @@ _ENTRIES = (
         None,
         source="torchvision, converted by Detectron2",
     ),
+    _akamaster(20, "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8", 269_722, 8.27),
+    _akamaster(32, "d509ac1820d7f25398913559d7e81a13229b1e7adc5648e3bfa5e22dc137f850", 464_154, 7.37),
+    _akamaster(44, "014dd6541728a1c700b1642ab640e211dc6eb8ed507d70697458dc8f8a0ae2e4", 658_586, 6.90),
+    _akamaster(56, "4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367", 853_018, 6.61),
 )
 CATALOG = {entry.full_name: entry for entry in _ENTRIES}
 
@@ -268,17 +312,26 @@ def get_entry(arch: str, name: str) -> WeightsEntry:
 
 
 def parse_source(source: str) -> WeightsEntry:
-    """Return the facts of ``"imagenet://resnet101/IMAGENET1K_V1"``.
+    """Return the facts of ``"imagenet://resnet101/IMAGENET1K_V1"`` or ``"cifar10://cifar_resnet20/AKAMASTER"``.
+
+    In ``cifar10://`` names the ``cifar_`` of the architecture may be left out.
 
     Raises:
-        WeightsError: another form, or a name that the catalog lacks.
+        WeightsError: another form, a name that the catalog lacks, or one of the other scheme.
     """
-    arch, separator, name = source.removeprefix(SCHEME).partition("/")
-    if not source.startswith(SCHEME) or not separator:
+    scheme = next((scheme for scheme in SCHEMES if source.startswith(scheme)), "")
+    arch, separator, name = source.removeprefix(scheme).partition("/")
+    if not scheme or not separator:
         raise WeightsError(
-            f"{source!r} is not of the form imagenet://ARCH/NAME, as in imagenet://resnet50/IMAGENET1K_V1"
+            f"{source!r} is not of the form imagenet://ARCH/NAME or cifar10://ARCH/NAME, as in "
+            "imagenet://resnet50/IMAGENET1K_V1 and cifar10://cifar_resnet20/AKAMASTER"
         )
-    return get_entry(arch, name)
+    if scheme == "cifar10://" and not arch.startswith("cifar_"):
+        arch = f"cifar_{arch}"
+    entry = get_entry(arch, name)
+    if entry.scheme != scheme:
+        raise WeightsError(f"{source} is of another data set; write {entry.uri}")
+    return entry
 
 
 def find_entry_by_address(address: str) -> WeightsEntry | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from resnet_backbone.weights.errors import WeightsError, shorten
@@ -26,6 +27,7 @@ _OURS = re.compile(
     rf"|conv[1-5]_[1-4]\.(weight|bias|norm\.({_NORM}))"
     r"|(linear|fc6|fc7|fc8)\.(weight|bias)"
 )
+_BLOCK = re.compile(r"res\d\.\d+(?=\.)")
 _DETECTRON2_HEAD = re.compile(r"(?:stem\.fc|fc1000)\.(weight|bias)")
 
 _TORCHVISION = (
@@ -33,9 +35,9 @@ _TORCHVISION = (
     (re.compile(rf"bn1\.({_NORM})"), r"stem.conv1.norm.\1"),
     (re.compile(r"(layer[1-4])\.(\d{1,4})\.(conv[123])\.weight"), r"\1.\2.\3.weight"),
     (re.compile(rf"(layer[1-4])\.(\d{{1,4}})\.bn([123])\.({_NORM})"), r"\1.\2.conv\3.norm.\4"),
-    (re.compile(r"(layer[1-4])\.(\d{1,4})\.downsample\.0\.weight"), r"\1.\2.shortcut.weight"),
-    (re.compile(rf"(layer[1-4])\.(\d{{1,4}})\.downsample\.1\.({_NORM})"), r"\1.\2.shortcut.norm.\3"),
-    (re.compile(r"fc\.(weight|bias)"), r"linear.\1"),
+    (re.compile(r"(layer[1-4])\.(\d{1,4})\.(?:downsample|shortcut)\.0\.weight"), r"\1.\2.shortcut.weight"),
+    (re.compile(rf"(layer[1-4])\.(\d{{1,4}})\.(?:downsample|shortcut)\.1\.({_NORM})"), r"\1.\2.shortcut.norm.\3"),
+    (re.compile(r"(?:fc|linear)\.(weight|bias)"), r"linear.\1"),
 )
 _STAGE_OF_LAYER = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
 
@@ -124,10 +126,62 @@ def to_our_names(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], s
     return renamed, layout
 
 
+def zeros_behind(state_dict: Mapping[str, Tensor], zeros: str) -> dict[str, Tensor]:
+    """Return the tensors of a network with shortcut option A as our networks compute it, with our buffers ``padding``.
+
+    Where the number of channels grows, option A copies the old ones and fills the new ones with zeros. Our networks
+    have the zeros behind the copied channels, as facebook/fb.resnet.torch; others have a half of them on each side, as
+    akamaster/pytorch_resnet_cifar10. Only the order of the channels between the blocks differs, so they are permuted
+    there; what the network computes stays the same but for rounding.
+
+    Args:
+        state_dict: in our names, from the stem or res2 on.
+        zeros: ``"behind"`` or ``"both"``, where the network that was trained has them.
+
+    Raises:
+        WeightsError: the first stages are missing, so that the order of the channels is unknown, or channels get fewer.
+    """
+    result = dict(state_dict)
+    order = torch.empty(0, dtype=torch.int64)  # of the channels between the blocks: where each of ours is in the file
+    for block in sorted({match[0] for name in state_dict if (match := _BLOCK.match(name))}, key=_numbers):
+        first, last = (f"{block}.conv{n}" for n in (1, 3 if f"{block}.conv3.weight" in state_dict else 2))
+        inputs, outputs = state_dict[f"{first}.weight"].shape[1], state_dict[f"{last}.weight"].shape[0]
+        if outputs < inputs or (not len(order) and block != "res2.0"):
+            raise WeightsError(f"{block}: option A's zeros need the stages before it, and channels that get more")
+        if not len(order):
+            order = torch.arange(inputs)
+        for name in _tensors_of(state_dict, f"{block}.preact"):
+            result[name] = state_dict[name][order]
+        result[f"{first}.weight"] = state_dict[f"{first}.weight"][:, order]
+        if outputs > inputs:
+            result[f"{block}.shortcut.padding"] = torch.tensor(outputs - inputs)
+            left = (outputs - inputs) // 2 if zeros == "both" else 0
+            copied = order + left
+            new = torch.arange(outputs)
+            order = torch.cat([copied, new[~torch.isin(new, copied)]])
+        for name in _tensors_of(state_dict, last):
+            result[name] = state_dict[name][order]
+    for name in _tensors_of(state_dict, "postact"):
+        result[name] = state_dict[name][order]
+    if "linear.weight" in state_dict:
+        result["linear.weight"] = state_dict["linear.weight"][:, order]
+    return result
+
+
+def _numbers(block: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", block)]
+
+
+def _tensors_of(state_dict: Mapping[str, Tensor], module: str) -> list[str]:
+    """Return the names of a module's tensors with a value for each channel."""
+    return [name for name, tensor in state_dict.items() if name.startswith(f"{module}.") and tensor.ndim]
+
+
 def _layout(names: Mapping[str, Tensor]) -> str:
     if names and not any("." in name for name in names):
         return "caffe2"
-    if any(_OURS.fullmatch(name) for name in names):
+    ours = [name for name in names if _from_ours(name)]
+    if ours and not all(_from_torchvision_resnet(name) for name in ours):  # "linear.weight" alone is of either
         return "ours"
     return "torchvision"
 

@@ -19,7 +19,6 @@ from resnet_backbone.weights.architecture import (
     norm_of,
     stage_of,
 )
-from resnet_backbone.weights.catalog import IMAGENET_CLASSES
 from resnet_backbone.weights.errors import WeightsError, shorten
 from resnet_backbone.weights.input_format import InputFormat
 from resnet_backbone.weights.source import Weights, read_weights, weights_from_state_dict
@@ -40,6 +39,7 @@ class LoadReport:
         new_head: True where the model's last linear layer keeps its initialisation, for other classes than the file's.
         input_format: the pixels that the weights were trained on; None where nobody said.
         sha256: of the file; ``""`` for a state dict.
+        notes: what the tensors hide and was taken from elsewhere, in sentences.
     """
 
     source: str
@@ -49,6 +49,7 @@ class LoadReport:
     new_head: bool
     input_format: InputFormat | None
     sha256: str
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """Return a few lines for a log."""
@@ -56,6 +57,7 @@ class LoadReport:
         lines += [f"  {len(names)} not used, {why}: {names[0]}, ..." for why, names in self.ignored.items()]
         if self.new_head:
             lines.append("  the last linear layer is new: it keeps its initialisation and needs training")
+        lines += [f"  {note}" for note in self.notes]
         if self.input_format is None:
             lines.append("  input format unknown: nobody said on which colour order, mean and std they were trained")
         return "\n".join(lines)
@@ -70,6 +72,7 @@ class LoadReport:
             "ignored": self.ignored,
             "new_head": self.new_head,
             "input_format": self.input_format.to_dict() if self.input_format else None,
+            "notes": list(self.notes),
         }
 
 
@@ -87,35 +90,41 @@ class _Match:
         self.ignored.setdefault(why, []).append(name)
 
 
-def load_weights(model: nn.Module, source: str | Path | Mapping[str, Tensor] | Weights) -> LoadReport:
+def load_weights(
+    model: nn.Module, source: str | Path | Mapping[str, Tensor] | Weights, *, new_head: bool = False
+) -> LoadReport:
     """Copy weights into a model of :func:`~resnet_backbone.models.registry.create_model`.
 
     Every tensor of the model must be filled and every tensor of the file be used, except for what is harmless, which
     the report lists: counters of batch norm, a classifier that was not asked for, stages after the model's last.
-    For another number of classes than the file's, the last linear layer keeps its initialisation.
 
     Args:
         model: with the attributes ``arch``, ``num_classes`` and ``stride_in_1x1``.
         source: as for :func:`read_weights`, or a state dict in any naming that it knows, or its result.
+        new_head: for another number of classes than the file's, the model's last linear layer keeps its initialisation,
+            to be trained. With as many classes as the file's it is filled all the same.
 
     Raises:
         TypeError: not such a model, or not such a source.
-        WeightsError: anything that does not fit; the model is then as it was before.
+        WeightsError: anything that does not fit, other classes without ``new_head`` among it; the model is then as it
+            was before.
         FileNotFoundError, DownloadError: as :func:`read_weights`.
     """
     for attribute in ("arch", "num_classes", "stride_in_1x1"):
         if not hasattr(model, attribute):
             raise TypeError(f"{type(model).__name__} has no attribute {attribute!r}: build the model with create_model")
     arch, num_classes = str(model.arch), int(model.num_classes)  # type: ignore[arg-type]
-    weights = _weights_of(source, arch)
+    weights = weights_of(source, arch)
     _check_arch(arch, weights)
     _check_stride(arch, bool(model.stride_in_1x1), weights)
-    new_head = _needs_new_head(num_classes, weights)
+    new_head = _needs_new_head(num_classes, weights, allowed=new_head)
 
     match = _match(dict(model.state_dict(keep_vars=True)), weights, has_head=num_classes > 0, new_head=new_head)
     is_whole = arch not in known_archs() or arch in candidate_archs(weights.state_dict)
-    if match.missing or match.leftover or match.different or not is_whole:
-        raise WeightsError(_explain(arch, weights, match, norm_of(model.state_dict())))
+    model_norm = norm_of(model.state_dict())
+    fused = weights.norm == "BN" and model_norm == "GN"
+    if match.missing or match.leftover or match.different or not is_whole or fused:
+        raise WeightsError(_explain(arch, weights, match, model_norm))
     with torch.no_grad():
         for target, value in match.pairs:
             target.copy_(value)
@@ -128,10 +137,26 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Tensor] | W
         new_head=new_head,
         input_format=weights.input_format,
         sha256=weights.sha256,
+        notes=_notes(arch, bool(model.stride_in_1x1), weights),
     )
 
 
-def _weights_of(source: str | Path | Mapping[str, Tensor] | Weights, arch: str) -> Weights:
+def _notes(arch: str, stride_in_1x1: bool, weights: Weights) -> tuple[str, ...]:
+    notes = []
+    if weights.option_a_zeros == "both":
+        notes.append("trained with option A's zeros on both sides: the channels between the blocks are permuted for it")
+    if has_bottlenecks(arch) and weights.stride_in_1x1 is None:
+        notes.append(
+            f"nobody said in which convolution of the bottlenecks it was trained with the stride: it is in the "
+            f"{_stride_place(stride_in_1x1)} here; stride_in_1x1={not stride_in_1x1} puts it into the other"
+        )
+    if weights.norm == "GN":
+        notes.append("its norms have no running statistics: they are taken for group norm")
+    return tuple(notes)
+
+
+def weights_of(source: str | Path | Mapping[str, Tensor] | Weights, arch: str) -> Weights:
+    """Read what is not read yet, for a model of ``arch``; see :func:`load_weights`."""
     if isinstance(source, Weights):
         return source
     if isinstance(source, str | Path):
@@ -163,13 +188,16 @@ def _stride_place(stride_in_1x1: bool | None) -> str:
     return "first 1x1" if stride_in_1x1 else "3x3"
 
 
-def _needs_new_head(num_classes: int, weights: Weights) -> bool:
-    if weights.num_classes == 0 and num_classes == IMAGENET_CLASSES:
+def _needs_new_head(num_classes: int, weights: Weights, *, allowed: bool) -> bool:
+    if num_classes in (0, weights.num_classes):
+        return False
+    if not allowed:
+        has = f"a classifier of {weights.num_classes} classes" if weights.num_classes else "no classifier"
         raise WeightsError(
-            f"{weights.source} has no classifier, the model wants one of ImageNet's {num_classes} classes; "
-            "build the model with num_classes=0"
+            f"{weights.source} has {has}, the model one of {num_classes}; write num_classes={weights.num_classes}, or "
+            "new_head=True for a last layer that keeps its initialisation and is yet to be trained"
         )
-    return num_classes not in (0, weights.num_classes)
+    return True
 
 
 def _match(targets: dict[str, Tensor], weights: Weights, *, has_head: bool, new_head: bool) -> _Match:
@@ -228,14 +256,18 @@ def _explain(arch: str, weights: Weights, match: _Match, model_norm: str) -> str
 def _advice(weights: Weights, match: _Match, model_norm: str) -> list[str]:
     advice = []
     file_norm = norm_of(weights.state_dict)
-    fused = file_norm == "GN" and any(name.endswith(".running_mean") for name in match.missing)
-    if fused:
+    if file_norm == "GN" and (weights.norm == "BN" or any(name.endswith(".running_mean") for name in match.missing)):
         advice.append('The file has norms without running statistics: with group norm, build the model with norm="GN";')
         advice.append("a file of the first Detectron has its batch norm fused, take Detectron2's instead.")
     elif file_norm != model_norm:
         choices = {"BN": 'norm="BN" or "FrozenBN"', "GN": 'norm="GN"', "": "an architecture without norms"}
         advice.append(f"The norms are not the same: build the model with {choices[file_norm]}.")
-    if any(".shortcut." in name for name in [*match.missing, *match.leftover]):
+    if weights.option_a_zeros is None:
+        fits = " or ".join(candidate_archs(weights.state_dict))
+        advice.append(f"The file can be {fits}, with shortcut option A, and nobody said where its zeros are. Write")
+        advice.append('read_weights(..., option_a_zeros="both") for both sides of the copied channels, or "behind"; or')
+        advice.append("tools/package_weights.py --option-a-zeros. akamaster/pytorch_resnet_cifar10 has both.")
+    elif any(".shortcut." in name for name in [*match.missing, *match.leftover]):
         known = f", in the file {weights.shortcut!r}" if weights.shortcut else ""
         advice.append(f"The shortcuts are not the same{known}: option A of the paper pads, B projects where the")
         advice.append(
@@ -252,8 +284,15 @@ def _advice(weights: Weights, match: _Match, model_norm: str) -> list[str]:
         advice.append("weights with that stem, as Detectron2's R-52.pkl for ResNet-50 and R-103.pkl for ResNet-101.")
     elif "stem.conv3.weight" in match.leftover:
         advice.append('The file has the stem of DeepLab: build the model with stem="deeplab".')
+    elif any(name.startswith("stem.conv1.weight ") for name in match.different) and _stem_side(weights) == 3:
+        advice.append("The file's first convolution is 3x3, for small images, which here the cifar_* networks have.")
     elif any(name.startswith(("stem.conv1.weight ", "conv1_1.weight ")) for name in match.different):
         advice.append("The first convolution reads another number of channels: published weights take in_channels=3.")
     if not candidate_archs(weights.state_dict):
         advice.append("The file is no whole network that we know: is it complete, is it a ResNeXt or a wide ResNet?")
     return advice
+
+
+def _stem_side(weights: Weights) -> int:
+    weight = weights.state_dict.get("stem.conv1.weight")
+    return weight.shape[-1] if weight is not None and weight.ndim else 0

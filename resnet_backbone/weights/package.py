@@ -14,7 +14,7 @@ from torch import Tensor
 
 from resnet_backbone.weights.architecture import has_bottlenecks
 from resnet_backbone.weights.cache import cache_folder
-from resnet_backbone.weights.catalog import SCHEME, WeightsEntry
+from resnet_backbone.weights.catalog import WeightsEntry
 from resnet_backbone.weights.download import locked
 from resnet_backbone.weights.errors import WeightsError
 from resnet_backbone.weights.input_format import InputFormat, TestTransform
@@ -30,6 +30,7 @@ def package_weights(
     *,
     test_transform: TestTransform | None = None,
     class_names: Sequence[str] = (),
+    option_a_zeros: str | None = None,
 ) -> dict[str, Any]:
     """Write weights in our names, together with how they were trained, as one ``.pth`` file.
 
@@ -44,6 +45,8 @@ def package_weights(
         stride_in_1x1: likewise for ResNet-50, 101 and 152.
         test_transform: what the classifier's accuracy is measured with, where the source does not say.
         class_names: of the classifier, in its order, likewise.
+        option_a_zeros: of networks with shortcut option A, see :func:`read_weights`, likewise. The tensors are written
+            for zeros behind the copied channels in any case.
 
     Returns:
         The facts that were written, in plain containers.
@@ -57,7 +60,7 @@ def package_weights(
         raise WeightsError(f"the destination must end in .pth, got {destination}")
     if not destination.parent.is_dir():
         raise FileNotFoundError(f"no folder {destination.parent} to write {destination.name} into; create it first")
-    weights = read_weights(source, arch)
+    weights = read_weights(source, arch, option_a_zeros=option_a_zeros)
     facts = _facts(weights, input_format, stride_in_1x1)
     transform = weights.test_transform or test_transform
     facts["test_transform"] = asdict(transform) if transform else None
@@ -85,19 +88,24 @@ def download_packaged(entry: WeightsEntry) -> Path:
     path = folder / f"{entry.arch}-{entry.name}-{FORMAT_VERSION}.pth"
     with locked(path.with_name(f"{path.name}.lock")):
         if not path.is_file():
-            package_weights(f"{SCHEME}{entry.full_name}", path)
+            package_weights(entry.uri, path)
     return path
 
 
 def _facts(weights: Weights, input_format: InputFormat | None, stride_in_1x1: bool | None) -> dict[str, Any]:
-    if weights.arch is None:
-        raise WeightsError(f"{weights.source}: the tensors fit several architectures or none; write arch=")
+    arch = weights.known_arch()
+    if weights.option_a_zeros is None:
+        raise WeightsError(
+            f"{weights.source} is not in the catalog: say where its shortcuts, of option A, have their zeros, "
+            'option_a_zeros="behind" the copied channels (facebook/fb.resnet.torch, this project) or '
+            'option_a_zeros="both", on both sides (akamaster/pytorch_resnet_cifar10)'
+        )
     if weights.input_format is None and input_format is None:
         raise WeightsError(
             f"{weights.source} is not in the catalog: say on which pixels it was trained, as in\n"
             '  input_format=InputFormat("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # torchvision, timm'
         )
-    if weights.stride_in_1x1 is None and stride_in_1x1 is None and has_bottlenecks(weights.arch):
+    if weights.stride_in_1x1 is None and stride_in_1x1 is None and has_bottlenecks(arch):
         raise WeightsError(
             f"{weights.source} is not in the catalog: say where its bottlenecks carry the stride, stride_in_1x1=False "
             "(torchvision, timm) or stride_in_1x1=True (MSRA, Caffe)"
@@ -108,9 +116,10 @@ def _facts(weights: Weights, input_format: InputFormat | None, stride_in_1x1: bo
     final_stride = stride_in_1x1 if weights.stride_in_1x1 is None else weights.stride_in_1x1
     return {
         "format_version": FORMAT_VERSION,
-        "arch": weights.arch,
+        "arch": arch,
         "input_format": final_format.to_dict() if final_format else None,
         "stride_in_1x1": bool(final_stride),
+        "option_a_zeros": weights.option_a_zeros,
         "norm": weights.norm,
         "num_classes": weights.num_classes,
         "source": Path(weights.source).name if Path(weights.source).is_file() else weights.source,

@@ -21,7 +21,7 @@ from resnet_backbone.weights.pickle_check import refuse_costly
 from resnet_backbone.weights.plain import MAX_ITEMS, is_plain, shown
 from resnet_backbone.weights.torch_zip import MAGIC, check_torch_zip
 
-SUFFIXES = (".pth", ".pt", ".safetensors", ".pkl")
+SUFFIXES = (".pth", ".pt", ".th", ".safetensors", ".pkl")
 _WRAPPERS = ("model", "state_dict", "blobs")
 _MAX_WRAPPINGS = 8
 _MAX_TENSORS = 200_000

@@ -14,15 +14,24 @@ from resnet_backbone.weights.architecture import (
     HEAD,
     candidate_archs,
     has_bottlenecks,
+    has_padding,
     is_preactivated,
     known_archs,
     norm_of,
     num_classes_of,
     shortcut_of,
+    stem_of,
 )
 from resnet_backbone.weights.cache import download_weights
-from resnet_backbone.weights.catalog import CATALOG, SCHEME, WeightsEntry, find_entry_by_sha256, get_entry, parse_source
-from resnet_backbone.weights.convert import classifier_part, to_our_names
+from resnet_backbone.weights.catalog import (
+    CATALOG,
+    SCHEMES,
+    WeightsEntry,
+    find_entry_by_sha256,
+    get_entry,
+    parse_source,
+)
+from resnet_backbone.weights.convert import classifier_part, to_our_names, zeros_behind
 from resnet_backbone.weights.download import file_hash
 from resnet_backbone.weights.errors import WeightsError, shorten
 from resnet_backbone.weights.input_format import InputFormat, TestTransform
@@ -31,6 +40,7 @@ from resnet_backbone.weights.read import RawFile, read_file
 
 PACKAGE_KEY = "resnet_backbone"
 FORMAT_VERSION = 1
+OPTION_A_ZEROS = ("behind", "both")
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,9 @@ class Weights:
         test_transform: what the accuracy was measured with; None where nobody said.
         class_names: of the classifier, in its order; empty where nobody said.
         left_out: names in the file that are no part of a classifier: a detector's heads, say.
+        option_a_zeros: where the shortcuts of the network that was trained, of the paper's option A, have their zeros:
+            ``"behind"`` the copied channels, as ours, or on ``"both"`` sides, for which the channels in ``state_dict``
+            are permuted so that our networks compute the same. None where nobody said; ``""`` without option A.
     """
 
     state_dict: Mapping[str, Tensor]
@@ -68,6 +81,7 @@ class Weights:
     test_transform: TestTransform | None = None
     class_names: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    option_a_zeros: str | None = ""
 
     @property
     def shortcut(self) -> str | None:
@@ -79,20 +93,48 @@ class Weights:
         """Whether norm and ReLU stand before the convolutions."""
         return is_preactivated(self.state_dict)
 
+    @property
+    def stem(self) -> str:
+        """``"basic"``, or ``"deeplab"`` for three convolutions."""
+        return stem_of(self.state_dict)
 
-def read_weights(source: str | Path, arch: str | None = None) -> Weights:
+    def known_arch(self) -> str:
+        """Return the architecture.
+
+        Raises:
+            WeightsError: the tensors fit several or none, and nobody said which.
+        """
+        if self.arch is not None:
+            return self.arch
+        fits = candidate_archs(self.state_dict)
+        if not fits:
+            raise WeightsError(
+                f"{self.source} fits no network that we know, or is a part of one: is it complete, is it a ResNeXt, a "
+                "wide ResNet, or one with another first convolution?"
+            )
+        why = ", shortcut option A having no tensors of its own" if any("plain" in arch for arch in fits) else ""
+        raise WeightsError(
+            f"{self.source} can be {' or '.join(fits)}: the tensors are the same{why}. Say which: "
+            f"arch={fits[-1]!r}, or tools/package_weights.py --arch {fits[-1]}"
+        )
+
+
+def read_weights(source: str | Path, arch: str | None = None, *, option_a_zeros: str | None = None) -> Weights:
     """Read weights, downloading published ones the first time.
 
     Args:
         source: ``"imagenet://resnet50/IMAGENET1K_V1"``, ``"resnet50/IMAGENET1K_V1"``, ``"IMAGENET1K_V1"`` together with
-            ``arch``, or a file (see :func:`~resnet_backbone.weights.read.read_file`). A published file is recognised by
-            its SHA-256, and one that ``package_weights`` wrote says itself what it is; of others the input format stays
-            unknown.
-        arch: the architecture that is expected.
+            ``arch``, ``"cifar10://cifar_resnet20/AKAMASTER"``, or a file (see
+            :func:`~resnet_backbone.weights.read.read_file`). A published file is recognised by its SHA-256, and one
+            that ``package_weights`` wrote says itself what it is; of others the input format stays unknown.
+        arch: the architecture that is expected. It settles which of several it is that the tensors fit.
+        option_a_zeros: of a network with shortcut option A, where the file does not say it: ``"behind"`` or ``"both"``,
+            see :class:`Weights`.
 
     Raises:
         FileNotFoundError: neither a known name nor a file.
-        WeightsError: an unknown name, a damaged file, another architecture, or values that are not finite.
+        WeightsError: an unknown name, a damaged file, another architecture, values that are not finite, or
+            ``option_a_zeros`` that contradicts what is known.
         DownloadError: published weights could not be had.
     """
     entry = _named_entry(source, arch)
@@ -105,7 +147,7 @@ def read_weights(source: str | Path, arch: str | None = None) -> Weights:
         if not path.is_file():
             raise FileNotFoundError(
                 f"{source} is neither a file nor a name in the catalog; write the path of a weight file, or "
-                f"imagenet://ARCH/NAME, as in imagenet://resnet50/IMAGENET1K_V1"
+                f"imagenet://ARCH/NAME, as in imagenet://resnet50/IMAGENET1K_V1, or cifar10://cifar_resnet20/AKAMASTER"
             )
     raw = read_file(path)
     sha256 = file_hash(path, "sha256")
@@ -114,12 +156,18 @@ def read_weights(source: str | Path, arch: str | None = None) -> Weights:
             f"{path} is damaged: its SHA-256 is {sha256}, published is {entry.sha256}...; delete the file"
         )
     if PACKAGE_KEY in raw.metadata:
-        return _packaged(raw, str(source), sha256, arch)
-    return _published(raw, str(source), sha256, arch, entry or find_entry_by_sha256(sha256))
+        return _packaged(raw, str(source), sha256, arch, option_a_zeros)
+    return _published(raw, str(source), sha256, arch, entry or find_entry_by_sha256(sha256), option_a_zeros)
 
 
-def weights_from_state_dict(state_dict: Mapping[str, Tensor], arch: str | None = None) -> Weights:
+def weights_from_state_dict(
+    state_dict: Mapping[str, Tensor], arch: str | None = None, *, option_a_zeros: str | None = None
+) -> Weights:
     """Return what the tensors alone tell.
+
+    Args:
+        state_dict: names to tensors.
+        arch, option_a_zeros: as for :func:`read_weights`.
 
     Raises:
         TypeError: values that are not tensors.
@@ -130,19 +178,20 @@ def weights_from_state_dict(state_dict: Mapping[str, Tensor], arch: str | None =
     ]
     if strange:
         raise TypeError(f"expected a state dict, names with tensors; found also {shorten(strange)}")
-    return _published(RawFile(dict(state_dict), {}), "a state dict", "", arch, None)
+    return _published(RawFile(dict(state_dict), {}), "a state dict", "", arch, None, option_a_zeros)
 
 
 def _named_entry(source: str | Path, arch: str | None) -> WeightsEntry | None:
     if isinstance(source, Path):
         return None
-    if source.startswith(SCHEME):
+    if source.startswith(SCHEMES):
         return parse_source(source)
     if source in CATALOG:
         return CATALOG[source]
     if source in {entry.name for entry in CATALOG.values()}:
         if arch is None:
-            raise WeightsError(f"{source} is published for several architectures; write imagenet://ARCH/{source}")
+            scheme = next(entry.scheme for entry in CATALOG.values() if entry.name == source)
+            raise WeightsError(f"{source} is published for several architectures; write {scheme}ARCH/{source}")
         return get_entry(arch, source)
     if arch is not None and not Path(source).is_file() and source.replace("_", "").isalnum():
         return get_entry(arch, source)
@@ -153,21 +202,31 @@ def _names_for(arch: str) -> str:
     return ", ".join(name for name in sorted(CATALOG) if name.startswith(f"{arch}/")) or f"a file (none is for {arch})"
 
 
-def _published(raw: RawFile, source: str, sha256: str, arch: str | None, entry: WeightsEntry | None) -> Weights:
+def _published(
+    raw: RawFile,
+    source: str,
+    sha256: str,
+    arch: str | None,
+    entry: WeightsEntry | None,
+    option_a_zeros: str | None,
+) -> Weights:
     part, left_out = classifier_part(raw.tensors)
     state_dict, _ = _renamed(part, source)
     if entry is not None and not entry.has_classifier:
         left_out += [name for name in state_dict if name.startswith(HEAD)]
         state_dict = {name: tensor for name, tensor in state_dict.items() if not name.startswith(HEAD)}
-    arch = _resolve_arch(state_dict, source, entry.arch if entry else None, arch)
+    arch = _resolve_arch(state_dict, source, entry.arch if entry else None, arch, raw.metadata.get("arch"))
     _check_finite(state_dict, source)
+    known = entry.option_a_zeros or None if entry else None
+    state_dict, zeros = _with_zeros(state_dict, arch, source, known, option_a_zeros)
     stride_in_1x1 = None if arch is None or has_bottlenecks(arch) else False
     return Weights(
         state_dict=state_dict,
         arch=arch,
         input_format=entry.input_format if entry else None,
         stride_in_1x1=entry.stride_in_1x1 if entry else stride_in_1x1,
-        norm=norm_of(state_dict),
+        # The first Detectron's files have batch norm without statistics, which alone would look like group norm.
+        norm="BN" if any("_bn_" in name for name in part) else norm_of(state_dict),
         source=source,
         sha256=sha256,
         num_classes=num_classes_of(state_dict),
@@ -175,8 +234,44 @@ def _published(raw: RawFile, source: str, sha256: str, arch: str | None, entry: 
         acc1=entry.acc1 if entry else None,
         acc5=entry.acc5 if entry else None,
         test_transform=entry.test_transform if entry else None,
+        class_names=entry.class_names if entry else (),
         left_out=tuple(sorted(left_out)),
+        option_a_zeros=zeros,
     )
+
+
+def _with_zeros(
+    state_dict: dict[str, Tensor], arch: str | None, source: str, known: str | None, told: str | None
+) -> tuple[dict[str, Tensor], str | None]:
+    """Bring a network with shortcut option A to zeros behind the copied channels; see :attr:`Weights.option_a_zeros`.
+
+    Args:
+        state_dict: in our names.
+        arch: of the network; None where it is open.
+        source: for messages.
+        known: of the zeros, from the catalog.
+        told: likewise, by the user.
+    """
+    if told not in (None, *OPTION_A_ZEROS):
+        raise WeightsError(f"option_a_zeros is {told!r}; write one of {', '.join(map(repr, OPTION_A_ZEROS))}")
+    if arch is None or shortcut_of(arch, state_dict) != "A":
+        if told is not None:
+            raise WeightsError(
+                f"{source}: option_a_zeros={told!r} is of networks with shortcut option A, which "
+                f"{arch or 'a network of unknown architecture'} is not known to have here; write arch=, or leave it out"
+            )
+        return state_dict, ""
+    padded = has_padding(state_dict)  # by our own networks, which have the zeros behind
+    known = "behind" if padded else known
+    if None not in (known, told) and known != told:
+        raise WeightsError(f"{source} has option_a_zeros={known!r}, not {told!r}; leave option_a_zeros out")
+    zeros = known or told
+    if zeros is None or padded:
+        return state_dict, zeros
+    try:
+        return zeros_behind(state_dict, zeros), zeros
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {error}") from error
 
 
 class PackageFacts(NamedTuple):
@@ -191,6 +286,7 @@ class PackageFacts(NamedTuple):
     acc5: float | None
     test_transform: TestTransform | None
     class_names: tuple[str, ...]
+    option_a_zeros: str | None
 
 
 def package_facts(metadata: Mapping[str, Any], source: str) -> PackageFacts:
@@ -221,6 +317,7 @@ def package_facts(metadata: Mapping[str, Any], source: str) -> PackageFacts:
             acc5=_accuracy(facts.get("acc5")),
             test_transform=TestTransform(**facts["test_transform"]) if facts.get("test_transform") else None,
             class_names=_texts(facts.get("class_names", ())),
+            option_a_zeros=_typed(facts, "option_a_zeros", str) if "option_a_zeros" in facts else None,
         )
     except WeightsError:
         raise
@@ -247,13 +344,15 @@ def _texts(values: Any) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _packaged(raw: RawFile, source: str, sha256: str, arch: str | None) -> Weights:
+def _packaged(raw: RawFile, source: str, sha256: str, arch: str | None, option_a_zeros: str | None) -> Weights:
     state_dict, _ = _renamed(raw.tensors, source)
     _check_finite(state_dict, source)
     facts = package_facts(raw.metadata, source)
+    arch = _resolve_arch(state_dict, source, facts.arch, arch)
+    _, zeros = _with_zeros(state_dict, arch, source, None, option_a_zeros)
     return Weights(
         state_dict=state_dict,
-        arch=_resolve_arch(state_dict, source, facts.arch, arch),
+        arch=arch,
         input_format=facts.input_format,
         stride_in_1x1=facts.stride_in_1x1,
         norm=facts.norm,
@@ -265,6 +364,7 @@ def _packaged(raw: RawFile, source: str, sha256: str, arch: str | None) -> Weigh
         acc5=facts.acc5,
         test_transform=facts.test_transform,
         class_names=facts.class_names,
+        option_a_zeros=facts.option_a_zeros or zeros,
     )
 
 
@@ -276,22 +376,39 @@ def _renamed(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tens
 
 
 def _resolve_arch(
-    state_dict: Mapping[str, Tensor], source: str, stated: str | None, expected: str | None
+    state_dict: Mapping[str, Tensor], source: str, stated: str | None, expected: str | None, told: object = None
 ) -> str | None:
-    """Return the architecture that the tensors show, settled by what is stated or expected where they fit several."""
+    """Return the architecture that the tensors show, settled by what is stated or expected where they fit several.
+
+    Args:
+        state_dict: in our names.
+        source: for messages.
+        stated: by the catalog or a packaged file; it must fit.
+        expected: by the user; likewise.
+        told: what a checkpoint has under ``arch``, in whatever language: it counts where it is one that fits.
+    """
     candidates = candidate_archs(state_dict)
-    advice = f"; write {' or '.join(candidates)} for the architecture, or take other weights"
+    if stated is None and told in candidates:
+        stated = str(told)
     for arch in (stated, expected):
         if arch is not None and candidates and arch not in candidates:
-            raise WeightsError(f"{source} holds the weights of {' or '.join(candidates)}, not of {arch}{advice}")
+            raise _of_another(source, candidates, arch)
     if stated is not None and expected is not None and stated != expected:
-        raise WeightsError(f"{source} holds the weights of {stated}, not of {expected}{advice}")
+        raise _of_another(source, (stated,), expected)
     if stated is not None:
         return stated
     if len(candidates) == 1:
         return candidates[0]
     may_be_expected = expected in candidates or (not candidates and expected not in known_archs())
     return expected if may_be_expected else None
+
+
+def _of_another(source: str, found: tuple[str, ...], expected: str) -> WeightsError:
+    names = " or ".join(found)
+    return WeightsError(
+        f"{source} holds the weights of {names}, not of {expected}; write {names} for the architecture, or take other "
+        "weights"
+    )
 
 
 def _check_finite(state_dict: Mapping[str, Tensor], source: str) -> None:

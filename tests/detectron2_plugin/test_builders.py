@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -26,7 +28,10 @@ from detectron2.utils.events import EventStorage  # noqa: E402
 from fvcore.common.config import CfgNode  # noqa: E402
 
 from resnet_backbone.detectron2_plugin import add_resnet_backbone_config, to_backbone  # noqa: E402
+from resnet_backbone.models import registry  # noqa: E402
+from resnet_backbone.models.blocks import BasicBlock  # noqa: E402
 from resnet_backbone.models.layers import FrozenBatchNorm2d  # noqa: E402
+from resnet_backbone.models.resnet import ResNet  # noqa: E402
 
 SINGLE, FPN, RETINANET = (f"build_imagenet_{kind}backbone" for kind in ("", "fpn_", "retinanet_fpn_"))
 MODELS = [arch for arch in resnet_backbone.list_models() if not arch.startswith("cifar_")]  # of detectors
@@ -266,3 +271,41 @@ def test_a_classifier_is_no_backbone():
         model = resnet_backbone.create_model("resnet18")
     with pytest.raises(ValueError, match="has a classifier of 1000 classes: build it with num_classes=0"):
         to_backbone(model)
+
+
+class OwnResNet(ResNet):
+    """What a user registers: a class of their own."""
+
+
+def own_resnet(arch: str, **options: object) -> OwnResNet:
+    options = {name: value for name, value in options.items() if value is not None}
+    return OwnResNet(arch, BasicBlock, (1, 1, 1, 1), **options)
+
+
+@pytest.mark.parametrize("arch", ["own_resnet10", "cifar_resnet20", "resnet18", "vgg16"])
+def test_backbones_of_any_class_can_be_pickled_and_copied(tmp_path, monkeypatch, arch):
+    """As loader processes, copies of a detector and torch.save of a whole module do."""
+    if arch == "own_resnet10":
+        monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))  # it is forgotten after the test
+        registry.register_model(arch, own_resnet)
+    backbone = to_backbone(resnet_backbone.create_model(arch, num_classes=0)).eval()
+    torch.save(backbone, tmp_path / "whole.pth")
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        wanted = backbone(images)
+        for again in (
+            through_pickle(backbone),
+            copy.deepcopy(backbone),
+            torch.load(tmp_path / "whole.pth", weights_only=False),
+        ):
+            assert type(again) is type(backbone) and again.output_shape() == backbone.output_shape()
+            found = again(images)
+            assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_another_process_unpickles_a_backbone_whose_class_it_has_not_made(tmp_path):
+    backbone = to_backbone(resnet_backbone.create_model("cifar_resnet20", num_classes=0))
+    torch.save(backbone, tmp_path / "whole.pth")
+    code = f"import torch; print(type(torch.load({str(tmp_path / 'whole.pth')!r}, weights_only=False)).__name__)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "CifarResNetBackbone"

@@ -73,6 +73,7 @@ def site(tmp_path, monkeypatch, published) -> Iterator[Site]:
 def test_it_is_a_path(site):
     assert PathManager.isfile(SOURCE) and PathManager.exists(SOURCE) and not PathManager.isdir(SOURCE)
     assert not PathManager.exists("imagenet://resnet18/NONE") and not PathManager.isfile("imagenet://alexnet/V1")
+    assert PathManager.isfile("cifar10://resnet20/AKAMASTER") and not PathManager.exists("cifar10://resnet20/NONE")
     assert site.asked == []
     path = PathManager.get_local_path(SOURCE)
     with PathManager.open(SOURCE, "rb") as opened:

@@ -27,7 +27,7 @@ def test_a_packaged_file_and_the_config_for_it(doctor, packaged_file, photo, tmp
     assert status == 0 and report["status"] == "ok" and report["engine"] == ""
     facts = report["sections"]["weights"]["facts"]
     assert (facts["arch"], facts["norm"], facts["num_classes"]) == ("resnet50", "BN", 1000)
-    assert facts["kind"] == "packaged ImageNet weights" and facts["stride_in_1x1"] is True
+    assert facts["kind"] == "packaged weights" and facts["stride_in_1x1"] is True
     assert facts["input_format"]["channel_order"] == "BGR"
     assert len(report["sections"]["classification"]["facts"]["images"][0]["top5"]) == 5
     assert report["sections"]["config"]["reason"] == "no config was given"

@@ -13,7 +13,7 @@ from resnet_backbone import create_model, list_models
 from resnet_backbone.models.complexity import build_on_meta, complexity, usual_size
 from resnet_backbone.weights.catalog import CATALOG
 
-PUBLISHED = sorted({entry.arch for entry in CATALOG.values()})
+PUBLISHED = sorted({entry.arch for entry in CATALOG.values() if entry.scheme == "imagenet://"})
 # timm, results/benchmark-infer-amp-nchw-pt113-cu117-rtx3090.csv at aa4b585
 TIMM_ACTIVATIONS = {"vgg16": 13.56, "resnet50": 11.11, "resnet101": 16.23, "resnet152": 22.56}
 
@@ -58,6 +58,7 @@ def test_cifar_networks_on_paper(costs, arch):
     weights += 9 * 16 * 32 + (2 * depth - 1) * 9 * 32**2 + 9 * 32 * 64 + (2 * depth - 1) * 9 * 64**2
     norms = 2 * (16 + 2 * depth * (16 + 32 + 64))
     assert costs[arch].parameters == weights + norms + 64 * 10 + 10
+    assert all(entry.num_params == costs[arch].parameters for entry in CATALOG.values() if entry.arch == arch)
     operations = 32**2 * (27 * 16 + 2 * depth * 9 * 16**2)
     operations += 16**2 * (9 * 16 * 32 + (2 * depth - 1) * 9 * 32**2)
     operations += 8**2 * (9 * 32 * 64 + (2 * depth - 1) * 9 * 64**2)

@@ -19,7 +19,7 @@ DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3), "cifar_resnet20": 
 
 def with_statistics(arch: str, **options) -> nn.Module:
     torch.manual_seed(0)
-    model = create_model(arch, num_classes=10, **options)
+    model = create_model(arch, **{"num_classes": 10, **options})
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.0)
@@ -138,10 +138,56 @@ def test_a_packaged_file_rebuilds_the_network(tmp_path, arch, shortcut, preactiv
     package_weights(tmp_path / "raw.pth", tmp_path / "packaged.pth", input_format=RGB)
     weights = read_weights(tmp_path / "packaged.pth")
     assert (weights.arch, weights.shortcut, weights.preactivation) == (arch, shortcut, preactivation)
-    again = create_model(arch, weights=tmp_path / "packaged.pth", num_classes=10).eval()
+    again = create_model(arch, weights=tmp_path / "packaged.pth").eval()
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(again(images), model(images))
+
+
+@pytest.mark.parametrize("kind", ["state dict", "file"])
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [
+        ("resnet18", {"num_classes": 7}),
+        ("resnet18", {"num_classes": 0}),
+        ("resnet18", {"shortcut": "C", "preactivation": True}),
+        ("cifar_resnet20", {"shortcut": "B", "num_classes": 100}),
+        ("cifar_resnet20", {"norm": "GN"}),
+        ("cifar_plain20", {"norm": "", "num_classes": 3}),
+        ("resnet50", {"stem": "deeplab", "num_classes": 4, "shortcut": "A"}),
+    ],
+    ids=str,
+)
+def test_what_is_not_said_comes_from_the_tensors(tmp_path, arch, options, kind):
+    model = with_statistics(arch, **options)
+    source = model.state_dict()
+    if kind == "file":
+        torch.save(source, tmp_path / "own.pth")
+        source = tmp_path / "own.pth"
+    again = create_model(arch, weights=source).eval()
+    assert (again.num_classes, again.shortcut) == (model.num_classes, model.shortcut)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        found, wanted = again(images), model(images)
+    for name in wanted if isinstance(wanted, dict) else [...]:
+        assert torch.equal(found[name], wanted[name])
+
+
+def test_a_new_head_is_asked_for():
+    state = create_model("cifar_resnet20", num_classes=7).state_dict()
+    with pytest.raises(WeightsError, match="num_classes=7, or new_head=True"):
+        create_model("cifar_resnet20", weights=state, num_classes=3)
+    assert create_model("cifar_resnet20", weights=state, num_classes=3, new_head=True).linear.out_features == 3
+    assert create_model("cifar_resnet20", weights=state, num_classes=0).num_classes == 0
+
+
+def test_what_the_tensors_hide_and_is_assumed_is_logged(caplog):
+    state = create_model("resnet50", num_classes=2).state_dict()
+    caplog.set_level("WARNING")
+    create_model("resnet50", weights=state, stride_in_1x1=False)
+    assert not caplog.records
+    create_model("resnet50", weights=state)
+    assert "nobody said in which convolution of the bottlenecks" in caplog.text and "stride_in_1x1=True" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -163,9 +209,9 @@ def test_another_option_is_refused_and_said(file, model, said):
 
 @pytest.mark.parametrize(("plain", "residual"), [("plain18", "resnet18"), ("cifar_plain20", "cifar_resnet20")])
 def test_a_plain_network_is_never_taken_for_one_with_parameter_free_shortcuts(plain, residual):
-    """Their parameters have the same names and shapes."""
+    """Their parameters have the same names and shapes. Ours with option A say so, files from elsewhere do not."""
     of_plain, of_residual = create_model(plain), create_model(residual, shortcut="A")
-    with pytest.raises(WeightsError, match=f"{plain}, not of {residual}"):
+    with pytest.raises(WeightsError, match=f"can be {plain} or {residual}"):
         load_weights(of_residual, of_plain.state_dict())
     with pytest.raises(WeightsError, match=f"{residual}, not of {plain}"):
         load_weights(of_plain, of_residual.state_dict())

@@ -8,6 +8,7 @@ import torchvision
 from resnet_backbone.weights import find_entry_by_sha256, get_entry, list_weights
 from resnet_backbone.weights.catalog import CATALOG, parse_source
 from resnet_backbone.weights.errors import WeightsError
+from resnet_backbone.weights.input_format import TORCHVISION_RGB, TestTransform
 
 ENUMS = {
     "resnet18": "ResNet18_Weights",
@@ -20,6 +21,8 @@ ENUMS = {
     "vgg19": "VGG19_Weights",
     "vgg19_bn": "VGG19_BN_Weights",
 }
+IMAGENET = [name for name in list_weights() if CATALOG[name].scheme == "imagenet://"]
+CIFAR10 = sorted(set(list_weights()) - set(IMAGENET))
 TORCHVISION = [(arch, weights.name) for arch, enum in ENUMS.items() for weights in getattr(torchvision.models, enum)]
 
 
@@ -41,7 +44,7 @@ def test_facts_are_torchvisions_own(arch, name):
     assert ours.input_format.std == pytest.approx([255 * value for value in transforms.std])
 
 
-@pytest.mark.parametrize("full_name", list_weights())
+@pytest.mark.parametrize("full_name", IMAGENET)
 def test_every_entry_is_consistent(full_name):
     entry = CATALOG[full_name]
     assert entry.full_name == full_name == f"{entry.arch}/{entry.name}"
@@ -62,6 +65,21 @@ def test_every_entry_is_consistent(full_name):
         assert 60 < entry.acc1 < entry.acc5 < 100
 
 
+@pytest.mark.parametrize("full_name", CIFAR10)
+def test_the_entries_of_cifar10(full_name):
+    """The table of akamaster's README; parameters as counted by arithmetic in tests/models/test_complexity.py."""
+    entry = CATALOG[full_name]
+    errors = {"20": 8.27, "32": 7.37, "44": 6.90, "56": 6.61}
+    depth = entry.arch.removeprefix("cifar_resnet")
+    assert entry.url.endswith(f"/resnet{depth}-{entry.sha256[:8]}.th") and re.fullmatch("[0-9a-f]{64}", entry.sha256)
+    assert (entry.acc1, entry.acc5) == (pytest.approx(100 - errors[depth]), None)
+    assert entry.num_classes == len(entry.class_names) == 10 and list(entry.class_names) == sorted(entry.class_names)
+    assert (entry.input_format, entry.test_transform) == (TORCHVISION_RGB, TestTransform(32, 32))
+    assert (entry.option_a_zeros, entry.licence) == ("both", "BSD-2-Clause")
+    assert entry.uri == f"cifar10://{full_name}"
+    assert parse_source(f"cifar10://resnet{depth}/AKAMASTER") is entry
+
+
 def test_names_files_and_hashes_are_unique():
     entries = list(CATALOG.values())
     assert len({entry.url for entry in entries}) == len(entries)
@@ -73,16 +91,25 @@ def test_names_files_and_hashes_are_unique():
 def test_list_weights():
     assert list_weights() == sorted(list_weights())
     assert list_weights("vgg16") == ["vgg16/IMAGENET1K_FEATURES", "vgg16/IMAGENET1K_V1"]
-    assert {name.split("/")[0] for name in list_weights()} == set(ENUMS)
+    assert {name.split("/")[0] for name in IMAGENET} == set(ENUMS)
     assert list_weights("alexnet") == []
 
 
 @pytest.mark.parametrize("full_name", list_weights())
 def test_parse_source_reads_every_name(full_name):
-    assert parse_source(f"imagenet://{full_name}") is CATALOG[full_name]
+    assert parse_source(CATALOG[full_name].uri) is CATALOG[full_name]
 
 
-@pytest.mark.parametrize("source", ["resnet50/IMAGENET1K_V1", "imagenet://resnet50", "imagenet:resnet50/X", ""])
+def test_a_name_under_the_scheme_of_another_data_set():
+    with pytest.raises(WeightsError, match="write cifar10://cifar_resnet20/AKAMASTER"):
+        parse_source("imagenet://cifar_resnet20/AKAMASTER")
+    with pytest.raises(WeightsError, match="no weights are published for 'cifar_resnet50'"):
+        parse_source("cifar10://resnet50/IMAGENET1K_V1")
+
+
+@pytest.mark.parametrize(
+    "source", ["resnet50/IMAGENET1K_V1", "imagenet://resnet50", "imagenet:resnet50/X", "cifar10://resnet20", ""]
+)
 def test_parse_source_refuses_another_form(source):
     with pytest.raises(WeightsError, match="imagenet://ARCH/NAME"):
         parse_source(source)
@@ -97,8 +124,8 @@ def test_unknown_names_list_the_known():
 
 @pytest.mark.parametrize("entry", [entry for entry in CATALOG.values() if entry.sha256], ids=lambda e: e.full_name)
 def test_find_by_hash(entry):
-    assert find_entry_by_sha256(entry.sha256 + "0" * 56) is entry
-    assert find_entry_by_sha256(entry.sha256.upper() + "F" * 56) is entry
+    assert find_entry_by_sha256(entry.sha256.ljust(64, "0")) is entry
+    assert find_entry_by_sha256(entry.sha256.upper().ljust(64, "F")) is entry
 
 
 def test_find_by_hash_of_an_unknown_file():

@@ -8,6 +8,7 @@ import torch
 from resnet_backbone.weights import Weights, load_weights
 from resnet_backbone.weights.catalog import CATALOG
 
+IMAGENET_KINDS = sorted({(e.arch, e.stride_in_1x1) for e in CATALOG.values() if e.scheme == "imagenet://"})
 RESNETS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 
@@ -44,7 +45,7 @@ def test_loaded_vgg_features_are_torchvisions(empty_model, random_torchvision, a
         torch.testing.assert_close(model.forward_features(images)["conv5"], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("arch", "stride_in_1x1"), sorted({(e.arch, e.stride_in_1x1) for e in CATALOG.values()}))
+@pytest.mark.parametrize(("arch", "stride_in_1x1"), IMAGENET_KINDS)
 def test_every_kind_of_published_file_fills_its_model(empty_model, numbered, torchvision_state, arch, stride_in_1x1):
     """Entries of one architecture have the same tensors; MSRA's come without counters. Only the classifier is left."""
     state = numbered(arch, norm="FrozenBN") if stride_in_1x1 else torchvision_state(arch)
@@ -94,9 +95,12 @@ def test_stages_that_the_model_lacks_are_listed_apart(empty_model, numbered):
     ("arch", "last", "of_model", "of_file"),
     [("resnet18", "linear", 20, 1000), ("resnet18", "linear", 1000, 20), ("vgg16", "fc8", 20, 1000)],
 )
-def test_another_number_of_classes_leaves_the_last_layer_new(empty_model, numbered, arch, last, of_model, of_file):
+def test_another_number_of_classes_leaves_the_last_layer_new(
+    empty_model, numbered, refused, arch, last, of_model, of_file
+):
     model = empty_model(arch, num_classes=of_model)
-    report = load_weights(model, numbered(arch, num_classes=of_file))
+    refused(model, numbered(arch, num_classes=of_file), f"num_classes={of_file}", "new_head=True")
+    report = load_weights(model, numbered(arch, num_classes=of_file), new_head=True)
     assert report.new_head
     assert report.ignored == {"classifier": [f"{last}.bias", f"{last}.weight"]}
     for name, tensor in model.state_dict().items():
@@ -108,7 +112,8 @@ def test_a_file_without_a_classifier(empty_model, numbered, refused):
     trunk = numbered("resnet18", num_classes=0)
     refused(empty_model("resnet18"), trunk, "no classifier", "num_classes=0")
     assert load_weights(empty_model("resnet18", num_classes=0), trunk).ignored == {}
-    assert load_weights(empty_model("resnet18", num_classes=5), trunk).new_head
+    refused(empty_model("resnet18", num_classes=5), trunk, "no classifier", "num_classes=0")
+    assert load_weights(empty_model("resnet18", num_classes=5), trunk, new_head=True).new_head
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
