@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from resnet_backbone.weights.architecture import candidate_archs
 from resnet_backbone.weights.catalog import SCHEME, find_entry_by_address, parse_source
 from resnet_backbone.weights.convert import holds_detector
 from resnet_backbone.weights.errors import shorten
-from resnet_backbone.weights.read import RawFile, read_file
+from resnet_backbone.weights.read import RawFile, read_file, split_part
 from resnet_backbone.weights.source import PACKAGE_KEY
 
 CLASSIFIER, PACKAGED, DETECTOR = "ImageNet weights", "packaged ImageNet weights", "a detector's checkpoint"
@@ -107,7 +106,7 @@ def read_checkpoint(source: str, arch: str | None = None, written: str = "") -> 
         WeightsError: it is damaged, holds values that are not finite, or is of another architecture.
     """
     weights = read_weights(source, arch)
-    raw = read_file(source) if Path(source).is_file() else RawFile({}, {})
+    raw = read_file(source) if split_part(source)[0].is_file() else RawFile({}, {})
     if holds_detector(raw.tensors):
         return _read_detector(written or source, weights, raw)
     entry = _find_entry(written or source, weights)

@@ -46,6 +46,7 @@ from resnet_backbone.training.checkpoint import find_resumed
 from resnet_backbone.training.processes import common_seed, make_accelerator
 from resnet_backbone.training.writers import begin_records, set_up_logging
 from resnet_backbone.version import __version__
+from resnet_backbone.weights.cache import resolve
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Run:
             check_training_precision(cfg)
         check_files(cfg, training=not eval_only)
         resumed = find_resumed(self.output_dir, load_checkpoint, self.accelerator) if resume else None
-        if eval_only and resumed is None and not is_own_checkpoint(Path(cfg.MODEL.WEIGHTS)):
+        if eval_only and resumed is None and not is_own_checkpoint(Path(resolve(cfg.MODEL.WEIGHTS))):
             raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {cfg.MODEL.WEIGHTS!r}")
         initial = Initial(detector=resumed) if resumed else read_initial_weights(cfg)
         fit_input_to(cfg, initial)

@@ -7,6 +7,7 @@ from typing import Any
 
 MAX_ITEMS = 1_000_000
 MAX_DEPTH = 32
+STANDS_IN_FOR = "stands_in_for"  # attribute of a dict in place of an object of another class; see pickle_check
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -23,7 +24,7 @@ def is_plain(value: Any) -> bool:
         if seen + len(waiting) > MAX_ITEMS or depth > MAX_DEPTH:
             return False
         if isinstance(item, Mapping):
-            if not all(isinstance(key, str) for key in item):
+            if stands_in_for(item) or not all(isinstance(key, str) for key in item):
                 return False
             waiting += [(part, depth + 1) for part in item.values()]
         elif isinstance(item, list | tuple):
@@ -31,6 +32,11 @@ def is_plain(value: Any) -> bool:
         elif not isinstance(item, _PLAIN):
             return False
     return True
+
+
+def stands_in_for(value: Any) -> str:
+    """Return the class of the object that a file had here; "" where ``value`` is what the file had."""
+    return str(getattr(value, "__dict__", {}).get(STANDS_IN_FOR, ""))
 
 
 def shown(key: Any, length: int = 80) -> str:
