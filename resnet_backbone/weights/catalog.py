@@ -301,10 +301,10 @@ def find_entry_by_address(address: str) -> WeightsEntry | None:
 
     Detectron2 keeps what it downloads below folders of the URL, and its files have no published hash to know them by.
     """
-    entry = next((entry for entry in _ENTRIES if entry.url == address), None)
+    entry = next((entry for entry in CATALOG.values() if entry.url == address), None)
     if entry is not None:
         return entry
-    for entry in _ENTRIES:
+    for entry in CATALOG.values():
         published = entry.url.removeprefix(_DETECTRON2_URL)
         if published != entry.url and address.endswith(f"ImageNetPretrained{published}"):
             return entry
