@@ -60,10 +60,10 @@ _VGG_LINEAR = {"classifier.0": "fc6", "classifier.3": "fc7", "classifier.6": "fc
 # What PyTorch puts into names: DistributedDataParallel and AveragedModel, torch.compile, FSDP, checkpointing.
 _WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # A network is where its first convolution is, in one of the namings; whatever stands before that name is its prefix.
-_FIRST = re.compile(
-    r"(?:(?P<prefix>[^.]+(?:\.[^.]+)*?)\.)??(?:stem\.conv1\.weight|conv1\.weight|conv1_1\.weight|features\.0\.weight|conv1_w)"
-)
-_PART = re.compile(r"(?:.*\.)?(?:\d+|stem|layer\d|res\d)")  # what has a conv1 of its own within a network
+_PREFIX = r"(?:(?P<prefix>[^.]+(?:\.[^.]+)*?)\.)??"
+_FIRST = re.compile(_PREFIX + r"(?:stem\.conv1\.weight|conv1\.weight|conv1_1\.weight|features\.0\.weight|conv1_w)")
+_NEXT = re.compile(_PREFIX + r"(?:layer1\.|res2\.|conv1_2\.|features\.[23]\.|res2_0_)")
+_WITHIN = re.compile(r"(?:.*\.)?(?:stem|(?:layer|res)\d(?:\.\d+)?)")  # what has a conv1 of its own in a network
 _DETECTOR_PREFIXES = ("backbone.bottom_up.", "backbone.body.", "backbone.")
 _DETECTOR_RES5 = "roi_heads.res5."
 _MMPRETRAIN_HEAD = "head.fc."
@@ -78,8 +78,12 @@ def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def find_networks(names: Iterable[str]) -> list[str]:
     """Return the prefixes, such as ``"encoder_q."``, of the networks that the names of tensors show, ``""`` first."""
+    names = list(names)
     found = {match["prefix"] or "" for name in names if (match := _FIRST.fullmatch(name))}
-    return sorted(f"{prefix}." if prefix else "" for prefix in found if not _PART.fullmatch(prefix))
+    found = {prefix for prefix in found if not _WITHIN.fullmatch(prefix)}
+    if len(found) > 1:  # blocks of networks of another kind have convolutions of this name, too, but no stages
+        found &= {match["prefix"] or "" for name in names if (match := _NEXT.match(name))}
+    return sorted(f"{prefix}." if prefix else "" for prefix in found)
 
 
 def detector_prefix(names: Collection[str]) -> str:

@@ -46,6 +46,7 @@ _OTHERS = {
     b"{": "JSON",
 }
 _MAX_TENSORS = 200_000
+_MAX_HEADER = 100_000_000  # bytes, of safetensors itself
 _MAX_DIMENSIONS = 8
 _LEGACY_PICKLES = 5  # magic number, version, system, the content, names of the storages
 # What networks are made of; torch itself can do little with others, such as 4-bit numbers, and copies none into these.
@@ -159,10 +160,9 @@ def _refuse_text(path: Path) -> None:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
+        _check_header(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             names = list(file.keys())
-            if len(names) > _MAX_TENSORS:
-                raise WeightsError(f"{path} names {len(names):,} tensors, at most {_MAX_TENSORS:,} were expected")
             tensors = {name: file.get_tensor(name) for name in names}
             return tensors, dict(file.metadata() or {})
     except WeightsError:
@@ -173,6 +173,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     except Exception as error:  # torch, of a type of numbers that it does not know
         raise WeightsError(f"{path} holds tensors that torch cannot read ({_reason(error)})") from error
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a header with very many tensors before they are made: safetensors itself needs a kilobyte for each."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        count = file.read(min(length, _MAX_HEADER)).count(b'"data_offsets"')
+    if count > _MAX_TENSORS:
+        raise WeightsError(f"{path} names {count:,} tensors, at most {_MAX_TENSORS:,} were expected")
 
 
 def read_torch_file(path: Path, *, mapped: bool) -> Any:
@@ -246,23 +255,22 @@ def _unwrap(path: Path, content: Any, part: str, metadata: Mapping[str, Any] | N
     taken: list[str] = []
     others: list[str] = []
     asked = part
+    budget = [MAX_ITEMS]  # of what may be looked at beside the network
     for _ in range(_MAX_WRAPPINGS):
         items = _items(content)
-        networks = [key for key, value in items.items() if isinstance(key, str) and _holds_network(value)]
-        key = (
-            asked
-            if asked and isinstance(items.get(asked), dict)
-            else _network_of(path, items, networks, settled=bool(asked))
-        )
-        if key is None:
+        networks = [key for key, value in items.items() if isinstance(key, str) and _holds_network(value, budget)]
+        if asked and isinstance(items.get(asked), dict):
+            key, asked = asked, ""
+        elif (usual := _network_of(path, items, networks, settled=bool(asked))) is not None:
+            key = usual
+        else:
             break
-        asked = "" if key == asked else asked
         taken.append(key)
         others += [network for network in networks if network != key]
         for beside, value in items.items():
             if beside == key:
                 continue
-            if isinstance(beside, str) and is_plain(value):
+            if isinstance(beside, str) and is_plain(value, budget):
                 metadata[beside] = value
             else:
                 left_out.append(shown(beside))
@@ -316,14 +324,18 @@ def _network_of(path: Path, items: Mapping[Any, Any], networks: list[str], *, se
     return choice[0] if choice else None
 
 
-def _holds_network(value: Any, levels: int = 3) -> bool:
-    """Return whether a network is somewhere in a dict, by the name of its first tensor."""
+def _holds_network(value: Any, budget: list[int], levels: int = 3) -> bool:
+    """Return whether a network is somewhere in a dict, by the names of its tensors; of endless dicts nobody knows."""
     items = _items(value)
-    if find_networks(
-        name for name, tensor in items.items() if isinstance(name, str) and isinstance(tensor, Tensor | np.ndarray)
-    ):
+    budget[0] -= 1 + len(items)
+    if budget[0] < 0:
+        return False
+    tensors = [name for name, item in items.items() if isinstance(name, str) and isinstance(item, Tensor | np.ndarray)]
+    if find_networks(tensors):
         return True
-    return levels > 1 and any(_holds_network(part, levels - 1) for part in items.values() if isinstance(part, dict))
+    return levels > 1 and any(
+        _holds_network(part, budget, levels - 1) for part in items.values() if isinstance(part, dict)
+    )
 
 
 def _items(content: Any) -> dict[Any, Any]:

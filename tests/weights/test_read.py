@@ -269,8 +269,14 @@ def test_of_several_networks_none_of_them_usual_nobody_guesses(tmp_path, content
     assert read_weights(f"{path}#teacher").state_dict.keys() == {"stem.conv1.weight", "res2.0.conv1.weight"}
 
 
+def test_the_blocks_of_another_kind_of_network_are_no_networks(tmp_path):
+    torch.save({f"features.block{n}.conv1.weight": torch.ones(2) for n in range(3)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="3 of 3 tensors are no part of a ResNet or VGG as we know them"):
+        read_weights(tmp_path / "w.pth")
+
+
 @pytest.mark.parametrize(
-    "prefix", ["model.", "net.", "encoder.", "model.encoder.", "module._orig_mod.model.", "a.b.c.d."]
+    "prefix", ["0.", "model.", "net.", "encoder.", "model.encoder.", "module._orig_mod.model.", "a.b.c.d."]
 )
 @pytest.mark.parametrize("beside", [{}, {"criterion.weight": torch.ones(7)}, {"n_averaged": torch.tensor(5)}])
 def test_any_prefix_of_the_network(tmp_path, prefix, beside):
