@@ -32,7 +32,9 @@ from resnet_backbone.weights.source import OPTION_A_ZEROS
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse ``argv``, package the weights, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", nargs="?", help="imagenet://ARCH/NAME, cifar10://ARCH/NAME, or a weight file")
+    parser.add_argument(
+        "source", nargs="?", help="imagenet://ARCH/NAME, cifar10://ARCH/NAME, a weight file, or an address"
+    )
     parser.add_argument("output", nargs="?", help="the .pth file to write")
     parser.add_argument("--arch", help="architecture, where the tensors do not tell")
     parser.add_argument("--channel-order", choices=("RGB", "BGR"), help="of the pixels the network was trained on")

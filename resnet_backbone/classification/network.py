@@ -14,6 +14,7 @@ from resnet_backbone.config.files import value_of
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import InputFormat, Weights, WeightsError, load_weights, read_weights
+from resnet_backbone.weights.cache import resolve
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +74,9 @@ def read_start(cfg: CfgNode) -> Start:
     source = cfg.MODEL.WEIGHTS
     if not source:
         return Start()
-    if is_own_checkpoint(Path(source)):
-        return Start(checkpoint=load_checkpoint(Path(source)))
+    path = Path(resolve(source))
+    if is_own_checkpoint(path):
+        return Start(checkpoint=load_checkpoint(path))
     return Start(weights=read_weights(source, arch=cfg.MODEL.ARCH))
 
 

@@ -9,6 +9,8 @@ from fvcore.common.config import CfgNode
 from resnet_backbone.config.differences import differences, read_settings
 from resnet_backbone.config.finished_run import CONFIG, FINAL
 from resnet_backbone.files.checkpoints import LAST, last_checkpoint
+from resnet_backbone.weights.cache import MATCHING
+from resnet_backbone.weights.read import split_part
 
 
 def check_evaluation(cfg: CfgNode, *, resume: bool) -> bool:
@@ -58,5 +60,6 @@ def _check_weights(weights: str) -> None:
             "--eval-only needs a trained network, and MODEL.WEIGHTS is empty; add MODEL.WEIGHTS "
             "output/NAME/model_final.pth"
         )
-    if "://" not in weights and Path(weights).suffix and not Path(weights).is_file():
+    path, _ = split_part(weights.removesuffix(MATCHING))
+    if "://" not in weights and path.suffix and not path.is_file():
         raise FileNotFoundError(f"--eval-only needs a trained network in MODEL.WEIGHTS: no file {weights}")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.files import value_of
 from resnet_backbone.weights import InputFormat, Weights, WeightsError
 from resnet_backbone.weights.architecture import has_bottlenecks
+from resnet_backbone.weights.cache import MATCHING
 from resnet_backbone.weights.catalog import SCHEMES, find_entry_by_address, parse_source
-from resnet_backbone.weights.read import read_file
+from resnet_backbone.weights.read import TORCH, check_readable, read_file, split_part
 from resnet_backbone.weights.source import PACKAGE_KEY, package_facts
 
 logger = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ def required_by_source(source: str, arch: str) -> dict[str, object]:
 
     Args:
         source: MODEL.WEIGHTS: ``imagenet://ARCH/NAME`` or ``cifar10://ARCH/NAME``, an address or ``detectron2://``
-            name in the catalog, or a ``.pth`` file that ``package_weights`` or tools/train_net.py wrote. Nothing is
-            known of others.
+            name in the catalog, or a file that ``package_weights`` or tools/train_net.py wrote. Nothing is known of
+            others.
         arch: MODEL.RESNET_BACKBONE.ARCH.
 
     Raises:
@@ -48,11 +48,12 @@ def required_by_source(source: str, arch: str) -> dict[str, object]:
     if entry is not None:
         _check_arch(source, entry.arch, arch)
         return required_input(arch, entry.input_format, entry.stride_in_1x1)
-    path = Path(source.removesuffix("?matching_heuristics=True"))  # Detectron2's way to ask for its name matching
-    if path.suffix != ".pth" or not path.is_file():
+    file = source.removesuffix(MATCHING)
+    path, _ = split_part(file)
+    if not path.is_file():
         return {}
     try:
-        metadata = read_file(path).metadata
+        metadata = read_file(file).metadata if check_readable(path) == TORCH else {}
     except WeightsError as error:
         logger.warning("cannot check which input %s needs: %s", path, error)
         return {}

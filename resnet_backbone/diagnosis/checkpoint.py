@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +14,11 @@ from resnet_backbone.config import required_input
 from resnet_backbone.config.input import INPUT_KEYS
 from resnet_backbone.weights import InputFormat, Weights, WeightsEntry, WeightsError, find_entry_by_sha256, read_weights
 from resnet_backbone.weights.architecture import candidate_archs
+from resnet_backbone.weights.cache import resolve
 from resnet_backbone.weights.catalog import SCHEMES, find_entry_by_address, parse_source
 from resnet_backbone.weights.convert import holds_detector
 from resnet_backbone.weights.errors import shorten
-from resnet_backbone.weights.read import RawFile, read_file
+from resnet_backbone.weights.read import RawFile, read_file, split_part
 from resnet_backbone.weights.source import PACKAGE_KEY
 
 CLASSIFIER, PACKAGED, DETECTOR = "a classifier's weights", "packaged weights", "a detector's checkpoint"
@@ -110,7 +110,8 @@ def read_checkpoint(source: str, arch: str | None = None, written: str = "") -> 
         WeightsError: it is damaged, holds values that are not finite, or is of another architecture.
     """
     weights = read_weights(source, arch)
-    raw = read_file(source) if Path(source).is_file() else RawFile({}, {})
+    file = resolve(source)
+    raw = read_file(file) if split_part(file)[0].is_file() else RawFile({}, {})
     if holds_detector(raw.tensors):
         return _read_detector(written or source, weights, raw)
     entry = _find_entry(written or source, weights)

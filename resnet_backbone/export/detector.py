@@ -28,6 +28,7 @@ from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
 from resnet_backbone.torchvision_plugin.trained import load_trained
 from resnet_backbone.training.batches import reorder_channels
 from resnet_backbone.version import __version__
+from resnet_backbone.weights.cache import resolve
 
 # A file has float32, whatever the training had. Its norms are folded, and compared with those that are not.
 _PLAIN = [
@@ -46,9 +47,10 @@ def load_for_export(config_file: str | Path, overrides: Sequence[str]) -> CfgNod
         ValueError: a config or a checkpoint of the other engine, or of what cannot be exported.
     """
     cfg = load_plain(config_file, overrides)
-    if not Path(cfg.MODEL.WEIGHTS).is_file():
+    path = Path(resolve(cfg.MODEL.WEIGHTS))
+    if not path.is_file():
         raise FileNotFoundError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r}: no such file; name the checkpoint of a training")
-    if engine_of(Path(cfg.MODEL.WEIGHTS)) != "torchvision":
+    if engine_of(path) != "torchvision":
         raise ValueError(
             f"{cfg.MODEL.WEIGHTS} is of Detectron2, which has its own tools/deploy/export_model.py; only detectors of "
             f"the torchvision engine are exported here"

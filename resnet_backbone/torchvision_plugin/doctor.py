@@ -29,6 +29,7 @@ from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
 from resnet_backbone.torchvision_plugin.roi_heads import Res5BoxHead, VGGBoxHead
 from resnet_backbone.training.batches import reorder_channels
 from resnet_backbone.weights import WeightsError
+from resnet_backbone.weights.cache import resolve
 
 
 class TorchvisionEngine:
@@ -57,10 +58,10 @@ class TorchvisionEngine:
         return class_names
 
     def resolve(self, source: str) -> str:
-        return source
+        return resolve(source)
 
     def loads_detector(self, checkpoint: Checkpoint) -> bool:
-        return is_own_checkpoint(Path(checkpoint.source))
+        return is_own_checkpoint(Path(resolve(checkpoint.source)))
 
     def build(
         self, cfg: CfgNode, checkpoint: Checkpoint | None, class_names: tuple[str, ...], section: Section
@@ -72,7 +73,7 @@ class TorchvisionEngine:
             warn_of_random_weights(cfg)
         if checkpoint is None or checkpoint.kind != DETECTOR:
             return parts_of(cfg, build_detector(cfg, checkpoint.weights if checkpoint else None).eval())
-        state = load_checkpoint(Path(checkpoint.source))
+        state = load_checkpoint(Path(resolve(checkpoint.source)))
         learned = tuple(state["class_names"])
         new_classes = bool(class_names) and class_names != learned
         if not new_classes:

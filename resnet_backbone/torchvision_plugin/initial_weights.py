@@ -11,6 +11,7 @@ from resnet_backbone.config import fit_input, warn_of_random_weights
 from resnet_backbone.config.input import required_by
 from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint
 from resnet_backbone.weights import Weights, read_weights
+from resnet_backbone.weights.cache import resolve
 
 
 class Initial(NamedTuple):
@@ -21,7 +22,7 @@ class Initial(NamedTuple):
 
 
 def read_initial_weights(cfg: CfgNode) -> Initial:
-    """Read MODEL.WEIGHTS, downloading it where it is ``imagenet://...``.
+    """Read MODEL.WEIGHTS, downloading it where it is a name of the catalog or an address.
 
     Raises:
         FileNotFoundError, OSError: the file is not there, or cannot be downloaded.
@@ -30,8 +31,9 @@ def read_initial_weights(cfg: CfgNode) -> Initial:
     source = cfg.MODEL.WEIGHTS
     if not source:
         return Initial()
-    if is_own_checkpoint(Path(source)):
-        return Initial(detector=load_checkpoint(Path(source)))
+    path = Path(resolve(source))
+    if is_own_checkpoint(path):
+        return Initial(detector=load_checkpoint(path))
     return Initial(classifier=read_weights(source, arch=cfg.MODEL.RESNET_BACKBONE.ARCH))
 
 

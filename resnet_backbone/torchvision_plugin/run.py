@@ -53,6 +53,7 @@ from resnet_backbone.training.processes import (
 )
 from resnet_backbone.training.writers import begin_records, set_up_logging
 from resnet_backbone.version import __version__
+from resnet_backbone.weights.cache import resolve
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Run:
         check_files(cfg, training=not eval_only)
         self.found = find_resumed(self.output_dir, load_checkpoint) if resume else None
         resumed = self.found.state if self.found else None
-        if eval_only and resumed is None and not is_own_checkpoint(Path(cfg.MODEL.WEIGHTS)):
+        if eval_only and resumed is None and not is_own_checkpoint(Path(resolve(cfg.MODEL.WEIGHTS))):
             raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {cfg.MODEL.WEIGHTS!r}")
         initial = Initial(detector=resumed) if resumed else read_initial_weights(cfg)
         fit_input_to(cfg, initial)

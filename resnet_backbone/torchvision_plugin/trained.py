@@ -13,6 +13,7 @@ from resnet_backbone.torchvision_plugin.checkpoint import load_checkpoint, load_
 from resnet_backbone.torchvision_plugin.datasets import set_num_classes
 from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
+from resnet_backbone.weights.cache import resolve
 
 
 class Trained(NamedTuple):
@@ -34,10 +35,11 @@ def load_trained(cfg: CfgNode) -> Trained:
         ValueError: it cannot be read safely, or is of another detector than the config describes.
     """
     source = cfg.MODEL.WEIGHTS
-    if not Path(source).is_file():
+    path = Path(resolve(source))
+    if not path.is_file():
         raise FileNotFoundError(f"MODEL.WEIGHTS {source!r}: no such file; name the checkpoint of a training")
     cfg = cfg.clone()
-    state = load_checkpoint(Path(source))
+    state = load_checkpoint(path)
     fit_input(cfg, state["input"], source)
     class_names = tuple(state["class_names"])
     set_num_classes(cfg, class_names)

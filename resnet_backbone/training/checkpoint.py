@@ -13,17 +13,17 @@ from resnet_backbone.files.checkpoints import last_checkpoint, last_written_ns
 from resnet_backbone.files.lock import wait_for_other_runs
 from resnet_backbone.training.processes import from_main_process, is_main_process, refuse_differences
 from resnet_backbone.weights import WeightsError
-from resnet_backbone.weights.read import read_torch_file
+from resnet_backbone.weights.read import TORCH, check_readable, read_torch_file
 
 logger = logging.getLogger(__name__)
 
 
 def is_checkpoint(path: Path, belongs: Callable[[object], bool]) -> bool:
-    """Return whether ``path`` is a ``.pth`` file whose content ``belongs`` to an engine, and can be read safely."""
-    if path.suffix != ".pth" or not path.is_file():
+    """Return whether ``path`` is a file of torch's whose content ``belongs`` to an engine, and can be read safely."""
+    if not path.is_file():
         return False
     try:
-        return belongs(read_torch_file(path, mapped=True))
+        return check_readable(path) == TORCH and belongs(read_torch_file(path, mapped=True))
     except WeightsError:
         return False
 

@@ -27,8 +27,8 @@ class WeightsEntry:
         arch: architecture, such as ``"resnet50"``.
         name: name of the weights, such as ``"IMAGENET1K_V1"``.
         url: where the file is published.
-        sha256: the leading hexadecimal digits of the file's SHA-256, as many as were published; ``""`` where none
-            were (Detectron2's ``.pkl`` files).
+        sha256: the leading hexadecimal digits of the file's SHA-256, as many as are known: the 8 that publishers put
+            into a name, or all 64 (see ``_WHOLE_HASHES``); ``""`` where none are (Detectron2's ``.pkl`` files).
         licence: SPDX identifier, as stated by the publisher.
         num_params: parameters of the architecture with its classifier.
         acc1: top-1 in percent, one crop of ImageNet-1K's validation or CIFAR-10's test images; None where unknown.
@@ -142,8 +142,23 @@ def _entry(
     )
 
 
+# Begin with the 8 digits in the published name; the others as at least two projects on GitHub have measured them.
+_WHOLE_HASHES = (
+    "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",  # resnet18/IMAGENET1K_V1
+    "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",  # resnet34/IMAGENET1K_V1
+    "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",  # resnet50/IMAGENET1K_V1
+    "63fe2227b86e8f1f2063f43a75c84d195911b6a0eace650907dd3dc62dd49a0a",  # resnet101/IMAGENET1K_V1
+    "394f9c45966e3651a89bbb78a48410a6755854ce4a5ab64927cf1c7247f85e58",  # resnet152/IMAGENET1K_V1
+    "11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca",  # resnet50/IMAGENET1K_V2
+    "cd907fc2a0de2292b2ba2b27d2216bc672d84632d1cf20058d01c0c03b5e020e",  # resnet101/IMAGENET1K_V2
+    "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",  # vgg16/IMAGENET1K_V1
+    "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",  # vgg19/IMAGENET1K_V1
+)
+
+
 def _hash_in_name(url: str) -> str:
-    return url.rsplit("-", 1)[-1].removesuffix(".pth")
+    digits = url.rsplit("-", 1)[-1].removesuffix(".pth")
+    return next((whole for whole in _WHOLE_HASHES if whole.startswith(digits)), digits)
 
 
 def _torchvision(name: str, resize: int, arch: str, file: str, acc1: float | None, acc5: float | None) -> WeightsEntry:
@@ -339,10 +354,10 @@ def find_entry_by_address(address: str) -> WeightsEntry | None:
 
     Detectron2 keeps what it downloads below folders of the URL, and its files have no published hash to know them by.
     """
-    entry = next((entry for entry in _ENTRIES if entry.url == address), None)
+    entry = next((entry for entry in CATALOG.values() if entry.url == address), None)
     if entry is not None:
         return entry
-    for entry in _ENTRIES:
+    for entry in CATALOG.values():
         published = entry.url.removeprefix(_DETECTRON2_URL)
         if published != entry.url and address.endswith(f"ImageNetPretrained{published}"):
             return entry

@@ -8,7 +8,7 @@ those of the Caffe models for VGG (``conv1_1.weight``, ``fc8.bias``). The renami
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -59,36 +59,95 @@ _CAFFE2_UNUSED = ("conv1_b",)
 _VGG_DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 _VGG_LINEAR = {"classifier.0": "fc6", "classifier.3": "fc7", "classifier.6": "fc8"}
 
+# What PyTorch puts into names: DistributedDataParallel and AveragedModel, torch.compile, FSDP, checkpointing.
+_WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# A network is where its first convolution is, in one of the namings; whatever stands before that name is its prefix.
+_PREFIX = r"(?:(?P<prefix>[^.]+(?:\.[^.]+)*?)\.)??"
+_FIRST = re.compile(_PREFIX + r"(?:stem\.conv1\.weight|conv1\.weight|conv1_1\.weight|features\.0\.weight|conv1_w)")
+_NEXT = re.compile(_PREFIX + r"(?:layer1\.|res2\.|conv1_2\.|features\.[23]\.|res2_0_)")
+_WITHIN = re.compile(r"(?:.*\.)?(?:stem|(?:layer|res)\d(?:\.\d+)?)")  # what has a conv1 of its own in a network
 _DETECTOR_PREFIXES = ("backbone.bottom_up.", "backbone.body.", "backbone.")
 _DETECTOR_RES5 = "roi_heads.res5."
+_MMPRETRAIN_HEAD = "head.fc."
+_DETECTRON2_PARTS = ("backbone.bottom_up.", "proposal_generator.")
+
+
+def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take ``module.``, ``_orig_mod.`` and the like out of names, unless two names would become one."""
+    names = {name: _WRAPPERS.sub("", name) for name in tensors}
+    return {names[name]: tensors[name] for name in tensors} if len({*names.values()}) == len(names) else dict(tensors)
+
+
+def find_networks(names: Iterable[str]) -> list[str]:
+    """Return the prefixes, such as ``"encoder_q."``, of the networks that the names of tensors show, ``""`` first."""
+    names = list(names)
+    found = {match["prefix"] or "" for name in names if (match := _FIRST.fullmatch(name))}
+    found = {prefix for prefix in found if not _WITHIN.fullmatch(prefix)}
+    if len(found) > 1:  # blocks of networks of another kind have convolutions of this name, too, but no stages
+        found &= {match["prefix"] or "" for name in names if (match := _NEXT.match(name))}
+    return sorted(f"{prefix}." if prefix else "" for prefix in found)
+
+
+def detector_prefix(names: Collection[str]) -> str:
+    """Return what all names of a detector have in front of ``backbone.`` and its other parts, such as ``"model."``."""
+    prefixes = {prefix.partition("backbone.")[0] for prefix in find_networks(names) if ".backbone." in f".{prefix}"}
+    outer = prefixes.pop() if len(prefixes) == 1 else ""
+    return outer if all(name.startswith(outer) for name in names if "." in name) else ""
 
 
 def holds_detector(state_dict: Mapping[str, Tensor]) -> bool:
-    """Return whether a state dict is of a detector, and not of a classifier alone."""
-    return any(name.startswith("backbone.") for name in state_dict)
+    """Return whether a state dict is of a detector, and not of a classifier alone.
+
+    One with a trunk in torchvision's names, as torchvision's and MMDetection's detectors and MMPretrain's classifiers
+    have it, is of no detector that can be filled here: its trunk is read as a classifier's.
+    """
+    if not any(name.startswith("backbone.") for name in state_dict):
+        return False
+    foreign = any(
+        f"{prefix}conv1.weight" in state_dict or f"{prefix}features.0.weight" in state_dict
+        for prefix in find_networks(state_dict)
+    )
+    return not foreign or any(name.startswith(_DETECTRON2_PARTS) for name in state_dict)
 
 
 def classifier_part(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Take the backbone out of a detector's state dict, and off its prefix.
+    """Take the classifier or trunk out of a state dict that has more, and off its prefix.
 
     Returns:
         The tensors of the classifier or trunk, and the names of all others: necks, proposals and heads of a detector
         (``backbone.bottom_up.`` of Detectron2, ``backbone.body.`` of torchvision; ``roi_heads.res5`` belongs to the
-        backbone), and ``conv1_b`` of Caffe2 files, a bias in front of a norm that neither Detectron uses.
+        backbone), losses, queues and counters of a training, and ``conv1_b`` of Caffe2 files, a bias in front of a norm
+        that neither Detectron uses.
+
+    Raises:
+        WeightsError: there are several networks side by side.
     """
-    prefix = next((p for p in _DETECTOR_PREFIXES if any(name.startswith(p) for name in state_dict)), "")
+    networks = find_networks(state_dict)
+    if len(networks) > 1 and networks[0]:
+        raise WeightsError(several_networks({prefix.partition(".backbone.")[0].rstrip(".") for prefix in networks}))
+    fallback = next((p for p in _DETECTOR_PREFIXES if any(name.startswith(p) for name in state_dict)), "")
+    prefix = networks[0] if networks else fallback
+    has_modules = any("." in name for name in state_dict)
     part: dict[str, Tensor] = {}
     others: list[str] = []
     for name, tensor in state_dict.items():
-        if name in _CAFFE2_UNUSED:
+        is_counter = has_modules and "." not in name and tensor.numel() == 1  # n_averaged, say
+        if name in _CAFFE2_UNUSED or is_counter:
             others.append(name)
         elif name.startswith(prefix):
             part[name.removeprefix(prefix)] = tensor
         elif name.startswith(_DETECTOR_RES5):
             part[name.removeprefix("roi_heads.")] = tensor
+        elif prefix == "backbone." and name.startswith(_MMPRETRAIN_HEAD):
+            part[name.removeprefix("head.")] = tensor
         else:
             others.append(name)
     return part, others
+
+
+def several_networks(parts: Collection[str]) -> str:
+    """Return the message for a file with several networks, none of which is more usual than another."""
+    return f"it holds several networks, {shorten(parts)}; name one behind the file, as in weights.pth#{min(parts)}"
 
 
 def to_our_names(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:

@@ -102,7 +102,10 @@ def _check_url(url: str) -> None:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK):
         return
-    raise ValueError(f"{url!r} is not fetched: only https:// is, since http:// can be changed on the way")
+    raise ValueError(
+        f"{url!r} is not fetched: only https:// is, since http:// can be changed on the way. Get the file by other "
+        "means, and name it"
+    )
 
 
 def _wanted_hashes(sha256: str, md5: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from resnet_backbone.weights.catalog import WeightsEntry
 from resnet_backbone.weights.download import locked
 from resnet_backbone.weights.errors import WeightsError
 from resnet_backbone.weights.input_format import InputFormat, TestTransform
+from resnet_backbone.weights.read import split_part
 from resnet_backbone.weights.source import FORMAT_VERSION, PACKAGE_KEY, Weights, read_weights
 
 
@@ -122,7 +123,7 @@ def _facts(weights: Weights, input_format: InputFormat | None, stride_in_1x1: bo
         "option_a_zeros": weights.option_a_zeros,
         "norm": weights.norm,
         "num_classes": weights.num_classes,
-        "source": Path(weights.source).name if Path(weights.source).is_file() else weights.source,
+        "source": Path(weights.source).name if split_part(weights.source)[0].is_file() else weights.source,
         "source_sha256": weights.sha256,
         "licence": weights.licence,
         "acc1": weights.acc1,

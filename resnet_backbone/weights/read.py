@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import pickle
+import pickletools
+import struct
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +20,33 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from resnet_backbone.weights.array_pickle import read_array_pickle
+from resnet_backbone.weights.convert import detector_prefix, find_networks, several_networks, without_wrappers
 from resnet_backbone.weights.errors import WeightsError, shorten
-from resnet_backbone.weights.pickle_check import refuse_costly
-from resnet_backbone.weights.plain import MAX_ITEMS, is_plain, shown
+from resnet_backbone.weights.pickle_check import refuse_costly, stand_ins
+from resnet_backbone.weights.plain import MAX_ITEMS, is_plain, shown, stands_in_for
 from resnet_backbone.weights.torch_zip import MAGIC, check_torch_zip
 
-SUFFIXES = (".pth", ".pt", ".th", ".safetensors", ".pkl")
-_WRAPPERS = ("model", "state_dict", "blobs")
+logger = logging.getLogger(__name__)
+
+PART = "#"  # "last.ckpt#state_dict_ema": one of the networks in a file
+TORCH, SAFETENSORS, ARRAYS = "torch.save", "safetensors", "a pickle of arrays"
+# Where a file has its network; of several the first of these is taken.
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "blobs", "net", "network")
 _MAX_WRAPPINGS = 8
+_TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # what torch.save wrote first before it wrote zip files
+_PICKLE = b"\x80"
+_OTHERS = {
+    b"\x1f\x8b": "compressed with gzip: unpack it",
+    b"BZh": "compressed with bzip2: unpack it",
+    b"\xfd7zXZ": "compressed with xz: unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it",
+    b"7z\xbc\xaf": "a 7z archive: unpack it",
+    b"\x89HDF": "HDF5, as Keras writes it",
+    b"\x93NUMPY": "one array of numpy (.npy)",
+    b"{": "JSON",
+}
 _MAX_TENSORS = 200_000
+_MAX_HEADER = 100_000_000  # bytes, of safetensors itself
 _MAX_DIMENSIONS = 8
 _LEGACY_PICKLES = 5  # magic number, version, system, the content, names of the storages
 # What networks are made of; torch itself can do little with others, such as 4-bit numbers, and copies none into these.
@@ -39,40 +61,90 @@ class RawFile:
     """What a weight file holds.
 
     Attributes:
-        tensors: name as in the file (without ``module.``) to tensor, on the CPU. They may be mapped from the file.
+        tensors: name as in the file (without ``module.``, ``_orig_mod.`` and the like) to tensor, on the CPU. They may
+            be mapped from the file.
         metadata: what was stored beside the tensors, in plain containers. ``metadata["left_out"]`` lists what was
-            not kept: optimizer states, a second model, momentum blobs.
+            not kept: optimizer states, momentum blobs, objects of other projects' classes.
+        part: the network that was taken, as in ``"state_dict"``; ``""`` where the file is nothing but its tensors.
+        others: the networks that it holds beside that one, as in ``("state_dict_ema",)``; in ``left_out``, too.
     """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
+    part: str = ""
+    others: tuple[str, ...] = ()
 
 
-def read_file(path: str | Path) -> RawFile:
-    """Read ``.pth`` and ``.pt`` (torch), ``.safetensors``, or ``.pkl`` (Detectron, Detectron2: arrays of numpy).
+def read_file(source: str | Path) -> RawFile:
+    """Read what ``torch.save``, safetensors, or Detectron and Detectron2 (pickles of arrays) wrote.
 
-    ``{"model": ...}``, ``{"state_dict": ...}`` and ``{"blobs": ...}`` are unwrapped, and ``module.`` is taken off.
+    The content tells which it is, not the ending. ``{"model": ...}``, ``{"state_dict": ...}`` and the like are
+    unwrapped, and what PyTorch's wrappers put into names is taken out.
+
+    Args:
+        source: the file; of several networks in it one can be named, as in ``"last.ckpt#state_dict_ema"`` for an entry
+            or ``"moco.pth.tar#encoder_k"`` for names that begin with it.
 
     Raises:
         FileNotFoundError: there is no such file.
-        WeightsError: another ending, a file that is damaged or no weight file, or one that holds more than tensors and
-            plain values. Nothing in the file is executed in any case.
+        WeightsError: a file that is damaged or no weight file, that lacks the part, or would call functions. Nothing in
+            the file is executed in any case.
     """
-    path = Path(path)
+    path, part = split_part(source)
     if not path.is_file():
         raise FileNotFoundError(f"no weight file at {path}")
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise WeightsError(f"{path}: a weight file ends in one of {', '.join(SUFFIXES)}, not {path.suffix!r}")
+    form = check_readable(path)
+    if form == SAFETENSORS:
+        tensors, metadata = _read_safetensors(path)
+        return _bounded(path, _unwrap(path, tensors, part, metadata))
+    content = read_array_pickle(path) if form == ARRAYS else _load_torch(path, mapped=True, with_stand_ins=True)
+    return _bounded(path, _unwrap(path, content, part))
+
+
+def tell_others(source: str | Path, raw: RawFile) -> None:
+    """Log that a file has more networks than the one that was taken."""
+    if raw.others:
+        ways = " or ".join(f"{PART}{other}" for other in raw.others)
+        logger.warning("%s: took the network in %r; for another write %s behind the file", source, raw.part, ways)
+
+
+def split_part(source: str | Path) -> tuple[Path, str]:
+    """``"last.ckpt#state_dict_ema"`` -> the path of the file, and the part of it; ``""`` where none is named."""
+    name, _, part = str(source).rpartition(PART)
+    return (Path(name), part) if name and not Path(source).is_file() else (Path(source), "")
+
+
+def check_readable(path: Path) -> str:
+    """Return TORCH, SAFETENSORS or ARRAYS, by the first bytes of a file.
+
+    Raises:
+        WeightsError: none of these.
+    """
     _refuse_text(path)
-    return _bounded(path, _read(path, suffix))
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head.startswith(MAGIC) or _is_old_torch(head):
+        return TORCH
+    if head[8:9] == b"{" and 0 < struct.unpack("<Q", head[:8])[0] <= path.stat().st_size - 8:
+        return SAFETENSORS
+    if head.startswith(_PICKLE):
+        return ARRAYS
+    # What is left has no mark of its own: pickles of protocol 0 and 1, and what is damaged.
+    if path.suffix.lower() in (".pkl", ".pickle", ".safetensors"):
+        return SAFETENSORS if path.suffix.lower() == ".safetensors" else ARRAYS
+    looks = next((what for mark, what in _OTHERS.items() if head.startswith(mark)), "")
+    looks = "a tar archive: unpack it" if head[257:262] == b"ustar" else looks
+    raise WeightsError(
+        f"{path} is {looks or f'damaged, or no weight file: it begins with {head[:16]!r}'}; expected what torch.save, "
+        "safetensors or Detectron wrote"
+    )
 
 
-def _read(path: Path, suffix: str) -> RawFile:
-    if suffix == ".safetensors":
-        return _read_safetensors(path)
-    content = read_array_pickle(path) if suffix == ".pkl" else _load_torch(path, mapped=True)
-    return _unwrap(path, content)
+def _is_old_torch(head: bytes) -> bool:
+    try:
+        return any(argument == _TORCH_MAGIC for _, argument, _ in islice(pickletools.genops(head), 4))
+    except (ValueError, IndexError, OverflowError):
+        return False
 
 
 def _refuse_text(path: Path) -> None:
@@ -86,14 +158,13 @@ def _refuse_text(path: Path) -> None:
         raise WeightsError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull`")
 
 
-def _read_safetensors(path: Path) -> RawFile:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
+        _check_header(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             names = list(file.keys())
-            if len(names) > _MAX_TENSORS:
-                raise WeightsError(f"{path} names {len(names):,} tensors, at most {_MAX_TENSORS:,} were expected")
             tensors = {name: file.get_tensor(name) for name in names}
-            metadata = dict(file.metadata() or {})
+            return tensors, dict(file.metadata() or {})
     except WeightsError:
         raise
     except (SafetensorError, OSError) as error:
@@ -102,7 +173,15 @@ def _read_safetensors(path: Path) -> RawFile:
         ) from error
     except Exception as error:  # torch, of a type of numbers that it does not know
         raise WeightsError(f"{path} holds tensors that torch cannot read ({_reason(error)})") from error
-    return _unwrap(path, tensors, metadata)
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a header with very many tensors before they are made: safetensors itself needs a kilobyte for each."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        count = file.read(min(length, _MAX_HEADER)).count(b'"data_offsets"')
+    if count > _MAX_TENSORS:
+        raise WeightsError(f"{path} names {count:,} tensors, at most {_MAX_TENSORS:,} were expected")
 
 
 def read_torch_file(path: Path, *, mapped: bool) -> Any:
@@ -134,10 +213,14 @@ def read_torch_file(path: Path, *, mapped: bool) -> Any:
     return content
 
 
-def _load_torch(path: Path, *, mapped: bool) -> Any:
+def _load_torch(path: Path, *, mapped: bool, with_stand_ins: bool = False) -> Any:
     try:
-        zipped = _refuse_costly_torch(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped and mapped)
+        zipped, names = _refuse_costly_torch(path)
+        # Of this ending torch itself looks at the name alone.
+        source: Any = path.open("rb") if path.suffix == ".safetensors" else nullcontext(path)
+        with source as file, torch.serialization.safe_globals(stand_ins(names) if with_stand_ins else []):
+            mmapped = zipped and mapped and file is path
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmapped)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is damaged, or holds more than tensors, which is refused since loading it could run code.\n"
@@ -149,43 +232,54 @@ def _load_torch(path: Path, *, mapped: bool) -> Any:
         raise WeightsError(f"{path} is not a complete torch file ({_reason(error)}); download it again") from error
 
 
-def _refuse_costly_torch(path: Path) -> bool:
-    """Look over the container and its pickles; return whether it is a zip file, as torch tells it."""
+def _refuse_costly_torch(path: Path) -> tuple[bool, set[str]]:
+    """Look over the container and its pickles; return whether it is a zip file, and which classes the pickles name."""
     with path.open("rb") as file:
         if file.read(len(MAGIC)) == MAGIC:
-            check_torch_zip(path)
-            return True
+            return True, check_torch_zip(path)
         with closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as content:
-            for _ in range(_LEGACY_PICKLES):
-                refuse_costly(content)
-    return False
+            return False, set().union(*(refuse_costly(content) for _ in range(_LEGACY_PICKLES)))
 
 
 def _reason(error: Exception) -> str:
     """Return the line of torch's long message that names what was refused, or the first one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    line = next((line for line in lines if "GLOBAL" in line), lines[0] if lines else type(error).__name__)
+    telling = [line for line in lines if "GLOBAL" in line or "WeightsUnpickler error" in line]
+    line = (telling or lines or [type(error).__name__])[0].rpartition("WeightsUnpickler error: ")[2]
     return line[:500]
 
 
-def _unwrap(path: Path, content: Any, metadata: Mapping[str, Any] | None = None) -> RawFile:
+def _unwrap(path: Path, content: Any, part: str, metadata: Mapping[str, Any] | None = None) -> RawFile:
     metadata = dict(metadata or {})
     left_out: list[str] = []
+    taken: list[str] = []
+    others: list[str] = []
+    asked = part
+    budget = [MAX_ITEMS]  # of what may be looked at beside the network
     for _ in range(_MAX_WRAPPINGS):
         items = _items(content)
-        wrapper = next((key for key in _WRAPPERS if isinstance(items.get(key), dict)), None)
-        if wrapper is None:
+        networks = [key for key, value in items.items() if isinstance(key, str) and _holds_network(value, budget)]
+        if asked and isinstance(items.get(asked), dict):
+            key, asked = asked, ""
+        elif (usual := _network_of(path, items, networks, settled=bool(asked))) is not None:
+            key = usual
+        else:
             break
-        for key, value in items.items():
-            if key == wrapper:
+        taken.append(key)
+        others += [network for network in networks if network != key]
+        for beside, value in items.items():
+            if beside == key:
                 continue
-            if isinstance(key, str) and is_plain(value):
-                metadata[key] = value
+            if isinstance(beside, str) and is_plain(value, budget):
+                metadata[beside] = value
             else:
-                left_out.append(shown(key))
-        content = items[wrapper]
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path} holds a {type(content).__name__}, expected names with tensors")
+                left_out.append(shown(beside))
+        content = items[key]
+    if not isinstance(content, dict) or stands_in_for(content):
+        kind = stands_in_for(content) or type(content).__name__
+        raise WeightsError(
+            f"{path} holds a {kind}, expected names with tensors; of a network save its state_dict(), with torch.save"
+        )
 
     tensors: dict[str, Tensor] = {}
     strange: list[str] = []
@@ -200,15 +294,48 @@ def _unwrap(path: Path, content: Any, metadata: Mapping[str, Any] | None = None)
                 strange.append(f"{shown(name)} ({fault})")
             tensors[name] = tensor
         else:
-            strange.append(f"{shown(name)} ({type(value).__name__})")
+            strange.append(f"{shown(name)} ({stands_in_for(value) or type(value).__name__})")
     if strange:
         raise WeightsError(f"{path}: expected nothing but names with tensors, found also {shorten(strange)}")
     if not tensors:
         raise WeightsError(f"{path} holds no tensors")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    tensors = without_wrappers(tensors)
+    prefix = f"{asked}." if asked else detector_prefix(tensors)
+    if prefix:
+        # Of all names but the counters of a training, such as n_averaged, where nobody has asked for a part.
+        rest = [name for name in tensors if not name.startswith(prefix)]
+        left_out += rest
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        if not tensors:
+            known = shorten([*taken, *others, *(network.rstrip(".") for network in find_networks(rest) if network)])
+            raise WeightsError(f"{path} holds no {asked!r}; it has {known or 'one network: name the file alone'}")
     metadata["left_out"] = sorted(left_out)
-    return RawFile(tensors, metadata)
+    return RawFile(tensors, metadata, part or ".".join(taken), tuple(others))
+
+
+def _network_of(path: Path, items: Mapping[Any, Any], networks: list[str], *, settled: bool) -> str | None:
+    """Return the key of the network; None for what is no more wrapped."""
+    usual = [key for key in _WRAPPERS if isinstance(items.get(key), dict)]
+    choice = [key for key in usual if key in networks] or networks or usual
+    if len(choice) > 1 and choice[0] not in _WRAPPERS:
+        if not settled:
+            raise WeightsError(f"{path}: {several_networks(choice)}")
+        return None
+    return choice[0] if choice else None
+
+
+def _holds_network(value: Any, budget: list[int], levels: int = 3) -> bool:
+    """Return whether a network is somewhere in a dict, by the names of its tensors; of endless dicts nobody knows."""
+    items = _items(value)
+    budget[0] -= 1 + len(items)
+    if budget[0] < 0:
+        return False
+    tensors = [name for name, item in items.items() if isinstance(name, str) and isinstance(item, Tensor | np.ndarray)]
+    if find_networks(tensors):
+        return True
+    return levels > 1 and any(
+        _holds_network(part, budget, levels - 1) for part in items.values() if isinstance(part, dict)
+    )
 
 
 def _items(content: Any) -> dict[Any, Any]:

@@ -22,7 +22,7 @@ from resnet_backbone.weights.architecture import (
     shortcut_of,
     stem_of,
 )
-from resnet_backbone.weights.cache import download_weights
+from resnet_backbone.weights.cache import download_weights, resolve
 from resnet_backbone.weights.catalog import (
     CATALOG,
     SCHEMES,
@@ -31,12 +31,12 @@ from resnet_backbone.weights.catalog import (
     get_entry,
     parse_source,
 )
-from resnet_backbone.weights.convert import classifier_part, to_our_names, zeros_behind
+from resnet_backbone.weights.convert import classifier_part, to_our_names, without_wrappers, zeros_behind
 from resnet_backbone.weights.download import file_hash
 from resnet_backbone.weights.errors import WeightsError, shorten
 from resnet_backbone.weights.input_format import InputFormat, TestTransform
 from resnet_backbone.weights.plain import shown
-from resnet_backbone.weights.read import RawFile, read_file
+from resnet_backbone.weights.read import PART, RawFile, read_file, split_part, tell_others
 
 PACKAGE_KEY = "resnet_backbone"
 FORMAT_VERSION = 1
@@ -124,9 +124,11 @@ def read_weights(source: str | Path, arch: str | None = None, *, option_a_zeros:
 
     Args:
         source: ``"imagenet://resnet50/IMAGENET1K_V1"``, ``"resnet50/IMAGENET1K_V1"``, ``"IMAGENET1K_V1"`` together with
-            ``arch``, ``"cifar10://cifar_resnet20/AKAMASTER"``, or a file (see
-            :func:`~resnet_backbone.weights.read.read_file`). A published file is recognised by its SHA-256, and one
-            that ``package_weights`` wrote says itself what it is; of others the input format stays unknown.
+            ``arch``, ``"cifar10://cifar_resnet20/AKAMASTER"``; an address, see
+            :func:`~resnet_backbone.weights.cache.resolve`; or a file, see
+            :func:`~resnet_backbone.weights.read.read_file`, also for one of several networks in it. A published file is
+            recognised by its SHA-256, and one that ``package_weights`` wrote says itself what it is; of others the
+            input format stays unknown.
         arch: the architecture that is expected. It settles which of several it is that the tensors fit.
         option_a_zeros: of a network with shortcut option A, where the file does not say it: ``"behind"`` or ``"both"``,
             see :class:`Weights`.
@@ -137,19 +139,21 @@ def read_weights(source: str | Path, arch: str | None = None, *, option_a_zeros:
             ``option_a_zeros`` that contradicts what is known.
         DownloadError: published weights could not be had.
     """
-    entry = _named_entry(source, arch)
+    resolved = resolve(source) if isinstance(source, str) else str(source)
+    path, part = split_part(resolved)
+    entry = None if isinstance(source, Path) else _named_entry(resolved.removesuffix(f"{PART}{part}"), arch)
     if entry is not None:
         if arch is not None and arch != entry.arch:
             raise WeightsError(f"{source} is for {entry.arch}, not {arch}; write one of {_names_for(arch)}")
         path = download_weights(entry)
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{source} is neither a file nor a name in the catalog; write the path of a weight file, or "
-                f"imagenet://ARCH/NAME, as in imagenet://resnet50/IMAGENET1K_V1, or cifar10://cifar_resnet20/AKAMASTER"
-            )
-    raw = read_file(path)
+    elif not path.is_file():
+        raise FileNotFoundError(
+            f"{source} is neither a file nor a name in the catalog; write the path of a weight file, or "
+            f"imagenet://ARCH/NAME, as in imagenet://resnet50/IMAGENET1K_V1, or cifar10://cifar_resnet20/AKAMASTER"
+        )
+    raw = read_file(f"{path}{PART}{part}" if part else path)
+    if not part:
+        tell_others(source, raw)
     sha256 = file_hash(path, "sha256")
     if entry is not None and not sha256.startswith(entry.sha256):
         raise WeightsError(
@@ -178,7 +182,7 @@ def weights_from_state_dict(
     ]
     if strange:
         raise TypeError(f"expected a state dict, names with tensors; found also {shorten(strange)}")
-    return _published(RawFile(dict(state_dict), {}), "a state dict", "", arch, None, option_a_zeros)
+    return _published(RawFile(without_wrappers(state_dict), {}), "a state dict", "", arch, None, option_a_zeros)
 
 
 def _named_entry(source: str | Path, arch: str | None) -> WeightsEntry | None:
@@ -210,7 +214,11 @@ def _published(
     entry: WeightsEntry | None,
     option_a_zeros: str | None,
 ) -> Weights:
-    part, left_out = classifier_part(raw.tensors)
+    try:
+        part, left_out = classifier_part(raw.tensors)
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {error}") from error
+    left_out += raw.others
     state_dict, _ = _renamed(part, source)
     if entry is not None and not entry.has_classifier:
         left_out += [name for name in state_dict if name.startswith(HEAD)]

@@ -16,10 +16,13 @@ _END_BYTES = 22
 _MAX_RECORDS = 200_000
 
 
-def check_torch_zip(path: Path) -> None:
+def check_torch_zip(path: Path) -> set[str]:
     """Refuse what ``torch.save`` does not write and what could fill the memory.
 
     Records are stored as they are, without compression, so that all of them together fit into the file.
+
+    Returns:
+        The classes and functions that its pickles name.
 
     Raises:
         zipfile.BadZipFile: the container is damaged.
@@ -29,6 +32,7 @@ def check_torch_zip(path: Path) -> None:
     _check_end(path, file_bytes)
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
+        _check_kind([record.filename for record in records])
         if len(records) > _MAX_RECORDS:
             raise pickle.UnpicklingError(f"it has {len(records):,} records, at most {_MAX_RECORDS:,} were expected")
         for record in records:
@@ -39,9 +43,19 @@ def check_torch_zip(path: Path) -> None:
         names = [record.filename.lower() for record in records]
         if len(set(names)) < len(names):
             raise pickle.UnpicklingError("two of its records have the same name")
-        for record in records:
-            if record.filename.lower().endswith(".pkl"):
-                refuse_costly(io.BytesIO(archive.read(record)))
+        pickles = [record for record in records if record.filename.lower().endswith(".pkl")]
+        return set().union(*(refuse_costly(io.BytesIO(archive.read(record))) for record in pickles))
+
+
+def _check_kind(names: list[str]) -> None:
+    lower = [name.lower() for name in names]
+    if any(name.endswith("/constants.pkl") for name in lower):
+        raise pickle.UnpicklingError(
+            "it is a program of TorchScript, code and all; save the state_dict() of the network that it was made of"
+        )
+    if not any(name.endswith("/data.pkl") for name in lower):
+        what = "arrays of numpy (.npz)" if lower and all(name.endswith(".npy") for name in lower) else names[:3]
+        raise zipfile.BadZipFile(f"it is a zip file, but not of torch.save: of {what}")
 
 
 def _check_end(path: Path, file_bytes: int) -> None:

@@ -23,7 +23,7 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 from detectron2.checkpoint import DetectionCheckpointer  # noqa: E402
 from detectron2.utils.file_io import PathManager  # noqa: E402
 
-import resnet_backbone.detectron2_plugin  # noqa: E402, F401
+from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer, local_file  # noqa: E402
 
 NAME = "resnet18/IMAGENET1K_V1"
 SOURCE = f"imagenet://{NAME}"
@@ -34,6 +34,7 @@ MATCHING += ["MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], "MODEL.PIXEL_STD", [
 @dataclass
 class Site:
     content: bytes
+    port: int = 0
     asked: list[str] = field(default_factory=list)
 
 
@@ -58,7 +59,8 @@ def site(tmp_path, monkeypatch, published) -> Iterator[Site]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    url = f"http://127.0.0.1:{server.server_port}/resnet18.pth"
+    site.port = server.server_port
+    url = f"http://127.0.0.1:{site.port}/resnet18.pth"
     entry = replace(CATALOG[NAME], url=url, sha256=hashlib.sha256(site.content).hexdigest())
     monkeypatch.setitem(CATALOG, NAME, entry)
     monkeypatch.setattr("resnet_backbone.weights.download.BACKOFF_S", 0.01)
@@ -135,3 +137,48 @@ def test_a_damaged_download_leaves_no_file(site, tmp_path):
     with pytest.raises(DownloadError, match="sha256"):
         PathManager.get_local_path(SOURCE)
     assert list((tmp_path / "cache").rglob("*.pth")) == []
+
+
+def loaded(model, source):
+    """Return the trunk of a detector after a run's own checkpointer has loaded MODEL.WEIGHTS."""
+    SafeCheckpointer(model, "", arch="resnet18", facts={}, save_to_disk=False).load(source)
+    return model.backbone.bottom_up.state_dict()
+
+
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {f"module.{name}": state[name] for name in state}])
+@pytest.mark.parametrize("place", ["address", "file"])
+def test_a_run_takes_the_network_that_is_named(site, tmp_path, small_model, published, place, wrap, caplog):
+    ones = {name: torch.ones_like(tensor) for name, tensor in published("resnet18").items()}
+    torch.save({"state_dict": wrap(published("resnet18")), "state_dict_ema": wrap(ones)}, tmp_path / "w.pth.tar")
+    site.content = (tmp_path / "w.pth.tar").read_bytes()
+    source = str(tmp_path / "w.pth.tar") if place == "file" else f"http://127.0.0.1:{site.port}/w.pth.tar"
+    sha256 = hashlib.sha256(site.content).hexdigest()
+    trunk = loaded(small_model("resnet18", device="cpu"), f"{source}#sha256={sha256}")
+    assert torch.equal(trunk["stem.conv1.weight"], published("resnet18")["conv1.weight"])
+    trunk = loaded(small_model("resnet18", device="cpu"), f"{source}#state_dict_ema")
+    assert all(torch.equal(tensor, torch.ones_like(tensor)) for tensor in trunk.values())
+    with pytest.raises(WeightsError, match="expected was 00000000"):
+        local_file(f"{source}#sha256=00000000")
+    assert site.asked == ([] if place == "file" else ["/w.pth.tar"])
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.ckpt", "w.pkl", "w"])
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_a_detector_is_told_by_its_content(tmp_path, small_model, name, prefix):
+    """A file of torch's that is named .pkl is not unpickled as Detectron2's checkpointer would do."""
+    trained = small_model("resnet18", device="cpu")
+    torch.save({"model": {f"{prefix}{key}": value for key, value in trained.state_dict().items()}}, tmp_path / name)
+    other = small_model("resnet18", device="cpu")
+    loaded(other, str(tmp_path / name))
+    for key, value in trained.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value), key
+
+
+def test_addresses_of_the_catalog_and_others(site, monkeypatch):
+    assert local_file(CATALOG[NAME].url) == local_file(SOURCE)
+    assert site.asked == ["/resnet18.pth"]
+    for address in ("http://example.org/w.pth", "s3://bucket/w.pth", "ftp://example.org/w.pkl"):
+        with pytest.raises(WeightsError, match="is not fetched: only https:// is"):
+            local_file(address)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        local_file("nothing.pth#ema")

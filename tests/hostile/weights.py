@@ -428,6 +428,7 @@ def _cases() -> Iterator[Case]:
         read_file,
         repaired=True,
     )
+    yield Case("weights-dict-laughs-are-left-out", "w.pth", _with_dict_laughs, read_file, repaired=True)
     yield Case("weights-list-laughs-are-left-out", "w.pth", _with_laughs, read_file, repaired=True)
 
 
@@ -435,6 +436,13 @@ def _dict_with_items() -> bytes:
     """An OrderedDict whose attribute ``items`` is a number, as its state can make it."""
     payload = rebuilt(b"K\x04\x85", b"K\x01\x85").replace(b"\x80\x02}", b"\x80\x02ccollections\nOrderedDict\n)R", 1)
     return zipped_pickle(payload[:-1] + b"}" + text("items") + b"K\x05sb.")
+
+
+def _with_dict_laughs() -> bytes:
+    note: dict[str, Any] = {}
+    for _ in range(5):
+        note = {str(index): note for index in range(1000)}
+    return torch_bytes({"model": TENSORS, "first": note, "second": [note], "third": note})
 
 
 def _with_laughs() -> bytes:

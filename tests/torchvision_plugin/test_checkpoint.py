@@ -11,6 +11,7 @@ import torch
 
 from resnet_backbone.files.checkpoints import last_checkpoint, write_checkpoint
 from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint
+from resnet_backbone.torchvision_plugin.initial_weights import read_initial_weights
 
 STATE = {
     "model": {"roi_heads.x": torch.arange(3.0)},
@@ -41,6 +42,22 @@ def test_a_failed_write_leaves_the_old_checkpoint_and_no_rest(tmp_path):
         write_checkpoint(tmp_path, "model.pth", {"model": lambda: None})
     assert load_checkpoint(last_checkpoint(tmp_path))["iteration"] == 3
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_checkpoint_is_known_by_its_content(tmp_path):
+    path = write_checkpoint(tmp_path, "model.pth", STATE).rename(tmp_path / "model.ckpt")
+    assert is_own_checkpoint(path) and load_checkpoint(path)["iteration"] == 3
+
+
+def test_model_weights_may_name_one_network_of_a_file(tmp_path, tiny):
+    state = {"conv1.weight": torch.ones(2)}
+    torch.save({"model": state, "model_ema": {"module.conv1.weight": torch.zeros(2)}}, tmp_path / "w.th")
+    for part, value in (("", 1), ("#model_ema", 0)):
+        initial = read_initial_weights(tiny("quickstart.yaml", "MODEL.WEIGHTS", f"{tmp_path / 'w.th'}{part}"))
+        assert torch.equal(initial.classifier.state_dict["stem.conv1.weight"], torch.full((2,), float(value)))
+    for address in ("http://example.org/w.pth", "s3://bucket/w.pth"):
+        with pytest.raises(ValueError, match="is not fetched: only https:// is"):
+            read_initial_weights(tiny("quickstart.yaml", "MODEL.WEIGHTS", address))
 
 
 class Hostile:

@@ -50,8 +50,8 @@ def test_every_entry_is_consistent(full_name):
     assert entry.full_name == full_name == f"{entry.arch}/{entry.name}"
     assert entry.url.startswith("https://")
     if entry.sha256:
-        assert re.fullmatch("[0-9a-f]{8}", entry.sha256)
-        assert f"-{entry.sha256}.pth" in entry.url
+        assert re.fullmatch("[0-9a-f]{8}|[0-9a-f]{64}", entry.sha256)
+        assert f"-{entry.sha256[:8]}.pth" in entry.url
     else:
         assert entry.url.endswith(".pkl")
     assert entry.stride_in_1x1 == (entry.name == "MSRA")
@@ -126,6 +126,12 @@ def test_unknown_names_list_the_known():
 def test_find_by_hash(entry):
     assert find_entry_by_sha256(entry.sha256.ljust(64, "0")) is entry
     assert find_entry_by_sha256(entry.sha256.upper().ljust(64, "F")) is entry
+
+
+def test_nine_hashes_are_whole_and_one_digit_more_is_another_file():
+    whole = [entry for entry in CATALOG.values() if len(entry.sha256) == 64]
+    assert len(whole) == 9
+    assert all(find_entry_by_sha256(entry.sha256[:8].ljust(64, "0")) is None for entry in whole)
 
 
 def test_find_by_hash_of_an_unknown_file():

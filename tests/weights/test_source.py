@@ -1,12 +1,17 @@
 """Reading weights by a catalog name or from a file: what is known of them, in every published format."""
 
 import hashlib
+import http.server
+import io
 import pickle
+import threading
+from dataclasses import replace
 
 import pytest
 import torch
 
-from resnet_backbone.weights import InputFormat, WeightsError, load_weights, read_weights
+from resnet_backbone.weights import DownloadError, InputFormat, WeightsError, load_weights, read_weights
+from resnet_backbone.weights.cache import resolve
 from resnet_backbone.weights.catalog import CATALOG, get_entry
 from resnet_backbone.weights.source import weights_from_state_dict
 
@@ -178,3 +183,112 @@ def test_the_arch_that_is_expected_settles_what_the_tensors_leave_open(numbered)
     assert weights_from_state_dict(stem, arch="resnet101").arch == "resnet101"
     with pytest.raises(WeightsError, match="resnet50 or resnet101, not of resnet18"):
         weights_from_state_dict(stem, arch="resnet18")
+
+
+NETWORK = {"conv1.weight": torch.ones(2), "fc.weight": torch.zeros(3, 2), "fc.bias": torch.zeros(3)}
+OTHER = {name: tensor + 1 for name, tensor in NETWORK.items()}
+
+
+@pytest.fixture
+def site(empty_hub):
+    """A server that offers what ``site.files`` has, and notes in ``site.asked`` what it is asked for."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.asked.append(self.path)
+            content = self.server.files.get(self.path)
+            self.send_response(404 if content is None else 200)
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+            self.wfile.write(content or b"")
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    buffer = io.BytesIO()
+    torch.save({"state_dict": NETWORK, "state_dict_ema": OTHER}, buffer)
+    server.content = buffer.getvalue()
+    server.files, server.asked = {"/a%20b/w.pth.tar?download=true": server.content}, []
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_an_address_is_fetched_once_and_its_hash_told(site, caplog):
+    address = f"{site.url}/a%20b/w.pth.tar?download=true"
+    sha256 = hashlib.sha256(site.content).hexdigest()
+    for part, expected in (("", NETWORK), ("#state_dict_ema", OTHER)):
+        weights = read_weights(address + part)
+        assert torch.equal(weights.state_dict["stem.conv1.weight"], expected["conv1.weight"])
+        assert (weights.source, weights.sha256) == (address + part, sha256)
+    assert len(site.asked) == 1
+    assert f"Its SHA-256 is {sha256}; write ...#sha256={sha256} to have it checked" in caplog.text
+
+
+@pytest.mark.parametrize("digits", [8, 64])
+def test_a_hash_that_is_given_is_checked(site, tmp_path, digits, caplog):
+    address = f"{site.url}/a%20b/w.pth.tar?download=true"
+    sha256 = hashlib.sha256(site.content).hexdigest()[:digits]
+    wrong = "0" * digits
+    with pytest.raises(
+        DownloadError, match=f"its sha256 is {sha256[:8]}.*, expected {wrong}, so the file was thrown away"
+    ):
+        read_weights(f"{address}#sha256={wrong}")
+    weights = read_weights(f"{address}#state_dict_ema&sha256={sha256.upper()}")
+    assert torch.equal(weights.state_dict["linear.bias"], OTHER["fc.bias"])
+    assert "no hash is known" not in caplog.text
+    with pytest.raises(WeightsError, match=f"its SHA-256 is {sha256[:8]}.*, expected was {wrong}"):  # now in the cache
+        read_weights(f"{address}#sha256={wrong}")
+    path = tmp_path / "own.pth"
+    path.write_bytes(site.content)
+    assert read_weights(f"{path}#sha256={sha256}").num_classes == 3
+    with pytest.raises(WeightsError, match=f"own.pth: its SHA-256 is {sha256[:8]}.*, expected was {wrong}"):
+        read_weights(f"{path}#sha256={wrong}")
+
+
+def test_what_is_no_weight_file_is_not_kept(site, tmp_path):
+    site.files["/w.pth"] = b"<!DOCTYPE html><html>sign in</html>"
+    with pytest.raises(WeightsError, match="brought no weight file, so it was thrown away: .* is a web page"):
+        read_weights(f"{site.url}/w.pth")
+    site.files["/w.pth"] = site.content
+    assert read_weights(f"{site.url}/w.pth").num_classes == 3
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://example.org/w.pth", "s3://bucket/w.pth", "gs://bucket/w.pth", "ftp://example.org/w.pth", "file:///w.pth",
+     "manifold://w.pth", "hf://timm/resnet50", "HTTP://example.org/w.pth", "http://127.0.0.1.example.org/w.pth"],
+)  # fmt: skip
+def test_other_addresses_are_refused_before_anything_is_asked(empty_hub, address):
+    with pytest.raises(WeightsError, match="is not fetched: only https:// is"):
+        read_weights(address)
+    assert not (empty_hub / "cache").exists()
+
+
+@pytest.mark.parametrize("end", ["#sha256=12", "#sha256=xyz", "#a&b", "#sha256=00000000&sha256=00000000"])
+def test_ends_that_mean_nothing(end):
+    with pytest.raises(WeightsError, match="write #PART, #sha256=DIGITS or #PART&sha256=DIGITS"):
+        read_weights(f"w.pth{end}")
+
+
+def test_addresses_of_published_files_are_their_names_in_the_catalog():
+    for entry in CATALOG.values():
+        assert resolve(entry.url) == f"imagenet://{entry.full_name}"
+    assert (
+        resolve("detectron2://ImageNetPretrained/MSRA/R-50.pkl?matching_heuristics=True") == "imagenet://resnet50/MSRA"
+    )
+    for name in ("IMAGENET1K_V1", "resnet50/MSRA", "imagenet://resnet50/MSRA", "no/such/file.pth"):
+        assert resolve(name) == name
+
+
+def test_a_published_file_without_a_known_hash_says_so(site, monkeypatch, caplog):
+    site.files["/R-50.pkl"] = pickle.dumps({"conv1_w": torch.ones(1).numpy()})
+    monkeypatch.setitem(CATALOG, "resnet50/MSRA", replace(CATALOG["resnet50/MSRA"], url=f"{site.url}/R-50.pkl"))
+    weights = read_weights("MSRA", arch="resnet50")
+    assert weights.input_format.channel_order == "BGR"
+    assert f"{site.url}/R-50.pkl: no hash is known to check it by. Its SHA-256 is {weights.sha256}" in caplog.text
