@@ -17,6 +17,7 @@ from resnet_backbone import create_model
 from resnet_backbone.classification.ensemble import EnsembleScore, Member, MemberScore
 from resnet_backbone.classification.score_report import score_text
 from resnet_backbone.classification.views import ONE_CROP, Views
+from resnet_backbone.data.cifar10_files import prepare_cifar10
 from resnet_backbone.data.classes import open_classes
 from resnet_backbone.evaluation.accuracy import ClassificationMetrics
 from resnet_backbone.evaluation.facts import device_name, git_commit, hash_labels
@@ -250,3 +251,14 @@ def test_a_damaged_image_is_an_error(main, folders, packaged, tmp_path, capsys):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes((folders / name / "0.png").read_bytes()[:200])
     assert "0.png is not an image that can be read" in said(main, capsys, *words(tmp_path, packaged("good")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "error"), [("resnet20-12fca82f.th", 18.97), ("resnet56-4bfd9763.th", 16.80)])
+def test_the_published_networks_of_cifar10(main, cifar10_resnets, tmp_path, capsys, file, error):
+    """On CIFAR-10 (JPEG copy); the errors are what the authors' own code gives on the same 10,000 files."""
+    prepare_cifar10(tmp_path, cifar10_resnets.parent / "cifar10_jpeg.zip")
+    arguments = ["--weights", str(cifar10_resnets / file), "--data", str(tmp_path / "test")]
+    assert main([*arguments, "--num-workers", "0", "--batch-size", "250"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["classification"]
+    assert (found["num_images"], found["top1_error"]) == (10_000, pytest.approx(error, abs=0.011))
