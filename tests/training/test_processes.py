@@ -137,6 +137,7 @@ def group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     words = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": get_free_port()}
     for name, value in words.items():
         monkeypatch.setenv(name, str(value))
+    AcceleratorState._reset_state(reset_partial_state=True)  # which an earlier test may have left
     yield
     torch.distributed.destroy_process_group()
     AcceleratorState._reset_state(reset_partial_state=True)
