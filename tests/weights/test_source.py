@@ -278,7 +278,7 @@ def test_ends_that_mean_nothing(end):
 
 def test_addresses_of_published_files_are_their_names_in_the_catalog():
     for entry in CATALOG.values():
-        assert resolve(entry.url) == f"imagenet://{entry.full_name}"
+        assert resolve(entry.url) == entry.uri
     assert (
         resolve("detectron2://ImageNetPretrained/MSRA/R-50.pkl?matching_heuristics=True") == "imagenet://resnet50/MSRA"
     )
