@@ -22,8 +22,8 @@ setup(
     package_dir={"resnet_backbone.configs": "configs"},
     package_data={
         "resnet_backbone.configs": ["*.yaml", "**/*.yaml"],
-        "resnet_backbone.evaluation.comparison": ["*.j2", "*.css"],
-        "resnet_backbone.diagnosis": ["*.j2"],
+        "resnet_backbone.compare": ["*.j2", "*.css"],
+        "resnet_backbone.doctor": ["*.j2"],
     },
     install_requires=[
         "torch>=2.6",

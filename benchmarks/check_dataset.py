@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(path: Path, what: str, *, masks: bool) -> dict[str, object]:
-    from resnet_backbone.data import coco_json
+    from resnet_backbone.data.coco import read as coco_json
 
     start = time.process_time()
     if what == "read":

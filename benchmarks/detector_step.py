@@ -23,7 +23,7 @@ from benchmarks.harness import Contender, measure, save, table
 from benchmarks.peers import peer
 from benchmarks.pyramids import classifier_state
 from benchmarks.training_step import sgd
-from resnet_backbone.config.process import keep_freed_memory
+from resnet_backbone.config.acceleration import keep_freed_memory
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.detector import build_detector
 from resnet_backbone.weights import load_weights

@@ -74,7 +74,7 @@ def greatest_difference(measurements: Sequence[Measurement]) -> float:
 
 
 def _prepare_ours(annotations: Path, results: Path) -> Callable[[], dict[str, float]]:
-    from resnet_backbone.evaluation.coco import evaluate_coco
+    from resnet_backbone.metrics.coco import evaluate_coco
 
     return lambda: evaluate_coco(annotations, results).summary()
 

@@ -31,10 +31,10 @@ from fvcore.common.config import CfgNode
 
 from resnet_backbone import __version__, create_model, list_models
 from resnet_backbone.config import config_folder
+from resnet_backbone.engine.solver import build_optimizer
 from resnet_backbone.torchvision_plugin.checkpoint import load_detector
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.detector import build_detector
-from resnet_backbone.training.solver import build_optimizer
 
 PARITY_TOLERANCE = 1e-3  # relative to the largest value of a feature map
 LOSS_TOLERANCE = 1e-2  # relative; matching boxes is a threshold, so single samples may change sides

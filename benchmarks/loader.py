@@ -90,7 +90,7 @@ def _read(samples: Sequence[Any], count: int) -> int:
 
 
 def _ours(json_path: Path, image_folder: Path, sizes: tuple[int, ...], max_size: int) -> Sequence[Any]:
-    from resnet_backbone.data.coco import CocoDataset
+    from resnet_backbone.data.coco.dataset import CocoDataset
     from resnet_backbone.data.transforms import train_transforms
 
     return CocoDataset(json_path, image_folder, train_transforms(sizes, max_size))  # type: ignore[return-value]

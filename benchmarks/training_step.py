@@ -22,7 +22,7 @@ from benchmarks.harness import Cases, Contender, measure, save, table
 from benchmarks.peers import peer
 from benchmarks.pyramids import build_ours, training
 from benchmarks.trunk_inference import DETECTRON2, FAST, HALF, TORCHVISION, baseline_of
-from resnet_backbone.config.process import keep_freed_memory
+from resnet_backbone.config.acceleration import keep_freed_memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.data.catalog import datasets_root
-from resnet_backbone.data.cifar10_files import CIFAR10_URL, prepare_cifar10
+from resnet_backbone.data.prepare.cifar10 import CIFAR10_URL, prepare_cifar10
+from resnet_backbone.engine.command_line import run_command_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.data.catalog import datasets_root
-from resnet_backbone.data.coco_files import COCO_RELEASES, COCO_URL, fetch_coco, split_problems
+from resnet_backbone.data.prepare.coco import COCO_RELEASES, COCO_URL, fetch_coco, split_problems
+from resnet_backbone.engine.command_line import run_command_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.data.catalog import datasets_root
-from resnet_backbone.data.crops import write_crops
-from resnet_backbone.data.shapes import generate_shapes
+from resnet_backbone.data.prepare.crops import write_crops
+from resnet_backbone.data.prepare.shapes import generate_shapes
+from resnet_backbone.engine.command_line import run_command_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_backbone.config.command_line import run_command_line
 from resnet_backbone.data.catalog import datasets_root
-from resnet_backbone.data.voc_files import VOC_SPLITS, VOC_URL, prepare_voc, prepare_voc_from, split_problems
+from resnet_backbone.data.prepare.voc import VOC_SPLITS, VOC_URL, prepare_voc, prepare_voc_from, split_problems
+from resnet_backbone.engine.command_line import run_command_line
 
 _DEFAULT = ("voc07_trainval", "voc07_test", "voc12_trainval")
 

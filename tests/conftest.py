@@ -15,8 +15,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from resnet_backbone.data.shapes import generate_shapes
-from resnet_backbone.evaluation.voc import SUBMISSION_FOLDER, evaluate_voc
+from resnet_backbone.data.prepare.shapes import generate_shapes
+from resnet_backbone.metrics.voc import SUBMISSION_FOLDER, evaluate_voc
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"

@@ -12,10 +12,10 @@ import torch
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import config_folder, required_by_source
-from resnet_backbone.config.files import leaves, value_of
+from resnet_backbone.config.merge import leaves, value_of
+from resnet_backbone.engine.solver import build_optimizer as torchvision_optimizer
 from resnet_backbone.torchvision_plugin.config import load_config as torchvision_config
 from resnet_backbone.torchvision_plugin.detector import build_detector as torchvision_detector
-from resnet_backbone.training.solver import build_optimizer as torchvision_optimizer
 from resnet_backbone.weights.catalog import parse_source
 
 # What a backbone forces upon the detector around it, and why.
@@ -246,7 +246,7 @@ def test_the_detector_of_coco_fits_that_of_voc_but_for_the_classes(engine, load)
     if engine == "torchvision":
         build = torchvision_detector
     else:
-        from resnet_backbone.detectron2_plugin.detector import build_detector as build
+        from resnet_backbone.detectron2_plugin.trained import build_detector as build
     with torch.device("meta"):
         theirs, ours = (
             {name: tuple(tensor.shape) for name, tensor in build(_on(cfg, "meta")).state_dict().items()}

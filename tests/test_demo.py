@@ -18,10 +18,10 @@ import yaml
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from resnet_backbone.config.finished_run import engine_of, find_run
-from resnet_backbone.data.images import read_image
+from resnet_backbone.data.images.read import read_image
+from resnet_backbone.engine.run_folder import engine_of, find_run
 from resnet_backbone.torchvision_plugin.config import load_config
-from resnet_backbone.torchvision_plugin.predictor import Predictor
+from resnet_backbone.torchvision_plugin.inference import Predictor
 from resnet_backbone.torchvision_plugin.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,33 +10,22 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "resnet_backbone"
-BELOW_PLUGINS = {
-    "__init__",
-    "version",
-    "weights",
-    "models",
-    "data",
-    "evaluation",
-    "config",
-    "diagnosis",
-    "files",
-    "improvements",
-}
-PLUGIN_MAY = {*BELOW_PLUGINS, "training"}
-
 # What each layer may import besides itself. The plug-ins and the classifiers' training do not know each other.
+FACTS = {"files", "version", "weights"}
+CONFIG = {*FACTS, "models", "data", "metrics", "config"}
+PLUGIN_MAY = {*CONFIG, "__init__", "engine", "compare", "doctor"}
 MAY_IMPORT = {
     "version": set(),
     "files": set(),
     "weights": {"version"},
     "models": {"version", "weights"},
-    "data": {"files", "version", "weights"},
-    "evaluation": {"files", "version", "weights"},
-    "config": {"files", "version", "weights", "models", "data"},
-    "diagnosis": {"files", "version", "weights", "models", "data", "evaluation", "config"},
-    "training": {"files", "version", "weights", "evaluation", "config"},
-    "improvements": {"files", "version", "weights", "models", "data", "evaluation", "config"},
-    "reproduction": {"files", "version", "weights", "models", "data", "evaluation", "config"},
+    "data": FACTS,
+    "metrics": FACTS,
+    "compare": {*FACTS, "metrics"},
+    "config": {*FACTS, "models", "data"},
+    "engine": CONFIG,
+    "doctor": CONFIG,
+    "reproduce": CONFIG,
     "__init__": {"version", "weights", "models"},
     "classification": PLUGIN_MAY,
     "torchvision_plugin": PLUGIN_MAY,
@@ -87,7 +76,7 @@ def test_imports_point_one_way(path):
 def test_every_part_of_the_package_has_its_place_in_the_order():
     parts = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert parts <= set(MAY_IMPORT)
-    assert {"weights", "models", "data", "evaluation"} <= parts
+    assert {"weights", "models", "data", "metrics"} <= parts
 
 
 @pytest.mark.parametrize("folder", sorted(OUTSIDE - {"tests"}))
@@ -102,18 +91,18 @@ def test_scripts_leave_detectron2_to_the_plugin(folder):
 @pytest.mark.parametrize(
     ("module", "source", "forbidden"),
     [
-        ("resnet_backbone.weights.load", "from ..models import resnet", True),
-        ("resnet_backbone.weights.load", "from resnet_backbone.models.registry import create_model", True),
-        ("resnet_backbone.weights.load", "import resnet_backbone.models.vgg as vgg", True),
-        ("resnet_backbone.weights.load", "from resnet_backbone import models", True),
-        ("resnet_backbone.weights.load", "def f():\n    from resnet_backbone import create_model", True),
-        ("resnet_backbone.weights.load", "from .catalog import find", False),
-        ("resnet_backbone.weights.load", "from . import catalog", False),
+        ("resnet_backbone.weights.match", "from ..models import resnet", True),
+        ("resnet_backbone.weights.match", "from resnet_backbone.models.registry import create_model", True),
+        ("resnet_backbone.weights.match", "import resnet_backbone.models.vgg as vgg", True),
+        ("resnet_backbone.weights.match", "from resnet_backbone import models", True),
+        ("resnet_backbone.weights.match", "def f():\n    from resnet_backbone import create_model", True),
+        ("resnet_backbone.weights.match", "from .catalog import find", False),
+        ("resnet_backbone.weights.match", "from . import catalog", False),
         ("resnet_backbone.models.resnet", "from ..weights import catalog", False),
-        ("resnet_backbone.data.coco", "from ..evaluation import coco", True),
-        ("resnet_backbone.evaluation.coco", "from resnet_backbone.models import resnet", True),
+        ("resnet_backbone.data.coco.dataset", "from ...metrics import coco", True),
+        ("resnet_backbone.metrics.coco", "from resnet_backbone.models import resnet", True),
         ("resnet_backbone.config", "from .data import catalog", False),
-        ("resnet_backbone.config", "from .evaluation import coco", True),
+        ("resnet_backbone.config", "from .metrics import coco", True),
         ("resnet_backbone.config", "from . import torchvision_plugin", True),
         ("resnet_backbone.torchvision_plugin.train", "from ..config import check", False),
         ("resnet_backbone.torchvision_plugin.train", "from ..detectron2_plugin.config import x", True),

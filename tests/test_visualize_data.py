@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from fvcore.common.config import CfgNode
 from PIL import Image
 
-from resnet_backbone.data.seen import SeenImage
+from resnet_backbone.data.transforms import SeenImage
 
 TINY = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7", "DATASETS.TEST", "[]"),
@@ -33,9 +33,11 @@ def engine(request: pytest.FixtureRequest, shapes: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
     if request.param == "detectron2":
         pytest.importorskip("detectron2", reason="Detectron2 is not installed")
-        from resnet_backbone.detectron2_plugin import config, run, sight
+        from resnet_backbone.detectron2_plugin import config, run
+        from resnet_backbone.detectron2_plugin import network_input as sight
     else:
-        from resnet_backbone.torchvision_plugin import config, run, sight  # type: ignore[no-redef]
+        from resnet_backbone.torchvision_plugin import config, run
+        from resnet_backbone.torchvision_plugin import network_input as sight
     yield SimpleNamespace(name=request.param, config=config, run=run, sight=sight)
     AcceleratorState._reset_state(reset_partial_state=True)
 

@@ -32,9 +32,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_backbone.config.command_line import run_command_line
-from resnet_backbone.diagnosis.dataset_check import SetToCheck, check_sets, sets_of
-from resnet_backbone.diagnosis.dataset_report import DatasetReport
+from resnet_backbone.doctor.dataset_report import DatasetReport, SetToCheck, check_sets, sets_of
+from resnet_backbone.engine.command_line import run_command_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:

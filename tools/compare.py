@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from resnet_backbone.config.command_line import run_command_line
+from resnet_backbone.compare.compare import compare_runs
+from resnet_backbone.compare.report import summary, write_comparison
 from resnet_backbone.data.catalog import datasets_root
-from resnet_backbone.data.images import read_image
-from resnet_backbone.evaluation.comparison.compare import compare_runs
-from resnet_backbone.evaluation.comparison.report import summary, write_comparison
+from resnet_backbone.data.images.read import read_image
+from resnet_backbone.engine.command_line import run_command_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:

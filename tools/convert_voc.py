@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_backbone.config.command_line import run_command_line
-from resnet_backbone.data.voc import voc_to_coco
-from resnet_backbone.files.whole import write_text
+from resnet_backbone.data.prepare.voc_xml import voc_to_coco
+from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.files.atomic import write_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -45,13 +45,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from resnet_backbone.config.command_line import run_command_line
-from resnet_backbone.config.engine import ENGINES, choose_engine
-from resnet_backbone.config.finished_run import engine_of, find_run
-from resnet_backbone.data.images import read_image
-from resnet_backbone.data.media import Medium, find_media
-from resnet_backbone.data.video import VideoReader, VideoWriter
-from resnet_backbone.evaluation.detections import Detections, Predictor, draw_detections
+from resnet_backbone.data.images.media import Medium, VideoReader, VideoWriter, find_media
+from resnet_backbone.data.images.read import read_image
+from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.run_folder import ENGINES, choose_engine, engine_of, find_run
+from resnet_backbone.metrics.detections import Detections, Predictor, draw_detections
 
 PICTURES = (".jpg", ".jpeg", ".png")  # what keeps its name; other images are saved as PNG
 WINDOW = "resnet_backbone: any key for the next, q to end"
@@ -137,7 +135,7 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
 
         return detectron2_predictor.Predictor(detectron2_config.load_config(config_file, overrides))
     from resnet_backbone.torchvision_plugin.config import load_config
-    from resnet_backbone.torchvision_plugin.predictor import Predictor as TorchvisionPredictor
+    from resnet_backbone.torchvision_plugin.inference import Predictor as TorchvisionPredictor
 
     return TorchvisionPredictor(load_config(config_file, overrides))
 

@@ -32,9 +32,9 @@ import json
 import sys
 from collections.abc import Sequence
 
-from resnet_backbone.config.command_line import run_command_line
-from resnet_backbone.config.engine import ENGINES, choose_engine
-from resnet_backbone.diagnosis import Engine, Report, examine_checkpoint, examine_config, report_of_missing_engine
+from resnet_backbone.doctor import Engine, Report, examine_checkpoint, examine_config, report_of_missing_engine
+from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.run_folder import ENGINES, choose_engine
 
 
 def main(argv: Sequence[str] | None = None) -> int:

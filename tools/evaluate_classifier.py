@@ -23,13 +23,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from resnet_backbone.classification.checkpoint import weights_file
 from resnet_backbone.classification.ensemble import check_members, score_members
+from resnet_backbone.classification.evaluate import check_folder, score_text, write_score
+from resnet_backbone.classification.network import weights_file
 from resnet_backbone.classification.predict import DTYPES, Progress
-from resnet_backbone.classification.score_report import check_folder, score_text, write_score
-from resnet_backbone.classification.views import KINDS, SCALES, Views
-from resnet_backbone.config.command_line import plain_text, run_command_line
-from resnet_backbone.data.classes import open_classes
+from resnet_backbone.classification.transforms import KINDS, SCALES, Views
+from resnet_backbone.data.images.classes import open_classes
+from resnet_backbone.engine.command_line import plain_text, run_command_line
 from resnet_backbone.weights import TestTransform
 from resnet_backbone.weights.input_format import INTERPOLATIONS
 

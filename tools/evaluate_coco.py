@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_backbone.config.command_line import run_command_line
-from resnet_backbone.evaluation.coco import evaluate_coco
+from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.metrics.coco import evaluate_coco
 
 
 def main(argv: Sequence[str] | None = None) -> int:

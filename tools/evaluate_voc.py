@@ -18,8 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_backbone.config.command_line import run_command_line
-from resnet_backbone.evaluation.voc import evaluate_voc, write_voc_submission
+from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.metrics.voc import evaluate_voc, write_voc_submission
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,8 +31,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_backbone.config.command_line import run_command_line
-from resnet_backbone.config.finished_run import find_run
+from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.run_folder import find_run
 from resnet_backbone.export.detector import detector_subject, load_for_export
 from resnet_backbone.export.run import FORMATS, check_destination, export
 from resnet_backbone.export.subject import Subject

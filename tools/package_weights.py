@@ -16,7 +16,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from resnet_backbone.config.command_line import run_command_line
+from resnet_backbone.engine.command_line import run_command_line
 from resnet_backbone.weights import (
     DownloadError,
     InputFormat,

@@ -27,17 +27,15 @@ from pathlib import Path
 
 import torch
 
-from resnet_backbone.config.command_line import run_command_line
-from resnet_backbone.config.engine import ENGINES, choose_engine
-from resnet_backbone.reproduction.all_tables import all_tables
-from resnet_backbone.reproduction.execute import CommandFailed, run_command, run_jobs
-from resnet_backbone.reproduction.jobs import Jobs, LoadConfig, Setting
-from resnet_backbone.reproduction.measure import measured_text
-from resnet_backbone.reproduction.plan import missing_data, plan_text
-from resnet_backbone.reproduction.report import report_text, write_report
-from resnet_backbone.reproduction.results import collect
-from resnet_backbone.reproduction.runs import FINISHED, read_state
-from resnet_backbone.reproduction.tables import Table
+from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.run_folder import ENGINES, choose_engine
+from resnet_backbone.reproduce.classification_tables import all_tables
+from resnet_backbone.reproduce.execute import CommandFailed, measured_text, run_command, run_jobs
+from resnet_backbone.reproduce.jobs import Jobs, LoadConfig, Setting
+from resnet_backbone.reproduce.plan import missing_data, plan_text
+from resnet_backbone.reproduce.report import report_text, write_report
+from resnet_backbone.reproduce.results import FINISHED, collect, read_state
+from resnet_backbone.reproduce.tables import Table
 
 COUNTED = "1"  # the table that needs no training
 TOOLS = Path(__file__).resolve().parent

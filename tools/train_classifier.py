@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 from resnet_backbone.classification.config import load_config
 from resnet_backbone.classification.run import Run, check_data
-from resnet_backbone.config.command_line import (
+from resnet_backbone.engine.command_line import (
     LostPeer,
     add_run_arguments,
     outcome,
@@ -31,9 +31,8 @@ from resnet_backbone.config.command_line import (
     torchrun_words,
     wants_processes,
 )
-from resnet_backbone.config.interruption import Interrupted, catching_signals
-from resnet_backbone.training.launch import ProcessError, is_lost_peer, launch
-from resnet_backbone.training.processes import check_processes
+from resnet_backbone.engine.launch import ProcessError, check_processes, is_lost_peer, launch
+from resnet_backbone.engine.signals import Interrupted, catching_signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:

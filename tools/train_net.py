@@ -20,7 +20,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from resnet_backbone.config.command_line import (
+from resnet_backbone.engine.command_line import (
     LostPeer,
     add_run_arguments,
     check_machines,
@@ -30,8 +30,8 @@ from resnet_backbone.config.command_line import (
     torchrun_words,
     wants_processes,
 )
-from resnet_backbone.config.engine import ENGINES, choose_engine
-from resnet_backbone.config.interruption import RESUME_ME, Interrupted, catching_signals
+from resnet_backbone.engine.run_folder import ENGINES, choose_engine
+from resnet_backbone.engine.signals import RESUME_ME, Interrupted, catching_signals
 
 REFUSED = (ValueError, TypeError, OSError)  # before a run starts
 FAILED = (FloatingPointError, OSError)  # in the middle of it
@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_torchvision(args: argparse.Namespace) -> int:
+    from resnet_backbone.engine.launch import is_lost_peer
     from resnet_backbone.torchvision_plugin.config import load_config
     from resnet_backbone.torchvision_plugin.run import Run
-    from resnet_backbone.training.launch import is_lost_peer
 
     with catching_signals():
         try:
@@ -74,10 +74,9 @@ def run_torchvision(args: argparse.Namespace) -> int:
 
 def launch_torchvision(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """Check data and batches before several processes do, which would each say it, and start them."""
+    from resnet_backbone.engine.launch import ProcessError, check_processes, launch
     from resnet_backbone.torchvision_plugin.config import load_config
     from resnet_backbone.torchvision_plugin.datasets import check_files
-    from resnet_backbone.training.launch import ProcessError, launch
-    from resnet_backbone.training.processes import check_processes
 
     try:
         cfg = load_config(args.config_file, args.opts)

@@ -28,10 +28,10 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 from torch import Tensor
 
-from resnet_backbone.config.command_line import run_command_line
-from resnet_backbone.config.engine import ENGINES, choose_engine
-from resnet_backbone.data.seen import SeenImage, Sight
-from resnet_backbone.evaluation.drawing import draw_panel, fit, tile, tinted
+from resnet_backbone.data.transforms import SeenImage, Sight
+from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.run_folder import ENGINES, choose_engine
+from resnet_backbone.metrics.drawing import draw_panel, fit, tile, tinted
 
 GRID_IMAGES = 16
 GRID_CELL = (640, 480)  # width and height in pixels of one image in the grid
@@ -81,12 +81,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def open_data(args: argparse.Namespace) -> tuple[CfgNode, Sight]:
     if choose_engine(args.engine) == "detectron2":
         from resnet_backbone.detectron2_plugin import config as detectron2_config
-        from resnet_backbone.detectron2_plugin import sight as detectron2_sight
+        from resnet_backbone.detectron2_plugin import network_input as detectron2_sight
 
         cfg = detectron2_config.load_config(args.config_file, args.opts)
         return cfg, detectron2_sight.open_sight(cfg, training=args.split == "train")
     from resnet_backbone.torchvision_plugin.config import load_config
-    from resnet_backbone.torchvision_plugin.sight import open_sight
+    from resnet_backbone.torchvision_plugin.network_input import open_sight
 
     cfg = load_config(args.config_file, args.opts)
     return cfg, open_sight(cfg, training=args.split == "train")

@@ -8,7 +8,7 @@ from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
 from tabulate import tabulate
 
-from resnet_backbone.evaluation.paper_classification import classification_rows
+from resnet_backbone.metrics.paper_classification import classification_rows
 from resnet_backbone.models.complexity import Complexity, build_on_meta, complexity, usual_size
 from resnet_backbone.models.registry import list_models
 from resnet_backbone.weights.architecture import has_bottlenecks

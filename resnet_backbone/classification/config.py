@@ -10,10 +10,9 @@ import torch
 import yaml
 from fvcore.common.config import CfgNode
 
-from resnet_backbone.classification.views import KINDS
+from resnet_backbone.classification.transforms import KINDS
 from resnet_backbone.config import merge_config
-from resnet_backbone.config.origins import naming_origins
-from resnet_backbone.config.values import (
+from resnet_backbone.config.checks import (
     check_allowed,
     check_batches,
     check_least,
@@ -21,6 +20,7 @@ from resnet_backbone.config.values import (
     check_pixels,
     check_training,
 )
+from resnet_backbone.config.merge import naming_origins
 from resnet_backbone.models.layers import NORMS
 from resnet_backbone.models.registry import list_models
 from resnet_backbone.weights.input_format import INTERPOLATIONS

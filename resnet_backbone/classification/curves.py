@@ -11,12 +11,36 @@ from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from resnet_backbone.classification.plot_style import STYLE, colors, plain
-from resnet_backbone.evaluation.comparison.training import Series, Training, read_training
-from resnet_backbone.files.whole import write_text
+from resnet_backbone.compare.plots import LIGHT
+from resnet_backbone.compare.runs import Series, Training, read_training
+from resnet_backbone.files.atomic import write_text
+
+STYLE: Any = {"text.parse_math": False, "font.size": 10}  # names are names, also with a dollar in them
+
+
+def colors(count: int) -> list[str]:
+    """Return ``count`` colours: those of the comparison's page, which colour-blind readers tell apart, while they last.
+
+    Those of more than they are, up to twenty, are told apart by most readers; then they begin again.
+    """
+    if count <= len(LIGHT.runs):
+        return list(LIGHT.runs[:count])
+    many = matplotlib.colormaps["tab20"]
+    return [to_hex(many(index % many.N)) for index in range(count)]
+
+
+def plain(axes: Axes) -> None:
+    """Begin both axes at 0, with a grid and no frame."""
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.grid(color=LIGHT.grid)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
 
 SMOOTHED_SHARE = 0.02  # of the records of a run: the width of the running mean in the plot
 _DASHES: tuple[Literal["solid", "dashdot", "dotted"], ...] = ("solid", "dashdot", "dotted")  # of the test sets

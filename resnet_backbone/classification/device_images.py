@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional as F
 
-from resnet_backbone.classification.augmentation import mean_color
-from resnet_backbone.classification.views import resize
-from resnet_backbone.data.classes import ClassDataset
-from resnet_backbone.training.batches import BatchSampler, derive_seed
+from resnet_backbone.classification.transforms import mean_color, resize
+from resnet_backbone.data.images.classes import ClassDataset
+from resnet_backbone.engine.batches import BatchSampler, derive_seed
 from resnet_backbone.weights import InputFormat, TestTransform
 
 Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W), labels (N,)
@@ -90,7 +89,7 @@ class DeviceImages:
     def training_batches(
         self, batch_size: int, *, seed: int, flip: bool, rank: int, world_size: int, start: int
     ) -> Iterator[Batch]:
-        """Yield endless batches in the order of :class:`~resnet_backbone.training.batches.BatchSampler`.
+        """Yield endless batches in the order of :class:`~resnet_backbone.engine.batches.BatchSampler`.
 
         What a batch holds depends on ``seed``, its number and the process alone.
         """

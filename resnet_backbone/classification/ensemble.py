@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from resnet_backbone.classification.predict import Progress, classifier_facts, dense_window, load_classifier, predict
-from resnet_backbone.classification.views import Views
-from resnet_backbone.data.classes import ClassDataset
-from resnet_backbone.evaluation.accuracy import ClassificationMetrics, score_classes
+from resnet_backbone.classification.transforms import Views
+from resnet_backbone.data.images.classes import ClassDataset
+from resnet_backbone.metrics.classification import ClassificationMetrics, score_classes
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights import InputFormat, TestTransform, WeightsError, read_weights
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from resnet_backbone.classification.views import Views, one_crop, ten_crops, whole_images
-from resnet_backbone.data.classes import ClassDataset
+from resnet_backbone.classification.transforms import Views, one_crop, ten_crops, whole_images
+from resnet_backbone.data.images.classes import ClassDataset
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import InputFormat, TestTransform, Weights, WeightsError, read_weights

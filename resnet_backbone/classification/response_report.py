@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from tabulate import tabulate
 
-from resnet_backbone.classification.plot_style import STYLE, colors, plain
+from resnet_backbone.classification.curves import STYLE, colors, plain
 from resnet_backbone.classification.responses import Responses
-from resnet_backbone.files.whole import write_text
+from resnet_backbone.files.atomic import write_text
 
 
 def responses_text(responses: Sequence[Responses]) -> str:

@@ -14,30 +14,30 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
-from resnet_backbone.classification.augmentation import training_transform
-from resnet_backbone.classification.checkpoint import WEIGHTS, load_checkpoint, package_checkpoint, weights_file
 from resnet_backbone.classification.device_images import DeviceImages
 from resnet_backbone.classification.ensemble import Member, check_members
 from resnet_backbone.classification.evaluate import Scorer, data_hash
-from resnet_backbone.classification.network import Start, build_network, fit_input, input_format_of, read_start
+from resnet_backbone.classification.network import (
+    WEIGHTS,
+    Start,
+    build_network,
+    fit_input,
+    input_format_of,
+    load_checkpoint,
+    package_checkpoint,
+    read_start,
+    weights_file,
+)
 from resnet_backbone.classification.predict import Classifier, dense_window
 from resnet_backbone.classification.trainer import Batch, Trainer
-from resnet_backbone.classification.views import ONE_CROP, Views
+from resnet_backbone.classification.transforms import ONE_CROP, Views, training_transform
 from resnet_backbone.config.acceleration import check_compiler
 from resnet_backbone.config.differences import warn_of_changes
-from resnet_backbone.config.evaluation_folder import check_evaluation
-from resnet_backbone.config.finished_run import FINAL
-from resnet_backbone.config.interruption import stay_for_the_parent
-from resnet_backbone.config.output import check_output_dir
 from resnet_backbone.data.catalog import check_same_classes
-from resnet_backbone.data.classes import ClassDataset, TransformedClasses, open_classes
-from resnet_backbone.evaluation.accuracy import ClassificationMetrics
-from resnet_backbone.files.checkpoints import forget_checkpoints
-from resnet_backbone.files.lock import writing_alone
-from resnet_backbone.models.complexity import build_on_meta
-from resnet_backbone.training.batches import BatchSampler, SeededDataset, images_per_pass
-from resnet_backbone.training.checkpoint import compare_data, find_resumed
-from resnet_backbone.training.processes import (
+from resnet_backbone.data.images.classes import ClassDataset, TransformedClasses, open_classes
+from resnet_backbone.engine.batches import BatchSampler, SeededDataset, images_per_pass
+from resnet_backbone.engine.checkpoint import compare_data, find_resumed
+from resnet_backbone.engine.launch import (
     check_processes,
     common_seed,
     from_main_process,
@@ -45,7 +45,13 @@ from resnet_backbone.training.processes import (
     refuse_differences,
     settings_of,
 )
-from resnet_backbone.training.writers import begin_records, set_up_logging
+from resnet_backbone.engine.run_folder import FINAL, check_evaluation, check_output_dir
+from resnet_backbone.engine.signals import stay_for_the_parent
+from resnet_backbone.engine.writers import begin_records, set_up_logging
+from resnet_backbone.files.checkpoints import forget_checkpoints
+from resnet_backbone.files.lock import writing_alone
+from resnet_backbone.metrics.classification import ClassificationMetrics
+from resnet_backbone.models.complexity import build_on_meta
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import TestTransform
 

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from resnet_backbone.engine.batches import derive_seed
+from resnet_backbone.engine.data_errors import fetch
+from resnet_backbone.engine.loop import TrainingLoop
+from resnet_backbone.engine.solver import clip_gradients
+from resnet_backbone.engine.writers import PERIOD, Stopwatch
 from resnet_backbone.files.checkpoints import last_checkpoint
-from resnet_backbone.training.batches import derive_seed
-from resnet_backbone.training.data_errors import fetch
-from resnet_backbone.training.loop import TrainingLoop
-from resnet_backbone.training.solver import clip_gradients
-from resnet_backbone.training.writers import PERIOD, Stopwatch
 
 Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W), labels (N,)
 

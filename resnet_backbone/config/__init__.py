@@ -3,15 +3,15 @@
 The keys have Detectron2's names and meaning; ``add_backbone_keys`` adds the few that Detectron2 does not have.
 """
 
-from resnet_backbone.config.files import config_folder, find_config_file, merge_config
-from resnet_backbone.config.input import (
+from resnet_backbone.config.keys import add_backbone_keys, add_run_keys, build_trunk
+from resnet_backbone.config.merge import config_folder, find_config_file, merge_config
+from resnet_backbone.config.weights_input import (
     check_input,
     fit_input,
     required_by_source,
     required_input,
     warn_of_random_weights,
 )
-from resnet_backbone.config.keys import add_backbone_keys, add_run_keys, build_trunk
 
 __all__ = [
     "add_backbone_keys",

@@ -1,15 +1,143 @@
-"""Values that are fine one by one and do not make a detector together, told from the config alone."""
+"""Checks of values that are valid one by one and do not make a detector together."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+import torch
 from fvcore.common.config import CfgNode
+from torch.overrides import TorchFunctionMode
 
-from resnet_backbone.config.pyramid import pyramid_levels
-from resnet_backbone.config.trunk_facts import TrunkFacts, trunk_facts
+from resnet_backbone.config.keys import build_trunk
 from resnet_backbone.models.acceleration import CUDA_GRAPH_MODES
 from resnet_backbone.models.trunk import FeatureInfo
+
+
+def pyramid_strides(feature_info: dict[str, FeatureInfo], in_features: Sequence[str]) -> list[int]:
+    """Return the strides of MODEL.FPN.IN_FEATURES.
+
+    Raises:
+        ValueError: features that the trunk does not return, a last one that nothing would use, or strides that do not
+            double from one to the next.
+    """
+    unknown = [name for name in in_features if name not in feature_info]
+    if unknown or not in_features:
+        raise ValueError(
+            f"MODEL.FPN.IN_FEATURES {list(in_features)} must be some of what the trunk returns "
+            f"(MODEL.RESNET_BACKBONE.OUT_FEATURES): {list(feature_info)}"
+        )
+    last = next(reversed(feature_info))
+    if last not in in_features:
+        raise ValueError(
+            f"MODEL.FPN.IN_FEATURES {list(in_features)} leave {last} unused, which the trunk computes: "
+            f"take it out of MODEL.RESNET_BACKBONE.OUT_FEATURES, too"
+        )
+    strides = [feature_info[name].stride for name in in_features]
+    if any(fine * 2 != coarse for fine, coarse in zip(strides, strides[1:], strict=False)):
+        raise ValueError(f"strides of MODEL.FPN.IN_FEATURES {list(in_features)} must double, got {strides}")
+    return strides
+
+
+def pyramid_levels(
+    feature_info: dict[str, FeatureInfo], in_features: Sequence[str], out_channels: int, *, convolved_top: bool
+) -> dict[str, FeatureInfo]:
+    """Return the levels of a pyramid, ``p<n>`` of stride ``2 ** n``: one for each feature map, and those on top.
+
+    Args:
+        feature_info: of the trunk.
+        in_features: MODEL.FPN.IN_FEATURES.
+        out_channels: of every level.
+        convolved_top: two levels on top, as RetinaNet has them, instead of the one of the RPN.
+
+    Raises:
+        ValueError: see :func:`pyramid_strides`.
+    """
+    strides = pyramid_strides(feature_info, in_features)
+    strides += [strides[-1] * 2**n for n in range(1, 3 if convolved_top else 2)]
+    return {f"p{stride.bit_length() - 1}": FeatureInfo(out_channels, stride) for stride in strides}
+
+
+_OPTIONS = {
+    "out_features": "MODEL.RESNET_BACKBONE.OUT_FEATURES",
+    "norm": "MODEL.RESNET_BACKBONE.NORM",
+    "shortcut": "MODEL.RESNET_BACKBONE.SHORTCUT",
+    "stem": "MODEL.RESNET_BACKBONE.STEM",
+    "res4_dilation": "MODEL.RESNET_BACKBONE.RES4_DILATION",
+    "res5_dilation": "MODEL.RESNET_BACKBONE.RES5_DILATION",
+    "res5_multi_grid": "MODEL.RESNET_BACKBONE.RES5_MULTI_GRID",
+    "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
+    "stride_in_1x1": "MODEL.RESNETS.STRIDE_IN_1X1",
+}
+# "norm", "stem" and "shortcut" are words of the language, too: as names they stand before a value.
+_NAMES = re.compile(rf"\b({'|'.join(name for name in _OPTIONS if '_' in name)})\b|\b(norm|stem|shortcut)(?==| ')")
+_LEFT_OUT = re.compile(rf"\b({'|'.join(_OPTIONS)})\b")
+
+
+class TrunkFacts(NamedTuple):
+    """Of a trunk: its feature maps in network order, and the stages that it consists of."""
+
+    features: dict[str, FeatureInfo]
+    stages: tuple[str, ...]
+
+
+def trunk_facts(cfg: CfgNode, out_features: Sequence[str] | None = None) -> TrunkFacts:
+    """Return the facts of the trunk that ``build_trunk`` would build.
+
+    Args:
+        cfg: reads what ``build_trunk`` does.
+        out_features: in place of MODEL.RESNET_BACKBONE.OUT_FEATURES.
+
+    Raises:
+        ValueError: no such architecture, or options that do not fit it, by their dotted keys.
+    """
+    model = cfg.MODEL
+    node = dict(model.RESNET_BACKBONE)
+    if out_features is not None:
+        node["OUT_FEATURES"] = list(out_features)
+    read = {
+        "RESNET_BACKBONE": node,
+        "BACKBONE": {"FREEZE_AT": model.BACKBONE.FREEZE_AT},
+        "RESNETS": {"STRIDE_IN_1X1": model.RESNETS.STRIDE_IN_1X1},
+        "PIXEL_MEAN": list(model.PIXEL_MEAN),
+    }
+    return _facts(json.dumps(read))
+
+
+@lru_cache(maxsize=64)
+def _facts(model: str) -> TrunkFacts:
+    cfg = CfgNode({"MODEL": json.loads(model)})
+    node = cfg.MODEL.RESNET_BACKBONE
+    try:
+        with torch.device("meta"), _Unfilled():
+            trunk = build_trunk(cfg, out_features=node.OUT_FEATURES)
+    except ValueError as error:
+        message = str(error)
+        if not message.startswith("MODEL."):
+            message = f"MODEL.RESNET_BACKBONE.ARCH {node.ARCH}: {_with_keys(message)}"
+        raise ValueError(message) from error
+    return TrunkFacts(dict(trunk.feature_info), trunk.stage_names)
+
+
+def _with_keys(message: str) -> str:
+    """Name the options of ``create_model`` as the config does."""
+    head, leave_out, tail = message.partition("leave out")
+    tail = _LEFT_OUT.sub(lambda match: _OPTIONS[match[0]], tail)
+    return _NAMES.sub(lambda match: _OPTIONS[match[0]], head) + leave_out + tail
+
+
+class _Unfilled(TorchFunctionMode):
+    """Skips what fills tensors: on the meta device it would change nothing, but import much of torch for it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if args and (name == "sub" or (name.endswith("_") and not name.endswith("__"))):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
 
 TRUNK_ALONE = "build_imagenet_backbone"
 RPN_PYRAMID = "build_imagenet_fpn_backbone"

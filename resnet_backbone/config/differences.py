@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnet_backbone.config.files import leaves, value_of
-from resnet_backbone.files.yaml_file import read_yaml
+from resnet_backbone.config.merge import leaves, value_of
+from resnet_backbone.files.text import read_yaml
 
 logger = logging.getLogger(__name__)
 

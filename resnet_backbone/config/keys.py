@@ -50,7 +50,7 @@ def add_run_keys(cfg: CfgNode) -> None:
 
 
 def _add_improvement_keys(cfg: CfgNode) -> None:
-    """Those of resnet_backbone.improvements: of the last evaluation and of --eval-only, not of TEST.EVAL_PERIOD's."""
+    """Keys of the test-time improvements: of the last evaluation and of --eval-only, not of TEST.EVAL_PERIOD's."""
     node = type(cfg)
     # Pool each regressed box anew; overlaps above NMS_THRESH vanish, and those from VOTE_THRESH up share in the box.
     cfg.TEST.BOX_REFINEMENT = node({"ENABLED": False, "NMS_THRESH": 0.3, "VOTE_THRESH": 0.5})

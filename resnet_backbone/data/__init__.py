@@ -1,1 +1,1 @@
-"""COCO-format detection data: reading, checking, transforms, VOC conversion and the generated "shapes" set."""
+"""Detection and classification data: reading, checking, transforms, and preparing data sets."""

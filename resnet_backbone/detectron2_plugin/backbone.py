@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from fvcore.common.config import CfgNode
+from fvcore.common.registry import Registry
 from torch import Tensor
 
 from resnet_backbone.config import build_trunk, check_input, required_by_source, warn_of_random_weights
 from resnet_backbone.config.acceleration import acceleration_of
-from resnet_backbone.config.pyramid import pyramid_strides
-from resnet_backbone.detectron2_plugin.host_config import check_host_config, check_levels, check_single_scale
-from resnet_backbone.detectron2_plugin.registration import register
-from resnet_backbone.detectron2_plugin.strict import StrictModule
+from resnet_backbone.config.combinations import pyramid_strides
+from resnet_backbone.detectron2_plugin.config import check_host_config, check_levels, check_single_scale
+from resnet_backbone.detectron2_plugin.weights import StrictModule
 from resnet_backbone.models.acceleration import Accelerated, accelerate
 from resnet_backbone.models.resnet import ResNet
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.models.vgg import VGG
 from resnet_backbone.weights.architecture import stage_of
+
+Thing = TypeVar("Thing", bound=Any)
+
+
+def register(registry: Registry, thing: Thing) -> Thing:
+    """Enter ``thing`` under its name, unless this file, imported under another module name, did so before.
+
+    Raises:
+        ValueError: the name belongs to something else.
+    """
+    name = thing.__name__
+    if name not in registry:
+        registry.register(thing)
+        return thing
+    other = registry.get(name)
+    if _file_of(other) != _file_of(thing):
+        raise ValueError(
+            f"{name} stands in Detectron2's registry already, from {_file_of(other)}; import either that or "
+            f"{_file_of(thing)}"
+        )
+    return thing
+
+
+def _file_of(thing: Any) -> Path:
+    return Path(inspect.getfile(thing)).resolve()
 
 
 class TrunkBackbone(StrictModule, Trunk, Backbone):

@@ -16,7 +16,7 @@ from detectron2.structures import Boxes, Instances
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from resnet_backbone.detectron2_plugin.registration import register
+from resnet_backbone.detectron2_plugin.backbone import register
 
 
 def crops_with_whole_images(

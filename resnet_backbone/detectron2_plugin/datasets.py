@@ -19,12 +19,12 @@ from pycocotools import mask as coco_mask
 
 from resnet_backbone.config.keys import fit_num_classes
 from resnet_backbone.data.catalog import DatasetSpec, check_dataset_files, check_same_classes, get_dataset
-from resnet_backbone.data.coco import CocoDataset
-from resnet_backbone.data.findings import report_findings
-from resnet_backbone.data.image_checks import compare_images
-from resnet_backbone.data.image_files import ImageFiles
-from resnet_backbone.evaluation.coco import check_ground_truth
-from resnet_backbone.files.json_file import read_json
+from resnet_backbone.data.coco.dataset import CocoDataset
+from resnet_backbone.data.coco.findings import report_findings
+from resnet_backbone.data.images.checks import compare_images
+from resnet_backbone.data.images.files import ImageFiles
+from resnet_backbone.files.text import read_json
+from resnet_backbone.metrics.coco import check_ground_truth
 
 logger = logging.getLogger(__name__)
 

@@ -21,19 +21,19 @@ from resnet_backbone.detectron2_plugin.backbone import TrunkBackbone
 from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
 from resnet_backbone.detectron2_plugin.config import REGISTRIES, load_config
 from resnet_backbone.detectron2_plugin.datasets import register_dataset, set_num_classes
-from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.detectron2_plugin.evaluation import check_evaluator
 from resnet_backbone.detectron2_plugin.roi_heads import VGGBoxHead
-from resnet_backbone.diagnosis import DetectorParts, Section
-from resnet_backbone.diagnosis.checkpoint import DETECTOR, Checkpoint
-from resnet_backbone.diagnosis.engine import NAME_KEYS
+from resnet_backbone.detectron2_plugin.trained import build_detector
+from resnet_backbone.doctor import DetectorParts, Section
+from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
+from resnet_backbone.doctor.engine import NAME_KEYS
 from resnet_backbone.weights import WeightsError
-from resnet_backbone.weights.cache import resolve
 from resnet_backbone.weights.errors import shorten
+from resnet_backbone.weights.source import resolve
 
 
 class Detectron2Engine:
-    """See :class:`~resnet_backbone.diagnosis.engine.Engine`."""
+    """See :class:`~resnet_backbone.doctor.engine.Engine`."""
 
     name = "detectron2"
 

@@ -26,17 +26,16 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from resnet_backbone.data.images import read_image
-from resnet_backbone.data.masks import decode_segmentation
+from resnet_backbone.data.coco.masks import decode_segmentation
+from resnet_backbone.data.images.read import read_image
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper, boxes_of
-from resnet_backbone.evaluation.coco import IouType
-from resnet_backbone.evaluation.cost import CostMeter
-from resnet_backbone.evaluation.facts import write_facts
-from resnet_backbone.evaluation.metrics import CocoMetrics
-from resnet_backbone.evaluation.pictures import Sample, evenly_spaced, save_comparison_pictures
-from resnet_backbone.evaluation.results import ImageResults, decode_masks, write_results
-from resnet_backbone.evaluation.score import score_results
-from resnet_backbone.files.whole import write_text
+from resnet_backbone.files.atomic import write_text
+from resnet_backbone.metrics.coco import IouType
+from resnet_backbone.metrics.drawing import Sample, evenly_spaced, save_comparison_pictures
+from resnet_backbone.metrics.results import ImageResults, decode_masks, write_results
+from resnet_backbone.metrics.run_facts import CostMeter, write_facts
+from resnet_backbone.metrics.summary import CocoMetrics
+from resnet_backbone.metrics.voc import score_results
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Dataset
 
-from resnet_backbone.config.interruption import stay_for_the_parent
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper
-from resnet_backbone.training.batches import BatchSampler, Draw, derive_seed, images_per_pass
-from resnet_backbone.training.data_errors import fetch, let_the_next_fetch_find_dead_workers
+from resnet_backbone.engine.batches import BatchSampler, Draw, derive_seed, images_per_pass
+from resnet_backbone.engine.data_errors import fetch, let_the_next_fetch_find_dead_workers
+from resnet_backbone.engine.signals import stay_for_the_parent
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from detectron2.utils.logger import log_first_n
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from resnet_backbone.data.images import open_image, read_interleaved
+from resnet_backbone.data.images.read import open_image, read_interleaved
 
 _FROM_RGB = ("RGB", "BGR", "L", "YUV-BT.601")
 
@@ -35,7 +35,7 @@ class TensorMapper(DatasetMapper):
     dictionary: equal boxes, classes, masks, keypoints, proposals and semantic segmentation. These things are done
     otherwise, and everything that is not named here by Detectron2:
 
-    * images are read by :mod:`resnet_backbone.data.images`, as on the torchvision engine: one of 16 bits keeps its high
+    * images are read by ``data/images/read.py``, as on the torchvision engine: one of 16 bits keeps its high
       byte; an EXIF orientation is applied unless the record has the size of the stored pixels; formats are bounded;
     * in training, ``ResizeTransform`` on uint8 images of three channels is torchvision's antialiased bilinear filter,
       on tensors. It is Pillow's filter in other rounding: pixels differ by 1 of 255 levels at most;
@@ -173,7 +173,7 @@ def size_of(record: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def read_image(file_name: str, image_format: str, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read an image as :func:`resnet_backbone.data.images.read_image` does, into a format of Detectron2's.
+    """Read an image as :func:`resnet_backbone.data.images.read.read_image` does, into a format of Detectron2's.
 
     Args:
         file_name: a path, or what Detectron2's ``PathManager`` resolves.
@@ -207,7 +207,7 @@ def _read_labels(file_name: str, size: tuple[int, int]) -> np.ndarray:
 
 
 def _read(path: str, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
-    """Open a file as an image of one of the formats of :mod:`resnet_backbone.data.images`, and read it."""
+    """Open a file as an image of one of the formats of :mod:`resnet_backbone.data.images.read`, and read it."""
     try:
         with open_image(path) as image:
             return read(image)

@@ -15,10 +15,10 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from resnet_backbone.config import build_trunk
+from resnet_backbone.detectron2_plugin.backbone import register
 from resnet_backbone.detectron2_plugin.context import context_predictor, crops_with_whole_images, join_context
-from resnet_backbone.detectron2_plugin.registration import register
-from resnet_backbone.detectron2_plugin.strict import StrictModule
-from resnet_backbone.models.fold import scale_weights
+from resnet_backbone.detectron2_plugin.weights import StrictModule
+from resnet_backbone.models.layers import scale_weights
 from resnet_backbone.models.trunk import Trunk
 
 

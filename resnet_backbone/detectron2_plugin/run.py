@@ -21,38 +21,35 @@ from fvcore.common.config import CfgNode
 from fvcore.nn.precise_bn import get_bn_modules
 
 from resnet_backbone.config import fit_input, required_by_source
-from resnet_backbone.config.acceleration import check_compiler, check_training_precision
+from resnet_backbone.config.acceleration import check_compiler, check_training_precision, set_up_process
+from resnet_backbone.config.checks import warn_of_far_sizes
 from resnet_backbone.config.differences import warn_of_changes
-from resnet_backbone.config.evaluation_folder import check_evaluation
-from resnet_backbone.config.finished_run import CONFIG
-from resnet_backbone.config.input import input_of, refuse_unknown_input, required_by
-from resnet_backbone.config.interruption import Interrupted
-from resnet_backbone.config.output import check_output_dir
-from resnet_backbone.config.process import set_up_process
 from resnet_backbone.config.suspicions import warn_of_suspicious
-from resnet_backbone.config.values import warn_of_far_sizes
+from resnet_backbone.config.weights_input import input_of, refuse_unknown_input, required_by
 from resnet_backbone.detectron2_plugin.checkpoint import fill_detector, local_file
 from resnet_backbone.detectron2_plugin.config import check_config
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
-from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.detectron2_plugin.evaluation import check_evaluators
 from resnet_backbone.detectron2_plugin.improvements import build_improved
+from resnet_backbone.detectron2_plugin.trained import build_detector
 from resnet_backbone.detectron2_plugin.trainer import Trainer, evaluate_all
-from resnet_backbone.evaluation.facts import hash_file
-from resnet_backbone.files.checkpoints import checksum_of, forget_checkpoints, last_checkpoint, remove_unfinished
-from resnet_backbone.files.lock import writing_alone
-from resnet_backbone.training.checkpoint import Resumed, check_resumed, compare_data, find_resumed
-from resnet_backbone.training.processes import (
+from resnet_backbone.engine.checkpoint import Resumed, check_resumed, compare_data, find_resumed
+from resnet_backbone.engine.launch import (
     PATIENCE,
     check_processes,
     from_main_process,
     refuse_differences,
     settings_of,
 )
-from resnet_backbone.training.writers import forget_records
+from resnet_backbone.engine.run_folder import CONFIG, check_evaluation, check_output_dir
+from resnet_backbone.engine.signals import Interrupted
+from resnet_backbone.engine.writers import forget_records
+from resnet_backbone.files.checkpoints import checksum_of, forget_checkpoints, last_checkpoint, remove_unfinished
+from resnet_backbone.files.lock import writing_alone
+from resnet_backbone.metrics.run_facts import hash_file
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import read_weights
-from resnet_backbone.weights.convert import holds_detector
+from resnet_backbone.weights.names import holds_detector
 from resnet_backbone.weights.read import RawFile, read_file, read_torch_file
 
 logger = logging.getLogger(__name__)

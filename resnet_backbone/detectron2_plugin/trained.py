@@ -5,17 +5,39 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
 from fvcore.common.config import CfgNode
 from torch import nn
 
 from resnet_backbone.config import fit_input, required_by_source
-from resnet_backbone.config.input import refuse_unknown_input
+from resnet_backbone.config.acceleration import acceleration_of
+from resnet_backbone.config.weights_input import refuse_unknown_input
 from resnet_backbone.detectron2_plugin.checkpoint import fill_detector, local_file
+from resnet_backbone.detectron2_plugin.config import as_built, check_context
 from resnet_backbone.detectron2_plugin.datasets import set_num_classes
-from resnet_backbone.detectron2_plugin.detector import build_detector
-from resnet_backbone.models.acceleration import finish_for_inference
-from resnet_backbone.weights.convert import holds_detector
+from resnet_backbone.models.acceleration import accelerate_heads, finish_for_inference
+from resnet_backbone.weights.names import holds_detector
 from resnet_backbone.weights.read import RawFile, read_file
+
+
+def build_detector(cfg: CfgNode) -> nn.Module:
+    """Build the detector that ``cfg`` describes, on MODEL.DEVICE, with random weights; see ``as_built``.
+
+    Raises:
+        ValueError: parts that do not fit each other; Detectron2 itself asserts, or fails on the way, and is quoted.
+    """
+    cfg = as_built(cfg)
+    check_context(cfg)
+    try:
+        model = build_model(cfg)
+        accelerate_heads(model, acceleration_of(cfg))
+        return model
+    except ValueError:
+        raise
+    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"Detectron2 cannot build what the config describes: {type(error).__name__}: {error}"
+        ) from error
 
 
 class Trained(NamedTuple):

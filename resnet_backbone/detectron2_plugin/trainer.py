@@ -17,19 +17,19 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from resnet_backbone.config.finished_run import FINAL
-from resnet_backbone.config.interruption import Interrupted, deferring_signals, obeying_signals, was_asked_to_stop
 from resnet_backbone.detectron2_plugin.checkpoint import NORMALIZER, SafeCheckpointer
 from resnet_backbone.detectron2_plugin.evaluation import evaluate
 from resnet_backbone.detectron2_plugin.loader import ResumableLoader
-from resnet_backbone.diagnosis.divergence import broken_tensors, explain_divergence
+from resnet_backbone.engine.batches import derive_seed
+from resnet_backbone.engine.data_errors import DataError
+from resnet_backbone.engine.divergence import broken_tensors, explain_divergence
+from resnet_backbone.engine.launch import mean_over_processes
+from resnet_backbone.engine.loop import BestKeeper
+from resnet_backbone.engine.run_folder import FINAL
+from resnet_backbone.engine.signals import Interrupted, deferring_signals, obeying_signals, was_asked_to_stop
+from resnet_backbone.files.atomic import copy_file
 from resnet_backbone.files.checkpoints import BEST, last_checkpoint
-from resnet_backbone.files.whole import copy_file
 from resnet_backbone.models.acceleration import finish_for_inference
-from resnet_backbone.training.batches import derive_seed
-from resnet_backbone.training.best import BestKeeper
-from resnet_backbone.training.data_errors import DataError
-from resnet_backbone.training.processes import mean_over_processes
 
 logger = logging.getLogger(__name__)
 

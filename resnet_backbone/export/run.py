@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 from torch.export import Dim, ExportedProgram
 
-from resnet_backbone.export import onnx_file, torch_file
+from resnet_backbone.export import formats as onnx_file
+from resnet_backbone.export import formats as torch_file
 from resnet_backbone.export.compare import Agreement
 from resnet_backbone.export.subject import ExportedFile, Subject
-from resnet_backbone.files.whole import replacing
+from resnet_backbone.files.atomic import replacing
 
 _TESTED = "2.14"  # of torch
 

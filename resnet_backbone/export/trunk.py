@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from resnet_backbone.export.compare import Agreement, compare_tensors
-from resnet_backbone.export.facts import Facts
-from resnet_backbone.export.subject import ExportedFile, Subject
-from resnet_backbone.models.fold import fold_norms
+from resnet_backbone.export.subject import ExportedFile, Facts, Subject
+from resnet_backbone.models.layers import fold_norms
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.version import __version__

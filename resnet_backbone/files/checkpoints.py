@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnet_backbone.files.whole import free_bytes, replacing, write_text
+from resnet_backbone.files.atomic import free_bytes, replacing, write_text
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnet_backbone.models.fold import fold_norms, scale_weights
+from resnet_backbone.models.layers import fold_norms, scale_weights
 
 Features = dict[str, Tensor]
 COMPILE_MODES = ("", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")

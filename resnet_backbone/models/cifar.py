@@ -11,9 +11,15 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from resnet_backbone.models.blocks import Block, BlockStyle, make_stage, survival_rates
 from resnet_backbone.models.layers import ConvNormActivation
-from resnet_backbone.models.staged import StagedTrunk, check_residual_options
+from resnet_backbone.models.resnet import (
+    Block,
+    BlockStyle,
+    StagedTrunk,
+    check_residual_options,
+    make_stage,
+    survival_rates,
+)
 from resnet_backbone.models.trunk import FeatureInfo, check_freeze_at, select_features
 
 STAGES = {

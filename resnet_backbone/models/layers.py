@@ -1,4 +1,4 @@
-"""The layers that all networks are built of: a convolution with its norm and its activation, or these two alone."""
+"""Layers that all networks are built of: a convolution with its norm and activation; and folding norms into them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 NORMS = ("BN", "FrozenBN", "SyncBN", "GN", "")
 
@@ -176,3 +177,56 @@ def check_images(x: Tensor, in_channels: int) -> None:
     """Raise ValueError unless ``x`` has the shape (N, in_channels, H, W)."""
     if x.ndim != 4 or x.shape[1] != in_channels:
         raise ValueError(f"expected images of shape (N, {in_channels}, H, W), got {tuple(x.shape)}")
+
+
+_FOLDED = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
+
+
+@torch.no_grad()
+def fold_norms(module: nn.Module) -> int:
+    """Fold every batch norm behind a convolution of :mod:`resnet_backbone.models` into it, in place.
+
+    Each such convolution then has a weight and a bias and no norm, and is not trained any more. Outputs are those of
+    evaluation mode up to rounding. The state dict changes, so load weights before; loading others afterwards fails.
+    Norms in front of a convolution (pre-activation) and group norms, which depend on the image, stay.
+
+    Returns:
+        How many were folded; 0 for a network that is folded already, or has no batch norms.
+
+    Raises:
+        ValueError: a batch norm is in training mode, so that its statistics are still moving.
+    """
+    convolutions = [m for m in module.modules() if isinstance(m, ConvNormActivation) and isinstance(m.norm, _FOLDED)]
+    moving = [m for m in convolutions if isinstance(m.norm, nn.BatchNorm2d | nn.SyncBatchNorm) and m.norm.training]
+    if moving:
+        raise ValueError("the batch norms are in training mode, and what is folded is not trained: call eval() first")
+    for convolution in convolutions:
+        _fold(convolution, convolution.norm)
+    return len(convolutions)
+
+
+def _fold(convolution: ConvNormActivation, norm: Any) -> None:
+    # In float64, rounded once: a folded layer is as near to the exact one as the layers that it replaces.
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight.double(),
+        None if convolution.bias is None else convolution.bias.double(),
+        norm.running_mean.double(),
+        norm.running_var.double(),
+        norm.eps,
+        norm.weight.double(),
+        norm.bias.double(),
+    )
+    layout = torch.empty_like(convolution.weight)
+    convolution.weight = nn.Parameter(layout.copy_(weight), requires_grad=False)
+    convolution.bias = nn.Parameter(bias.to(layout.dtype), requires_grad=False)
+    convolution.norm = None
+
+
+def scale_weights(module: nn.Module, enabled: bool = True) -> None:
+    """Let frozen norms multiply the weights of their convolutions in each pass, instead of the feature maps, in place.
+
+    What is trained, the state dict and the gradients are as before, up to rounding.
+    """
+    for layer in module.modules():
+        if isinstance(layer, ConvNormActivation):
+            layer.scales_weight = enabled

@@ -11,14 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-from resnet_backbone.models.blocks import BasicBlock, Bottleneck, PlainBlock
 from resnet_backbone.models.cifar import CifarResNet
-from resnet_backbone.models.resnet import NO_MULTI_GRID, ResNet
+from resnet_backbone.models.resnet import NO_MULTI_GRID, BasicBlock, Bottleneck, PlainBlock, ResNet
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.models.vgg import VGG
 from resnet_backbone.weights import Weights, load_weights
 from resnet_backbone.weights.catalog import CIFAR10_CLASSES, IMAGENET_CLASSES
-from resnet_backbone.weights.load import weights_of
+from resnet_backbone.weights.match import weights_of
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from torchvision.ops.feature_pyramid_network import (
 
 from resnet_backbone.config import build_trunk
 from resnet_backbone.config.acceleration import acceleration_of
-from resnet_backbone.config.pyramid import pyramid_levels
+from resnet_backbone.config.combinations import pyramid_levels
 from resnet_backbone.models.acceleration import Accelerated, accelerate
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import Weights

@@ -1,14 +1,23 @@
-"""Reading detection checkpoints without running code."""
+"""Detection checkpoints, read without running code: to start from, and as trained detectors."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from resnet_backbone.training.checkpoint import is_checkpoint, read_checkpoint
+from resnet_backbone.config import fit_input, warn_of_random_weights
+from resnet_backbone.config.weights_input import required_by
+from resnet_backbone.engine.checkpoint import is_checkpoint, read_checkpoint
+from resnet_backbone.models.acceleration import finish_for_inference
+from resnet_backbone.torchvision_plugin.datasets import set_num_classes
+from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
+from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
+from resnet_backbone.weights import Weights, read_weights
+from resnet_backbone.weights.source import resolve
 
 logger = logging.getLogger(__name__)
 
@@ -69,3 +78,73 @@ def load_detector(model: nn.Module, tensors: dict[str, Tensor], source: str, *, 
     if new_classes:
         logger.warning("%s detects other classes: %s start anew", source, ", ".join(sorted(anew)))
     model.load_state_dict(have, strict=False)
+
+
+class Initial(NamedTuple):
+    """At most one of the two is there."""
+
+    classifier: Weights | None = None
+    detector: dict[str, Any] | None = None  # content of a checkpoint
+
+
+def read_initial_weights(cfg: CfgNode) -> Initial:
+    """Read MODEL.WEIGHTS, downloading it where it is a name of the catalog or an address.
+
+    Raises:
+        FileNotFoundError, OSError: the file is not there, or cannot be downloaded.
+        ValueError: it cannot be read safely, or is of another architecture.
+    """
+    source = cfg.MODEL.WEIGHTS
+    if not source:
+        return Initial()
+    path = Path(resolve(source))
+    if is_own_checkpoint(path):
+        return Initial(detector=load_checkpoint(path))
+    return Initial(classifier=read_weights(source, arch=cfg.MODEL.RESNET_BACKBONE.ARCH))
+
+
+def fit_input_to(cfg: CfgNode, initial: Initial) -> None:
+    """Take the input format and stride placement from the weights, in place; or check them, as INPUT_FROM_WEIGHTS says.
+
+    Raises:
+        ValueError: the weights do not say what they need, or the config differs from it and may not be changed.
+    """
+    if initial.detector is not None:
+        fit_input(cfg, initial.detector["input"], cfg.MODEL.WEIGHTS)
+    elif initial.classifier is not None:
+        fit_input(cfg, required_by(initial.classifier, cfg), cfg.MODEL.WEIGHTS)
+    else:
+        warn_of_random_weights(cfg)
+
+
+class Trained(NamedTuple):
+    """All of it is of the checkpoint: input format, classes, tensors."""
+
+    cfg: CfgNode
+    detector: Detector | RetinaNet
+    class_names: tuple[str, ...]
+
+
+def load_trained(cfg: CfgNode) -> Trained:
+    """Build the detector of a training on the CPU, fill it, and finish it for inference.
+
+    Args:
+        cfg: of the training, MODEL.WEIGHTS being its checkpoint; see ``load_config``. It stays as it is.
+
+    Raises:
+        FileNotFoundError: the checkpoint is not there.
+        ValueError: it cannot be read safely, or is of another detector than the config describes.
+    """
+    source = cfg.MODEL.WEIGHTS
+    path = Path(resolve(source))
+    if not path.is_file():
+        raise FileNotFoundError(f"MODEL.WEIGHTS {source!r}: no such file; name the checkpoint of a training")
+    cfg = cfg.clone()
+    state = load_checkpoint(path)
+    fit_input(cfg, state["input"], source)
+    class_names = tuple(state["class_names"])
+    set_num_classes(cfg, class_names)
+    detector = build_detector(cfg).eval()
+    load_detector(detector, state["model"], source, new_classes=False)
+    finish_for_inference(detector)
+    return Trained(cfg, detector, class_names)

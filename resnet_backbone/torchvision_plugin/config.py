@@ -10,11 +10,55 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import add_backbone_keys, add_run_keys, merge_config
-from resnet_backbone.config.combinations import RETINANET_PYRAMID, TRUNK_ALONE, backbone_features, check_combinations
-from resnet_backbone.config.origins import naming_origins
-from resnet_backbone.config.trunk_facts import trunk_facts
-from resnet_backbone.config.values import check_batches, check_values
-from resnet_backbone.torchvision_plugin.detectron2_keys import detectron2_keys
+from resnet_backbone.config.checks import check_batches, check_values
+from resnet_backbone.config.combinations import (
+    RETINANET_PYRAMID,
+    TRUNK_ALONE,
+    backbone_features,
+    check_combinations,
+    trunk_facts,
+)
+from resnet_backbone.config.merge import naming_origins
+
+# Keys outside of sections; then sections, and the keys in each. Of Detectron2 after v0.6, config/defaults.py.
+_KEYS = """
+FLOAT32_PRECISION VIS_PERIOD
+DATALOADER: REPEAT_SQRT REPEAT_THRESHOLD
+DATASETS: PRECOMPUTED_PROPOSAL_TOPK_TEST PRECOMPUTED_PROPOSAL_TOPK_TRAIN PROPOSAL_FILES_TEST PROPOSAL_FILES_TRAIN
+GLOBAL: HACK
+INPUT.CROP: ENABLED SIZE TYPE
+MODEL.ANCHOR_GENERATOR: ANGLES
+MODEL: KEYPOINT_ON LOAD_PROPOSALS
+MODEL.PANOPTIC_FPN.COMBINE: ENABLED INSTANCES_CONFIDENCE_THRESH OVERLAP_THRESH STUFF_AREA_LIMIT
+MODEL.PANOPTIC_FPN: INSTANCE_LOSS_WEIGHT
+MODEL.PROPOSAL_GENERATOR: MIN_SIZE
+MODEL.RESNETS: DEFORM_MODULATED DEFORM_NUM_GROUPS DEFORM_ON_PER_STAGE DEPTH NORM NUM_GROUPS OUT_FEATURES
+  RES2_OUT_CHANNELS RES5_DILATION STEM_OUT_CHANNELS WIDTH_PER_GROUP
+MODEL.ROI_BOX_CASCADE_HEAD: BBOX_REG_WEIGHTS IOUS
+MODEL.ROI_BOX_HEAD: BBOX_REG_LOSS_TYPE CONV_DIM FED_LOSS_FREQ_WEIGHT_POWER FED_LOSS_NUM_CLASSES NORM
+  TRAIN_ON_PRED_BOXES USE_FED_LOSS USE_SIGMOID_CE
+MODEL.ROI_HEADS: IOU_LABELS PROPOSAL_APPEND_GT
+MODEL.ROI_KEYPOINT_HEAD: CONV_DIMS LOSS_WEIGHT MIN_KEYPOINTS_PER_IMAGE NAME NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS
+  NUM_KEYPOINTS POOLER_RESOLUTION POOLER_SAMPLING_RATIO POOLER_TYPE
+MODEL.RPN: BBOX_REG_LOSS_TYPE BBOX_REG_WEIGHTS CONV_DIMS IOU_LABELS
+MODEL.SEM_SEG_HEAD: COMMON_STRIDE CONVS_DIM IGNORE_VALUE IN_FEATURES LOSS_WEIGHT NAME NORM NUM_CLASSES
+SOLVER: BIAS_LR_FACTOR NUM_DECAYS REFERENCE_WORLD_SIZE RESCALE_INTERVAL WEIGHT_DECAY_BIAS
+TEST.AUG: ENABLED FLIP MAX_SIZE MIN_SIZES
+TEST: EXPECTED_RESULTS KEYPOINT_OKS_SIGMAS
+TEST.PRECISE_BN: ENABLED NUM_ITER
+"""
+
+
+def detectron2_keys() -> frozenset[str]:
+    """Return their dotted names."""
+    keys, section = [], ""
+    for word in _KEYS.split():
+        if word.endswith(":"):
+            section = word.replace(":", ".")
+        else:
+            keys.append(section + word)
+    return frozenset(keys)
+
 
 # Keys of which this engine knows some values only.
 ALLOWED: dict[str, tuple[object, ...]] = {

@@ -1,23 +1,26 @@
-"""The data sets that a config names, opened with its transforms."""
+"""The data sets that a config names, with its transforms, and their loaders for training and evaluation."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from torch.utils.data import ConcatDataset, Dataset
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from resnet_backbone.config.keys import fit_num_classes
 from resnet_backbone.data.catalog import check_dataset_files, check_same_classes, get_dataset
-from resnet_backbone.data.coco import CocoDataset, Sample
-from resnet_backbone.data.findings import report_findings
-from resnet_backbone.data.image_checks import compare_images
+from resnet_backbone.data.coco.dataset import CocoDataset, Sample, Target
+from resnet_backbone.data.coco.findings import report_findings
+from resnet_backbone.data.images.checks import compare_images
 from resnet_backbone.data.transforms import test_transforms, train_transforms
-from resnet_backbone.evaluation.coco import IouType, check_ground_truth
+from resnet_backbone.engine.batches import BatchSampler, SeededDataset, images_per_pass
+from resnet_backbone.engine.signals import stay_for_the_parent
+from resnet_backbone.metrics.coco import IouType, check_ground_truth
 
 logger = logging.getLogger(__name__)
 
@@ -122,3 +125,51 @@ def set_num_classes(cfg: CfgNode, class_names: tuple[str, ...]) -> None:
     """Write NUM_CLASSES of MODEL.ROI_HEADS, or of MODEL.RETINANET, in place, from the classes of the data."""
     section = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
     fit_num_classes(cfg, section, len(class_names))
+
+
+def build_train_loader(
+    cfg: CfgNode, dataset: Dataset[Sample], sizes: np.ndarray, *, seed: int, rank: int, world_size: int, start: int
+) -> DataLoader[Any]:
+    """Return an endless loader of (images, targets), lists of one process's share of a forward pass.
+
+    Args:
+        cfg: reads SOLVER.IMS_PER_BATCH, SOLVER.ACCUMULATION_STEPS, DATALOADER and INPUT.FORMAT.
+        dataset: with training transforms.
+        sizes: (N, 2) height and width of its samples.
+        seed, rank, world_size, start: see :class:`BatchSampler`; ``start`` counts forward passes.
+
+    Raises:
+        ValueError: the images of a batch cannot be shared out evenly.
+    """
+    sampler = BatchSampler(
+        sizes[:, 1] / sizes[:, 0],
+        images_per_pass(cfg, world_size),
+        group=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        start=start,
+    )
+    return DataLoader(
+        SeededDataset(dataset, seed, cfg.INPUT.FORMAT),
+        batch_sampler=sampler,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=collate,
+        worker_init_fn=stay_for_the_parent,
+        pin_memory=cfg.MODEL.DEVICE != "cpu",
+    )
+
+
+def build_test_loader(cfg: CfgNode, dataset: CocoDataset, *, rank: int, world_size: int) -> DataLoader[Any]:
+    """Return a loader of one image at a time over this process's share of ``dataset``, every image once overall."""
+    return DataLoader(
+        Subset(dataset, range(rank, len(dataset), world_size)),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=collate,
+        worker_init_fn=stay_for_the_parent,
+    )
+
+
+def collate(samples: list[Sample]) -> tuple[list[Tensor], list[Target]]:
+    images, targets = zip(*samples, strict=True)
+    return list(images), list(targets)

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from resnet_backbone.config import warn_of_random_weights
 from resnet_backbone.data.catalog import get_dataset
-from resnet_backbone.data.coco import CocoDataset
-from resnet_backbone.diagnosis import DetectorParts, Section
-from resnet_backbone.diagnosis.checkpoint import DETECTOR, Checkpoint
-from resnet_backbone.diagnosis.engine import NAME_KEYS
+from resnet_backbone.data.coco.dataset import CocoDataset
+from resnet_backbone.doctor import DetectorParts, Section
+from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
+from resnet_backbone.doctor.engine import NAME_KEYS
+from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.torchvision_plugin.backbone import FPNBackbone
 from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint, load_detector
@@ -27,13 +28,12 @@ from resnet_backbone.torchvision_plugin.datasets import (
 )
 from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
 from resnet_backbone.torchvision_plugin.roi_heads import Res5BoxHead, VGGBoxHead
-from resnet_backbone.training.batches import reorder_channels
 from resnet_backbone.weights import WeightsError
-from resnet_backbone.weights.cache import resolve
+from resnet_backbone.weights.source import resolve
 
 
 class TorchvisionEngine:
-    """See :class:`~resnet_backbone.diagnosis.engine.Engine`."""
+    """See :class:`~resnet_backbone.doctor.engine.Engine`."""
 
     name = "torchvision"
 

@@ -9,23 +9,21 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
-from resnet_backbone.config.finished_run import engine_of, find_run
-from resnet_backbone.improvements.boxes import Detections
-from resnet_backbone.improvements.inference import ImprovedDetector
-from resnet_backbone.improvements.settings import is_improved, settings_of
-from resnet_backbone.improvements.two_stage import Scale
+from resnet_backbone.engine.batches import reorder_channels
+from resnet_backbone.engine.improvements.second_stage import Detections, ImprovedDetector, Scale
+from resnet_backbone.engine.improvements.settings import is_improved, settings_of
+from resnet_backbone.engine.run_folder import engine_of, find_run
 from resnet_backbone.models.acceleration import lasting_features
+from resnet_backbone.torchvision_plugin.checkpoint import load_trained
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.detector import Detector
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
-from resnet_backbone.torchvision_plugin.trained import load_trained
-from resnet_backbone.training.batches import reorder_channels
 
 _MIN_SIDE = 0.01  # pixels: what torchvision's RoIHeads drop
 
 
 class TwoStage:
-    """A detector as :class:`~resnet_backbone.improvements.two_stage.TwoStageDetector`.
+    """A detector as :class:`~resnet_backbone.engine.improvements.second_stage.TwoStageDetector`.
 
     Args:
         cfg: of the detector; reads INPUT.

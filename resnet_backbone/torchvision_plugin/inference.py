@@ -1,4 +1,4 @@
-"""Run a detector over a data set and score it: results JSON, AP, pictures."""
+"""Running a detector over a data set and scoring it (results JSON, AP, pictures), and calling it on images."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ from accelerate.utils import gather_object
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchvision import tv_tensors
 from tqdm import tqdm
 
 from resnet_backbone.data.catalog import get_dataset
-from resnet_backbone.data.coco import CocoDataset
-from resnet_backbone.evaluation.cost import CostMeter
-from resnet_backbone.evaluation.facts import write_facts
-from resnet_backbone.evaluation.metrics import CocoMetrics
-from resnet_backbone.evaluation.pictures import Sample as PictureSample
-from resnet_backbone.evaluation.pictures import evenly_spaced, save_comparison_pictures
-from resnet_backbone.evaluation.results import ImageResults, decode_masks, write_results
-from resnet_backbone.evaluation.score import score_results
-from resnet_backbone.files.whole import write_text
-from resnet_backbone.torchvision_plugin.datasets import iou_types
-from resnet_backbone.torchvision_plugin.loader import build_test_loader
+from resnet_backbone.data.coco.dataset import CocoDataset
+from resnet_backbone.data.transforms import test_transforms
+from resnet_backbone.engine.batches import reorder_channels
+from resnet_backbone.engine.data_errors import fetched
+from resnet_backbone.files.atomic import write_text
+from resnet_backbone.metrics.detections import Detections
+from resnet_backbone.metrics.drawing import Sample as PictureSample
+from resnet_backbone.metrics.drawing import check_image, evenly_spaced, save_comparison_pictures
+from resnet_backbone.metrics.results import ImageResults, decode_masks, write_results
+from resnet_backbone.metrics.run_facts import CostMeter, write_facts
+from resnet_backbone.metrics.summary import CocoMetrics
+from resnet_backbone.metrics.voc import score_results
+from resnet_backbone.torchvision_plugin.checkpoint import load_trained
+from resnet_backbone.torchvision_plugin.datasets import build_test_loader, iou_types
+from resnet_backbone.torchvision_plugin.improvements import build_improved
 from resnet_backbone.torchvision_plugin.mask_heads import paste_masks
-from resnet_backbone.training.batches import reorder_channels
-from resnet_backbone.training.data_errors import fetched
 
 logger = logging.getLogger(__name__)
 
@@ -197,3 +200,35 @@ def _draw(dataset: CocoDataset, found: Sequence[ImageResults], folder: Path) -> 
         )
     for path in save_comparison_pictures(folder, samples, dataset.class_names):
         logger.info("wrote %s", path)
+
+
+class Predictor:
+    """See :class:`~resnet_backbone.metrics.detections.Predictor`. The weights are read once, here.
+
+    With the improvements that TEST asks for, as the evaluation at the end of a training has them.
+
+    Args:
+        cfg: of the training, MODEL.WEIGHTS being its checkpoint; see ``load_config``. It stays as it is: classes and
+            input format are the checkpoint's.
+
+    Raises:
+        FileNotFoundError: the checkpoint is not there.
+        ValueError: it cannot be read safely, or is of another detector than the config describes.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg, detector, self.class_names = load_trained(cfg)
+        cfg = self.cfg
+        improved = build_improved(cfg, detector, self.class_names)
+        self.detector: nn.Module = (improved or detector).to(cfg.MODEL.DEVICE).eval()
+        self._transforms = None if improved else test_transforms(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+
+    @torch.inference_mode()
+    def __call__(self, image: Tensor) -> Detections:
+        check_image(image)
+        resized = self._transforms(tv_tensors.Image(image)) if self._transforms else image
+        resized = reorder_channels(resized, self.cfg.INPUT.FORMAT)
+        output = self.detector([resized.to(self.cfg.MODEL.DEVICE)])[0]
+        found = rescale(output, (resized.shape[-2], resized.shape[-1]), (image.shape[-2], image.shape[-1]))
+        found = {name: value.cpu() for name, value in found.items()}
+        return Detections(found["boxes"].float(), found["scores"].float(), found["labels"], found.get("masks"))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.ops import roi_align
 
-from resnet_backbone.data.masks import crop_polygons
+from resnet_backbone.data.coco.masks import crop_polygons
 
 # Of one image: masks (N, H, W), 0 or 1, or for each instance its polygons [x1, y1, x2, y2, ...].
 InstanceMasks = Tensor | Sequence[Sequence[np.ndarray]]

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, sigmoid_focal_loss
 
-from resnet_backbone.torchvision_plugin.anchors import AnchorGenerator
+from resnet_backbone.engine.launch import mean_over_processes
 from resnet_backbone.torchvision_plugin.backbone import FPNBackbone
-from resnet_backbone.training.processes import mean_over_processes
+from resnet_backbone.torchvision_plugin.rpn import AnchorGenerator
 
 _MOMENTUM = 0.9  # of the running number of positive anchors
 _INITIAL_NORMALIZER = 100.0

@@ -12,25 +12,37 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.utils.data import DataLoader
 
-from resnet_backbone.config.acceleration import check_compiler, check_training_precision
+from resnet_backbone.config.acceleration import check_compiler, check_training_precision, set_up_process
+from resnet_backbone.config.checks import warn_of_far_sizes
 from resnet_backbone.config.differences import warn_of_changes
-from resnet_backbone.config.evaluation_folder import check_evaluation
-from resnet_backbone.config.input import input_of
-from resnet_backbone.config.output import check_output_dir
-from resnet_backbone.config.process import set_up_process
 from resnet_backbone.config.suspicions import warn_of_suspicious
-from resnet_backbone.config.values import warn_of_far_sizes
-from resnet_backbone.evaluation.facts import hash_file
-from resnet_backbone.evaluation.metrics import CocoMetrics
+from resnet_backbone.config.weights_input import input_of
+from resnet_backbone.engine.checkpoint import compare_data, find_resumed
+from resnet_backbone.engine.launch import (
+    check_processes,
+    common_seed,
+    from_main_process,
+    make_accelerator,
+    refuse_differences,
+    settings_of,
+)
+from resnet_backbone.engine.run_folder import check_evaluation, check_output_dir
+from resnet_backbone.engine.writers import begin_records, set_up_logging
 from resnet_backbone.files.checkpoints import forget_checkpoints
 from resnet_backbone.files.lock import writing_alone
+from resnet_backbone.metrics.run_facts import hash_file
+from resnet_backbone.metrics.summary import CocoMetrics
 from resnet_backbone.models.acceleration import finish_for_inference
 from resnet_backbone.torchvision_plugin.checkpoint import (
+    Initial,
+    fit_input_to,
     is_own_checkpoint,
     load_checkpoint,
     load_detector,
+    read_initial_weights,
 )
 from resnet_backbone.torchvision_plugin.datasets import (
+    build_train_loader,
     check_files,
     open_test_sets,
     open_train_set,
@@ -39,21 +51,9 @@ from resnet_backbone.torchvision_plugin.datasets import (
 from resnet_backbone.torchvision_plugin.detector import build_detector
 from resnet_backbone.torchvision_plugin.improvements import build_improved
 from resnet_backbone.torchvision_plugin.inference import evaluate, without_transforms
-from resnet_backbone.torchvision_plugin.initial_weights import Initial, fit_input_to, read_initial_weights
-from resnet_backbone.torchvision_plugin.loader import build_train_loader
 from resnet_backbone.torchvision_plugin.trainer import Trainer
-from resnet_backbone.training.checkpoint import compare_data, find_resumed
-from resnet_backbone.training.processes import (
-    check_processes,
-    common_seed,
-    from_main_process,
-    make_accelerator,
-    refuse_differences,
-    settings_of,
-)
-from resnet_backbone.training.writers import begin_records, set_up_logging
 from resnet_backbone.version import __version__
-from resnet_backbone.weights.cache import resolve
+from resnet_backbone.weights.source import resolve
 
 logger = logging.getLogger(__name__)
 

@@ -10,19 +10,19 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from resnet_backbone.diagnosis.divergence import (
+from resnet_backbone.engine.batches import derive_seed
+from resnet_backbone.engine.data_errors import fetch
+from resnet_backbone.engine.divergence import (
     broken_tensors,
     explain_divergence,
     odd_boxes,
     odd_pixels,
     single_culprits,
 )
+from resnet_backbone.engine.loop import TrainingLoop
+from resnet_backbone.engine.solver import clip_gradients
+from resnet_backbone.engine.writers import Stopwatch
 from resnet_backbone.files.checkpoints import last_checkpoint
-from resnet_backbone.training.batches import derive_seed
-from resnet_backbone.training.data_errors import fetch
-from resnet_backbone.training.loop import TrainingLoop
-from resnet_backbone.training.solver import clip_gradients
-from resnet_backbone.training.writers import Stopwatch
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 

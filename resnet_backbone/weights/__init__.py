@@ -4,7 +4,7 @@ from resnet_backbone.weights.catalog import WeightsEntry, find_entry_by_sha256, 
 from resnet_backbone.weights.download import DownloadError
 from resnet_backbone.weights.errors import WeightsError
 from resnet_backbone.weights.input_format import InputFormat, TestTransform
-from resnet_backbone.weights.load import LoadReport, load_weights
+from resnet_backbone.weights.match import LoadReport, load_weights
 from resnet_backbone.weights.package import package_weights
 from resnet_backbone.weights.source import Weights, read_weights
 

@@ -19,12 +19,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from resnet_backbone.weights.array_pickle import read_array_pickle
-from resnet_backbone.weights.convert import detector_prefix, find_networks, several_networks, without_wrappers
 from resnet_backbone.weights.errors import WeightsError, shorten
-from resnet_backbone.weights.pickle_check import refuse_costly, stand_ins
-from resnet_backbone.weights.plain import MAX_ITEMS, is_plain, shown, stands_in_for
-from resnet_backbone.weights.torch_zip import MAGIC, check_torch_zip
+from resnet_backbone.weights.names import detector_prefix, find_networks, several_networks, without_wrappers
+from resnet_backbone.weights.safe_pickle import (
+    MAGIC,
+    MAX_ITEMS,
+    check_torch_zip,
+    is_plain,
+    read_array_pickle,
+    refuse_costly,
+    shown,
+    stand_ins,
+    stands_in_for,
+)
 
 logger = logging.getLogger(__name__)
 

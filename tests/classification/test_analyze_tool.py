@@ -15,9 +15,8 @@ from torchvision.transforms._presets import ImageClassification
 
 from resnet_backbone import create_model, list_models
 from resnet_backbone.classification import complexity_table
-from resnet_backbone.classification.response_source import measure_sources, spread
-from resnet_backbone.classification.responses import measure_responses
-from resnet_backbone.data.classes import open_classes
+from resnet_backbone.classification.responses import measure_responses, measure_sources, spread
+from resnet_backbone.data.images.classes import open_classes
 from resnet_backbone.weights import InputFormat, TestTransform, package_weights
 from resnet_backbone.weights.input_format import TORCHVISION_RGB
 

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from resnet_backbone.classification.augmentation import ColorJitterAlexNet, mean_color, training_transform
 from resnet_backbone.classification.config import load_config
 from resnet_backbone.classification.device_images import DeviceImages
-from resnet_backbone.data.classes import open_classes
-from resnet_backbone.training.batches import BatchSampler
+from resnet_backbone.classification.transforms import ColorJitterAlexNet, mean_color, training_transform
+from resnet_backbone.data.images.classes import open_classes
+from resnet_backbone.engine.batches import BatchSampler
 from resnet_backbone.weights import InputFormat, TestTransform
 
 RGB = InputFormat("RGB", (125.307, 122.961, 113.8575), (62.993, 62.089, 66.705))

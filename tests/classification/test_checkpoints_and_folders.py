@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_backbone.classification.checkpoint import fold_survival, load_checkpoint
+from resnet_backbone.classification.network import fold_survival, load_checkpoint
 from resnet_backbone.classification.run import Run
 from resnet_backbone.models.registry import create_model
 

@@ -11,7 +11,7 @@ from resnet_backbone.classification.config import get_cfg, load_config
 from resnet_backbone.classification.network import Start, build_network
 from resnet_backbone.classification.run import Run
 from resnet_backbone.config import config_folder
-from resnet_backbone.config.files import leaves
+from resnet_backbone.config.merge import leaves
 from resnet_backbone.torchvision_plugin.config import get_cfg as detector_cfg
 
 CONFIGS = sorted(path.name for path in (config_folder() / "classification").glob("*.yaml"))

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from resnet_backbone.classification import curves
-from resnet_backbone.classification.curves import plot_curves, read_curves, running_mean, write_curves
-from resnet_backbone.classification.plot_style import colors
+from resnet_backbone.classification.curves import colors, plot_curves, read_curves, running_mean, write_curves
 
 TOP1 = "test/classification/top1_error"
 

@@ -21,8 +21,8 @@ from resnet_backbone import create_model, load_weights
 from resnet_backbone.classification import ensemble
 from resnet_backbone.classification.ensemble import check_members, score_members
 from resnet_backbone.classification.predict import Classifier, load_classifier, predict
-from resnet_backbone.classification.views import ONE_CROP, Views
-from resnet_backbone.data.classes import open_classes
+from resnet_backbone.classification.transforms import ONE_CROP, Views
+from resnet_backbone.data.images.classes import open_classes
 from resnet_backbone.weights import TestTransform, WeightsError, package_weights, read_weights
 from resnet_backbone.weights.input_format import MSRA_BGR, TORCHVISION_RGB
 

@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 from torchvision.models import ResNet18_Weights, ResNet50_Weights, VGG16_BN_Weights, VGG16_Weights
 from torchvision.transforms import functional as F
 
-from resnet_backbone.classification.views import KINDS, ONE_CROP, SCALES, Views, one_crop, ten_crops, whole_images
-from resnet_backbone.data.classes import read_rgb
+from resnet_backbone.classification.transforms import KINDS, ONE_CROP, SCALES, Views, one_crop, ten_crops, whole_images
+from resnet_backbone.data.images.classes import read_rgb
 from resnet_backbone.weights import InputFormat, TestTransform, get_entry
 from resnet_backbone.weights.input_format import MSRA_BGR, TORCHVISION_RGB
 

@@ -95,8 +95,8 @@ def test_texts_that_the_console_lacks(tmp_path):
 LOSES_ITS_CONSOLE = """
 import logging, os, sys
 from pathlib import Path
-from resnet_backbone.config.command_line import run_command_line
-from resnet_backbone.training.writers import set_up_logging
+from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.writers import set_up_logging
 
 def main():
     set_up_logging(Path(sys.argv[1]))

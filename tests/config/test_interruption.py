@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from resnet_backbone.config.command_line import outcome
-from resnet_backbone.config.interruption import (
+from resnet_backbone.engine.command_line import outcome
+from resnet_backbone.engine.signals import (
     RESUME_ME,
     Interrupted,
     catching_signals,
@@ -70,7 +70,7 @@ def test_obeyed_inside_what_is_deferred():
 
 
 def test_a_second_ctrl_c_after_a_while_ends_at_once(monkeypatch):
-    monkeypatch.setattr("resnet_backbone.config.interruption._PATIENCE_S", 0.0)
+    monkeypatch.setattr("resnet_backbone.engine.signals._PATIENCE_S", 0.0)
     with pytest.raises(KeyboardInterrupt), catching_signals(), deferring_signals():
         signal.raise_signal(signal.SIGINT)
         time.sleep(0.01)

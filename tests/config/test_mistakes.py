@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resnet_backbone.config.files import find_config_file, value_of
+from resnet_backbone.config.merge import find_config_file, value_of
 from resnet_backbone.config.suspicions import suspicions
 from resnet_backbone.torchvision_plugin.config import get_cfg
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_backbone.data.archives import extract_tar, extract_zip
+from resnet_backbone.data.prepare.archives import extract_tar, extract_zip
 
 GENEROUS = 10**9
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_backbone.data.coco_json import check_coco_json, read_coco_json
-from resnet_backbone.data.finding_kinds import KINDS
-from resnet_backbone.data.findings import MAX_EXAMPLES, Finding
+from resnet_backbone.data.coco.findings import KINDS, MAX_EXAMPLES, Finding
+from resnet_backbone.data.coco.read import check_coco_json, read_coco_json
 
 Change = Callable[[dict[str, Any]], Any]
 MARK = [41.0, 31.0, 20.0, 20.0]  # the box of the annotation that is changed

@@ -12,11 +12,17 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from resnet_backbone.data.findings import Finding
-from resnet_backbone.data.image_checks import LOOKS_SAME, check_opened, compare_images
-from resnet_backbone.data.image_facts import nearest_looks, read_image_facts, small_hash
-from resnet_backbone.data.image_files import ImageFiles, find_missing_images, find_shared_files
-from resnet_backbone.data.images import read_image
+from resnet_backbone.data.coco.findings import Finding
+from resnet_backbone.data.images.checks import (
+    LOOKS_SAME,
+    check_opened,
+    compare_images,
+    nearest_looks,
+    read_image_facts,
+    small_hash,
+)
+from resnet_backbone.data.images.files import ImageFiles, find_missing_images, find_shared_files
+from resnet_backbone.data.images.read import read_image
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import pytest
 import torchvision
 from PIL import Image
 
-from resnet_backbone.data.cifar10_files import CLASSES, IMAGES_PER_CLASS, prepare_cifar10
-from resnet_backbone.data.classes import open_classes
-from resnet_backbone.data.coco import CocoDataset
-from resnet_backbone.data.crops import write_crops
-from resnet_backbone.evaluation.facts import hash_labels
-from resnet_backbone.files.whole import write_text
+from resnet_backbone.data.coco.dataset import CocoDataset
+from resnet_backbone.data.images.classes import open_classes
+from resnet_backbone.data.prepare.cifar10 import CLASSES, IMAGES_PER_CLASS, prepare_cifar10
+from resnet_backbone.data.prepare.crops import write_crops
+from resnet_backbone.files.atomic import write_text
+from resnet_backbone.metrics.run_facts import hash_labels
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
-from resnet_backbone.data.coco import CocoDataset
+from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.data.packed import PackedBytes
 from resnet_backbone.data.transforms import train_transforms
 

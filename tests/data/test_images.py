@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from resnet_backbone.data.images import read_image
+from resnet_backbone.data.images.read import read_image
 
 HEIGHT, WIDTH = 24, 40
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resnet_backbone.data.images import read_image, read_interleaved
-from resnet_backbone.data.jpeg import decode_plain_jpeg
+from resnet_backbone.data.images.read import decode_plain_jpeg, read_image, read_interleaved
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "4:4:4": {"subsampling": 0},
@@ -134,7 +133,7 @@ def test_damaged_files_are_read_or_refused_as_pillow_does(tmp_path):
 def test_a_torchvision_without_a_decoder(tmp_path, monkeypatch):
     (tmp_path / "a.jpg").write_bytes(encoded("RGB", 20, 30))
     expected = read_image(tmp_path / "a.jpg")
-    monkeypatch.setattr("resnet_backbone.data.jpeg.decode_jpeg", None)
+    monkeypatch.setattr("resnet_backbone.data.images.read.decode_jpeg", None)
     assert decode(encoded("RGB", 20, 30)) is None
     assert torch.equal(read_image(tmp_path / "a.jpg"), expected)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from resnet_backbone.data.masks import crop_polygons, decode_segmentation, decompress_counts, usable_segmentation
+from resnet_backbone.data.coco.masks import crop_polygons, decode_segmentation, decompress_counts, usable_segmentation
 
 
 def runs_of(mask: np.ndarray) -> list[int]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_backbone.data.images import FORMATS, read_image
-from resnet_backbone.data.media import Medium, find_media, image_endings, is_hidden
+from resnet_backbone.data.images.media import Medium, find_media, image_endings, is_hidden
+from resnet_backbone.data.images.read import FORMATS, read_image
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from resnet_backbone.data.catalog import check_dataset_files, get_dataset
-from resnet_backbone.data.coco import CocoDataset
-from resnet_backbone.data.coco_files import COCO_RELEASES, CocoRelease, fetch_coco, split_problems
+from resnet_backbone.data.coco.dataset import CocoDataset
+from resnet_backbone.data.prepare.coco import COCO_RELEASES, CocoRelease, fetch_coco, split_problems
 from resnet_backbone.weights.download import DownloadError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from resnet_backbone.data.coco_files import COCO_RELEASES, CocoRelease, fetch_coco
-from resnet_backbone.data.coco_files import split_problems as coco_problems
-from resnet_backbone.data.voc_files import VOC_SPLITS, VocSplit, prepare_voc
-from resnet_backbone.data.voc_files import split_problems as voc_problems
-from resnet_backbone.files.whole import write_text
+from resnet_backbone.data.prepare.coco import COCO_RELEASES, CocoRelease, fetch_coco
+from resnet_backbone.data.prepare.coco import split_problems as coco_problems
+from resnet_backbone.data.prepare.voc import VOC_SPLITS, VocSplit, prepare_voc
+from resnet_backbone.data.prepare.voc import split_problems as voc_problems
+from resnet_backbone.files.atomic import write_text
 from resnet_backbone.weights.download import DownloadError
 
 SIDE = 150  # pixels of noise, about 20 KB a file

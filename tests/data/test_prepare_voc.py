@@ -13,8 +13,8 @@ import pytest
 from torchvision.datasets import voc as torchvision_voc
 
 from resnet_backbone.data.catalog import check_dataset_files, get_dataset
-from resnet_backbone.data.coco import CocoDataset
-from resnet_backbone.data.voc_files import (
+from resnet_backbone.data.coco.dataset import CocoDataset
+from resnet_backbone.data.prepare.voc import (
     VOC_CLASSES,
     VOC_SPLITS,
     file_problems,
@@ -22,7 +22,7 @@ from resnet_backbone.data.voc_files import (
     prepare_voc_from,
     split_problems,
 )
-from resnet_backbone.evaluation.voc import has_annotations
+from resnet_backbone.metrics.voc import has_annotations
 
 STEMS = {
     "voc07_trainval": ["000005", "000007", "000009"],

@@ -13,8 +13,8 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from resnet_backbone.data.coco import CocoDataset
-from resnet_backbone.data.shapes import SHAPE_NAMES, draw_image, generate_shapes, shape_outline
+from resnet_backbone.data.coco.dataset import CocoDataset
+from resnet_backbone.data.prepare.shapes import SHAPE_NAMES, draw_image, generate_shapes, shape_outline
 
 
 @pytest.fixture(scope="module")

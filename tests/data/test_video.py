@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from resnet_backbone.data.video import VideoReader, VideoWriter
+from resnet_backbone.data.images.media import VideoReader, VideoWriter
 
 
 def write_clip(path: Path, frames: int = 7, size: tuple[int, int] = (48, 64), fps: float = 12.5) -> list[np.ndarray]:

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from resnet_backbone.data.coco import CocoDataset
-from resnet_backbone.data.voc import find_class_names, voc_to_coco
+from resnet_backbone.data.coco.dataset import CocoDataset
+from resnet_backbone.data.prepare.voc_xml import find_class_names, voc_to_coco
 
 WIDTH, HEIGHT = 50, 40
 SIZE = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>"

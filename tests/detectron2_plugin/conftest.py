@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 from torch import Tensor, nn
 
-from resnet_backbone.config.files import leaves, value_of
+from resnet_backbone.config.merge import leaves, value_of
 from resnet_backbone.models.registry import create_model
 
 BUILDERS = {
@@ -267,7 +267,7 @@ def faster_rcnn() -> Callable[..., tuple[CfgNode, nn.Module]]:
 
     from resnet_backbone.detectron2_plugin.config import load_config
     from resnet_backbone.detectron2_plugin.context import region_vectors
-    from resnet_backbone.detectron2_plugin.detector import build_detector
+    from resnet_backbone.detectron2_plugin.trained import build_detector
 
     def make(kind: str, *overrides: str) -> tuple[CfgNode, nn.Module]:
         config, keys = FASTER_RCNN[kind]

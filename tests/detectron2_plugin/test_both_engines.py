@@ -23,17 +23,19 @@ from detectron2.structures import Boxes, Instances  # noqa: E402
 from fvcore.common.config import CfgNode  # noqa: E402
 from torch import nn  # noqa: E402
 
-from resnet_backbone.data.coco import CocoDataset  # noqa: E402
-from resnet_backbone.data.images import read_image  # noqa: E402
-from resnet_backbone.data.seen import SeenImage  # noqa: E402
-from resnet_backbone.data.transforms import train_transforms  # noqa: E402
+from resnet_backbone.data.coco.dataset import CocoDataset  # noqa: E402
+from resnet_backbone.data.images.read import read_image  # noqa: E402
+from resnet_backbone.data.transforms import (
+    SeenImage,  # noqa: E402
+    train_transforms,  # noqa: E402
+)
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.datasets import register_datasets  # noqa: E402
 from resnet_backbone.detectron2_plugin.evaluation import CocoEvaluator, evaluate  # noqa: E402
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper  # noqa: E402
-from resnet_backbone.detectron2_plugin.sight import open_sight  # noqa: E402
+from resnet_backbone.detectron2_plugin.network_input import open_sight  # noqa: E402
 from resnet_backbone.torchvision_plugin.config import load_config as load_torchvision_config  # noqa: E402
-from resnet_backbone.torchvision_plugin.sight import open_sight as open_torchvision_sight  # noqa: E402
+from resnet_backbone.torchvision_plugin.network_input import open_sight as open_torchvision_sight  # noqa: E402
 
 HEIGHT, WIDTH = 60, 91
 # By file: id, what is written, and whether the annotations are in the frame of the stored pixels.

@@ -29,9 +29,11 @@ from fvcore.common.config import CfgNode  # noqa: E402
 
 from resnet_backbone.detectron2_plugin import add_resnet_backbone_config, to_backbone  # noqa: E402
 from resnet_backbone.models import registry  # noqa: E402
-from resnet_backbone.models.blocks import BasicBlock  # noqa: E402
 from resnet_backbone.models.layers import FrozenBatchNorm2d  # noqa: E402
-from resnet_backbone.models.resnet import ResNet  # noqa: E402
+from resnet_backbone.models.resnet import (
+    BasicBlock,  # noqa: E402
+    ResNet,  # noqa: E402
+)
 
 SINGLE, FPN, RETINANET = (f"build_imagenet_{kind}backbone" for kind in ("", "fpn_", "retinanet_fpn_"))
 MODELS = [arch for arch in resnet_backbone.list_models() if not arch.startswith("cifar_")]  # of detectors

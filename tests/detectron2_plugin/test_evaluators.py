@@ -21,12 +21,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from detectron2.data.datasets import register_coco_panoptic_separated, register_pascal_voc  # noqa: E402
 from detectron2.structures import Boxes, Instances  # noqa: E402
 
-from resnet_backbone.data.shapes import generate_shapes  # noqa: E402
+from resnet_backbone.data.prepare.shapes import generate_shapes  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.datasets import register_datasets  # noqa: E402
 from resnet_backbone.detectron2_plugin.evaluation import evaluate  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
-from resnet_backbone.evaluation.pictures import draw_pair  # noqa: E402
+from resnet_backbone.metrics.drawing import draw_pair  # noqa: E402
 
 TINY = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7", "MODEL.WEIGHTS", ""),

@@ -14,7 +14,7 @@ if not torch.cuda.is_available():
     pytest.skip("torch finds no GPU", allow_module_level=True)
 
 from resnet_backbone.config import config_folder  # noqa: E402
-from resnet_backbone.data.shapes import generate_shapes  # noqa: E402
+from resnet_backbone.data.prepare.shapes import generate_shapes  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
 

@@ -24,7 +24,7 @@ from detectron2.structures import Instances  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.improvements import ImprovedRCNN, TwoStage  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
-from resnet_backbone.improvements.settings import settings_of  # noqa: E402
+from resnet_backbone.engine.improvements.settings import settings_of  # noqa: E402
 
 CONTEXT = ["MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT", "True"]
 REFINEMENT = ["TEST.BOX_REFINEMENT.ENABLED", "True"]
@@ -40,7 +40,7 @@ STOCK_RES5 = [
 
 @pytest.fixture
 def reference(load_script) -> ModuleType:
-    return load_script("tests/improvements/reference.py")
+    return load_script("tests/engine/improvements/reference.py")
 
 
 @torch.inference_mode()

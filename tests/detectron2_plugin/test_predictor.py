@@ -14,11 +14,11 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from detectron2.engine import DefaultPredictor  # noqa: E402
 
-from resnet_backbone.data.coco import CocoDataset  # noqa: E402
+from resnet_backbone.data.coco.dataset import CocoDataset  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.predictor import Predictor  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
-from resnet_backbone.evaluation.results import to_coco_results  # noqa: E402
+from resnet_backbone.metrics.results import to_coco_results  # noqa: E402
 
 TINY = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7", "MODEL.WEIGHTS", ""),

@@ -12,12 +12,12 @@ import torch
 
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
-from resnet_backbone.config.interruption import Interrupted, catching_signals  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run, _resumed_checkpoint  # noqa: E402
 from resnet_backbone.detectron2_plugin.trainer import Trainer  # noqa: E402
+from resnet_backbone.engine.data_errors import DataError  # noqa: E402
+from resnet_backbone.engine.signals import Interrupted, catching_signals  # noqa: E402
 from resnet_backbone.files.checkpoints import last_checkpoint, write_checkpoint  # noqa: E402
-from resnet_backbone.training.data_errors import DataError  # noqa: E402
 
 KEYS = ["SOLVER.MAX_ITER", "8", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "6", "SOLVER.STEPS", "(6,)"]
 

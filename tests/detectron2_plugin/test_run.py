@@ -24,12 +24,12 @@ from detectron2.config import get_cfg as stock_cfg  # noqa: E402
 from detectron2.data import DatasetCatalog  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
 
-from resnet_backbone.config.process import set_up_process  # noqa: E402
+from resnet_backbone.config.acceleration import set_up_process  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run, launch_run  # noqa: E402
 from resnet_backbone.detectron2_plugin.trainer import Trainer  # noqa: E402
-from resnet_backbone.evaluation.facts import read_facts  # noqa: E402
-from resnet_backbone.training.processes import PATIENCE  # noqa: E402
+from resnet_backbone.engine.launch import PATIENCE  # noqa: E402
+from resnet_backbone.metrics.run_facts import read_facts  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [

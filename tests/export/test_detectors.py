@@ -121,7 +121,7 @@ def test_suppression_by_class(num_classes):
     """Against torchvision's, on boxes that overlap much, some of them outside of the image."""
     from torchvision.ops.boxes import _batched_nms_vanilla
 
-    from resnet_backbone.export.single_image import suppress_by_class
+    from resnet_backbone.export.detector import suppress_by_class
 
     rng = np.random.default_rng(num_classes)
     for count in (0, 1, 2, 400):

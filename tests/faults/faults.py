@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # this is a script and its neigh
 
 from runs import TinyRun
 
-from resnet_backbone.config.interruption import RESUME_ME
+from resnet_backbone.engine.signals import RESUME_ME
 from resnet_backbone.files.checkpoints import damage_of, last_checkpoint
 
 LIMIT_S = 60

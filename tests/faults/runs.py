@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from resnet_backbone.data.shapes import generate_shapes
+from resnet_backbone.data.prepare.shapes import generate_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN_NET = ROOT / "tools" / "train_net.py"

@@ -16,7 +16,7 @@ from types import ModuleType
 
 import pytest
 
-from resnet_backbone.config.interruption import RESUME_ME
+from resnet_backbone.engine.signals import RESUME_ME
 
 KEYS = ["SOLVER.MAX_ITER", "36", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "9"]
 START_UP_S = 3.0  # until the first iteration, or more

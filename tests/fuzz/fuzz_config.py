@@ -13,7 +13,7 @@ import torchvision.models.detection  # noqa: F401  # before the block below, whi
 
 with atheris.instrument_imports(include=["resnet_backbone", "yaml", "yacs"]):
     from resnet_backbone.config.differences import read_settings
-    from resnet_backbone.config.yaml_files import read_settings as read_over_bases
+    from resnet_backbone.config.reader import read_settings as read_over_bases
     from resnet_backbone.torchvision_plugin.config import load_config
 
 from tests.fuzz.fuzzing import OURS, fuzz

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from resnet_backbone.data.archives import extract_tar, extract_zip
+from resnet_backbone.data.prepare.archives import extract_tar, extract_zip
 from tests.hostile.case import Case, unique
 
 MAX_BYTES = 10_000_000

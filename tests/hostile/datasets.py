@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnet_backbone.data.coco_json import read_coco_json
-from resnet_backbone.data.voc import voc_to_coco
-from resnet_backbone.evaluation.coco_input import read_ground_truth, read_results
-from resnet_backbone.evaluation.facts import read_facts
-from resnet_backbone.evaluation.result_table import read_result_table
-from resnet_backbone.evaluation.results import read_figures
+from resnet_backbone.data.coco.read import read_coco_json
+from resnet_backbone.data.prepare.voc_xml import voc_to_coco
+from resnet_backbone.metrics.coco_input import read_ground_truth, read_results
+from resnet_backbone.metrics.results import read_figures, read_result_table
+from resnet_backbone.metrics.run_facts import read_facts
 from tests.hostile.case import Case, unique
 
 DEEP = 100_000

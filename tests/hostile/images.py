@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from resnet_backbone.data.images import read_image
+from resnet_backbone.data.images.read import read_image
 from tests.hostile.case import MARKER, Case, unique
 
 Changed = Callable[[bytes], bytes]

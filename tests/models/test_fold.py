@@ -8,8 +8,13 @@ import pytest
 import torch
 import torchvision
 
-from resnet_backbone.models.fold import fold_norms, scale_weights
-from resnet_backbone.models.layers import ConvNormActivation, FrozenBatchNorm2d, NormActivation
+from resnet_backbone.models.layers import (
+    ConvNormActivation,
+    FrozenBatchNorm2d,
+    NormActivation,
+    fold_norms,
+    scale_weights,
+)
 from resnet_backbone.models.registry import create_model, list_models
 
 # The network of 1202 layers is that of 110 once more, in a minute.

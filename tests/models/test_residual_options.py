@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_backbone.models.blocks import ResidualBlock, ZeroPadShortcut, survival_rates
 from resnet_backbone.models.layers import ConvNormActivation, FrozenBatchNorm2d
 from resnet_backbone.models.registry import create_model, list_models
+from resnet_backbone.models.resnet import ResidualBlock, ZeroPadShortcut, survival_rates
 from resnet_backbone.weights import InputFormat, WeightsError, load_weights, package_weights, read_weights
 from resnet_backbone.weights.architecture import candidate_archs, shortcut_of
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_backbone.config.acceleration import acceleration_of
-from resnet_backbone.config.process import set_up_process
+from resnet_backbone.config.acceleration import acceleration_of, set_up_process
 from resnet_backbone.models.acceleration import finish_for_inference
 from resnet_backbone.models.layers import ConvNormActivation
 from resnet_backbone.torchvision_plugin.detector import build_detector

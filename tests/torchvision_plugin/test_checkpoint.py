@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from resnet_backbone.files.checkpoints import last_checkpoint, write_checkpoint
-from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint
-from resnet_backbone.torchvision_plugin.initial_weights import read_initial_weights
+from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint, read_initial_weights
 
 STATE = {
     "model": {"roi_heads.x": torch.arange(3.0)},

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from resnet_backbone.config import config_folder, find_config_file
-from resnet_backbone.config.values import warn_of_far_sizes
+from resnet_backbone.config.checks import warn_of_far_sizes
 from resnet_backbone.torchvision_plugin.config import check_config, get_cfg, load_config
 
 ALL = sorted(path.relative_to(config_folder()).as_posix() for path in config_folder().rglob("*.yaml"))

@@ -36,7 +36,7 @@ MULTI_SCALE = [
 
 @pytest.fixture
 def reference(load_script) -> ModuleType:
-    return load_script("tests/improvements/reference.py")
+    return load_script("tests/engine/improvements/reference.py")
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from resnet_backbone.torchvision_plugin.datasets import open_train_set
-from resnet_backbone.torchvision_plugin.loader import build_train_loader
-from resnet_backbone.training.batches import BatchSampler, SeededDataset, reorder_channels
+from resnet_backbone.engine.batches import BatchSampler, SeededDataset, reorder_channels
+from resnet_backbone.torchvision_plugin.datasets import build_train_loader, open_train_set
 
 RATIOS = np.array([0.5, 0.7, 1.5, 2.0, 1.2, 0.9, 1.1, 0.8, 3.0, 1.4, 0.6, 1.0])
 

@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from resnet_backbone.data.coco import CocoDataset
+from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.torchvision_plugin.checkpoint import load_checkpoint
 from resnet_backbone.torchvision_plugin.inference import evaluate
 from resnet_backbone.torchvision_plugin.mask_heads import crop_masks

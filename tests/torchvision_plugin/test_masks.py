@@ -7,7 +7,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from resnet_backbone.data.coco import CocoDataset
+from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.data.transforms import train_transforms
 from resnet_backbone.torchvision_plugin.mask_heads import MaskHead, crop_masks, mask_loss, masks_of, paste_masks
 

@@ -10,13 +10,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from resnet_backbone.models.trunk import FeatureInfo
-from resnet_backbone.torchvision_plugin.anchors import AnchorGenerator
 from resnet_backbone.torchvision_plugin.config import get_cfg
 from resnet_backbone.torchvision_plugin.detector import Preprocess
 from resnet_backbone.torchvision_plugin.inference import rescale
-from resnet_backbone.torchvision_plugin.poolers import ROIPooler
-from resnet_backbone.torchvision_plugin.roi_heads import FastRCNNConvFCHead, ROIHeads
-from resnet_backbone.torchvision_plugin.rpn import RPN
+from resnet_backbone.torchvision_plugin.roi_heads import FastRCNNConvFCHead, ROIHeads, ROIPooler
+from resnet_backbone.torchvision_plugin.rpn import RPN, AnchorGenerator
 
 SIZES, RATIOS, STRIDES = [[32], [64], [128]], [[0.5, 1.0, 2.0]], [4, 8, 16]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_backbone.data.coco import CocoDataset
-from resnet_backbone.evaluation.results import to_coco_results
-from resnet_backbone.torchvision_plugin.predictor import Predictor
+from resnet_backbone.data.coco.dataset import CocoDataset
+from resnet_backbone.metrics.results import to_coco_results
+from resnet_backbone.torchvision_plugin.inference import Predictor
 from resnet_backbone.torchvision_plugin.run import Run
 
 ALL_SCORES = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0")

@@ -14,8 +14,8 @@ from fvcore.common.config import CfgNode
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from resnet_backbone.evaluation.facts import read_facts
 from resnet_backbone.files.checkpoints import last_checkpoint
+from resnet_backbone.metrics.run_facts import read_facts
 from resnet_backbone.torchvision_plugin.checkpoint import load_checkpoint
 from resnet_backbone.torchvision_plugin.run import Run
 from resnet_backbone.torchvision_plugin.trainer import Trainer

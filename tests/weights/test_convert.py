@@ -8,8 +8,8 @@ from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights import list_weights
 from resnet_backbone.weights.architecture import candidate_archs, known_archs, norm_of, num_classes_of
 from resnet_backbone.weights.catalog import CATALOG
-from resnet_backbone.weights.convert import classifier_part, to_our_names
 from resnet_backbone.weights.errors import WeightsError
+from resnet_backbone.weights.names import classifier_part, to_our_names
 
 TORCHVISION_ARCHS = sorted({entry.arch for entry in CATALOG.values() if entry.scheme == "imagenet://"})
 

@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 
 from resnet_backbone.weights import read_weights
-from resnet_backbone.weights.convert import holds_detector
 from resnet_backbone.weights.errors import WeightsError
+from resnet_backbone.weights.names import holds_detector
 from resnet_backbone.weights.read import read_file
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.bias": torch.tensor([1.5]), "n": torch.tensor(7)}

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from resnet_backbone.config.input import differing_keys, required_by_source
+from resnet_backbone.config.weights_input import differing_keys, required_by_source
 from resnet_backbone.weights.architecture import has_bottlenecks
 
 logger = logging.getLogger(__name__)

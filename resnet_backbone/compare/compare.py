@@ -1,0 +1,333 @@
+"""The whole comparison of runs as values: figures, intervals, error types and the images on which runs differ most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from resnet_backbone.compare.runs import FinishedRun, read_runs
+from resnet_backbone.compare.settings import Settings, cautions, compare_settings
+from resnet_backbone.metrics.bootstrap import Bootstrap, bootstrap
+from resnet_backbone.metrics.coco import ALL, IOU_50, IouType
+from resnet_backbone.metrics.coco_input import Record, iterate_results, read_ground_truth, read_results
+from resnet_backbone.metrics.drawing import PICTURE_SCORE, draw_objects, readable_zoom, tinted
+from resnet_backbone.metrics.error_types import ErrorBreakdown, error_breakdown
+from resnet_backbone.metrics.matching import (
+    FALSE_ALARM,
+    FIGURES,
+    HIT,
+    Matches,
+    PrecisionRecall,
+    match,
+    most_different,
+    precision_recall,
+)
+from resnet_backbone.metrics.results import decode_masks
+from resnet_backbone.metrics.run_facts import hash_file
+
+
+def find_annotations(run: FinishedRun, given: Path | None = None, data_root: Path | None = None) -> Path:
+    """Return the annotation file that ``run`` was evaluated on.
+
+    Args:
+        run: its facts say where the file was, and its SHA-256.
+        given: look here and nowhere else.
+        data_root: where the file is not where it was, look below this folder for a path with the same end.
+
+    Raises:
+        FileNotFoundError: it is in neither place.
+        ValueError: the file that is there has other content than the one the run was evaluated on.
+    """
+    path = _find(Path(run.facts.annotations), given, data_root, "annotation file", "--annotations JSON")
+    found = hash_file(path)
+    if found != run.facts.annotations_sha256:
+        raise ValueError(
+            f"{path} has changed since {run.folder} was evaluated on {run.facts.dataset}: its SHA-256 is "
+            f"{found[:12]}..., it was {run.facts.annotations_sha256[:12]}...; name the old file with --annotations "
+            "JSON, or evaluate the runs again with tools/train_net.py --eval-only"
+        )
+    return path
+
+
+def find_images(run: FinishedRun, given: Path | None = None, data_root: Path | None = None) -> Path:
+    """Return the folder of the images that ``run`` was evaluated on; arguments as in :func:`find_annotations`.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    hint = "--images FOLDER, or leave the pictures out with --pictures 0"
+    return _find(Path(run.facts.image_folder), given, data_root, "image folder", hint)
+
+
+def _find(recorded: Path, given: Path | None, data_root: Path | None, what: str, hint: str) -> Path:
+    if given is not None:
+        candidates = [given]
+    else:
+        tails = [Path(*recorded.parts[start:]) for start in range(1, len(recorded.parts))]
+        candidates = [recorded, *(data_root / tail for tail in tails if data_root is not None)]
+    for path in candidates:
+        if path.exists():
+            return path
+    below = f" or below {data_root}" if given is None and data_root is not None else ""
+    raise FileNotFoundError(f"the {what} is not at {candidates[0]}{below}; say where it is with {hint}")
+
+
+CURVE_IOUS = (0.5, 0.75)
+_TOLERANCE = 1e-6  # percent, between the recorded figures and those computed again
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the runs reach in one kind of overlap. Tuples are in the order of the runs."""
+
+    iou_type: IouType
+    matches: tuple[Matches, ...]
+    bootstrap: Bootstrap
+    curves: Mapping[float, tuple[PrecisionRecall, ...]]  # IoU -> curve of each run
+    errors: tuple[ErrorBreakdown, ...]
+
+    @property
+    def class_names(self) -> list[str]:
+        return [of_class.name for of_class in self.matches[0].classes]
+
+    @property
+    def num_objects(self) -> dict[str, int]:
+        """Class -> number of objects to find; crowds are not counted."""
+        return {of_class.name: int(of_class.num_objects[ALL].sum()) for of_class in self.matches[0].classes}
+
+
+def measure(
+    runs: Sequence[FinishedRun], annotations: Path, *, samples: int = 1000, seed: int = 0
+) -> dict[IouType, Measured]:
+    """Score every run again on the same file: boxes, and masks where all runs have them.
+
+    Raises:
+        ValueError: results that are not of this ground truth, or that do not give the figures recorded beside them.
+    """
+    kinds: tuple[IouType, ...] = ("bbox", "segm")
+    shared = [kind for kind in kinds if all(kind in run.figures for run in runs)]
+    if not shared:
+        raise ValueError(
+            f"{' and '.join(str(run.folder) for run in runs)} have neither boxes nor masks in common; "
+            f"their figures are of {', '.join(sorted({kind for run in runs for kind in run.figures}))}"
+        )
+    return {kind: _measure(runs, annotations, kind, samples, seed) for kind in shared}
+
+
+def _measure(runs: Sequence[FinishedRun], annotations: Path, kind: IouType, samples: int, seed: int) -> Measured:
+    matches = tuple(_match(run, annotations, kind) for run in runs)
+    return Measured(
+        iou_type=kind,
+        matches=matches,
+        bootstrap=bootstrap(matches, samples=samples, seed=seed),
+        curves={iou: tuple(precision_recall(of_run, iou) for of_run in matches) for iou in CURVE_IOUS},
+        errors=tuple(error_breakdown(annotations, run.results_path, iou_type=kind) for run in runs),
+    )
+
+
+def _match(run: FinishedRun, annotations: Path, kind: IouType) -> Matches:
+    try:
+        matches = match(annotations, run.results_path, iou_type=kind)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{run.results_path} does not fit {annotations}: {error}") from error
+    computed = matches.metrics()
+    for figure in FIGURES:
+        recorded = run.figures[kind].get(figure)
+        value = computed[figure]
+        same = math.isnan(value) if recorded is None else abs(recorded - value) <= _TOLERANCE
+        if not same:
+            raise ValueError(
+                f"{run.results_path} gives a {kind} {figure} of {value}, but metrics.json beside it says {recorded}: "
+                "the two are not of one evaluation; evaluate the run again with tools/train_net.py --eval-only"
+            )
+    return matches
+
+
+LONG_SIDE = 720  # pixels, of a panel in the page
+
+# Path, and (height, width) in pixels where the annotations say it, to uint8 (3, H, W), RGB.
+ReadImage = Callable[[Path, tuple[int, int] | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One drawing of an image."""
+
+    title: str
+    caption: str
+    picture: Image.Image
+    hits: int  # detections at PICTURE_SCORE or more that are right, at IoU 0.5; of the ground truth, its objects
+    false_alarms: int
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One image of the test set: the ground truth first, then the runs in their order."""
+
+    image_id: int
+    file_name: str
+    panels: tuple[Panel, ...]
+
+
+def draw_gallery(
+    runs: Sequence[FinishedRun],
+    measured: Mapping[IouType, Measured],
+    annotations: Path,
+    image_folder: Path,
+    read_image: ReadImage,
+    count: int,
+) -> list[Exhibit]:
+    """Draw the ``count`` images on which the first run and the others differ most, fewer where fewer differ.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: an image cannot be read.
+    """
+    kind: IouType = "segm" if "segm" in measured else "bbox"
+    matches = measured[kind].matches
+    chosen = _choose(matches, count)
+    truth = read_ground_truth(annotations, kind)
+    images = {image["id"]: image for image in truth["images"]}
+    truth_of = {key: [note for note in truth["annotations"] if note["image_id"] == key] for key in chosen}
+    found_of = [_detections(run.results_path, truth, measured, set(chosen)) for run in runs]
+    labels = {key: index for index, key in enumerate(sorted(category["id"] for category in truth["categories"]))}
+    exhibits = []
+    for key in chosen:
+        image = images[key]
+        size = (image["height"], image["width"]) if {"height", "width"} <= set(image) else None
+        pixels = read_image(image_folder / image["file_name"], size)
+        objects = [note for note in truth_of[key] if not note["iscrowd"]]
+        panels = [_truth_panel(pixels, objects, labels, measured[kind].class_names)]
+        for run, of_run, found in zip(runs, matches, found_of, strict=True):
+            hits, false_alarms = _outcomes(of_run, key)
+            caption = f"{hits} of {len(objects)} found, {false_alarms} false alarm{'s' * (false_alarms != 1)}"
+            records = found.get(key, [])
+            texts = [f"{measured[kind].class_names[labels[r['category_id']]]} {r['score']:.2f}" for r in records]
+            picture = _draw(pixels, records, labels, texts)
+            panels.append(Panel(run.name, caption, picture, hits, false_alarms))
+        exhibits.append(Exhibit(key, image["file_name"], tuple(panels)))
+    return exhibits
+
+
+def _choose(matches: Sequence[Matches], count: int) -> list[int]:
+    """The images that differ most, of each pair with the first run in turn."""
+    rankings = [most_different(matches[0], other, count) for other in matches[1:]]
+    ranked = chain.from_iterable(zip_longest(*rankings))
+    return list(dict.fromkeys(key for key in ranked if key is not None))[:count]
+
+
+def _detections(
+    path: Path, truth: Mapping[str, list[Record]], measured: Mapping[IouType, Measured], chosen: set[int]
+) -> dict[int, list[Record]]:
+    """Image id -> what is drawn on it, best first."""
+    mine = [record for record in iterate_results(path) if record["image_id"] in chosen]
+    mine = [record for record in mine if record["score"] >= PICTURE_SCORE]
+    merged: list[Record] = [{} for _ in mine]
+    for kind in measured:
+        for record, checked in zip(merged, read_results(mine, truth, kind), strict=True):
+            record.update(checked)
+    merged.sort(key=lambda record: -record["score"])
+    return {key: [record for record in merged if record["image_id"] == key] for key in chosen}
+
+
+def _outcomes(matches: Matches, image_id: int) -> tuple[int, int]:
+    """Hits and false alarms among the detections that are drawn."""
+    position = matches.image_ids.index(image_id)
+    hits = false_alarms = 0
+    for of_class in matches.classes:
+        shown = (of_class.images == position) & (of_class.scores >= PICTURE_SCORE)
+        outcomes = of_class.outcomes[ALL, IOU_50, shown]
+        hits += int(np.sum(outcomes == HIT))
+        false_alarms += int(np.sum(outcomes == FALSE_ALARM))
+    return hits, false_alarms
+
+
+def _truth_panel(
+    pixels: Tensor, objects: Sequence[Record], labels: Mapping[int, int], class_names: Sequence[str]
+) -> Panel:
+    texts = [class_names[labels[note["category_id"]]] for note in objects]
+    caption = f"{len(objects)} object{'s' * (len(objects) != 1)}"
+    return Panel("Ground truth", caption, _draw(pixels, objects, labels, texts), len(objects), 0)
+
+
+def _draw(pixels: Tensor, records: Sequence[Record], labels: Mapping[int, int], texts: list[str]) -> Image.Image:
+    classes = torch.tensor([labels[record["category_id"]] for record in records], dtype=torch.int64)
+    masks = None
+    if records and all("segmentation" in record for record in records):
+        masks = decode_masks([record["segmentation"] for record in records], pixels.shape[1], pixels.shape[2])
+    picture = tinted(pixels, masks, classes)
+    zoom = min(readable_zoom(picture.size), LONG_SIDE / max(picture.size))
+    return draw_objects(picture, _corners(records), classes, texts, zoom)
+
+
+def _corners(records: Sequence[Mapping[str, Any]]) -> Tensor:
+    """COCO's x, y, width, height as x0, y0, x1, y1."""
+    boxes = torch.tensor([record["bbox"] for record in records], dtype=torch.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two or more finished runs on the same data; the first is the baseline."""
+
+    runs: tuple[FinishedRun, ...]
+    measured: Mapping[IouType, Measured]  # boxes, masks, or both
+    settings: Settings
+    cautions: tuple[str, ...]  # what else may have made the difference
+    gallery: tuple[Exhibit, ...]
+
+    @property
+    def main(self) -> Measured:
+        """What the headline is about: the boxes, if they were measured."""
+        return self.measured["bbox"] if "bbox" in self.measured else self.measured["segm"]
+
+
+def compare_runs(
+    folders: Sequence[Path],
+    *,
+    read_image: ReadImage,
+    names: Sequence[str] = (),
+    dataset: str | None = None,
+    annotations: Path | None = None,
+    images: Path | None = None,
+    data_root: Path | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+    num_pictures: int = 6,
+) -> Comparison:
+    """Compare finished runs of tools/train_net.py, of either engine.
+
+    Args:
+        folders: their OUTPUT_DIRs, two or more; the first is the baseline.
+        read_image: reads a file as uint8 (3, H, W), RGB, given its path and its (height, width) in pixels.
+        names: what to call them, in the same order; by default, as their folders.
+        dataset: the test set, where the runs have several.
+        annotations: where the ground truth is now; by default, where it was.
+        images: where its images are now; by default, where they were.
+        data_root: ground truth that is not where it was is looked for below this folder, too.
+        samples: how many times the bootstrap draws the test images anew.
+        seed: of those draws.
+        num_pictures: how many images to draw, at most; with 0 no image is read.
+
+    Raises:
+        ValueError: the runs cannot be compared, or not yet; see ``read_runs``, ``find_annotations`` and ``measure``.
+        FileNotFoundError, OSError: annotations or images that are not there or cannot be read.
+    """
+    if num_pictures < 0:
+        raise ValueError(f"the number of pictures must be 0 or more, got {num_pictures}")
+    runs = read_runs(folders, names, dataset)
+    json_path = find_annotations(runs[0], annotations, data_root)
+    image_folder = find_images(runs[0], images, data_root) if num_pictures else None
+    measured = measure(runs, json_path, samples=samples, seed=seed)
+    settings = compare_settings(runs)
+    gallery = draw_gallery(runs, measured, json_path, image_folder, read_image, num_pictures) if image_folder else []
+    return Comparison(tuple(runs), measured, settings, tuple(cautions(runs, settings)), tuple(gallery))

@@ -1,0 +1,288 @@
+"""The plots of the report, each as SVG for light and for dark pages. Matplotlib's figures without its global state."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from resnet_backbone.compare.compare import Comparison, Measured
+from resnet_backbone.compare.runs import Series
+from resnet_backbone.compare.sentences import KIND_WORDS, level_text, number, signed
+from resnet_backbone.metrics.error_types import KINDS
+from resnet_backbone.metrics.matching import FIGURES
+
+WIDTH, HEIGHT = 5.2, 3.3  # inches
+MOST_CLASSES = 20  # in the plot of the gains
+MOST_CURVES = 6  # classes with a plot of their own
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colors of a page. Those of the runs are told apart by color-blind readers, too (Okabe and Ito 2008)."""
+
+    ink: str
+    soft: str
+    grid: str
+    runs: tuple[str, ...]
+
+
+LIGHT = Theme("#1c2430", "#5b6675", "#dfe4ea", ("#0072b2", "#d55e00", "#009e73", "#b0508a", "#7a6a00", "#3a3f47"))
+DARK = Theme("#e8edf3", "#9aa7b6", "#313c49", ("#56b4e9", "#f39c4a", "#2fc79a", "#e29ac4", "#f0e442", "#cfd6de"))
+_DASHES = ("solid", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)), (0, (9, 3)))
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One plot. ``alt`` says in words what it shows."""
+
+    key: str
+    title: str
+    alt: str
+    light: bytes  # SVG
+    dark: bytes
+
+
+def gain_plots(comparison: Comparison) -> list[Plot]:
+    """The gains over the first run in COCO's figures, with their intervals."""
+    return [
+        _gain_plot(comparison, measured, f"gains-{kind}", f"Difference in AP, {KIND_WORDS[kind]}", list(FIGURES))
+        for kind, measured in comparison.measured.items()
+    ]
+
+
+def class_gain_plots(comparison: Comparison) -> list[Plot]:
+    """The gains over the first run in single classes, those with the most objects, with their intervals."""
+    plots = []
+    for kind, measured in comparison.measured.items():
+        figures = [f"AP-{name}" for name in _most_frequent(measured, MOST_CLASSES)]
+        some = f" (the {len(figures)} with the most objects)" if len(figures) < len(measured.class_names) else ""
+        title = f"Difference in AP by class, {KIND_WORDS[kind]}{some}"
+        plots.append(_gain_plot(comparison, measured, f"class-gains-{kind}", title, figures))
+    return plots
+
+
+def curve_plots(comparison: Comparison) -> list[Plot]:
+    """Precision over recall: the mean of the classes at two overlaps, then the classes with the most objects."""
+    measured = comparison.main
+    plots = []
+    for iou, curves in measured.curves.items():
+
+        def draw(axes: Axes, theme: Theme, curves: Sequence = curves) -> None:
+            for index, curve in enumerate(curves):
+                axes.plot(curve.recall, curve.mean, **_line(theme, index), label=comparison.runs[index].name)
+            _unit_square(axes)
+
+        alt = "; ".join(
+            f"{run.name}: mean precision {number(100 * float(curve.mean.mean()))} %"
+            for run, curve in zip(comparison.runs, curves, strict=True)
+        )
+        title = f"Precision and recall, mean of the classes, overlap {iou:.2f}"
+        plots.append(_plot(f"curve-{iou}", title, f"{title}. {alt}.", draw))
+    of_runs = measured.curves[0.5]
+    for name in _most_frequent(measured, MOST_CURVES):
+        index = measured.class_names.index(name)
+
+        def draw_class(axes: Axes, theme: Theme, index: int = index) -> None:
+            for number_of_run, curve in enumerate(of_runs):
+                label = comparison.runs[number_of_run].name
+                axes.plot(curve.recall, curve.precision[index], **_line(theme, number_of_run), label=label)
+            _unit_square(axes)
+
+        title = f"Precision and recall, {name}, overlap 0.50"
+        plots.append(_plot(f"curve-class-{index}", title, f"{title}, a line for every run.", draw_class))
+    return plots
+
+
+def training_plots(comparison: Comparison) -> list[Plot]:
+    """Loss, learning rate and AP over the iterations, of the runs that have a training."""
+    trainings = [run.training for run in comparison.runs]
+    if not any(trainings):
+        return []
+    dataset = comparison.runs[0].facts.dataset
+    courses: list[tuple[str, str, str, list[Series]]] = [
+        ("loss", "Training loss", "loss", [one.loss if one else () for one in trainings]),
+        ("lr", "Learning rate", "learning rate", [one.lr if one else () for one in trainings]),
+        ("ap", "AP while training", "AP, percent", [one.ap.get(dataset, ()) if one else () for one in trainings]),
+    ]
+    return [_course_plot(comparison, *course) for course in courses if any(len(points) > 1 for points in course[3])]
+
+
+def error_plots(comparison: Comparison) -> list[Plot]:
+    """How often each kind of mistake is made, and the AP50 it costs."""
+    errors = comparison.main.errors
+    counts = [[float(one.counts[kind]) for kind in KINDS] for one in errors]
+    costs = [[one.costs[kind] for kind in KINDS] for one in errors]
+    return [
+        _bars(comparison, "error-costs", "AP50 lost to each kind of mistake", "points of AP50", costs, 1),
+        _bars(comparison, "error-counts", "Number of mistakes of each kind", "mistakes", counts, 0),
+    ]
+
+
+def _most_frequent(measured: Measured, count: int) -> list[str]:
+    """The classes with the most objects, in the order of the data set; those without any are left out."""
+    chosen = sorted(measured.class_names, key=lambda name: -measured.num_objects[name])[:count]
+    return [name for name in measured.class_names if name in chosen and measured.num_objects[name]]
+
+
+def _gain_plot(comparison: Comparison, measured: Measured, key: str, title: str, figures: list[str]) -> Plot:
+    others = list(zip(comparison.runs, measured.bootstrap.runs, strict=True))[1:]
+    labels = [figure.removeprefix("AP-") for figure in figures]
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.axvline(0, color=theme.ink, linewidth=1)
+        for index, (run, of_run) in enumerate(others, start=1):
+            shift = 0.22 * (index - (len(others) + 1) / 2)
+            for place, figure in enumerate(figures):
+                won = of_run.gains[figure].difference
+                if not math.isfinite(won.value):
+                    continue
+                color = theme.runs[index % len(theme.runs)]
+                axes.plot([won.low, won.high], [place + shift] * 2, color=color, linewidth=2.2, solid_capstyle="round")
+                label = run.name if place == 0 else None
+                axes.plot(
+                    [won.value],
+                    [place + shift],
+                    _MARKERS[index % len(_MARKERS)],
+                    color=color,
+                    markersize=6,
+                    label=label,
+                )
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(len(labels) - 0.4, -0.6)
+        axes.set_xlabel(f"difference from {_cut(comparison.runs[0].name)}, points of AP")
+        axes.grid(axis="y", visible=False)
+
+    alt = "; ".join(
+        f"{run.name}, {label}: {signed(of_run.gains[figure].difference.value)}"
+        for run, of_run in others
+        for figure, label in zip(figures, labels, strict=True)
+    )
+    level = level_text(measured.bootstrap.level)
+    alt = f"{title}, from {comparison.runs[0].name}, with {level} intervals. {alt}."
+    height = max(HEIGHT, 1.0 + len(figures) * (0.24 if len(others) == 1 else 0.32))
+    return _plot(key, title, alt, draw, height=height)
+
+
+def _course_plot(comparison: Comparison, key: str, title: str, unit: str, series: Sequence[Series]) -> Plot:
+    def draw(axes: Axes, theme: Theme) -> None:
+        for index, points in enumerate(series):
+            if points:
+                few = {"marker": _MARKERS[index % len(_MARKERS)], "markersize": 5} if len(points) < 12 else {}
+                line = {**_line(theme, index), **few}
+                axes.plot(*zip(*points, strict=True), **line, label=comparison.runs[index].name)
+        axes.set_xlabel("iteration")
+        axes.set_ylabel(unit)
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+
+    ends = [
+        f"{run.name} ends at {points[-1][1]:.3g}" for run, points in zip(comparison.runs, series, strict=True) if points
+    ]
+    return _plot(key, title, f"{title} over the iterations. {'; '.join(ends)}.", draw)
+
+
+def _bars(
+    comparison: Comparison, key: str, title: str, unit: str, values: Sequence[Sequence[float]], digits: int
+) -> Plot:
+    def draw(axes: Axes, theme: Theme) -> None:
+        thickness = 0.8 / len(values)
+        for index, of_run in enumerate(values):
+            places = [place + thickness * (index - (len(values) - 1) / 2) for place in range(len(KINDS))]
+            color = theme.runs[index % len(theme.runs)]
+            name = comparison.runs[index].name
+            bars = axes.barh(places, of_run, thickness * 0.9, color=color, label=name)
+            texts = [number(value, digits) for value in of_run]
+            axes.bar_label(bars, texts, padding=3, color=theme.soft, fontsize=8)
+        axes.set_yticks(range(len(KINDS)), KINDS)
+        axes.set_ylim(len(KINDS) - 0.4, -0.6)
+        axes.set_xlabel(unit)
+        axes.margins(x=0.14)
+        axes.grid(axis="y", visible=False)
+
+    alt = "; ".join(
+        f"{run.name}: "
+        + ", ".join(f"{kind} {number(value, digits)}" for kind, value in zip(KINDS, of_run, strict=True))
+        for run, of_run in zip(comparison.runs, values, strict=True)
+    )
+    return _plot(key, title, f"{title}. {alt}.", draw, height=max(HEIGHT, 1.0 + 0.27 * len(KINDS) * len(values)))
+
+
+def _line(theme: Theme, index: int) -> dict[str, Any]:
+    return {
+        "color": theme.runs[index % len(theme.runs)],
+        "linestyle": _DASHES[index % len(_DASHES)],
+        "linewidth": 2,
+    }
+
+
+def _unit_square(axes: Axes) -> None:
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.03)
+    axes.set_xlabel("recall: share of the objects found")
+    axes.set_ylabel("precision: share that is right")
+
+
+def _plot(key: str, title: str, alt: str, draw: Callable[[Axes, Theme], None], *, height: float = HEIGHT) -> Plot:
+    light = _svg(draw, LIGHT, height)
+    return Plot(key, title, alt, light, _darkened(light))
+
+
+def _darkened(svg: bytes) -> bytes:
+    """The same plot in the colors of a dark page; drawing it again would take twice the time."""
+    pairs = zip(
+        (LIGHT.ink, LIGHT.soft, LIGHT.grid, *LIGHT.runs), (DARK.ink, DARK.soft, DARK.grid, *DARK.runs), strict=True
+    )
+    dark_of = {light.encode(): dark.encode() for light, dark in pairs}
+    return re.sub(rb"#[0-9a-f]{6}\b", lambda color: dark_of.get(color[0], color[0]), svg)
+
+
+def _svg(draw: Callable[[Axes, Theme], None], theme: Theme, height: float) -> bytes:
+    style: Any = {
+        "svg.hashsalt": "resnet_backbone",  # the same bytes every time
+        "text.parse_math": False,  # names are names, also with a dollar in them
+        "font.size": 10,
+        "text.color": theme.ink,
+        "axes.labelcolor": theme.soft,
+        "axes.edgecolor": theme.grid,
+        "axes.facecolor": "none",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": theme.grid,
+        "grid.linewidth": 0.8,
+        "xtick.color": theme.soft,
+        "ytick.color": theme.soft,
+        "xtick.labelcolor": theme.ink,
+        "ytick.labelcolor": theme.ink,
+        "xtick.major.pad": 7,
+        "ytick.major.pad": 5,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes, theme)
+        handles, labels = axes.get_legend_handles_labels()
+        if handles:
+            columns = min(len(labels), 3)
+            figure.legend(handles, [_cut(label) for label in labels], loc="outside upper left", ncols=columns)
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return file.getvalue()
+
+
+def _cut(name: str, length: int = 32) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}\N{HORIZONTAL ELLIPSIS}"

@@ -1,0 +1,294 @@
+"""Finished runs, read from their folders and checked (same data, nothing missing or stale), with training curves."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnet_backbone.files.text import read_yaml
+from resnet_backbone.metrics.results import read_figures
+from resnet_backbone.metrics.run_facts import FACTS_NAME, RunFacts, read_facts
+
+Series = tuple[tuple[int, float], ...]  # iteration (from 1) and value
+
+
+@dataclass(frozen=True)
+class Training:
+    """The course of one training."""
+
+    iterations: int  # done
+    loss: Series  # total_loss
+    lr: Series
+    ap: Mapping[str, Series]  # test set -> AP of the boxes in percent
+    seconds: float  # spent in the iterations, evaluation and saving not counted; 0 where it was not recorded
+    train_error: Series  # of a classifier: percent of the images since the record before
+    test_error: Mapping[str, Series]  # of a classifier: test set -> top-1 error in percent
+
+
+def read_training(path: Path) -> Training | None:
+    """Read a run's ``metrics.json``, one JSON object a line; None where there is no such file, or an empty one.
+
+    Where a training went on from a checkpoint, or was begun anew in the same folder, iterations occur twice: the
+    later ones count, and the earlier ones that they replace are left out. An evaluation's record says nothing of that:
+    Detectron2 writes it with the next one of the training, and after it.
+
+    Raises:
+        ValueError: a line is no JSON object with an iteration. (A last line that a crash cut off is left out.)
+    """
+    if not path.is_file():
+        return None
+    records: list[dict[str, Any]] = []
+    newest = -1
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number}: no JSON: {error}; delete that line") from error
+        if not isinstance(record, dict) or not isinstance(record.get("iteration"), int):
+            raise ValueError(
+                f"{path}, line {number}: expected an object with an iteration, found {line[:80]}; delete it"
+            )
+        if "total_loss" in record:
+            if record["iteration"] <= newest:
+                records = [earlier for earlier in records if not _replaces(record, earlier)]
+            newest = record["iteration"]
+        records.append(record)
+    if not records:
+        return None
+    # An evaluation's record may carry the number of iterations, one more than the last of them.
+    trained = [record for record in records if "total_loss" in record]
+    return Training(
+        iterations=trained[-1]["iteration"] + 1 if trained else 0,
+        loss=_series(trained, "total_loss"),
+        lr=_series(trained, "lr"),
+        ap=_by_test_set(records, "/bbox/AP"),
+        seconds=_seconds(trained),
+        train_error=_series(trained, "train_error"),
+        test_error=_by_test_set(records, "/classification/top1_error"),
+    )
+
+
+def _replaces(record: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
+    """Whether a training that has gone back to ``record`` has made ``earlier`` void."""
+    same = earlier["iteration"] == record["iteration"] and "total_loss" in earlier
+    return same or earlier["iteration"] > record["iteration"]
+
+
+def _by_test_set(records: Sequence[Mapping[str, Any]], figure: str) -> dict[str, Series]:
+    keys = dict.fromkeys(key for record in records for key in record if key.endswith(figure))
+    return {key.removesuffix(figure): _series(records, key) for key in keys}
+
+
+def _series(records: Sequence[Mapping[str, Any]], key: str) -> Series:
+    by_iteration = {record["iteration"] + 1: float(record[key]) for record in records if record.get(key) is not None}
+    return tuple((iteration, value) for iteration, value in sorted(by_iteration.items()) if math.isfinite(value))
+
+
+def _seconds(trained: Sequence[Mapping[str, Any]]) -> float:
+    """Each record has the median time of an iteration since the record before; 0 where one has none."""
+    times = [record.get("time") for record in trained]
+    if not all(isinstance(time, int | float) and math.isfinite(time) for time in times):
+        return 0.0
+    total, previous = 0.0, 0
+    for record in trained:
+        done = record["iteration"] + 1
+        total += record["time"] * (done - previous)
+        previous = done
+    return total
+
+
+RESULTS_NAME, METRICS_NAME = "coco_instances_results.json", "metrics.json"
+_FOLDER_OF_A_RUN = "a run's folder is the OUTPUT_DIR of tools/train_net.py"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run and one of its test sets."""
+
+    name: str  # on the page; no two are the same
+    folder: Path
+    facts: RunFacts
+    settings: Mapping[str, Any]  # dotted key -> value, every key of its config.yaml
+    results_path: Path  # COCO results, boxes and perhaps masks
+    figures: Mapping[str, Mapping[str, float | None]]  # as recorded: {"bbox": {"AP": ...}, ...}, percent
+    training: Training | None  # None where the folder holds an evaluation only
+
+    @property
+    def arch(self) -> str:
+        """The backbone, e.g. ``resnet101``; empty where the config does not say."""
+        return str(self.settings.get("MODEL.RESNET_BACKBONE.ARCH", ""))
+
+
+def read_runs(folders: Sequence[Path], names: Sequence[str] = (), dataset: str | None = None) -> list[FinishedRun]:
+    """Read the folders of finished runs.
+
+    Args:
+        folders: two or more; the first is the baseline.
+        names: how the page calls them; by default, the names of the folders.
+        dataset: the test set, needed where the runs have several.
+
+    Raises:
+        ValueError: fewer than two folders, one twice, one that is no run's, a run that is not finished (the message
+            has the command), names that do not fit, or runs on different data.
+    """
+    if len(folders) < 2:
+        raise ValueError(f"a comparison needs two runs or more, got {len(folders)}; name their folders")
+    _refuse_the_same_folder(folders)
+    if names and len(names) != len(folders):
+        raise ValueError(f"{len(folders)} runs need {len(folders)} names, got {len(names)}: {', '.join(names)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"two runs have the same name among {', '.join(names)}; give each its own")
+    labels = names or _distinct_names(folders)
+    runs = [_read_run(folder, name, dataset) for folder, name in zip(folders, labels, strict=True)]
+    for run in runs[1:]:
+        _refuse_different_data(runs[0], run)
+    return runs
+
+
+def _refuse_the_same_folder(folders: Sequence[Path]) -> None:
+    seen: dict[Path, Path] = {}
+    for folder in folders:
+        if folder.resolve() in seen:
+            raise ValueError(f"{seen[folder.resolve()]} and {folder} are the same folder; name two different runs")
+        seen[folder.resolve()] = folder
+
+
+def _distinct_names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path, or as many parts as it takes to tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(path[-count:]) for path in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _read_run(folder: Path, name: str, dataset: str | None) -> FinishedRun:
+    config_path = folder / "config.yaml"
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}; {_FOLDER_OF_A_RUN}")
+    if not config_path.is_file():
+        raise ValueError(f"{folder} is no run's folder, it has no config.yaml; {_FOLDER_OF_A_RUN}")
+    settings = _read_settings(config_path)
+    training = read_training(folder / METRICS_NAME)
+    _refuse_unfinished_training(folder, settings, training)
+    inference = _inference_folder(folder, settings, dataset)
+    absent = [part for part in (RESULTS_NAME, METRICS_NAME, FACTS_NAME) if not (inference / part).is_file()]
+    if absent:
+        raise ValueError(
+            f"{folder} is not evaluated: no {', no '.join(absent)} in {inference} (early versions wrote no "
+            f"{FACTS_NAME}); evaluate again with:\n  {_evaluate_command(folder, settings)}"
+        )
+    facts, figures = read_facts(inference), read_figures(inference / METRICS_NAME)
+    if dataset is not None and facts.dataset != dataset:
+        raise ValueError(f"{folder} was evaluated on {facts.dataset}, not on {dataset}; leave --dataset away")
+    _refuse_earlier_evaluation(folder, settings, training, facts.dataset, figures)
+    return FinishedRun(
+        name=name,
+        folder=folder,
+        facts=facts,
+        settings=settings,
+        results_path=inference / RESULTS_NAME,
+        figures=figures,
+        training=training,
+    )
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    values = read_yaml(path)
+    return dict(_flattened(values))
+
+
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _refuse_unfinished_training(folder: Path, settings: Mapping[str, Any], training: Training | None) -> None:
+    total = settings.get("SOLVER.MAX_ITER")
+    done = training.iterations if training else 0
+    if training is None or ((folder / "model_final.pth").is_file() and (total is None or done >= total)):
+        return
+    raise ValueError(
+        f"{folder} is not finished: {done} of {total} iterations are recorded"
+        f"{'' if (folder / 'model_final.pth').is_file() else ', and there is no model_final.pth'}; go on with:\n"
+        f"  {_command(folder, settings)} --resume OUTPUT_DIR {shlex.quote(str(folder))}"
+    )
+
+
+def _refuse_earlier_evaluation(
+    folder: Path,
+    settings: Mapping[str, Any],
+    training: Training | None,
+    dataset: str,
+    figures: Mapping[str, Mapping[str, float | None]],
+) -> None:
+    """An evaluation on the way (TEST.EVAL_PERIOD) leaves the same files as the last one, which may have failed."""
+    course = training.ap.get(dataset) if training else None
+    total = settings.get("SOLVER.MAX_ITER")
+    if not course or total is None:
+        return
+    iteration, ap = course[-1]
+    if iteration < total and 0 < ap == figures.get("bbox", {}).get("AP"):  # 0 can be the final detector's as well
+        raise ValueError(
+            f"{folder} was evaluated after {iteration} of {total} iterations, and not since; evaluate its final "
+            f"detector with:\n  {_evaluate_command(folder, settings)}"
+        )
+
+
+def _inference_folder(folder: Path, settings: Mapping[str, Any], dataset: str | None) -> Path:
+    """Where the figures of the test set lie: ``inference``, with several test sets a folder in it for each."""
+    inference = folder / "inference"
+    tested = list(settings.get("DATASETS.TEST") or [])
+    if not tested:
+        raise ValueError(f"{folder} has no test set, DATASETS.TEST is empty; there is nothing to compare")
+    if dataset is not None and dataset not in tested:
+        raise ValueError(f"{folder} was not evaluated on {dataset}, only on {', '.join(tested)}")
+    if len(tested) == 1:
+        return inference
+    if dataset is None:
+        raise ValueError(f"{folder} has several test sets: choose one with --dataset, of {', '.join(tested)}")
+    return inference / dataset
+
+
+def _command(folder: Path, settings: Mapping[str, Any]) -> str:
+    # Only Detectron2's own tree has this key.
+    engine = "detectron2" if "GLOBAL.HACK" in settings else "torchvision"
+    config = shlex.quote(str(folder / "config.yaml"))
+    return f"python tools/train_net.py --config-file {config} --engine {engine}"
+
+
+def _evaluate_command(folder: Path, settings: Mapping[str, Any]) -> str:
+    own = folder / "model_final.pth"
+    weights = shlex.quote(str(own if own.is_file() else settings.get("MODEL.WEIGHTS", "")))
+    return f"{_command(folder, settings)} --eval-only MODEL.WEIGHTS {weights} OUTPUT_DIR {shlex.quote(str(folder))}"
+
+
+def _refuse_different_data(first: FinishedRun, other: FinishedRun) -> None:
+    a, b = first.facts, other.facts
+    both = f"{first.folder} and {other.folder} cannot be compared"
+    if a.dataset != b.dataset:
+        raise ValueError(f"{both}: one was evaluated on {a.dataset}, the other on {b.dataset}")
+    if a.class_names != b.class_names:
+        raise ValueError(f"{both}: their classes are {_short(a.class_names)} and {_short(b.class_names)}")
+    if a.annotations_sha256 != b.annotations_sha256:
+        raise ValueError(
+            f"{both}: the annotations of {a.dataset} were not the same file, {a.annotations} (SHA-256 "
+            f"{a.annotations_sha256[:12]}...) and {b.annotations} ({b.annotations_sha256[:12]}...); evaluate both "
+            "again on the same file, with tools/train_net.py --eval-only"
+        )
+
+
+def _short(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f", ... ({len(names)})" if len(names) > 6 else "")

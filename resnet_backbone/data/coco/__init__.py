@@ -1,0 +1,1 @@
+"""COCO-format files: reading, checking, masks, and the torch data set over them."""

@@ -1,0 +1,214 @@
+"""A torch data set over a COCO-format JSON file and a folder of images."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from resnet_backbone.data.coco.masks import decode_segmentation
+from resnet_backbone.data.coco.read import CocoAnnotations, read_coco_json
+from resnet_backbone.data.images.files import ImageFiles, find_missing_images
+from resnet_backbone.data.images.read import read_interleaved
+
+logger = logging.getLogger(__name__)
+
+Target = dict[str, Any]
+Sample = tuple[torch.Tensor, Target]
+
+
+class CocoDataset(Dataset[Sample]):
+    """Images and instances of a COCO-format file, sorted by image id.
+
+    Everything is held in a few NumPy arrays, so forked DataLoader workers share it. The whole JSON is checked on
+    construction (see :func:`~resnet_backbone.data.coco.read.read_coco_json`); images are read when asked for.
+
+    Args:
+        json_path: the annotation file.
+        image_folder: its ``file_name`` entries are relative to this folder.
+        transforms: called as ``transforms(image, target)`` on every sample; None leaves it as read.
+        with_masks: also give instance masks; every annotation then needs a ``segmentation``.
+        mask_format: ``bitmask`` draws them; ``polygon`` leaves polygons as they are, which costs less, and refuses run
+            lengths.
+        training: leave out crowd regions and images without a box. False keeps every image, and crowd regions,
+            marked by ``target["iscrowd"]``.
+        keep_unlabelled: in training, too, keep images without a box.
+
+    Attributes:
+        category_ids: the K ids of the file, ascending; ``category_ids[label]`` turns a label back.
+        class_names: K names, one a label.
+        image_ids: int64 array of shape (N,).
+        sizes: int64 array of shape (N, 2), height and width in pixels as the file states them.
+
+    Raises:
+        FileNotFoundError: the file or the folder is missing.
+        ValueError: the file is malformed; the message says which entry and what it should be.
+    """
+
+    def __init__(
+        self,
+        json_path: str | Path,
+        image_folder: str | Path,
+        transforms: Callable[[torch.Tensor, Target], Sample] | None = None,
+        with_masks: bool = False,
+        training: bool = True,
+        mask_format: Literal["bitmask", "polygon"] = "bitmask",
+        keep_unlabelled: bool = False,
+    ) -> None:
+        self.json_path = Path(json_path)
+        self.image_folder = Path(image_folder)
+        self.transforms = transforms
+        self.training = training
+        self.mask_format = mask_format
+        if not self.image_folder.is_dir():
+            raise FileNotFoundError(f"{self.image_folder}: no such image folder (annotation file: {self.json_path})")
+        self._annotations = read_coco_json(
+            self.json_path,
+            training=training,
+            with_masks=with_masks,
+            mask_format=mask_format,
+            keep_unlabelled=keep_unlabelled,
+        )
+        logger.info(
+            "%s: %d images, %d boxes, %d classes",
+            self.json_path,
+            len(self),
+            len(self._annotations.boxes),
+            self.num_classes,
+        )
+
+    @property
+    def annotations(self) -> CocoAnnotations:
+        """What is used of the file, in the order of the samples."""
+        return self._annotations
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        return self._annotations.category_ids
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._annotations.class_names
+
+    @property
+    def num_classes(self) -> int:
+        return len(self._annotations.class_names)
+
+    @property
+    def image_ids(self) -> np.ndarray:
+        return self._annotations.image_ids
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return self._annotations.sizes
+
+    def image_path(self, index: int) -> Path:
+        """Where the image of sample ``index`` lies."""
+        return self.image_folder / self._annotations.file_names[index].decode()
+
+    @property
+    def files(self) -> ImageFiles:
+        """The image files, in the order of the samples."""
+        names = [self._annotations.file_names[index].decode() for index in range(len(self))]
+        return ImageFiles(self.image_folder, names, self.image_ids, self.sizes)
+
+    def check_images(self) -> None:
+        """Raise FileNotFoundError, naming some, where images are missing; it lists folders and opens no image."""
+        for missing in find_missing_images(self.files)[0]:
+            names = [example.file_name or "" for example in missing.examples]
+            raise FileNotFoundError(
+                f"{missing.count} of the {len(self)} images of {self.json_path} are missing in {self.image_folder}: "
+                f"{', '.join(names)}{', ...' if missing.count > len(names) else ''}"
+                f"{f'; {missing.note}' if missing.note else ''}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._annotations.image_ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample.
+
+        Returns:
+            ``(image, target)`` after ``transforms``. ``image`` is a uint8 ``tv_tensors.Image`` of shape (3, H, W), RGB,
+            in memory H x W x 3.
+            ``target`` holds ``boxes`` (``tv_tensors.BoundingBoxes``, float32 (N, 4), x1 y1 x2 y2 in pixels), ``labels``
+            (int64 (N,), 0..K-1), ``iscrowd`` (bool (N,); only when not training), ``image_id`` (int) and ``size``
+            ((height, width) of the file on disk). With masks also ``masks`` (``tv_tensors.Mask``, uint8 (N, H, W), 0 or
+            1), or ``polygons``: for each instance a list of ``tv_tensors.BoundingBoxes``, float64 (points, 4), whose
+            boxes x y x y are the points, so that transforms move them. Masks are drawn after the transforms, at the
+            size that the image has then: until :func:`draw_masks`, ``target["to_draw"]`` holds polygons in that form,
+            none for an instance with run lengths, and ``masks`` those with run lengths alone.
+
+        Raises:
+            IndexError: ``index`` is not in 0..len-1.
+            OSError, ValueError: the image cannot be read, or has another size than the annotation file says.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {self.json_path}; it has 0..{len(self) - 1}")
+        notes = self._annotations
+        height, width = size = tuple(self.sizes[index].tolist())
+        own = slice(notes.first[index], notes.first[index + 1])
+        image = tv_tensors.Image(read_interleaved(self.image_path(index), size))
+        target: Target = {
+            "boxes": tv_tensors.BoundingBoxes(
+                torch.tensor(notes.boxes[own]), format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=size
+            ),
+            "labels": torch.tensor(notes.labels[own]),
+            "image_id": int(notes.image_ids[index]),
+            "size": size,
+        }
+        if notes.segmentations is not None and self.mask_format == "polygon":
+            target["polygons"] = [
+                [_as_points(polygon, size) for polygon in json.loads(notes.segmentations[entry])]
+                for entry in range(own.start, own.stop)
+            ]
+        elif notes.segmentations is not None:
+            found = [json.loads(notes.segmentations[entry]) for entry in range(own.start, own.stop)]
+            run_lengths = [decode_segmentation(each, height, width) for each in found if isinstance(each, dict)]
+            masks = np.stack(run_lengths) if run_lengths else np.zeros((0, height, width), dtype=np.uint8)
+            target["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
+            target["to_draw"] = [
+                [] if isinstance(each, dict) else [_as_points(polygon, size) for polygon in each] for each in found
+            ]
+        if not self.training:
+            target["iscrowd"] = torch.tensor(notes.is_crowd[own])
+        if self.transforms is not None:
+            image, target = self.transforms(image, target)
+        return image, draw_masks(target, (image.shape[-2], image.shape[-1]))
+
+
+def draw_masks(target: Target, size: tuple[int, int]) -> Target:
+    """Return a target whose ``masks`` are those of all its instances; as it is, where nothing is left to draw.
+
+    Args:
+        target: of :class:`CocoDataset`.
+        size: (height, width) of its image in pixels.
+    """
+    if "to_draw" not in target:
+        return target
+    masks = np.zeros((len(target["to_draw"]), *size), dtype=np.uint8)
+    run_lengths = iter(target["masks"].numpy())
+    for mask, polygons in zip(masks, target["to_draw"], strict=True):
+        mask[:] = decode_segmentation(list(map(coordinates, polygons)), *size) if polygons else next(run_lengths)
+    drawn = {**target, "masks": tv_tensors.Mask(torch.from_numpy(masks))}
+    del drawn["to_draw"]
+    return drawn
+
+
+def coordinates(points: torch.Tensor) -> np.ndarray:
+    """Return the polygon ``[x1, y1, x2, y2, ...]``, float64, of points in the form of a target's ``polygons``."""
+    return points[:, :2].numpy().reshape(-1)
+
+
+def _as_points(polygon: list[float], size: tuple[int, int]) -> tv_tensors.BoundingBoxes:
+    points = torch.tensor(polygon, dtype=torch.float64).reshape(-1, 2)
+    return tv_tensors.BoundingBoxes(
+        points.repeat(1, 2), format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=size, dtype=torch.float64
+    )

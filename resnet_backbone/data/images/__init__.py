@@ -1,0 +1,1 @@
+"""Image files: reading, listing, checking, videos, and images in class folders."""

@@ -1,0 +1,255 @@
+"""Checks that open every image: of one set, and of training images that are also test images."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import ExifTags
+from torch.nn.functional import adaptive_avg_pool2d
+from torch.utils.data import DataLoader, Dataset
+
+from resnet_backbone.data.coco.findings import Example, Finding, find
+from resnet_backbone.data.images.files import ImageFiles, find_shared_files
+from resnet_backbone.data.images.read import open_image, read_interleaved
+
+HASH_BITS = 256
+_CELLS = (16, 17)  # rows and columns of a coarse picture; the hash says which of two neighbours in a row is lighter
+_PLAIN = 4.0  # levels of 255; a coarse picture that varies less says nothing about its looks
+_SAMPLED_SIDE = 256  # pixels; larger images are read at every second pixel, or fewer, for their looks
+_MAX_WORKERS, _IMAGES_A_WORKER = 8, 32
+_EXIF_ERRORS = (OSError, SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error)
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """Of one image.
+
+    Attributes:
+        fault: why a run cannot use it; "" where it can, and only then the others are meant.
+        readable: it can be read, in whatever size.
+        mode: Pillow's, "RGB" for most.
+        orientation: EXIF's, 1 for upright.
+        upright: the annotation file has the size of the image turned upright.
+        digest: of its pixels as RGB, in the frame of the annotation file.
+        looks: uint8 (32,), the bits of the small hash.
+        plain: it has too little in it to be recognised by its looks.
+    """
+
+    fault: str
+    readable: bool = False
+    mode: str = ""
+    orientation: int = 1
+    upright: bool = True
+    digest: bytes = b""
+    looks: np.ndarray = field(default_factory=lambda: np.zeros(HASH_BITS // 8, dtype=np.uint8))
+    plain: bool = True
+
+
+def read_image_facts(files: ImageFiles, workers: int | None = None) -> list[ImageFacts]:
+    """Open every image.
+
+    Args:
+        files: N images.
+        workers: processes beside this one; None for as many as the machine and the number of images suggest.
+
+    Raises:
+        OSError: a process was killed.
+    """
+    if workers is None:
+        workers = min(_MAX_WORKERS, os.cpu_count() or 1, len(files) // _IMAGES_A_WORKER)
+    loader = DataLoader(_Facts(files), batch_size=16, num_workers=workers, collate_fn=list)
+    try:
+        return [facts for batch in loader for facts in batch]
+    except RuntimeError as error:
+        raise OSError(f"reading the images of {files.folder} ended early: {error}") from error
+
+
+class _Facts(Dataset[ImageFacts]):
+    def __init__(self, files: ImageFiles) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> ImageFacts:
+        height, width = self.files.sizes[row].tolist()
+        return image_facts(self.files, row, (height, width))
+
+
+def image_facts(files: ImageFiles, row: int, size: tuple[int, int]) -> ImageFacts:
+    """Open one image, whose (height, width) in pixels the annotation file states."""
+    path = files.path(row)
+    try:
+        pixels = read_interleaved(path, size)
+    except OSError as error:
+        return ImageFacts(str(error))
+    except ValueError as error:
+        return ImageFacts(str(error), readable=True)
+    with open_image(path) as image:
+        stored, mode = image.size[::-1], image.mode
+        try:
+            found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        except _EXIF_ERRORS:
+            found = 1
+    orientation = found if isinstance(found, int) and 1 <= found <= 8 else 1
+    upright = stored[::-1] if orientation >= 5 else stored
+    digest = hashlib.blake2b(str(tuple(pixels.shape)).encode(), digest_size=16)
+    digest.update(pixels.permute(1, 2, 0).contiguous().numpy().data)
+    looks, plain = small_hash(pixels)
+    return ImageFacts("", True, mode, orientation, upright == size, digest.digest(), looks, plain)
+
+
+def small_hash(pixels: torch.Tensor) -> tuple[np.ndarray, bool]:
+    """Return the hash of an image's looks, which another size, quality or brightness hardly changes.
+
+    Args:
+        pixels: uint8 (3, H, W).
+
+    Returns:
+        uint8 (32,), a "difference hash" of 256 bits, and whether the image is too plain for it to mean anything.
+    """
+    step = max(1, min(pixels.shape[1:]) // _SAMPLED_SIDE)
+    gray = pixels[:, ::step, ::step].float().mean(dim=0)
+    coarse = adaptive_avg_pool2d(gray[None, None], _CELLS)[0, 0].numpy()
+    return np.packbits(coarse[:, 1:] > coarse[:, :-1]), bool(coarse.std() < _PLAIN)
+
+
+def nearest_looks(looks: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find for each small hash the most similar one of others.
+
+    Args:
+        looks: uint8 (N, 32).
+        others: uint8 (M, 32), M 1 or more.
+
+    Returns:
+        The bits that differ, int64 (N,), and the position in ``others``, int64 (N,).
+    """
+    mine, theirs = (np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1 for hashes in (looks, others))
+    distances = np.full(len(mine), HASH_BITS + 1, dtype=np.int64)
+    places = np.zeros(len(mine), dtype=np.int64)
+    for start in range(0, len(theirs), 4096):
+        for own in range(0, len(mine), 4096):  # products of 64 MiB
+            block = slice(own, own + 4096)
+            agreement = mine[block] @ theirs[start : start + 4096].T
+            best = agreement.argmax(axis=1)
+            differing = ((HASH_BITS - np.take_along_axis(agreement, best[:, None], 1)[:, 0]) / 2).astype(np.int64)
+            closer = differing < distances[block]
+            distances[block][closer] = differing[closer]
+            places[block][closer] = best[closer] + start
+    return distances, places
+
+
+logger = logging.getLogger(__name__)
+
+LOOKS_SAME = 40  # of 256 bits that differ, at most; unrelated photographs differ in 80 or more
+_USUAL_MODES = ("RGB", "L")
+
+Opened = tuple[ImageFiles, list[ImageFacts]]
+
+
+def compare_images(
+    train: Mapping[str, ImageFiles], test: Mapping[str, ImageFiles], *, deep: bool
+) -> list[tuple[str, list[Finding]]]:
+    """Check the image files of the sets of a run.
+
+    Args:
+        train: the sets to train on, by name.
+        test: those to score.
+        deep: open every image. False compares where they lie.
+
+    Returns:
+        The names of the sets, those to train on first, and what was found in each.
+
+    Raises:
+        OSError: a process that reads images was killed.
+    """
+    trained = [_open(name, files) for name, files in train.items()] if deep else []
+    found = [(name, check_opened(*trained[index]) if deep else []) for index, name in enumerate(train)]
+    for name, files in test.items():
+        findings, shared = find_shared_files(train, files)
+        if deep:
+            opened = _open(name, files)
+            findings += [*check_opened(*opened), *_find_known_content(trained, opened, shared)]
+        found.append((name, findings))
+    return found
+
+
+def _open(name: str, files: ImageFiles) -> Opened:
+    logger.info("%s: opening %d images", name, len(files))
+    return files, read_image_facts(files)
+
+
+def check_opened(files: ImageFiles, facts: Sequence[ImageFacts]) -> list[Finding]:
+    """Check the images of one set, each of which was opened."""
+    total = len(files)
+
+    def rows(which: list[bool]) -> np.ndarray:
+        return np.flatnonzero(which)
+
+    def fault(row: int) -> Example:
+        return files.example(row, facts[row].fault)
+
+    def turned(row: int) -> Example:
+        fact = facts[row]
+        frame = "turned upright" if fact.upright else "left as stored"
+        return files.example(row, f"orientation {fact.orientation}, {frame}")
+
+    first: dict[bytes, int] = {}
+    usable = [row for row, fact in enumerate(facts) if not fact.fault]
+    again = [row for row in usable if first.setdefault(facts[row].digest, row) != row]
+
+    def same(row: int) -> Example:
+        other = files.path(first[facts[row].digest])
+        return files.example(row, f"has the pixels of {other.name}", other)
+
+    stored = sum(fact.orientation > 1 and not fact.upright for fact in facts)
+    note = f"{stored} are left as stored" if stored else ""
+    return [
+        *find("unreadable_image", rows([bool(f.fault) and not f.readable for f in facts]), total, fault),
+        *find("other_size", rows([bool(f.fault) and f.readable for f in facts]), total, fault),
+        *find("turned_image", rows([not f.fault and f.orientation > 1 for f in facts]), total, turned, note=note),
+        *find(
+            "unusual_mode",
+            rows([not f.fault and f.mode not in _USUAL_MODES for f in facts]),
+            total,
+            lambda row: files.example(row, f"mode {facts[row].mode}"),
+        ),
+        *find("repeated_content", again, total, same),
+    ]
+
+
+def _find_known_content(train: Sequence[Opened], test: Opened, shared: Sequence[int]) -> list[Finding]:
+    """Images to score that are trained on under another file, or look so."""
+    files, facts = test
+    trained = [(of, row, fact) for of, all_facts in train for row, fact in enumerate(all_facts) if not fact.fault]
+    known = {fact.digest: of.path(row) for of, row, fact in trained}
+    rest = [row for row in sorted(set(range(len(files))) - set(shared)) if not facts[row].fault]
+    equal = [row for row in rest if facts[row].digest in known]
+
+    def same(row: int) -> Example:
+        twin = known[facts[row].digest]
+        return files.example(row, f"has the pixels of {twin}", twin)
+
+    findings = find("shared_content", equal, len(files), same)
+    asked = [row for row in rest if facts[row].digest not in known and not facts[row].plain]
+    telling = [(of.path(row), fact.looks) for of, row, fact in trained if not fact.plain]
+    if not asked or not telling:
+        return findings
+    looks = np.stack([facts[row].looks for row in asked])
+    distances, places = nearest_looks(looks, np.stack([of_trained for _, of_trained in telling]))
+    nearest = zip(asked, distances.tolist(), places.tolist(), strict=True)
+    alike = {row: (telling[place][0], distance) for row, distance, place in nearest if distance <= LOOKS_SAME}
+
+    def similar(row: int) -> Example:
+        twin, distance = alike[row]
+        return files.example(row, f"looks like {twin} ({distance} of 256 bits differ)", twin)
+
+    closest_first = sorted(alike, key=lambda row: alike[row][1])
+    return findings + find("looks_same", closest_first, len(files), similar)

@@ -1,0 +1,255 @@
+"""Images, videos and cameras that a command line names, frame by frame, and writing a video."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from resnet_backbone.data.images.read import FORMATS
+
+# What desktops, servers and notebooks put beside a user's files, in lower case; and all whose names begin with a dot.
+_OF_SYSTEMS = frozenset(
+    ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "$recycle.bin")
+    + ("system volume information", "lost+found", "__pycache__")
+)
+VIDEOS = ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .flv .ts .3gp .ogv"
+
+
+@cache
+def image_endings() -> frozenset[str]:
+    """Endings of the names of images that :func:`~resnet_backbone.data.images.read.read_image` reads, in lower case."""
+    return frozenset(end for end, format_name in Image.registered_extensions().items() if format_name in FORMATS)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is none of the user's own, and left out wherever folders are searched.
+
+    Names with a dot in front (``.ipynb_checkpoints``, ``._a.jpg``, ``.DS_Store``), ``__MACOSX``, ``Thumbs.db``, ...
+    """
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
+class Medium(NamedTuple):
+    """One image file, video file or camera."""
+
+    source: Path | int  # a file, or the number of a camera
+    name: Path  # below the folder that was named; of a single file its name
+    is_video: bool
+
+
+class Media(NamedTuple):
+    """What :func:`find_media` found."""
+
+    found: list[Medium]
+    skipped: int  # files in folders that are neither images nor videos, or hidden
+
+
+def find_media(words: Sequence[str]) -> Media:
+    """Find what ``words`` name, in their order, every file once.
+
+    Args:
+        words: each a file, a folder (searched with all that is below it, by the endings of the names, sorted), a
+            pattern such as ``photos/*.jpg`` or ``photos/**/a*``, or the number of a camera, ``0`` for the first. A file
+            of an unknown ending that is named by itself is taken for an image.
+
+    Raises:
+        FileNotFoundError: a word names nothing, or there is no image or video among all that they name.
+    """
+    found: dict[Path | int, Medium] = {}
+    skipped: set[Path] = set()
+    for word in words:
+        for medium in _media(word, skipped):
+            key = medium.source if isinstance(medium.source, int) else medium.source.resolve()
+            found.setdefault(key, medium)
+    if not found:
+        raise FileNotFoundError(
+            f"no image and no video in {' '.join(words)} ({len(skipped)} other files); they are told by their endings: "
+            f"{' '.join(sorted(image_endings()))} {VIDEOS}; name a hidden file by itself"
+        )
+    return Media(list(found.values()), len(skipped))
+
+
+def _media(word: str, skipped: set[Path]) -> list[Medium]:
+    try:
+        path = Path(word).expanduser()
+    except RuntimeError:  # "~somebody" whom this machine does not know
+        path = Path(word)
+    if word and path.exists():
+        return _below(path, skipped) if path.is_dir() else [_medium(path, path.name)]
+    if word.isascii() and word.isdigit():
+        return [Medium(int(word), Path(f"camera_{word}"), is_video=True)]
+    matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if word else []
+    if not matches:
+        raise FileNotFoundError(
+            f"{word!r}: no such file or folder, no pattern that matches any, and no number of a camera"
+        )
+    files = [match for match in matches if match.is_file()]
+    named = path.parts  # a hidden folder that the pattern itself has is meant
+    return [medium for match in files for medium in _of_known_kind(match, match.name, skipped, named)]
+
+
+def _below(folder: Path, skipped: set[Path]) -> list[Medium]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [medium for path in files for medium in _of_known_kind(path, path.relative_to(folder), skipped)]
+
+
+def _of_known_kind(path: Path, name: Path | str, skipped: set[Path], named: Sequence[str] = ()) -> list[Medium]:
+    below = path.parts if named else Path(name).parts
+    hidden = any(is_hidden(part) and part not in named for part in below)
+    if hidden or path.suffix.lower() not in {*image_endings(), *VIDEOS.split()}:
+        skipped.add(path.resolve())
+        return []
+    return [_medium(path, name)]
+
+
+def _medium(path: Path, name: str | Path) -> Medium:
+    return Medium(path, Path(name), is_video=path.suffix.lower() in VIDEOS.split())
+
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_FPS = 25.0  # of a camera or file that does not say it
+
+
+class VideoReader:
+    """Iterate over the frames of a video file or camera: uint8 tensors (3, H, W), RGB, upright.
+
+    Use it as a context manager, so that file or camera is given back.
+
+    Args:
+        source: a file of any format that OpenCV's FFmpeg reads, or the number of a camera.
+
+    Attributes:
+        fps: frames a second.
+        frame_count: as the file says, which may be an estimate; None of a camera.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: the file is no video that can be read, its name is not UTF-8, or there is no such camera.
+    """
+
+    def __init__(self, source: Path | int) -> None:
+        self.source = source
+        if isinstance(source, Path) and not source.is_file():
+            raise FileNotFoundError(f"{source}: no such video file")
+        if isinstance(source, Path):
+            _check_name(source)
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        if not self._capture.isOpened():
+            self._capture.release()
+            if isinstance(source, int):
+                raise OSError(f"camera {source} cannot be opened; 0 is the first one")
+            raise OSError(f"{source}: cannot be read as a video; replace the file or take it out")
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        if not (math.isfinite(fps) and fps > 0):
+            logger.warning("%s does not say how many frames a second it has: taking %g", self._name, DEFAULT_FPS)
+            fps = DEFAULT_FPS
+        self.fps = fps
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.frame_count = count if isinstance(source, Path) and count > 0 else None
+
+    @property
+    def _name(self) -> str:
+        return f"camera {self.source}" if isinstance(self.source, int) else str(self.source)
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._capture.release()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Raises: OSError where not one frame can be read. A file that ends early is a warning."""
+        number = 0
+        while True:
+            there, frame = self._capture.read()
+            if not there:
+                break
+            number += 1
+            yield torch.from_numpy(np.ascontiguousarray(frame[:, :, ::-1])).permute(2, 0, 1).contiguous()
+        if number == 0:
+            raise OSError(f"{self._name}: not one frame can be read; replace the file or take it out")
+        if self.frame_count is not None and number < self.frame_count:
+            logger.warning(
+                "%s: %d of %d frames could be read; the file is damaged or cut off",
+                self._name,
+                number,
+                self.frame_count,
+            )
+
+
+def _check_name(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # OpenCV crashes
+        raise OSError(f"{ascii(str(path))}: the name of a video must be text in UTF-8; rename it") from None
+
+
+class VideoWriter:
+    """Write frames to an ``.mp4`` file (MPEG-4). Use it as a context manager; without a frame there is no file.
+
+    Args:
+        path: the file; its folder must be there.
+        fps: frames a second.
+
+    Raises:
+        ValueError: the file is not named ``.mp4``.
+        OSError: its name is not UTF-8.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        if path.suffix.lower() != ".mp4":
+            raise ValueError(f"a video is written to an .mp4 file, not to {path}")
+        _check_name(path)
+        self.path = path
+        self.fps = fps
+        self._writer: Any = None
+        self._size = (0, 0)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._writer is None:
+            return
+        self._writer.release()
+        if error is None and not (self.path.is_file() and self.path.stat().st_size > 0):
+            raise OSError(f"{self.path} could not be written; is the disk full?")
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append a frame.
+
+        Args:
+            frame: uint8, (H, W, 3), RGB. Odd sides, which the format does not have, are made even by repeating the
+                last row or column.
+
+        Raises:
+            OSError: the file cannot be written.
+            ValueError: the frame has another size than the first.
+        """
+        height, width = frame.shape[:2]
+        if self._writer is None:
+            self._size = (height, width)
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self.path), codec, self.fps, (width + width % 2, height + height % 2))
+            if not self._writer.isOpened():
+                raise OSError(f"{self.path} cannot be written; does its folder exist, and may you write there?")
+        if (height, width) != self._size:
+            raise ValueError(f"{self.path}: frames are {self._size}, got one of {(height, width)} (height, width)")
+        even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        self._writer.write(np.ascontiguousarray(even[:, :, ::-1]))

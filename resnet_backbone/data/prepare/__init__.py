@@ -1,0 +1,1 @@
+"""Fetching, generating and converting data sets."""

@@ -1,0 +1,260 @@
+"""Fetching a published archive, and unpacking it without trusting it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from resnet_backbone.data.images.media import is_hidden
+from resnet_backbone.files.atomic import replacing
+from resnet_backbone.weights.download import download, file_hash
+
+logger = logging.getLogger(__name__)
+
+Select = Callable[[str], str | None]
+_CHUNK_BYTES = 1 << 20
+_MAX_MEMBERS = 1_000_000  # COCO's largest archive has 123 000
+_PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_EXTENDED = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_MAX_EXTENDED_BYTES = 8192
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may ask for gigabytes to unpack a byte
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One published zip or tar file."""
+
+    path: str  # below its publisher's address
+    md5: str
+    max_bytes: int  # of what is unpacked from it, and of itself
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    size: int  # bytes, unpacked
+    plain: bool  # a file that is stored as one, see _selected
+    open: Callable[[], IO[bytes]]
+
+
+def fetch_archive(archive: Archive, base_url: str, folder: Path, *, select: Select) -> None:
+    """Download an archive into ``folder``, unpack it there, and delete it when everything is unpacked.
+
+    An interrupted call goes on where it stopped. An archive that is there already is taken if its MD5 is right.
+
+    Args:
+        archive: what to fetch from ``base_url``.
+        base_url: ``https://``, without a slash at the end.
+        folder: created where needed.
+        select: see :func:`extract_zip`.
+
+    Raises:
+        DownloadError: the file cannot be fetched, or its MD5 is not the published one.
+        ValueError: the archive that is there has another MD5, or see :func:`extract_zip`.
+        OSError: the disk is full; the message says how much is needed.
+    """
+    path = folder / archive.name
+    if path.is_file():
+        check_md5(path, archive.md5)
+    else:
+        download(f"{base_url}/{archive.path}", path, md5=archive.md5, max_bytes=archive.max_bytes)
+    logger.info("unpacking %s", path)
+    extract = extract_tar if path.suffix == ".tar" else extract_zip
+    extract(path, folder, select=select, max_bytes=archive.max_bytes)
+    path.unlink()
+
+
+def check_md5(path: Path, md5: str) -> None:
+    """Raise ValueError where a file is not the one that was published."""
+    found = file_hash(path, "md5")
+    if found != md5:
+        raise ValueError(f"{path}: its md5 is {found}, expected {md5}; it is damaged, or another file: delete it")
+
+
+def extract_zip(archive: str | Path, folder: str | Path, *, select: Select, max_bytes: int) -> int:
+    """Unpack the selected members of a zip file, each checked by its CRC and appearing only when it is whole.
+
+    A member whose file is there with the right size is skipped, so an interrupted run goes on where it stopped.
+
+    Args:
+        archive: a zip file.
+        folder: created where needed; nothing is written outside it.
+        select: from a member's name to its path below ``folder``, or None to leave it out; hidden ones are in any case.
+        max_bytes: limit of what the selected members unpack to, all together.
+
+    Returns:
+        How many members were selected.
+
+    Raises:
+        FileNotFoundError: there is no such archive.
+        ValueError: it is not a zip file or damaged, a path leads out of ``folder``, a member is a link, a device or
+            encrypted, two have the same path, or they unpack to more than ``max_bytes``.
+        OSError: the disk is full; the message says how much is needed.
+    """
+    archive = _existing(archive)
+    try:
+        with zipfile.ZipFile(archive) as source:
+            members = _listed(_zip_members(source), archive, "a zip file")
+            return _extract_all(members, archive, Path(folder), select, max_bytes)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise _damaged(archive, "a zip file", error) from error
+    except ValueError as error:
+        raise error if str(archive) in str(error) else _damaged(archive, "a zip file", error) from error
+
+
+def extract_tar(archive: str | Path, folder: str | Path, *, select: Select, max_bytes: int) -> int:
+    """Do with a tar file, not compressed, what :func:`extract_zip` does with a zip file.
+
+    A tar file has no checksums of its contents: check the hash of the whole before.
+    """
+    archive = _existing(archive)
+    try:
+        with _opened_tar(archive) as source:
+            members = _listed(_tar_members(source), archive, "a plain tar file")
+            return _extract_all(members, archive, Path(folder), select, max_bytes)
+    except tarfile.TarError as error:
+        raise _damaged(archive, "a plain tar file", error) from error
+
+
+class _BoundedInfo(tarfile.TarInfo):
+    """Refuses long extended headers: tarfile reads them whole, and older ones need minutes for a megabyte of digits."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _EXTENDED and not 0 <= self.size <= _MAX_EXTENDED_BYTES:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]  # what tarfile's own comments name for subclasses
+
+
+def _opened_tar(archive: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(archive, "r:", tarinfo=_BoundedInfo)
+    except tarfile.TarError:
+        raise
+    except Exception as error:  # tarfile trusts the numbers in headers, and raises nearly anything
+        raise _damaged(archive, "a plain tar file", error) from error
+
+
+def _damaged(archive: Path, kind: str, error: Exception) -> ValueError:
+    reason = str(error)[:300] or type(error).__name__
+    return ValueError(f"{archive}: damaged, or not {kind} ({reason}); delete it and download it again")
+
+
+def _listed(members: Iterator[_Member], archive: Path, kind: str) -> list[_Member]:
+    try:
+        listed = list(islice(members, _MAX_MEMBERS + 1))
+    except Exception as error:  # as in _opened_tar
+        raise _damaged(archive, kind, error) from error
+    if len(listed) > _MAX_MEMBERS:
+        raise ValueError(f"{archive}: has more than {_MAX_MEMBERS:,} members; expected an archive of a data set")
+    return listed
+
+
+def _existing(archive: str | Path) -> Path:
+    if not Path(archive).is_file():
+        raise FileNotFoundError(f"{archive}: no such archive")
+    return Path(archive)
+
+
+def _zip_members(source: zipfile.ZipFile) -> Iterator[_Member]:
+    for info in source.infolist():
+        if not info.is_dir():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            plain = kind in (0, stat.S_IFREG) and not info.flag_bits & 1 and info.compress_type in _ZIP_METHODS
+            yield _Member(info.filename, info.file_size, plain, partial(source.open, info))
+
+
+def _tar_members(source: tarfile.TarFile) -> Iterator[_Member]:
+    for info in source:
+        if not info.isdir():
+            yield _Member(
+                info.name, info.size, info.isfile() and not info.issparse(), partial(_open_in_tar, source, info)
+            )
+
+
+def _open_in_tar(source: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    file = source.extractfile(info)
+    if file is None:
+        raise ValueError(f"{info.name} is not a plain file")
+    return file
+
+
+def _extract_all(members: Iterable[_Member], archive: Path, folder: Path, select: Select, max_bytes: int) -> int:
+    selected = _selected(members, archive, select)
+    total = sum(member.size for member in selected.values())
+    if total > max_bytes:
+        raise ValueError(f"{archive}: unpacks to {total:,} bytes; at most {max_bytes:,} were expected")
+    missing = {path: member for path, member in selected.items() if not _is_there(folder / path, member.size)}
+    folder.mkdir(parents=True, exist_ok=True)
+    needed = sum(member.size for member in missing.values())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"unpacking {archive} needs {needed / 1e9:.3f} GB in {folder}, {free / 1e9:.3f} GB are free; "
+            f"make room and start again, it goes on from here"
+        )
+    for path, member in missing.items():
+        _extract(member, archive, folder / path)
+    return len(selected)
+
+
+def _selected(members: Iterable[_Member], archive: Path, select: Select) -> dict[PurePosixPath, _Member]:
+    selected: dict[PurePosixPath, _Member] = {}
+    folded: set[str] = set()
+    for member in members:
+        target = select(member.name)
+        if target is None:
+            continue
+        path = PurePosixPath(target)
+        if path.is_absolute() or not path.parts or ".." in path.parts or not _is_usual(target):
+            raise ValueError(
+                f"{archive}: member {member.name[:200]!r} would be written outside the folder; nothing was unpacked"
+            )
+        if any(map(is_hidden, path.parts)):  # of the machine that the archive was made on
+            continue
+        if not member.plain:
+            raise ValueError(
+                f"{archive}: member {member.name[:200]!r} is a link, a device, encrypted, sparse or compressed in an "
+                "unusual way; expected a plain file"
+            )
+        if str(path).casefold() in folded:
+            raise ValueError(f"{archive}: two members are written to {path} where case makes no difference")
+        folded.add(str(path).casefold())
+        selected[path] = member
+    return selected
+
+
+def _is_usual(target: str) -> bool:
+    """Say whether every file system can have a file of that name: Windows reads more into names than others do."""
+    parts = PurePosixPath(target).parts
+    return target.isprintable() and not any(
+        len(part) > 200 or set(part) & set('\\:*?"<>|') or part.endswith((" ", ".")) for part in parts
+    )
+
+
+def _is_there(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _extract(member: _Member, archive: Path, path: Path) -> None:
+    with (
+        replacing(path, f"unpacking {archive}", durable=False) as part,
+        member.open() as source,
+        part.open("wb") as plain,
+    ):
+        shutil.copyfileobj(source, plain, _CHUNK_BYTES)
+        if plain.tell() != member.size:
+            raise ValueError(f"{archive}: damaged, {member.name} ends early; delete it and download it again")

@@ -1,0 +1,179 @@
+"""What a file is: whose weights, in which norm, for which input, known to the catalog or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from resnet_backbone.config import required_input
+from resnet_backbone.config.weights_input import INPUT_KEYS
+from resnet_backbone.weights import InputFormat, Weights, WeightsEntry, WeightsError, find_entry_by_sha256, read_weights
+from resnet_backbone.weights.architecture import candidate_archs
+from resnet_backbone.weights.catalog import SCHEMES, find_entry_by_address, parse_source
+from resnet_backbone.weights.errors import shorten
+from resnet_backbone.weights.names import holds_detector
+from resnet_backbone.weights.read import RawFile, read_file, split_part
+from resnet_backbone.weights.source import PACKAGE_KEY, resolve
+
+CLASSIFIER, PACKAGED, DETECTOR = "a classifier's weights", "packaged weights", "a detector's checkpoint"
+_COUNTER = ".num_batches_tracked"
+_BACKGROUND = 1
+_SCORES = ("roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.0.cls_score.weight")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file, or a name of the catalog, that was read and is whole.
+
+    Attributes:
+        source: as the user wrote it.
+        kind: ``CLASSIFIER``, ``PACKAGED`` or ``DETECTOR``.
+        weights: the tensors of the classifier or trunk; the input format and the place of the stride also where a
+            detector's checkpoint, or the address, tells them.
+        entry: of the catalog; None for a file that it lacks.
+        builder: MODEL.BACKBONE.NAME of a detector, by the names of its tensors; ``""`` for a classifier.
+        num_detected: how many classes a detector tells apart; None where its tensors do not say.
+        class_names: of a detector; empty where nobody said.
+    """
+
+    source: str
+    kind: str
+    weights: Weights
+    entry: WeightsEntry | None
+    builder: str = ""
+    num_detected: int | None = None
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def trains_norms(self) -> bool:
+        """Whether the file has the counters of batch norms, which frozen ones lack."""
+        return any(name.endswith(_COUNTER) for name in self.weights.state_dict)
+
+    def facts(self) -> dict[str, Any]:
+        """Return plain containers, for JSON."""
+        weights = self.weights
+        return {
+            "source": self.source,
+            "kind": self.kind,
+            "arch": weights.arch,
+            "fits": list(candidate_archs(weights.state_dict)),
+            "norm": weights.norm,
+            "num_classes": weights.num_classes,
+            "num_tensors": len(weights.state_dict),
+            "other_tensors": len(weights.left_out),
+            "input_format": weights.input_format.to_dict() if weights.input_format else None,
+            "stride_in_1x1": weights.stride_in_1x1,
+            "option_a_zeros": weights.option_a_zeros,
+            "sha256": weights.sha256,
+            "catalog_name": self.entry.full_name if self.entry else "",
+            "licence": weights.licence,
+            "acc1": weights.acc1,
+            "builder": self.builder,
+            "num_detected": self.num_detected,
+            "class_names": list(self.class_names),
+        }
+
+    def summary(self) -> str:
+        """Return what it is in one sentence."""
+        weights = self.weights
+        parts = [
+            f"{self.source}: {self.kind} of {weights.arch or ' or '.join(candidate_archs(weights.state_dict)) or '?'}",
+            f"norms: {weights.norm or 'none'}",
+            f"a classifier of {weights.num_classes} classes" if weights.num_classes else "no classifier",
+        ]
+        if weights.option_a_zeros != "":
+            parts.append(f"option A's zeros: {weights.option_a_zeros or 'nobody said where'}")
+        if self.num_detected is not None:
+            parts.append(f"detects {self.num_detected} classes")
+        parts.append(self.entry.uri if self.entry else "not in the catalog")
+        if weights.sha256:
+            parts.append(f"SHA-256 {weights.sha256[:8]}")
+        return ", ".join(parts)
+
+
+def read_checkpoint(source: str, arch: str | None = None, written: str = "") -> Checkpoint:
+    """Read what :func:`read_weights` reads, or a detector's checkpoint of either engine.
+
+    Args:
+        source: a name of the catalog, or a file.
+        arch: the architecture that is expected; None takes any.
+        written: what the user wrote, where that was resolved to ``source``.
+
+    Raises:
+        FileNotFoundError, DownloadError: it is not there.
+        WeightsError: it is damaged, holds values that are not finite, or is of another architecture.
+    """
+    weights = read_weights(source, arch)
+    file = resolve(source)
+    raw = read_file(file) if split_part(file)[0].is_file() else RawFile({}, {})
+    if holds_detector(raw.tensors):
+        return _read_detector(written or source, weights, raw)
+    entry = _find_entry(written or source, weights)
+    if entry is not None:
+        weights = replace(weights, input_format=entry.input_format, stride_in_1x1=entry.stride_in_1x1)
+    return Checkpoint(written or source, PACKAGED if PACKAGE_KEY in raw.metadata else CLASSIFIER, weights, entry)
+
+
+def config_lines(checkpoint: Checkpoint) -> str:
+    """Return the YAML that a config needs to use the file as MODEL.WEIGHTS.
+
+    Raises:
+        ValueError: the architecture is not known.
+    """
+    weights = checkpoint.weights
+    if weights.arch is None:
+        raise ValueError(f"{checkpoint.source}: nobody knows of which architecture it is")
+    norm = "FrozenBN" if weights.norm == "BN" else weights.norm
+    if checkpoint.kind == DETECTOR and checkpoint.trains_norms:
+        norm = "BN"
+    source = checkpoint.entry.uri if checkpoint.entry else checkpoint.source
+    tree: dict[str, Any] = {"MODEL": {"WEIGHTS": source}}
+    if checkpoint.builder:
+        tree["MODEL"]["BACKBONE"] = {"NAME": checkpoint.builder}
+    tree["MODEL"]["RESNET_BACKBONE"] = {"ARCH": weights.arch, "NORM": norm}
+    if weights.input_format is not None:
+        for key, value in required_input(weights.arch, weights.input_format, weights.stride_in_1x1).items():
+            *path, last = key.split(".")
+            node = tree
+            for part in path:
+                node = node.setdefault(part, {})
+            node[last] = value
+    return yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=120).rstrip()
+
+
+def _find_entry(source: str, weights: Weights) -> WeightsEntry | None:
+    if source.startswith(SCHEMES):
+        return parse_source(source)
+    return find_entry_by_address(source) or find_entry_by_sha256(weights.sha256)
+
+
+def _read_detector(source: str, weights: Weights, raw: RawFile) -> Checkpoint:
+    bad = [name for name, tensor in raw.tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise WeightsError(f"{source} has {len(bad)} tensors with values that are not finite: {shorten(bad)}")
+    told = raw.metadata.get("input")
+    if isinstance(told, Mapping) and told.keys() >= set(INPUT_KEYS):
+        input_format = InputFormat(told["INPUT.FORMAT"], told["MODEL.PIXEL_MEAN"], told["MODEL.PIXEL_STD"])
+        stride = told["MODEL.RESNETS.STRIDE_IN_1X1"] if weights.stride_in_1x1 is None else weights.stride_in_1x1
+        weights = replace(weights, input_format=input_format, stride_in_1x1=stride)
+    names = tuple(raw.metadata.get("class_names") or ())
+    num_detected = len(names) or _num_scored(raw.tensors)
+    return Checkpoint(source, DETECTOR, weights, None, _builder_of(raw.tensors), num_detected, names)
+
+
+def _num_scored(tensors: Mapping[str, Tensor]) -> int | None:
+    """The classes of Faster and Cascade R-CNN; RetinaNet scores classes times anchors, and has no number for either."""
+    scores = next((tensors[name] for name in _SCORES if name in tensors), None)
+    return None if scores is None else len(scores) - _BACKGROUND
+
+
+def _builder_of(tensors: Mapping[str, Tensor]) -> str:
+    if not any(name.startswith("backbone.bottom_up.") for name in tensors):
+        return "build_imagenet_backbone"
+    with_p6 = any(name.startswith(("backbone.top_block.", "backbone.fpn.extra_blocks.")) for name in tensors)
+    return "build_imagenet_retinanet_fpn_backbone" if with_p6 else "build_imagenet_fpn_backbone"

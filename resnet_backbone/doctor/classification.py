@@ -1,0 +1,284 @@
+"""A detector's trunk compared with the plain classifier that it came from, on the user's images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet18_Weights
+
+from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
+from resnet_backbone.doctor.engine import DetectorParts
+from resnet_backbone.doctor.pixels import CROP, generated_image, measure_input, normalise, read_cropped
+from resnet_backbone.doctor.report import Section
+from resnet_backbone.models.registry import create_model
+from resnet_backbone.models.trunk import Trunk
+from resnet_backbone.weights import InputFormat, Weights, WeightsError
+from resnet_backbone.weights.architecture import has_bottlenecks, stage_of
+from resnet_backbone.weights.catalog import IMAGENET_CLASSES
+
+TOLERANCE = 1e-3  # of the largest output; float32 in another order of operations stays below 1e-5
+LOGITS = "logits"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Outcome of :func:`compare`.
+
+    Attributes:
+        compared: ``"logits"``, or the feature map that both share.
+        difference: the largest, relative to the largest output of the plain classifier.
+        causes: what explains a difference above ``TOLERANCE``; empty below it.
+    """
+
+    compared: str
+    difference: float
+    causes: tuple[str, ...]
+
+
+def plain_classifier(weights: Weights, trunk: Trunk | None = None) -> Trunk:
+    """Build the network of a file, with nothing of a detector's config in it; in eval mode.
+
+    Args:
+        weights: of a known architecture.
+        trunk: of the detector: without a classifier in the file the same feature maps are returned as by this one, and
+            where nobody knows it the stride sits where this one has it.
+
+    Raises:
+        WeightsError: the file is no whole network.
+    """
+    if weights.num_classes:
+        out_features = None
+    elif trunk is not None:
+        out_features = tuple(trunk.feature_info)
+    else:
+        out_features = tuple(dict.fromkeys(map(stage_of, weights.state_dict)))
+    stride_in_1x1 = weights.stride_in_1x1
+    if stride_in_1x1 is None:
+        stride_in_1x1 = trunk.stride_in_1x1 if trunk is not None else False
+    return create_model(
+        str(weights.arch),
+        weights=weights,
+        out_features=out_features,
+        stride_in_1x1=stride_in_1x1,
+    ).eval()
+
+
+def graft(plain: Trunk, parts: DetectorParts) -> Trunk:
+    """Return the plain classifier with the detector's own modules in place of its own; it shares them.
+
+    Raises:
+        ValueError: the detector has no trunk of ours, or one with modules that the classifier lacks.
+    """
+    if parts.trunk is None:
+        raise ValueError("the detector's backbone is not one of this package")
+    own = dict(parts.trunk.named_children())
+    unknown = sorted(own.keys() - dict(plain.named_children()).keys())
+    if unknown:
+        raise ValueError(f"{plain.arch} as a classifier has no {', '.join(unknown)}")
+    own |= {name: part for name, part in parts.head_parts.items() if hasattr(plain, name)}
+    grafted = copy.copy(plain)
+    grafted._modules = {**plain._modules, **own}
+    return grafted
+
+
+def comparable_output(grafted: Trunk) -> str | None:
+    """Return what a detector's trunk still computes as the classifier did: all of it, or a map before any dilation."""
+    before = None
+    for name in grafted.feature_info:
+        stage = getattr(grafted, name, None)
+        if isinstance(stage, nn.Module) and any(_is_dilated(module) for module in stage.modules()):
+            return before
+        before = name
+    return LOGITS if grafted.num_classes else before
+
+
+@torch.inference_mode()
+def compare(
+    parts: DetectorParts, plain: Trunk, grafted: Trunk, output: str, image: Tensor, weights: Weights
+) -> Comparison:
+    """Run one image through both.
+
+    Args:
+        parts: the detector.
+        plain: see :func:`plain_classifier`.
+        grafted: see :func:`graft`.
+        output: see :func:`comparable_output`.
+        image: RGB, uint8 (3, H, W).
+        weights: those of ``plain``, with a known input format.
+    """
+    if weights.input_format is None:
+        raise ValueError(f"{weights.source} does not say which input it was trained on")
+    prepared = parts.prepare(image)
+    expected = normalise(image, weights.input_format, (prepared.shape[-2], prepared.shape[-1]))
+    wanted = _run(plain, expected, output)
+    difference = relative_difference(_run(grafted, prepared, output), wanted)
+    if difference < TOLERANCE:
+        return Comparison(output, difference, ())
+    causes = _input_causes(parts.prepare, weights.input_format)
+    found = _run(grafted, expected, output)
+    if relative_difference(found, wanted) >= TOLERANCE:
+        causes.append(_network_cause(found, expected, output, weights))
+    return Comparison(output, difference, tuple(causes))
+
+
+@torch.inference_mode()
+def top5(model: Trunk, prepared: Tensor) -> list[dict[str, Any]]:
+    """Return the five likeliest classes: ``[{"class": name, "probability": 0..1}, ...]``."""
+    logits = model(prepared)
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"{model.arch} has no classifier")
+    probabilities, classes = logits.softmax(dim=1)[0].topk(min(5, logits.shape[1]))
+    names = ResNet18_Weights.IMAGENET1K_V1.meta["categories"] if logits.shape[1] == IMAGENET_CLASSES else None
+    return [
+        {"class": names[index] if names else f"class {index}", "probability": probability}
+        for probability, index in zip(probabilities.tolist(), classes.tolist(), strict=True)
+    ]
+
+
+def relative_difference(found: Tensor, wanted: Tensor) -> float:
+    """Return the largest difference, relative to the largest of ``wanted``."""
+    return ((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)).item()
+
+
+def _run(model: Trunk, x: Tensor, output: str) -> Tensor:
+    if output != LOGITS:
+        return model.forward_features(x)[output]
+    logits = model(x)
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"{model.arch} has no classifier")
+    return logits
+
+
+def _is_dilated(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.dilation != (1, 1)
+
+
+def _input_causes(prepare: Callable[[Tensor], Tensor], wanted: InputFormat) -> list[str]:
+    measured = measure_input(prepare)
+    if measured is None:
+        return ["the detector's pre-processing is not (image - mean) / std, channel by channel"]
+    return measured.differences(wanted)
+
+
+def _network_cause(found: Tensor, expected: Tensor, output: str, weights: Weights) -> str:
+    """Name what makes the detector's network differ from the plain one on the same input."""
+    if has_bottlenecks(str(weights.arch)) and weights.stride_in_1x1 is not None:
+        place = not weights.stride_in_1x1
+        other = plain_classifier(replace(weights, stride_in_1x1=place))
+        if relative_difference(found, _run(other, expected, output)) < TOLERANCE:
+            return f"the stride sits elsewhere in the bottlenecks: write MODEL.RESNETS.STRIDE_IN_1X1: {not place}"
+    return "the network itself computes something else: its tensors, norms or layers are not those of the file"
+
+
+GENERATED = "a generated picture"
+_COUNTER = ".num_batches_tracked"
+
+
+def classify_by_detector(section: Section, parts: DetectorParts, checkpoint: Checkpoint, images: Sequence[str]) -> None:
+    """Classify images by the detector's own pre-processing and trunk, and compare with the plain classifier.
+
+    Args:
+        section: gets the findings.
+        parts: the detector, filled, with a trunk.
+        checkpoint: what it was filled from; its classifier completes the trunk.
+        images: files; none compares a generated picture and names no classes.
+    """
+    weights = checkpoint.weights
+    try:
+        plain = plain_classifier(weights, parts.trunk)
+        grafted = graft(plain, parts)
+    except (WeightsError, ValueError) as error:
+        section.reason = str(error)
+        return
+    if weights.input_format is None and not (weights.num_classes and images):
+        section.reason = "nobody knows which input the weights need"
+        return
+    output = comparable_output(grafted)
+    if weights.num_classes and output != LOGITS:
+        section.warning(
+            "the trunk is dilated, so that it sees its images at another scale than the classifier did: its classes "
+            f"are less sure, and not comparable; compared is {output or 'nothing'}"
+        )
+    if images and not weights.num_classes:
+        section.warning(f"{checkpoint.source} has no classifier: what the images show is not known")
+    if weights.input_format is None:
+        section.warning("nobody knows which input the weights need: that is not compared")
+    if weights.stride_in_1x1 is None:
+        section.warning("nobody knows where these bottlenecks carried their stride: that is not compared")
+    differences: list[float] = []
+    causes: list[str] = []
+    for name, image in _pictures(section, images):
+        if weights.input_format is not None and output is not None:
+            comparison = compare(parts, plain, grafted, output, image, weights)
+            differences.append(comparison.difference)
+            causes += comparison.causes
+        if weights.num_classes and name != GENERATED:
+            with torch.inference_mode():
+                _enter_classes(section, name, top5(grafted, parts.prepare(image)))
+    _enter_comparison(section, str(output), differences, list(dict.fromkeys(causes)), len(images))
+
+
+def classify_alone(loading: Section, section: Section, checkpoint: Checkpoint, images: Sequence[str]) -> None:
+    """Build the network of a file that has no detector around it, and classify images if it can.
+
+    Args:
+        loading: the section "weights", for what building the network finds.
+        section: the section "classification".
+        checkpoint: of a known architecture.
+        images: files.
+    """
+    weights = checkpoint.weights
+    try:
+        plain = plain_classifier(weights)
+    except WeightsError as error:
+        loading.wrong(str(error))
+        section.reason = "the network is not whole"
+        return
+    num_loaded = sum(not name.endswith(_COUNTER) for name in plain.state_dict())
+    loading.ok(f"all {num_loaded} tensors of {plain.arch} are there")
+    if not weights.num_classes:
+        section.reason = "the file has no classifier" + (", as detectors have none" * (checkpoint.kind == DETECTOR))
+    elif weights.input_format is None:
+        section.reason = "nobody knows which input the weights need"
+    elif not images:
+        section.reason = "there are no images: write --images"
+    else:
+        for name, image in _pictures(section, images):
+            _enter_classes(section, name, top5(plain, normalise(image, weights.input_format, (CROP, CROP))))
+
+
+def _pictures(section: Section, images: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    if not images:
+        yield GENERATED, generated_image()
+    for path in images:
+        try:
+            image = read_cropped(path)
+        except (OSError, ValueError) as error:
+            section.wrong(str(error))
+        else:
+            yield path, image
+
+
+def _enter_classes(section: Section, name: str, classes: list[dict[str, Any]]) -> None:
+    section.facts.setdefault("images", []).append({"image": name, "top5": classes})
+    section.ok(f"{name}: " + ", ".join(f"{found['class']} {found['probability']:.1%}" for found in classes))
+
+
+def _enter_comparison(
+    section: Section, output: str, differences: Sequence[float], causes: Sequence[str], num_images: int
+) -> None:
+    if not differences:
+        return
+    worst = max(differences)
+    section.facts |= {"compared": output, "relative_difference": worst, "tolerance": TOLERANCE, "causes": list(causes)}
+    on = f"{num_images} image(s)" if num_images else GENERATED
+    text = f"{output} of the detector's trunk differ by {worst:.1e} of the largest from the plain classifier's, on {on}"
+    if worst < TOLERANCE:
+        section.ok(text)
+    else:
+        section.wrong("\n".join([f"{text}; at most {TOLERANCE} is rounding", *(f"  {cause}" for cause in causes)]))

@@ -1,0 +1,1 @@
+"""What every training shares: output folder, signals, processes, batches, loop, records and checkpoints."""

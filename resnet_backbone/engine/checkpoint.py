@@ -1,0 +1,141 @@
+"""The checkpoints of a training: read without running code, and gone on from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fvcore.common.config import CfgNode
+
+from resnet_backbone.engine.launch import from_main_process, is_main_process, refuse_differences
+from resnet_backbone.files.checkpoints import last_checkpoint, last_written_ns
+from resnet_backbone.files.lock import wait_for_other_runs
+from resnet_backbone.weights import WeightsError
+from resnet_backbone.weights.read import TORCH, check_readable, read_torch_file
+
+logger = logging.getLogger(__name__)
+
+
+def is_checkpoint(path: Path, belongs: Callable[[object], bool]) -> bool:
+    """Return whether ``path`` is a file of torch's whose content ``belongs`` to an engine, and can be read safely."""
+    if not path.is_file():
+        return False
+    try:
+        return check_readable(path) == TORCH and belongs(read_torch_file(path, mapped=True))
+    except WeightsError:
+        return False
+
+
+def read_checkpoint(path: Path, belongs: Callable[[object], bool], expected: str) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Args:
+        path: of the file.
+        belongs: whether its content is of the engine that asks.
+        expected: what it should be, for the message where it is not.
+
+    Raises:
+        ValueError: it cannot be read safely, or is another file.
+    """
+    try:
+        state = read_torch_file(path, mapped=False)
+    except WeightsError as error:
+        raise ValueError(f"{path}: not a checkpoint that can be read safely ({error})") from error
+    if not belongs(state):
+        raise ValueError(f"{path}: no {expected}")
+    return state
+
+
+def check_resumed(cfg: CfgNode, *, done: int, seed: int | None) -> None:
+    """Raise ValueError for a config that a run cannot go on with.
+
+    Args:
+        cfg: of the command that resumes.
+        done: iterations of the run so far.
+        seed: that it has; None where the checkpoint does not say.
+    """
+    if done > cfg.SOLVER.MAX_ITER:
+        raise ValueError(
+            f"the run to resume has done {done} iterations: write SOLVER.MAX_ITER {done} or more, not "
+            f"{cfg.SOLVER.MAX_ITER}"
+        )
+    if cfg.SEED >= 0 and seed is not None and cfg.SEED != seed:
+        raise ValueError(f"the run to resume has the seed {seed}: write SEED {seed}")
+
+
+class Resumed(NamedTuple):
+    """What ``--resume`` finds in OUTPUT_DIR of the main process."""
+
+    output_dir: Path
+    written_ns: int | None  # see ``last_written_ns``
+    state: Any  # the checkpoint; None where there is none
+
+    def check_is_last(self) -> None:
+        """Look, once no other run can write, whether one has since the checkpoint was read.
+
+        Raises:
+            OSError: one has.
+        """
+        if is_main_process() and last_written_ns(self.output_dir) != self.written_ns:
+            raise OSError(
+                f"another run has written to {self.output_dir} since this one read its last checkpoint: run the same "
+                f"command again, once no other run writes there"
+            )
+
+
+def find_resumed(output_dir: Path, load: Callable[[Path], Any]) -> Resumed:
+    """Return what ``load`` makes of the last checkpoint in ``output_dir`` of the main process, in all processes.
+
+    On other machines the folder may lack it. A run that is about to end there is waited for. Where there is no
+    checkpoint a warning says so.
+
+    Raises:
+        OSError: another run writes there, and does not end.
+        FileNotFoundError: the run names checkpoints, none of which is there and whole.
+        ValueError: ``load`` cannot use it.
+    """
+
+    def find() -> Resumed:
+        wait_for_other_runs(output_dir)
+        written_ns, path = last_written_ns(output_dir), last_checkpoint(output_dir)
+        if path is None:
+            logger.warning("--resume: no checkpoint in %s, starting anew", output_dir)
+            return Resumed(output_dir, written_ns, None)
+        logger.info("resuming from %s", path)
+        return Resumed(output_dir, written_ns, load(path))
+
+    return from_main_process(find)
+
+
+def compare_data(now: Mapping[str, Any], resumed: Mapping[str, Any] | None) -> None:
+    """Compare the data of this process with that of the main process, and of the checkpoint that a run goes on from.
+
+    What has changed since the checkpoint is logged as a warning.
+
+    Args:
+        now: by name (``DATASETS.TRAIN my_train``) ``{"sha256": of annotations or labels, "images": number of them}``.
+        resumed: the checkpoint, which has the same as ``data``; those of earlier versions have not.
+
+    Raises:
+        ValueError: in all processes alike, where one has other data than the main process.
+    """
+    refuse_differences(now)
+    then = (resumed or {}).get("data", {})
+    for name, mark in now.items() if is_main_process() else ():
+        before = then.get(name, mark)
+        if before["sha256"] == mark["sha256"]:
+            continue
+        counts = f"{before['images']} images then, {mark['images']} now; "
+        effect = (
+            "The run goes on with other data than it began with"
+            if name.startswith("DATASETS.TRAIN")
+            else "Figures from before and after cannot be compared, and the best network may be one from before"
+        )
+        logger.warning(
+            "%s is not what it was when the checkpoint was written: its annotations, or names of images, have changed "
+            "(%sSHA-256 %.12s... then, %.12s... now). %s. If only the form of the file has changed, all is well; "
+            "else put the old data back, or write another OUTPUT_DIR",
+            *(name, counts if before["images"] != mark["images"] else "", before["sha256"], mark["sha256"], effect),
+        )

@@ -1,0 +1,176 @@
+"""How every command of tools/ and datasets/ runs, and the arguments that those which train have in common."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from urllib.parse import SplitResult, urlsplit
+
+from resnet_backbone.engine.signals import LOST_PEER, RESUME_ME, Interrupted
+
+logger = logging.getLogger(__name__)
+
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
+CLOSED_PIPE = 141  # exit status of a command whose reader has gone, as a shell gives it: 128 + SIGPIPE
+
+
+def run_command_line(
+    main: Callable[[], int], *, refused: tuple[type[Exception], ...] = (), keeps_running: bool = False
+) -> int:
+    """Run ``main`` as a command, and return the exit status.
+
+    Args:
+        main: takes its arguments from ``sys.argv``, and returns the status.
+        refused: errors that are told in one line, with status 1; others are passed on.
+        keeps_running: see :func:`set_up_console`.
+    """
+    set_up_console(keeps_running=keeps_running)
+    try:
+        return main()
+    except refused as error:
+        sys.stderr.write(f"error: {plain_text(error)}\n")
+        return 1
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+def set_up_console(*, keeps_running: bool) -> None:
+    """Make standard output and error take every text, and their loss end the process in order, or not at all.
+
+    Characters that the console's encoding lacks are written as ``\\u732b``. When the reader has gone, as in
+    ``tool | head -1``, the process ends silently with the status 141.
+
+    Args:
+        keeps_running: for what trains: when nobody reads any more, or the terminal is gone, it goes on without output.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and not isinstance(stream, _Console):
+            setattr(sys, name, _Console(stream, keeps_running))
+
+
+class _Console(io.TextIOWrapper):
+    def __init__(self, stream: io.TextIOWrapper, keeps_running: bool) -> None:
+        super().__init__(
+            stream.buffer,
+            encoding=stream.encoding,
+            errors="backslashreplace",
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        self._keeps_running = keeps_running
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())  # what is still in the buffer goes there, too, and what children print
+        os.close(nowhere)
+        if not self._keeps_running:  # not with the OSError, which tools would take for one of their files
+            raise SystemExit(CLOSED_PIPE if isinstance(error, BrokenPipeError) else f"error: printing failed: {error}")
+        if logger.hasHandlers():  # a run has begun, and log.txt may take it
+            logger.warning("nothing is printed any more (%s): the run goes on", error)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the config, the number of processes and ``KEY VALUE`` pairs to ``parser``."""
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="a YAML file, or the name of one in configs/"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine (default: %(default)s)")
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0, help="from 0, different on each machine")
+    parser.add_argument(
+        "--dist-url", metavar="tcp://ADDRESS:PORT", help="of the machine of rank 0, where there are several machines"
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
+
+
+def plain_text(error: BaseException) -> str:
+    """Return what to print of an error: of one from a process that loads data its message, without its traceback."""
+    text = str(error).strip()
+    if not text.startswith("Caught "):
+        return text
+    return text.splitlines()[-1].split(": ", 1)[-1]
+
+
+class LostPeer(RuntimeError):
+    """A process of several cannot go on because another one has ended."""
+
+
+def outcome(error: BaseException) -> tuple[int, str]:
+    """Return the exit status of a command that has ended with ``error``, and what to print.
+
+    The status is 75 where a signal has ended a run that goes on with ``--resume``, 76 where another process has ended,
+    130 after a second Ctrl-C, else 1.
+    """
+    if isinstance(error, Interrupted):
+        return RESUME_ME, f"interrupted: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted; with --resume it goes on from the last checkpoint"
+    return LOST_PEER if isinstance(error, LostPeer) else 1, f"error: {plain_text(error)}"
+
+
+def wants_processes(args: argparse.Namespace) -> bool:
+    """Whether several processes are asked for and this is not one of them already."""
+    return args.num_gpus * args.num_machines > 1 and "LOCAL_RANK" not in os.environ
+
+
+def check_machines(args: argparse.Namespace) -> SplitResult:
+    """Return the address where the processes of several machines meet, after a check; a warning for this machine's own.
+
+    Raises:
+        ValueError: no such address, or a rank that no machine has.
+    """
+    address = urlsplit(args.dist_url or "")
+    if not re.fullmatch(r"tcp://[^/]+:\d{1,5}", args.dist_url or ""):
+        raise ValueError(
+            f"--dist-url {args.dist_url or 'is missing'}: several machines need tcp://ADDRESS:PORT of the one of rank 0"
+        )
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ValueError(
+            f"--machine-rank {args.machine_rank} must be from 0 to {args.num_machines - 1}, a different one on each of "
+            f"the {args.num_machines} machines"
+        )
+    if address.hostname in _THIS_MACHINE:
+        logger.warning(
+            "--dist-url %s is an address that each machine has for itself: no other machine finds this one there. Fine "
+            "for a trial on one machine",
+            args.dist_url,
+        )
+    return address
+
+
+def torchrun_words(args: argparse.Namespace, script: str, argv: Sequence[str]) -> list[str]:
+    """Return the words of torchrun's command line that run ``script`` once a process.
+
+    Raises:
+        ValueError: see :func:`check_machines`.
+    """
+    torchrun = [f"--nproc-per-node={args.num_gpus}"]
+    if args.num_machines == 1:
+        torchrun.append("--standalone")
+    else:
+        address = check_machines(args)
+        torchrun += [f"--nnodes={args.num_machines}", f"--node-rank={args.machine_rank}"]
+        torchrun += [f"--master-addr={address.hostname}", f"--master-port={address.port}"]
+    return [*torchrun, script, *argv]

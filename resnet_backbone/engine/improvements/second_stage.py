@@ -1,0 +1,298 @@
+"""The second stage as in the paper's Table 9: box refinement with voting, multi-scale testing and ensembles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, box_iou
+from torchvision.ops.boxes import box_area
+
+from resnet_backbone.data.transforms import shortest_edge_size
+from resnet_backbone.engine.improvements.settings import Settings
+
+
+class Detections(NamedTuple):
+    """Of one image, best first.
+
+    Attributes:
+        boxes: float32 (R, 4), XYXY in pixels.
+        scores: float32 (R,), from 0 to 1.
+        labels: int64 (R,), from 0.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return boxes (..., 4), XYXY, cut at the edges of an image of ``size``, (height, width)."""
+    height, width = size
+    x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
+    return torch.stack([x, y], dim=-1).flatten(-2)
+
+
+def carry(boxes: Tensor, from_size: tuple[int, int], to_size: tuple[int, int]) -> Tensor:
+    """Return boxes (..., 4), XYXY of an image of ``from_size``, (height, width), for the same image at ``to_size``."""
+    y, x = to_size[0] / from_size[0], to_size[1] / from_size[1]
+    return boxes * boxes.new_tensor([x, y, x, y])
+
+
+def select(probabilities: Tensor, boxes: Tensor, settings: Settings) -> Detections:
+    """Take the predictions above the score threshold, suppress overlaps, and vote where there is refinement.
+
+    Args:
+        probabilities: (R, K) of the foreground classes.
+        boxes: (R, K, 4), XYXY, clipped to the image.
+        settings: which thresholds, and how many.
+    """
+    rows, labels = torch.where(probabilities > settings.score_thresh)
+    scores, candidates = probabilities[rows, labels], boxes[rows, labels]
+    widths, heights = (candidates[:, 2:] - candidates[:, :2]).unbind(dim=1)
+    large = torch.where((widths >= settings.min_side) & (heights >= settings.min_side))[0]
+    found = Detections(candidates[large], scores[large], labels[large])
+    refinement = settings.refinement
+    nms_thresh = settings.nms_thresh if refinement is None else refinement.nms_thresh
+    # Boxes of different classes are kept apart by shifts in proportion to these numbers, which round the boxes.
+    numbers = found.labels + settings.first_label
+    keep = batched_nms(found.boxes, found.scores, numbers, nms_thresh)[: settings.max_detections]
+    kept = Detections(*(values[keep] for values in found))
+    return kept if refinement is None else kept._replace(boxes=vote(kept, found, refinement.vote_thresh))
+
+
+def vote(kept: Detections, voters: Detections, threshold: float) -> Tensor:
+    """Return for each kept box the mean of the boxes of its class that overlap it, weighted by their scores.
+
+    Args:
+        kept: which boxes; each is one of the voters.
+        voters: every prediction above the score threshold, suppressed ones too.
+        threshold: the IoU from which a box has a vote; a kept box always has one.
+
+    Returns:
+        (R, 4); the scores stay as they are.
+
+    Source: Gidaris & Komodakis 2015 (arXiv 1505.01749), section 5, "Box voting".
+    """
+    votes = (box_iou(kept.boxes, voters.boxes) >= threshold) & (kept.labels[:, None] == voters.labels)
+    weights = votes * voters.scores.double()  # which mixed precision leaves alone
+    total = weights.sum(dim=1, keepdim=True)
+    # A box without area overlaps nothing, not even itself.
+    return torch.where(total > 0, weights @ voters.boxes.double() / total, kept.boxes.double()).to(kept.boxes)
+
+
+_IDEAL_AREA = 224**2  # pixels: what the classifier was trained on
+
+
+def resized(size: tuple[int, int], short_edge: int, max_size: int) -> tuple[int, int]:
+    """Return what an image of ``size``, (height, width), becomes; 0 for ``short_edge`` keeps it."""
+    return shortest_edge_size(*size, short_edge, max_size) if short_edge else size
+
+
+def pyramid(size: tuple[int, int], short_edges: Sequence[int], max_size: int) -> list[tuple[int, int]]:
+    """Return the sizes, (height, width), of an image, ascending; those that ``max_size`` makes equal come once."""
+    return list(dict.fromkeys(shortest_edge_size(*size, edge, max_size) for edge in short_edges))
+
+
+def adjacent_scales(boxes: Tensor, size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Return for each box the one or two sizes that suit it, as indices (R, 1 or 2) into ``sizes``.
+
+    The first is where the box has the number of pixels nearest to 224 x 224 (SPPnet); the second is the neighbour, next
+    smaller or next larger, that comes nearer to it. Of two that are equally near, the smaller one. Where there is one
+    size, it alone.
+
+    Args:
+        boxes: (R, 4), XYXY in pixels of the image at ``size``.
+        size: (height, width).
+        sizes: of the image, ascending, each once.
+
+    Source: He et al. 2014, "Spatial Pyramid Pooling" (arXiv 1406.4729), section 4.1; Ren et al. 2015, "Object Detection
+    Networks on Convolutional Feature Maps" (arXiv 1504.06066), "Maxout for Scale Selection".
+    """
+    factors = torch.tensor([h * w / (size[0] * size[1]) for h, w in sizes], dtype=torch.float64, device=boxes.device)
+    distances = (box_area(boxes).double()[:, None] * factors - _IDEAL_AREA).abs()
+    best = distances.argmin(dim=1, keepdim=True)
+    if len(sizes) == 1:
+        return best
+    # Outside of the list there is nothing: infinitely far.
+    far = distances.new_full((len(boxes), 1), torch.inf)
+    padded = torch.cat([far, distances, far], dim=1)
+    below, above = padded.gather(1, best), padded.gather(1, best + 2)
+    return torch.cat([best, torch.where(below <= above, best - 1, best + 1)], dim=1)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One image at one size, with its features computed.
+
+    Attributes:
+        size: height and width of the resized image in pixels, without padding. Boxes "of this scale" are in its pixels.
+        features: whatever the detector that made it needs again; nobody else looks inside.
+    """
+
+    size: tuple[int, int]
+    features: Any
+
+
+class TwoStageDetector(Protocol):
+    """A trained Faster R-CNN in eval mode, taken apart: image -> proposals -> vectors -> scores and boxes.
+
+    Boxes are float32 (R, 4), XYXY in pixels, on the detector's device. R may be 0 in :meth:`region_vectors` and
+    :meth:`predict`. Run in this order at one size, and followed by the suppression of overlaps, the parts must give to
+    the bit what the engine's own detector gives.
+    """
+
+    @property
+    def test_size(self) -> tuple[int, int]:
+        """INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST of this detector's own config."""
+        ...
+
+    def scale(self, image: Tensor, height: int, width: int) -> Scale:
+        """Resize an image as the engine's test transform does, and compute its features.
+
+        Args:
+            image: original, uint8 (3, H, W), RGB, on any device; the detector brings it into its own channel order.
+            height, width: what to resize it to, pixels; may be H and W.
+
+        Returns:
+            Its ``size`` is ``(height, width)``.
+        """
+        ...
+
+    def propose(self, scale: Scale) -> Tensor:
+        """Return the proposals of the first stage, (R, 4) of this scale, best first."""
+        ...
+
+    def region_vectors(self, scale: Scale, boxes: Tensor) -> Tensor:
+        """Run all that lies between the boxes, (R, 4) of this scale, and the two last layers, for vectors (R, C).
+
+        That is cropping and the box head; with MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT also the vector of the whole image
+        at this scale, behind each region's own.
+        """
+        ...
+
+    def predict(self, vectors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the two last layers on vectors (R, C) that are of ``boxes`` (R, 4) of any one scale.
+
+        Returns:
+            Probabilities float32 (R, K) of the K foreground classes, out of a softmax over K + 1; and regressed boxes
+            float32 (R, K, 4) in the pixels that ``boxes`` are in, not clipped. Where the regression is the same for
+            all classes, its box is repeated.
+        """
+        ...
+
+
+class ImprovedDetector:
+    """Box refinement, multi-scale testing and an ensemble, each or all or none of them, around trained detectors.
+
+    - **Ensemble**: the proposals of all detectors together, each from its own test size; of every proposal, the mean of
+      the detectors' class probabilities and the mean of their regressed boxes.
+    - **Multi-scale testing**: proposals still come from the test size. A region's vector is the elementwise maximum
+      ("maxout") of its vectors at two adjacent sizes, which ``scales.adjacent_scales`` chooses.
+    - **Box refinement**: each proposal's regressed box, that of its most probable foreground class where every class
+      has one, is clipped and takes the proposal's place: new vector, new probabilities, new boxes. Old and new
+      predictions together go through the suppression of overlaps within each class, and box voting.
+
+    With none of them, the detections are those of the one detector itself, to the bit.
+
+    Args:
+        detectors: in eval mode, of the same classes in the same order. Overlaps are suppressed in the pixels of the
+            first one's test size.
+        settings: of the run, for all detectors.
+
+    Raises:
+        ValueError: no detector.
+
+    Source: He et al. 2015 (arXiv 1512.03385), appendix B.
+    """
+
+    def __init__(self, detectors: Sequence[TwoStageDetector], settings: Settings) -> None:
+        if not detectors:
+            raise ValueError("no detector was given; expected one, or several for an ensemble")
+        self.detectors = tuple(detectors)
+        self.settings = settings
+
+    def __call__(self, image: Tensor) -> Detections:
+        """Detect in an original image, uint8 (3, H, W), RGB; the boxes are in its pixels, none of them empty."""
+        original = (image.shape[-2], image.shape[-1])
+        frame = resized(original, *self.detectors[0].test_size)
+        views = [_View(detector, image, frame, self.settings) for detector in self.detectors]
+        proposals = torch.cat([view.propose() for view in views])
+        if not len(proposals):
+            return Detections(proposals, proposals[:, 0], proposals[:, 0].long())
+        found = select(*self._predict(views, proposals, frame), self.settings)
+        boxes = clip(carry(found.boxes, frame, original), original)
+        keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        return Detections(boxes[keep], found.scores[keep], found.labels[keep])
+
+    def _predict(self, views: Sequence[_View], proposals: Tensor, frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the probabilities (R, K) and the clipped boxes (R, K, 4) of all passes over the second stage."""
+        probabilities, boxes = _mean_prediction(views, proposals)
+        boxes = clip(boxes, frame)
+        if self.settings.refinement is None:
+            return probabilities, boxes
+        best = probabilities.argmax(dim=1)
+        refined = boxes[torch.arange(len(boxes), device=boxes.device), best]
+        refined = refined[refined.isfinite().all(dim=1)]  # half precision may overflow: no place to pool from
+        if not len(refined):
+            return probabilities, boxes
+        new_probabilities, new_boxes = _mean_prediction(views, refined)
+        return torch.cat([probabilities, new_probabilities]), torch.cat([boxes, clip(new_boxes, frame)])
+
+
+class _View:
+    """What one detector sees of one image. Boxes come and go in pixels of ``frame``, (height, width)."""
+
+    def __init__(self, detector: TwoStageDetector, image: Tensor, frame: tuple[int, int], settings: Settings) -> None:
+        self.detector = detector
+        self.image = image
+        self.frame = frame
+        original = (image.shape[-2], image.shape[-1])
+        self.test_size = resized(original, *detector.test_size)
+        multi_scale = settings.multi_scale
+        sizes = [self.test_size]
+        self.sizes = sizes if multi_scale is None else pyramid(original, multi_scale.sizes, multi_scale.max_size)
+        self._scales: dict[tuple[int, int], Scale] = {}
+
+    def propose(self) -> Tensor:
+        return self._carry(self.detector.propose(self._scale(self.test_size)), self.test_size, self.frame)
+
+    def predict(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        return self.detector.predict(self._vectors(boxes), boxes)
+
+    def _vectors(self, boxes: Tensor) -> Tensor:
+        """Return vectors (R, C), the maximum over the scales that suit each box; R is 1 or more."""
+        if len(self.sizes) == 1:
+            return self._vectors_at(self.sizes[0], boxes)
+        chosen = adjacent_scales(boxes, self.frame, self.sizes)
+        merged = torch.empty(0)
+        for index in chosen.unique().tolist():
+            rows = torch.where((chosen == index).any(dim=1))[0]
+            vectors = self._vectors_at(self.sizes[index], boxes[rows])
+            if not len(merged):
+                merged = vectors.new_full((len(boxes), vectors.shape[1]), -torch.inf)
+            merged[rows] = torch.maximum(merged[rows], vectors)
+        return merged
+
+    def _vectors_at(self, size: tuple[int, int], boxes: Tensor) -> Tensor:
+        return self.detector.region_vectors(self._scale(size), self._carry(boxes, self.frame, size))
+
+    def _scale(self, size: tuple[int, int]) -> Scale:
+        if size not in self._scales:
+            self._scales[size] = self.detector.scale(self.image, *size)
+        return self._scales[size]
+
+    @staticmethod
+    def _carry(boxes: Tensor, from_size: tuple[int, int], to_size: tuple[int, int]) -> Tensor:
+        return boxes if from_size == to_size else carry(boxes, from_size, to_size)
+
+
+def _mean_prediction(views: Sequence[_View], boxes: Tensor) -> tuple[Tensor, Tensor]:
+    predictions = [view.predict(boxes) for view in views]
+    if len(predictions) == 1:
+        return predictions[0]
+    probabilities, regressed = zip(*predictions, strict=True)
+    return torch.stack(probabilities).mean(dim=0), torch.stack(regressed).mean(dim=0)

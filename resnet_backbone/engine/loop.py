@@ -1,0 +1,365 @@
+"""The training loop: optimizer steps with records, checkpoints and evaluations between them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from resnet_backbone.engine.batches import images_per_pass
+from resnet_backbone.engine.checkpoint import check_resumed
+from resnet_backbone.engine.data_errors import DataError, let_the_next_fetch_find_dead_workers
+from resnet_backbone.engine.run_folder import FINAL
+from resnet_backbone.engine.signals import Interrupted, deferring_signals, obeying_signals, was_asked_to_stop
+from resnet_backbone.engine.solver import build_optimizer, build_schedule
+from resnet_backbone.engine.writers import RunWriter, Stopwatch
+from resnet_backbone.files.atomic import copy_file
+from resnet_backbone.files.checkpoints import BEST, check_room, last_checkpoint, write_checkpoint
+
+
+class Best(NamedTuple):
+    """Which figure, after how many iterations, and how good."""
+
+    figure: str
+    iteration: int
+    value: float
+
+
+class BestKeeper:
+    """Says of every evaluation whether it is the best so far.
+
+    Args:
+        figure: the end of the figure's name, such as ``bbox/AP``; of several test sets the first counts.
+        larger_is_better: or smaller.
+    """
+
+    def __init__(self, figure: str, *, larger_is_better: bool) -> None:
+        self.figure = figure
+        self.sign = 1 if larger_is_better else -1
+        self.best: Best | None = None
+
+    def note(self, scores: Mapping[str, float], iteration: int) -> bool:
+        """Take in the scores after so many iterations; return whether they are the best. nan never is."""
+        found = next(((name, value) for name, value in scores.items() if name.endswith(f"/{self.figure}")), None)
+        if found is None or math.isnan(found[1]):
+            return False
+        name, value = found
+        if self.best is not None and self.best.figure == name and self.sign * value <= self.sign * self.best.value:
+            return False
+        self.best = Best(name, iteration, value)
+        return True
+
+    def state(self) -> list[object] | None:
+        """Return plain values for a checkpoint."""
+        return None if self.best is None else list(self.best)
+
+    def restore(self, state: list[object] | None) -> None:
+        """Take what :meth:`state` gave; None where there is nothing yet."""
+        self.best = None if state is None else Best(str(state[0]), int(str(state[1])), float(str(state[2])))
+
+
+logger = logging.getLogger(__name__)
+
+MOST_SKIPPED = 50  # steps; a scaler that starts at 65536 has halved its scale to nothing by then
+
+
+class _Network(nn.Module):
+    """What accelerate may wrap: it replaces ``forward`` by one with autocast, on the very object that it is given.
+
+    The network itself so stays as it is, and is evaluated in float32 whatever it is trained in.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.network(*inputs)
+
+
+class TrainingLoop(ABC):
+    """Everything that changes while a network is trained, and the loop that changes it.
+
+    Args:
+        cfg: reads SOLVER, SEED and TEST.EVAL_PERIOD.
+        module: the network, on the CPU; it is moved to the accelerator's device.
+        accelerator: processes, device and precision.
+        output_dir: gets checkpoints and records.
+        seed: of all that is random.
+        facts: plain values that every checkpoint carries along, for those who read it.
+        compile: run the network through ``torch.compile``.
+    """
+
+    frozen_keys: str  # of the config that say what is trained, for a message
+    best_figure: str  # the end of the name of the score that says which network is the best
+    larger_is_better: bool
+    stop_every = 1  # iterations between two looks of several processes whether one of them has got a signal
+    last_score_compares = True  # with those before: the last evaluation shows the network nothing more than they do
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        module: nn.Module,
+        accelerator: Accelerator,
+        output_dir: Path,
+        seed: int,
+        facts: dict[str, Any],
+        *,
+        compile: bool = False,
+    ) -> None:
+        self.cfg = cfg
+        self.accelerator = accelerator
+        self.output_dir = output_dir
+        self.seed = seed
+        self.facts = facts
+        self.module = module
+        # The order matters: the optimizer must hold the parameters that are on the device.
+        module.to(accelerator.device)
+        network: Any = torch.compile(module) if compile else module
+        self.model, self.optimizer = accelerator.prepare(_Network(network), build_optimizer(cfg, module))
+        self.schedule = build_schedule(cfg)
+        self.iteration = 0  # how many are done
+        self.best = BestKeeper(self.best_figure, larger_is_better=self.larger_is_better)
+        self._saved_at = 0  # iteration of the last checkpoint
+        self._skipped = 0  # steps, one after another
+
+    @abstractmethod
+    def _step(self, batches: Iterator[Any]) -> tuple[dict[str, float | Tensor], float]:
+        """One optimizer step. Returns what is recorded, ``total_loss`` among it, and the seconds spent on data."""
+
+    def check(self) -> None:  # noqa: B027  a loop that looks at every step has nothing left to check
+        """Raise FloatingPointError where training has diverged; called before every checkpoint and evaluation."""
+
+    def train(
+        self, make_batches: Callable[[int], Iterator[Any]], evaluate: Callable[[bool], dict[str, float]] | None
+    ) -> None:
+        """Train to SOLVER.MAX_ITER, with checkpoints on the way and ``model_final.pth`` at the end; then evaluate.
+
+        Args:
+            make_batches: returns the endless batches that start at a given forward pass.
+            evaluate: scores the network as it is, told whether training is over; called every TEST.EVAL_PERIOD
+                iterations and at the end. The network with the best score so far is kept in ``model_best.pth``.
+
+        Raises:
+            FloatingPointError: a loss, a gradient or a weight is not finite; the message names causes and the last
+                checkpoint.
+            Interrupted: a signal asked for the end; a checkpoint is written.
+            DataError: a batch cannot be had; a checkpoint of all before is written.
+            OSError: the disk is full; the message names the last good checkpoint.
+        """
+        writer = None
+        if self.accelerator.is_main_process:
+            self._check_room()
+            is_over = evaluate is not None and self.iteration == self.cfg.SOLVER.MAX_ITER
+            redone = self.iteration if is_over or self._evaluation_is_due(evaluate) else None
+            writer = RunWriter(
+                self.output_dir, self.cfg.SOLVER.MAX_ITER, self.iteration, self.accelerator.device, redone
+            )
+        try:
+            with deferring_signals():
+                try:
+                    self._iterate(make_batches, evaluate, writer)
+                except DataError as error:
+                    kept = self._keep()
+                    if was_asked_to_stop():  # what loads images may have got the signal first
+                        raise Interrupted(f"ended by a signal. {kept}") from error
+                    raise DataError(f"{error}\nPut that right. {kept}") from error
+        finally:
+            if writer is not None:
+                writer.close()
+
+    def _iterate(
+        self,
+        make_batches: Callable[[int], Iterator[Any]],
+        evaluate: Callable[[bool], dict[str, float]] | None,
+        writer: RunWriter | None,
+    ) -> None:
+        solver, period = self.cfg.SOLVER, self.cfg.TEST.EVAL_PERIOD
+        if self._evaluation_is_due(evaluate):
+            self._score(evaluate, writer, over=False)
+        if self.iteration == solver.MAX_ITER:
+            if self.accelerator.is_main_process and not self._ends_with_final():
+                self._write(FINAL)
+            self.accelerator.wait_for_everyone()
+        batches = make_batches(self.iteration * solver.ACCUMULATION_STEPS)
+        let_the_next_fetch_find_dead_workers()
+        self.model.train()
+        watch = Stopwatch()
+        while self.iteration < solver.MAX_ITER:
+            self._stop_if_asked()
+            records, data_time = self._step(batches)
+            if writer is not None:
+                lr = self.optimizer.param_groups[0]["lr"]
+                writer.step(self.iteration, {**records, "lr": lr, "data_time": data_time}, watch.lap())
+            self.iteration += 1
+            last = self.iteration == solver.MAX_ITER
+            if last or self.iteration % solver.CHECKPOINT_PERIOD == 0:
+                self.save(FINAL if last else self._name())
+            if period and self.iteration % period == 0 and not last:
+                self.check()
+                self._score(evaluate, writer, over=False)
+                watch.lap()
+        self._score(evaluate, writer, over=True)
+
+    def _score(
+        self, evaluate: Callable[[bool], dict[str, float]] | None, writer: RunWriter | None, *, over: bool
+    ) -> None:
+        """Evaluate, record, and keep the best; whatever goes wrong, what has been learned is on the disk."""
+        if evaluate is None:
+            return
+        self.synchronise_statistics()
+        try:
+            with obeying_signals():
+                scores = evaluate(over)
+        except Interrupted as error:
+            raise Interrupted(f"{error}, in an evaluation. {self._keep()}") from None
+        except Exception:
+            logger.error("the evaluation has failed. %s", self._keep())
+            raise
+        if writer is None or not scores:
+            return
+        writer.scalars(self.iteration - 1, scores)
+        competes = self.last_score_compares or not over
+        if competes and self.best.note(scores, self.iteration) and self.cfg.TEST.EVAL_PERIOD:
+            logger.info("the best so far: %s %.4g after %d iterations", *(self.best.best or ())[::2], self.iteration)
+            if over:  # the network is finished for inference by now
+                copy_file(self.output_dir / FINAL, self.output_dir / BEST)
+            else:
+                write_checkpoint(self.output_dir, BEST, self._state(), resumable=False)
+
+    def _evaluation_is_due(self, evaluate: object) -> bool:
+        """Whether the run was stopped between a checkpoint and the evaluation that follows it."""
+        period = self.cfg.TEST.EVAL_PERIOD
+        at_one = period and 0 < self.iteration < self.cfg.SOLVER.MAX_ITER and self.iteration % period == 0
+        return bool(at_one and evaluate is not None)
+
+    def _stop_if_asked(self) -> None:
+        """Raise Interrupted, in all processes alike, where one of them has got a signal."""
+        asked = was_asked_to_stop()
+        if self.accelerator.num_processes > 1:
+            if self.iteration % self.stop_every:
+                return
+            asked_any = torch.tensor(asked, dtype=torch.uint8, device=self.accelerator.device)
+            torch.distributed.all_reduce(asked_any, torch.distributed.ReduceOp.MAX)
+            asked = bool(asked_any)
+        if asked:
+            kept = self._keep()
+            self.accelerator.wait_for_everyone()
+            raise Interrupted(f"ended by a signal. {kept}")
+
+    def _keep(self) -> str:
+        """Write a checkpoint of the steps that are done, and say which one is the last."""
+        if not self.accelerator.is_main_process:
+            return "The main process keeps what was learned; go on with --resume"
+        if self.iteration not in (0, self._saved_at):
+            self._write(self._name())
+        last = last_checkpoint(self.output_dir)
+        if last is None:
+            return "No iteration is done yet: nothing is lost"
+        return f"Everything up to {last} is kept; go on with --resume"
+
+    def _ends_with_final(self) -> bool:
+        """Whether the checkpoint that was resumed from is the final one."""
+        last = last_checkpoint(self.output_dir)
+        return last is not None and last.name == FINAL
+
+    def _name(self) -> str:
+        return f"model_{self.iteration - 1:07d}.pth"
+
+    def count_skipped(self) -> None:
+        """Stop a training in float16 whose scaler skips one step after another.
+
+        Raises:
+            FloatingPointError: as many as no scaler needs to find its scale.
+        """
+        if self.accelerator.scaler is None:
+            return
+        self._skipped = self._skipped + 1 if self.optimizer.step_was_skipped else 0
+        if self._skipped == MOST_SKIPPED:
+            raise FloatingPointError(
+                f"the last {MOST_SKIPPED} steps, up to iteration {self.iteration}, were skipped: their gradients were "
+                f"not finite in float16, at any scale. Write SOLVER.AMP.DTYPE bfloat16, or a smaller SOLVER.BASE_LR"
+            )
+
+    def set_learning_rate(self) -> None:
+        """Give the optimizer the learning rate of this iteration."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(self.iteration)
+
+    def synchronise_statistics(self) -> None:
+        """Give every process the main process's running statistics of batch norms, which differ after training."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self.module.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint with everything that resuming needs; the main process does, the others wait."""
+        if self.accelerator.is_main_process:
+            self._write(name)
+        else:
+            self.check()
+        self.accelerator.wait_for_everyone()
+
+    def _write(self, name: str) -> None:
+        self.check()
+        write_checkpoint(self.output_dir, name, self._state())
+        self._saved_at = self.iteration
+
+    def _state(self) -> dict[str, Any]:
+        """Return the content of a checkpoint. The order of the data, and all random numbers, follow from the seed."""
+        return {
+            **self.facts,
+            "model": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            "iteration": self.iteration,
+            "seed": self.seed,
+            "num_processes": self.accelerator.num_processes,
+            "best": self.best.state(),
+        }
+
+    def _check_room(self) -> None:
+        solver = self.cfg.SOLVER
+        momentum = [p for group in self.optimizer.param_groups for p in group["params"]]
+        to_come = math.ceil((solver.MAX_ITER - self.iteration) / solver.CHECKPOINT_PERIOD)
+        state = {"model": self.module.state_dict(), "momentum": momentum}
+        check_room(self.output_dir, state, to_come, "SOLVER.CHECKPOINT_PERIOD")
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on where ``state``, the content of a checkpoint whose model is loaded already, left off.
+
+        The config decides on learning rate, decay and momentum; the checkpoint gives what has been accumulated.
+
+        Raises:
+            ValueError: the checkpoint is of a run with another seed, trained other parameters, or trained longer.
+        """
+        check_resumed(self.cfg, done=state["iteration"], seed=state["seed"])
+        saved, now = state["optimizer"], self.optimizer.state_dict()
+        if [len(g["params"]) for g in saved["param_groups"]] != [len(g["params"]) for g in now["param_groups"]]:
+            raise ValueError(
+                f"the checkpoint was trained with other layers frozen; resume with the {self.frozen_keys} of its "
+                f"config.yaml"
+            )
+        if state["num_processes"] != self.accelerator.num_processes:
+            logger.warning(
+                "the checkpoint was written by %d processes, now there are %d: images come in another order, and a "
+                "process takes %d of them at a time, over which batch norms take their statistics. Learning rate and "
+                "schedule count the images of all processes and stay",
+                state["num_processes"],
+                self.accelerator.num_processes,
+                images_per_pass(self.cfg, self.accelerator.num_processes),
+            )
+        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": now["param_groups"]})
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.iteration = self._saved_at = state["iteration"]
+        self.seed = state["seed"]
+        self.best.restore(state.get("best"))  # older checkpoints have none

@@ -1,1 +1,0 @@
-"""What a detector is worth: COCO average precision, result files, and pictures beside the ground truth."""

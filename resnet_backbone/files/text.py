@@ -1,0 +1,215 @@
+"""Reading small YAML and JSON files, with every way in which they can be broken as one clear error."""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MAX_BYTES = 1 << 18  # Detectron2's own config, written out, has 10 kB
+MAX_VALUES = 20_000  # an alias counts with all that it stands for
+MAX_DEPTH = 32
+_MERGE = "tag:yaml.org,2002:merge"
+_PLAIN = (str, int, float, bool, date, type(None))
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values alone. Merges are refused: of twenty levels of them PyYAML makes a million keys."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if any(key.tag == _MERGE for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(None, None, "it merges mappings by <<", node.start_mark)
+        super().flatten_mapping(node)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds: plain values under keys that are text, of a bearable size.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such file; the message names it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no config file {path}")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a config has at most {MAX_BYTES:,}")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except RecursionError as error:
+        raise ValueError(f"{path} is no YAML that can be read: it is nested too deeply") from error
+    except Exception as error:  # yaml's constructors raise nearly anything of a value that is not what its tag says
+        reason = str(error)[:500] or type(error).__name__
+        raise ValueError(f"{path} is not YAML that can be read safely: {reason}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is no config: it holds a {type(values).__name__}, expected KEY: VALUE")
+    _check_size(values, path)
+    return values
+
+
+def _check_size(values: dict[str, Any], path: Path) -> None:
+    waiting: list[tuple[Any, int]] = [(values, 0)]
+    seen = 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if depth > MAX_DEPTH or seen + len(waiting) > MAX_VALUES:
+            raise ValueError(
+                f"{path} is no config: its aliases unfold to more than {MAX_VALUES:,} values, or {MAX_DEPTH} levels"
+            )
+        if isinstance(value, dict):
+            if strange := [key for key in value if not isinstance(key, str)]:
+                raise ValueError(f"{path} is no config: the key {str(strange[0])[:80]} is no text")
+            waiting += [(part, depth + 1) for part in value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += [(part, depth + 1) for part in value]
+        elif not isinstance(value, _PLAIN):
+            raise ValueError(f"{path} is no config: it holds a {type(value).__name__}")
+
+
+JsonObject = dict[str, Any]
+
+_FORMATS = {
+    b"\x1f\x8b": "a gzip file; unpack it: gunzip -c FILE > new.json",
+    b"PK\x03\x04": "a ZIP file; unpack it and name the JSON file inside",
+    b"BZh": "a bzip2 file; unpack it: bunzip2 -c FILE > new.json",
+    b"\xfd7zXZ\x00": "an xz file; unpack it: xz -dc FILE > new.json",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file; unpack it: zstd -dc FILE > new.json",
+    b"7z\xbc\xaf\x27\x1c": "a 7z file; unpack it and name the JSON file inside",
+    b"\x89HDF": "an HDF5 file; export JSON",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"%PDF": "a PDF file",
+    b"PAR1": "a Parquet file; export JSON",
+    b"SQLite format 3": "an SQLite data base; export JSON",
+    b"version https://git-lfs": "a pointer of Git LFS; get the file itself: git lfs pull",
+}
+
+
+def read_json(path: Path, object_hook: Callable[[JsonObject], Any] | None = None) -> Any:
+    """Return what a JSON file in UTF-8, UTF-16 or UTF-32 holds, with a byte order mark or without.
+
+    Args:
+        path: the file.
+        object_hook: as of ``json.loads``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is something else, nested without end, or an object has a key twice, of which ``json.loads``
+            would drop the first one.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    with json_errors(path):
+        text = _decoded(path)
+        try:
+            return json.loads(text, object_pairs_hook=pairs_hook(object_hook))
+        except _RepeatedKey as error:
+            raise ValueError(f"{error}{_places(text, error)}") from None
+
+
+def json_encoding(path: Path) -> str:
+    """Return the name of the encoding that the first bytes of a JSON file tell.
+
+    Raises:
+        ValueError: the file is no text, as far as these bytes tell.
+    """
+    with path.open("rb") as file:
+        start = file.read(64)
+    for magic, what in _FORMATS.items():
+        if start.startswith(magic):
+            raise ValueError(f"it is {what}")
+    return json.detect_encoding(start[:4])
+
+
+def pairs_hook(object_hook: Callable[[JsonObject], Any] | None = None) -> Callable[[list[tuple[str, Any]]], Any]:
+    """Return the ``object_pairs_hook`` that refuses an object with a key twice, and calls ``object_hook`` on others."""
+
+    def without_repeats(pairs: list[tuple[str, Any]]) -> Any:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise _RepeatedKey(pairs)
+        return found if object_hook is None else object_hook(found)
+
+    return without_repeats
+
+
+@contextmanager
+def json_errors(path: Path) -> Iterator[None]:
+    """Name the file in what reading it as JSON raises, as ValueError."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}; {_other_encoding(path)}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is not JSON that can be read: it is nested too deeply") from error
+
+
+@contextmanager
+def naming(source: object) -> Iterator[None]:
+    """Put the name of the file that is being read in front of messages; nothing, where ``source`` is no path."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if not isinstance(source, Path) or str(source) in str(error):
+            raise
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{source}: {error}") from error
+
+
+def brief(value: Any) -> str:
+    """Show a value from a file in a message, whatever its size and depth."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+class _RepeatedKey(ValueError):
+    """An object with a key twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        keys = [key for key, _ in pairs]
+        self.key = next(key for index, key in enumerate(keys) if key in keys[:index])
+        values = [value for key, value in pairs if key == self.key]
+        self.count = len(values)
+        shown = brief(keys) if any(isinstance(value, list | dict) for _, value in pairs) else brief(pairs)
+        todo = (
+            f"join the {self.count} lists into one"
+            if all(isinstance(value, list) for value in values)
+            else "write it once"
+        )
+        super().__init__(
+            f"{brief(self.key)} stands {self.count} times in one object ({shown}), and all but the last would be lost; "
+            f"{todo}"
+        )
+
+
+def _places(text: str, error: _RepeatedKey) -> str:
+    """Where the repeated key stands, if it stands nowhere else."""
+    found = re.finditer(rf"{re.escape(json.dumps(error.key, ensure_ascii=False))}\s*:", text)
+    starts = [match.start() for _, match in zip(range(error.count + 1), found, strict=False)]
+    if len(starts) != error.count:
+        return ""
+    return f"; it stands at {' and '.join(f'line {text.count(chr(10), 0, at) + 1} (character {at})' for at in starts)}"
+
+
+def _decoded(path: Path) -> str:
+    encoding = json_encoding(path)
+    return path.read_bytes().decode(encoding, "surrogatepass")  # as json.loads does, which would keep the bytes, too
+
+
+def _other_encoding(path: Path) -> str:
+    """Say in what encoding a text may be that is in none of JSON's."""
+    with path.open("rb") as file:
+        start = file.read(1 << 20)
+    runs = re.findall(rb"[\x80-\xff]+", start)
+    pairs = sum(len(run) % 2 == 0 for run in runs)
+    guess = "GB18030" if 2 * pairs > len(runs) else "WINDOWS-1252"
+    return f"it is neither UTF-8 nor UTF-16 nor UTF-32, perhaps {guess}: iconv -f {guess} -t UTF-8 FILE > new.json"

@@ -1,0 +1,334 @@
+"""Boxes, masks and labels drawn on images, and pictures of predictions beside ground truth."""
+
+from __future__ import annotations
+
+import colorsys
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+SHORTEST_LONG_SIDE = 640  # pixels; smaller images are enlarged to this, so that labels can be read
+GAP = 8  # pixels between two panels, and between the cells of the grid
+MASK_OPACITY = 0.45
+PAPER, INK = (255, 255, 255), (32, 33, 36)
+
+Color = tuple[int, int, int]
+Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1
+
+
+def check_image(image: Tensor) -> None:
+    """Raise ValueError unless the image is uint8 of shape (3, H, W)."""
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"expected an image of uint8 and shape (3, H, W), got {image.dtype} and {tuple(image.shape)}")
+
+
+def check_boxes(boxes: Tensor, labels: Tensor, num_classes: int, what: str) -> None:
+    """Raise ValueError where shapes do not fit each other, a box is not finite, or a label has no class."""
+    count = len(boxes)
+    if boxes.shape != (count, 4) or labels.shape != (count,):
+        raise ValueError(
+            f"{what}: expected boxes (N, 4) and labels (N,), got {tuple(boxes.shape)}, {tuple(labels.shape)}"
+        )
+    if not boxes.isfinite().all():
+        raise ValueError(f"{what}: boxes must be finite, got {boxes[~boxes.isfinite().all(1)].tolist()}")
+    outside = [label for label in labels.tolist() if not 0 <= label < num_classes]
+    if outside:
+        raise ValueError(f"{what}: labels must be 0 to {num_classes - 1}, one for each class name; got {outside}")
+
+
+def check_masks(masks: Tensor | None, labels: Tensor, image: Tensor, what: str) -> None:
+    """Raise ValueError unless there are no masks, or bool ones of shape (N, H, W), one for each label."""
+    if masks is not None and (masks.dtype != torch.bool or masks.shape != (len(labels), *image.shape[1:])):
+        raise ValueError(
+            f"{what}: expected masks of bool and shape {(len(labels), *image.shape[1:])}, "
+            f"got {masks.dtype} and {tuple(masks.shape)}"
+        )
+
+
+def class_color(label: int) -> Color:
+    """Steps of the golden ratio around the color wheel: neighbors are far apart. Every eight classes, darker."""
+    golden_ratio = 0.618034
+    hue = (0.02 + label * golden_ratio) % 1
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, (1.0, 0.82, 0.66)[label // 8 % 3])
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _text_color(background: Color) -> Color:
+    """Black on light, white on dark (Rec. 709 luma)."""
+    red, green, blue = background
+    return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 125 else PAPER
+
+
+def tinted(image: Tensor, masks: Tensor | None, labels: Tensor) -> Image.Image:
+    """The picture; where there are masks, the pixels of each mixed with the color of its class, the best on top."""
+    pixels = image.permute(1, 2, 0).cpu().numpy()
+    if masks is not None:
+        scene = pixels.copy()
+        for mask, label in reversed(list(zip(masks.cpu().numpy(), labels.tolist(), strict=True))):
+            color = np.array(class_color(label))
+            scene[mask] = ((1 - MASK_OPACITY) * pixels[mask] + MASK_OPACITY * color).round()
+        pixels = scene
+    return Image.fromarray(pixels)
+
+
+def draw_panel(picture: Image.Image, title: str, boxes: Tensor, labels: Tensor, texts: Sequence[str]) -> Image.Image:
+    """One enlarged copy of the picture with its boxes, see :func:`draw_objects`, below a strip with the title."""
+    return under_title(draw_objects(picture, boxes, labels, texts, readable_zoom(picture.size)), title)
+
+
+def readable_zoom(size: tuple[int, int]) -> float:
+    """Return the factor, 1 or more, by which a picture of that width and height is enlarged for its labels."""
+    return max(1.0, SHORTEST_LONG_SIDE / max(size))
+
+
+def draw_objects(
+    picture: Image.Image, boxes: Tensor, labels: Tensor, texts: Sequence[str], zoom: float = 1.0
+) -> Image.Image:
+    """Return a copy of the picture, ``zoom`` times as large, with boxes and a text at each.
+
+    Args:
+        picture: RGB.
+        boxes: (N, 4), x0 y0 x1 y1 in pixels of ``picture``, best first: the best lie on top, and their texts where
+            they are read best. What lies outside is cut off.
+        labels: integer, (N,); a class has the same color in every picture.
+        texts: N; PIL's own font has Latin letters only.
+        zoom: above 0.
+    """
+    width, height = (max(1, round(side * zoom)) for side in picture.size)
+    if zoom == 1:
+        scene = picture.copy()
+    else:
+        scene = picture.resize((width, height), Image.Resampling.BICUBIC if zoom > 1 else Image.Resampling.LANCZOS)
+    unit = max(width, height) / 100
+    line = max(2, round(0.35 * unit))
+    font = ImageFont.load_default(size=max(12, round(2.2 * unit)))
+    draw = ImageDraw.Draw(scene)
+    corners = [_cut(box, zoom, width, height) for box in boxes.tolist()]
+    colors = [class_color(label) for label in labels.tolist()]
+    for box, color in reversed(list(zip(corners, colors, strict=True))):
+        draw.rectangle(_grown(box, 1), outline=INK, width=line + 2)
+        draw.rectangle(box, outline=color, width=line)
+    taken: list[Rectangle] = []
+    for box, color, text in zip(corners, colors, texts, strict=True):
+        plate = _place(draw.textbbox((0, 0), text, font=font), box, line, taken, width, height)
+        taken.append(plate)
+        draw.rectangle(plate, fill=color)
+        draw.text((plate[0] + line, (plate[1] + plate[3]) / 2), text, fill=_text_color(color), font=font, anchor="lm")
+    return scene
+
+
+def _cut(box: Sequence[float], zoom: float, width: int, height: int) -> Rectangle:
+    """The box in enlarged pixels, inside the picture."""
+    xs = sorted(min(max(x * zoom, 0), width - 1) for x in (box[0], box[2]))
+    ys = sorted(min(max(y * zoom, 0), height - 1) for y in (box[1], box[3]))
+    return xs[0], ys[0], xs[1], ys[1]
+
+
+def _grown(box: Rectangle, margin: float) -> Rectangle:
+    return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
+
+
+def _place(
+    text_box: Rectangle, box: Rectangle, line: int, taken: list[Rectangle], width: int, height: int
+) -> Rectangle:
+    """Where the label goes: above the box, inside it at the top, or below it, whichever covers no other label first."""
+    plate_width, plate_height = text_box[2] + 2 * line, text_box[3] + line
+    x = min(max(box[0], 0), max(0, width - plate_width))
+    candidates = [box[1] - plate_height, box[1], box[3], box[3] - plate_height]
+    plates = [(x, y, x + plate_width, y + plate_height) for y in candidates if 0 <= y <= height - plate_height]
+    free = [plate for plate in plates if not any(_overlap(plate, other) for other in taken)]
+    return (free or plates or [(x, 0, x + plate_width, plate_height)])[0]
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def under_title(scene: Image.Image, title: str) -> Image.Image:
+    """Put a strip with the title above the picture, in letters that fit its width."""
+    font_size = max(14, round(0.028 * max(scene.size)))
+    while font_size > 8 and ImageFont.load_default(size=font_size).getlength(title) > scene.width - font_size:
+        font_size -= 1
+    strip = 2 * font_size
+    panel = Image.new("RGB", (scene.width, scene.height + strip), INK)
+    panel.paste(scene, (0, strip))
+    font = ImageFont.load_default(size=font_size)
+    ImageDraw.Draw(panel).text((font_size / 2, strip / 2), title, fill=PAPER, font=font, anchor="lm")
+    return panel
+
+
+def fit(picture: Image.Image, cell: tuple[int, int]) -> Image.Image:
+    """Scale the picture, up or down, to the largest size that fits into the cell of that width and height."""
+    zoom = min(cell[0] / picture.width, cell[1] / picture.height)
+    size = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def tile(cells: list[Image.Image]) -> Image.Image:
+    """Put pictures in two columns (one, if there are no more than two), each in the middle of its cell, on white."""
+    columns = 2 if len(cells) > 2 else 1
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    cell_width = max(cell.width for cell in cells)
+    row_heights = [max(cell.height for cell in row) for row in rows]
+    size = (columns * cell_width + (columns + 1) * GAP, sum(row_heights) + (len(rows) + 1) * GAP)
+    grid = Image.new("RGB", size, PAPER)
+    top = GAP
+    for row, row_height in zip(rows, row_heights, strict=True):
+        for column, cell in enumerate(row):
+            x = GAP + column * (cell_width + GAP) + (cell_width - cell.width) // 2
+            grid.paste(cell, (x, top + (row_height - cell.height) // 2))
+        top += row_height + GAP
+    return grid
+
+
+logger = logging.getLogger(__name__)
+
+NUM_PICTURES = 8  # of a data set
+PICTURE_SCORE = 0.5  # detections below it are not drawn
+GRID_PAIRS = 12
+GRID_CELL = (960, 400)  # width and height in pixels of one pair in the grid
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its ground truth and its detections; boxes are x0 y0 x1 y1 in the image's pixels."""
+
+    name: str  # ends up in the picture's file name
+    image: Tensor  # uint8, (3, H, W), RGB
+    gt_boxes: Tensor  # (N, 4)
+    gt_labels: Tensor  # integer, (N,), 0 to K - 1
+    boxes: Tensor  # (M, 4)
+    labels: Tensor  # integer, (M,), 0 to K - 1
+    scores: Tensor  # (M,), 0 to 1
+    gt_masks: Tensor | None = None  # bool, (N, H, W)
+    masks: Tensor | None = None  # bool, (M, H, W)
+
+
+def evenly_spaced(items: Sequence[T]) -> Sequence[T]:
+    """Return those of a data set to draw: at most ``NUM_PICTURES``, the first and the last among them."""
+    count = min(len(items), NUM_PICTURES)
+    return [items[i * (len(items) - 1) // max(count - 1, 1)] for i in range(count)]
+
+
+def draw_pair(
+    image: Tensor,
+    gt_boxes: Tensor,
+    gt_labels: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    scores: Tensor,
+    class_names: Sequence[str],
+    score_threshold: float = PICTURE_SCORE,
+    gt_masks: Tensor | None = None,
+    masks: Tensor | None = None,
+) -> Tensor:
+    """Draw the ground truth on the left and the detections on the right, each under a line that says which it is.
+
+    Args:
+        image: uint8, (3, H, W), RGB. A small one is enlarged.
+        gt_boxes: (N, 4), x0 y0 x1 y1 in pixels; what lies outside the image is cut off.
+        gt_labels: integer, (N,), an index into `class_names`.
+        boxes: (M, 4), as `gt_boxes`.
+        labels: integer, (M,).
+        scores: (M,), 0 to 1; drawn with two decimals.
+        class_names: the K classes. A class has the same color in every picture. PIL's own font draws
+            them; it has Latin letters only.
+        score_threshold: detections with a lower score are not drawn.
+        gt_masks: bool, (N, H, W); tints what the objects cover. None draws boxes alone.
+        masks: bool, (M, H, W), as `gt_masks`.
+
+    Returns:
+        uint8, (3, H', W'), RGB.
+
+    Raises:
+        ValueError: the image is not uint8 of shape (3, H, W), shapes do not fit each other, a box is not finite, or a
+            label has no class name.
+    """
+    check_image(image)
+    check_boxes(gt_boxes, gt_labels, len(class_names), "ground truth")
+    check_boxes(boxes, labels, len(class_names), "detections")
+    if scores.shape != labels.shape:
+        raise ValueError(
+            f"expected one score for each of the {len(labels)} detections, got shape {tuple(scores.shape)}"
+        )
+
+    check_masks(gt_masks, gt_labels, image, "ground truth")
+    check_masks(masks, labels, image, "detections")
+
+    best_first = scores.argsort(descending=True, stable=True)
+    shown = best_first[scores[best_first] >= score_threshold]
+    left = draw_panel(
+        tinted(image, gt_masks, gt_labels),
+        f"Ground truth: {_count(len(gt_boxes), 'object')}",
+        gt_boxes,
+        gt_labels,
+        [class_names[label] for label in gt_labels.tolist()],
+    )
+    right = draw_panel(
+        tinted(image, None if masks is None else masks[shown], labels[shown]),
+        f"Predictions: {len(shown)} with score {score_threshold:.2f} or more",
+        boxes[shown],
+        labels[shown],
+        [
+            f"{class_names[k]} {score:.2f}"
+            for k, score in zip(labels[shown].tolist(), scores[shown].tolist(), strict=True)
+        ],
+    )
+    pair = Image.new("RGB", (left.width + GAP + right.width, left.height), PAPER)
+    pair.paste(left, (0, 0))
+    pair.paste(right, (left.width + GAP, 0))
+    return torch.from_numpy(np.array(pair)).permute(2, 0, 1).contiguous()
+
+
+def save_comparison_pictures(
+    folder: Path, samples: Sequence[Sample], class_names: Sequence[str], score_threshold: float = PICTURE_SCORE
+) -> list[Path]:
+    """Write one PNG for every sample, as :func:`draw_pair` draws it, and ``grid.png`` with the first twelve.
+
+    Returns:
+        The files in the order of the samples, ``000_<name>.png`` and so on, and ``grid.png`` last.
+
+    Raises:
+        ValueError: there are no samples, or as :func:`draw_pair`.
+    """
+    if not samples:
+        raise ValueError("there are no samples to draw; give at least one")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths, cells = [], []
+    for index, sample in enumerate(samples):
+        drawn = draw_pair(
+            sample.image,
+            sample.gt_boxes,
+            sample.gt_labels,
+            sample.boxes,
+            sample.labels,
+            sample.scores,
+            class_names,
+            score_threshold,
+            sample.gt_masks,
+            sample.masks,
+        )
+        pair = Image.fromarray(drawn.permute(1, 2, 0).numpy())
+        path = folder / f"{index:03d}_{re.sub('[^A-Za-z0-9_-]+', '_', Path(sample.name).stem)}.png"
+        pair.save(path)
+        paths.append(path)
+        if index < GRID_PAIRS:
+            cells.append(fit(pair, GRID_CELL))
+    grid_path = folder / "grid.png"
+    tile(cells).save(grid_path)
+    logger.info("wrote %d pictures and grid.png to %s", len(paths), folder)
+    return [*paths, grid_path]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,294 @@
+"""Detections as COCO result records: writing the JSON file, and reading it into arrays."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from resnet_backbone.files.atomic import replacing
+from resnet_backbone.files.text import naming, read_json
+from resnet_backbone.metrics.coco_input import Record, checked_result, iterate_results, refuse_broken_masks
+
+_BLOCK = 200  # results that become text at a time
+
+Rle = dict[str, Any]  # {"size": [height, width], "counts": compressed run lengths}
+
+
+def to_coco_results(
+    image_id: int,
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    category_ids: Sequence[int],
+    masks: Tensor | Sequence[Rle] | None = None,
+) -> list[dict[str, Any]]:
+    """Turn the detections of one image into COCO result records.
+
+    Args:
+        image_id: the image's id in the ground truth.
+        boxes: float, (N, 4), x0 y0 x1 y1 in pixels of the original image.
+        scores: float, (N,).
+        labels: integer, (N,), contiguous, 0 to K - 1.
+        category_ids: the K ids of the annotation file, in the order of the labels.
+        masks: bool, (N, H, W), of the original image's size; or what :func:`encode_masks` made of them.
+
+    Returns:
+        N records ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``, with ``"segmentation"`` where
+        there are masks; plain Python values, ready for JSON.
+
+    Raises:
+        TypeError: masks are not bool.
+        ValueError: shapes do not fit each other, or a label is outside 0 to K - 1.
+    """
+    _check_shapes(boxes, scores, labels, len(category_ids))
+    corners = boxes.detach().double().cpu()
+    xywh = corners.clone()
+    xywh[:, 2:] -= corners[:, :2]
+    records = [
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+        for label, box, score in zip(labels.tolist(), xywh.tolist(), scores.tolist(), strict=True)
+    ]
+    if masks is not None:
+        for record, rle in zip(records, _run_lengths(masks, len(boxes)), strict=True):
+            record["segmentation"] = rle
+    return records
+
+
+@dataclass(frozen=True)
+class ImageResults:
+    """The detections of one image as they wait for the end of an evaluation; records take ten times the memory.
+
+    The arguments and errors are those of :func:`to_coco_results`, whose records :meth:`records` gives.
+    """
+
+    image_id: int
+    boxes: Tensor  # (N, 4), on the CPU like the others, and copies, so that they keep nothing else in memory
+    scores: Tensor  # (N,)
+    labels: Tensor  # (N,)
+    masks: Sequence[Rle] | None
+
+    @classmethod
+    def hold(
+        cls,
+        image_id: int,
+        boxes: Tensor,
+        scores: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        masks: Tensor | Sequence[Rle] | None = None,
+    ) -> ImageResults:
+        """Check and copy the detections of one image; masks become run lengths."""
+        _check_shapes(boxes, scores, labels, num_classes)
+        boxes, scores, labels = (values.detach().to("cpu", copy=True) for values in (boxes, scores, labels))
+        return cls(image_id, boxes, scores, labels, None if masks is None else _run_lengths(masks, len(boxes)))
+
+    def records(self, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """The records of this image."""
+        return to_coco_results(self.image_id, self.boxes, self.scores, self.labels, category_ids, self.masks)
+
+
+def _check_shapes(boxes: Tensor, scores: Tensor, labels: Tensor, num_classes: int) -> None:
+    count = len(boxes)
+    if boxes.shape != (count, 4) or scores.shape != (count,) or labels.shape != (count,):
+        raise ValueError(
+            "expected boxes (N, 4), scores (N,) and labels (N,), got "
+            f"{tuple(boxes.shape)}, {tuple(scores.shape)} and {tuple(labels.shape)}"
+        )
+    outside = [label for label in labels.tolist() if not 0 <= label < num_classes]
+    if outside:
+        raise ValueError(f"labels must be 0 to {num_classes - 1}, one for each category id; got {outside}")
+
+
+def _run_lengths(masks: Tensor | Sequence[Rle], count: int) -> Sequence[Rle]:
+    rles = encode_masks(masks) if isinstance(masks, Tensor) else masks
+    if len(rles) != count:
+        raise ValueError(f"expected masks of shape ({count}, height, width), one for each box, got {len(rles)}")
+    return rles
+
+
+def encode_masks(masks: Tensor) -> list[Rle]:
+    """Turn masks, bool (N, H, W), into COCO's compressed run lengths, ready for JSON.
+
+    Raises:
+        TypeError: masks are not bool.
+        ValueError: masks are not of shape (N, H, W).
+    """
+    if masks.ndim != 3:
+        raise ValueError(f"expected masks of shape (N, height, width), got {tuple(masks.shape)}")
+    if not len(masks):
+        return []
+    if masks.dtype != torch.bool:
+        raise TypeError(f"masks must be bool, got {masks.dtype}; threshold probabilities first: masks > 0.5")
+    # COCO's run lengths go down the columns
+    columns_first = np.asfortranarray(masks.detach().cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
+    return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in coco_mask.encode(columns_first)]
+
+
+def decode_masks(rles: Sequence[Rle], height: int, width: int) -> Tensor:
+    """Turn the run lengths of one image of ``height`` x ``width`` pixels back into masks, bool (N, H, W)."""
+    if not rles:
+        return torch.zeros(0, height, width, dtype=torch.bool)
+    return torch.from_numpy(coco_mask.decode(list(rles)).transpose(2, 0, 1).astype(bool))
+
+
+def write_results(path: Path, results: Iterable[Mapping[str, Any]]) -> None:
+    """Write COCO results as a JSON list, every digit kept, as they come. The file is moved into place when complete.
+
+    Raises:
+        ValueError: a number is nan or infinite, which JSON cannot hold.
+    """
+    results = iter(results)
+    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
+        file.write("[")
+        separator = ""
+        while block := list(islice(results, _BLOCK)):
+            file.write(separator + json.dumps(block, allow_nan=False)[1:-1])
+            separator = ", "
+        file.write("]")
+
+
+def read_figures(path: Path) -> dict[str, dict[str, float | None]]:
+    """Read ``inference/metrics.json``: ``{"bbox": {"AP": 37.1, ...}, ...}``, percent.
+
+    Raises:
+        ValueError: the file is not what an evaluation writes.
+    """
+    try:
+        values = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; evaluate again with tools/train_net.py --eval-only") from error
+    if not isinstance(values, dict) or not all(isinstance(part, dict) for part in values.values()):
+        raise ValueError(f"{path} is not what tools/train_net.py writes; evaluate again with --eval-only")
+    return values
+
+
+_RECORDS_AT_ONCE = 200  # results that are records at a time; thousands would keep the garbage collector busy
+_NUMBERS = {int, float}
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """N results, in the order in which they were given.
+
+    Attributes:
+        image_ids: int64, (N,).
+        category_ids: int64, (N,).
+        scores: float64, (N,).
+        boxes: float64, (N, 4), x, y, width, height in pixels; (0, 4) where they were not asked for.
+        counts: N compressed run lengths, of masks of the size of their images; empty where they were not asked for.
+    """
+
+    image_ids: np.ndarray
+    category_ids: np.ndarray
+    scores: np.ndarray
+    boxes: np.ndarray
+    counts: list[str | bytes]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def mask(self, row: int, images: Mapping[int, Record]) -> Record:
+        """The compressed run lengths of one result; ``images`` are those of the ground truth by id."""
+        image = images[int(self.image_ids[row])]
+        return {"size": [image["height"], image["width"]], "counts": self.counts[row]}
+
+
+def read_result_table(
+    source: Path | Sequence[Mapping[str, Any]], ground_truth: Mapping[str, list[Record]], iou_types: Collection[str]
+) -> ResultTable:
+    """Read COCO results with boxes where ``iou_types`` has "bbox", and with masks where it has "segm".
+
+    The checks are those of :func:`resnet_backbone.metrics.coco_input.read_results`, with its messages.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: as read_results.
+    """
+    with naming(source):
+        return _read(source, ground_truth, iou_types)
+
+
+def _read(
+    source: Path | Sequence[Mapping[str, Any]], ground_truth: Mapping[str, list[Record]], iou_types: Collection[str]
+) -> ResultTable:
+    images = {image["id"]: image for image in ground_truth["images"]}
+    category_ids = {category["id"] for category in ground_truth["categories"]}
+    results = iterate_results(source)
+    blocks: list[ResultTable] = []
+    count = 0
+    while block := list(islice(results, _RECORDS_AT_ONCE)):
+        blocks.append(_checked_block(block, count, images, category_ids, iou_types))
+        count += len(block)
+    blocks = blocks or [_to_table([], iou_types)]
+    return ResultTable(
+        image_ids=np.concatenate([block.image_ids for block in blocks]),
+        category_ids=np.concatenate([block.category_ids for block in blocks]),
+        scores=np.concatenate([block.scores for block in blocks]),
+        boxes=np.concatenate([block.boxes for block in blocks]),
+        counts=list(chain.from_iterable(block.counts for block in blocks)),
+    )
+
+
+def _checked_block(
+    block: Sequence[Any],
+    first: int,
+    images: Mapping[int, Record],
+    category_ids: Collection[int],
+    iou_types: Collection[str],
+) -> ResultTable:
+    """The table of some results, the first of which has the number ``first``."""
+    for iou_type in iou_types:
+        if iou_type == "bbox" and _boxes_are_plain(block, images, category_ids):
+            continue
+        checked = (
+            checked_result(result, index, images, category_ids, iou_type) for index, result in enumerate(block, first)
+        )
+        block = [{**result, **good} for result, good in zip(block, checked, strict=True)]
+        if iou_type == "segm":
+            refuse_broken_masks(block, first)
+    return _to_table(block, iou_types)
+
+
+def _boxes_are_plain(block: Sequence[Any], images: Mapping[int, Record], category_ids: Collection[int]) -> bool:
+    """Whether each result is what JSON gives and right. One that is not may still be right, numbers of NumPy's, say."""
+    if {type(result) for result in block} != {dict}:
+        return False
+    try:
+        columns = map(itemgetter("image_id", "category_id", "score", "bbox"), block)
+        result_images, result_categories, scores, boxes = zip(*columns, strict=True)
+    except KeyError:
+        return False
+    if set(map(type, result_images)) | set(map(type, result_categories)) != {int}:
+        return False
+    if not (images.keys() >= set(result_images) and set(category_ids) >= set(result_categories)):
+        return False
+    if set(map(type, boxes)) != {list} or set(map(len, boxes)) != {4}:
+        return False
+    if not _NUMBERS >= set(map(type, scores)) | set(map(type, chain.from_iterable(boxes))):
+        return False
+    try:
+        sizes, finite = np.array(boxes, dtype=float), all(map(math.isfinite, scores))
+    except OverflowError:  # a whole number that no float holds
+        return False
+    return finite and bool(np.isfinite(sizes).all() and (sizes[:, 2:] >= 0).all())
+
+
+def _to_table(block: Sequence[Record], iou_types: Collection[str]) -> ResultTable:
+    boxes = [result["bbox"] for result in block] if "bbox" in iou_types else []
+    return ResultTable(
+        image_ids=np.array([result["image_id"] for result in block], dtype=np.int64),
+        category_ids=np.array([result["category_id"] for result in block], dtype=np.int64),
+        scores=np.array([result["score"] for result in block], dtype=float),
+        boxes=np.array(boxes, dtype=float).reshape(-1, 4),
+        counts=[result["segmentation"]["counts"] for result in block] if "segm" in iou_types else [],
+    )

@@ -1,0 +1,238 @@
+"""Pascal VOC average precision, files for its evaluation server, and scoring a results file of any data set."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_backbone.files.atomic import write_text
+from resnet_backbone.files.text import read_json
+from resnet_backbone.metrics.coco import IouType, evaluate_coco_types
+from resnet_backbone.metrics.coco_input import Record, read_ground_truth, read_results
+from resnet_backbone.metrics.summary import CocoMetrics, VocMetrics
+
+# Competition 4: trained on anything but VOC's test images, such as ImageNet.
+SUBMISSION_FOLDER = Path("results/VOC2012/Main")
+_SUBMISSION_FILE = "comp4_det_test_{}.txt"
+
+
+def evaluate_voc(
+    ground_truth: Path | Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]] | Path,
+    *,
+    iou: float = 0.5,
+    eleven_points: bool,
+) -> VocMetrics:
+    """Compare detections with ground truth as Pascal VOC does.
+
+    The detections of a class, the best score of all images first (equal scores in the order of the results), are each
+    held against the object of their class and image that they overlap most. An IoU of ``iou`` or more makes the first
+    detection of an object right and every further one wrong. One that falls on a difficult object counts neither way,
+    and difficult objects need not be found. All detections count, however many an image has.
+
+    VOC's code adds 1 to widths and heights, as its corners are numbers of pixels with the last one included.
+    ``voc_to_coco`` puts that 1 into the boxes, so their plain IoU here is VOC's.
+
+    Args:
+        ground_truth: COCO annotations, as a dict or the path of the JSON file; ``iscrowd: 1`` is VOC's ``difficult``.
+        results: COCO results with ``"bbox"``, as a list or the path of the JSON file.
+        iou: the least intersection over union, above 0 and at most 1.
+        eleven_points: True averages the precision at the recalls 0, 0.1, ..., 1, as VOC 2007 does; False takes the area
+            under the curve, as VOC 2010 and later do.
+
+    Returns:
+        AP of every class and their mean, in percent.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        TypeError: the results are no list.
+        ValueError: malformed files, ground truth without an annotation, or ``iou`` out of range.
+
+    Source: ``VOCevaldet.m`` and ``VOCap.m`` of the development kits of 2007 and 2012. Detectron2's ``voc_eval`` differs
+    where an IoU is exactly ``iou`` (wrong there) and where a recall is exactly 0.3, 0.6 or 0.7, which rounding puts
+    below these levels there.
+    """
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou must be above 0 and at most 1, got {iou}")
+    truth = read_ground_truth(ground_truth, "bbox")
+    if not truth["annotations"]:
+        raise ValueError("the ground truth has no annotation, so there is nothing to compare with; is it a test set?")
+    objects = _by_class(truth["annotations"])
+    detections = _by_class(read_results(results, truth, "bbox"))
+    per_class = {
+        category["name"]: _average_precision(
+            objects[category["id"]], detections[category["id"]], iou=iou, eleven_points=eleven_points
+        )
+        for category in sorted(truth["categories"], key=lambda category: category["id"])
+    }
+    known = [ap for ap in per_class.values() if not np.isnan(ap)]
+    return VocMetrics(
+        mAP=float(np.mean(known)) if known else float("nan"),
+        per_class=per_class,
+        iou=iou,
+        eleven_points=eleven_points,
+    )
+
+
+def write_voc_submission(
+    images: Path | Mapping[str, Any], results: Sequence[Mapping[str, Any]] | Path, folder: Path
+) -> list[Path]:
+    """Write detections as VOC's evaluation server takes them: ``results/VOC2012/Main/comp4_det_test_<class>.txt``.
+
+    A line is ``<image> <score> <xmin> <ymin> <xmax> <ymax>``, the image by its file name without suffix, corners in
+    pixels counted from 1 with the last one included. A class without detections gets an empty file.
+
+    Args:
+        images: COCO file with images and categories, as a dict or its path; annotations are not looked at.
+        results: COCO results with ``"bbox"``, as a list or the path of the JSON file.
+        folder: gets ``results/``; pack that with ``tar -czf results.tgz results`` and upload it.
+
+    Returns:
+        The files, in the order of the categories.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: as :func:`evaluate_voc`, or two images of the same name, or a class
+            whose name cannot be part of a file's.
+    """
+    truth = read_ground_truth(images, "bbox")
+    detections = _by_class(read_results(results, truth, "bbox"))
+    names = {image["id"]: Path(image["file_name"]).stem for image in truth["images"]}
+    if len(set(names.values())) < len(names):
+        raise ValueError("two images have the same file name but for folder and suffix; the server tells them by it")
+    for category in truth["categories"]:
+        if any(mark in category["name"] for mark in "/\\\0"):
+            raise ValueError(f"the class {category['name']!r} cannot be part of a file's name; take out / and \\")
+    paths = []
+    for category in sorted(truth["categories"], key=lambda category: category["id"]):
+        lines = [_submission_line(names[found["image_id"]], found) for found in detections[category["id"]]]
+        paths.append(folder / SUBMISSION_FOLDER / _SUBMISSION_FILE.format(category["name"]))
+        write_text(paths[-1], "".join(lines))
+    return paths
+
+
+def has_annotations(ground_truth: Path | Mapping[str, Any]) -> bool:
+    """Whether COCO annotations, or those of a file, have an object to compare with; not so in challenges' test sets.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    data = read_json(ground_truth) if isinstance(ground_truth, Path) else ground_truth
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{ground_truth}: COCO ground truth is an object, got {type(data).__name__}")
+    return bool(data.get("annotations"))
+
+
+def _by_class(records: Sequence[Record]) -> dict[int, list[Record]]:
+    groups: dict[int, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record["category_id"]].append(record)
+    return groups
+
+
+def _average_precision(
+    objects: Sequence[Record], detections: Sequence[Record], *, iou: float, eleven_points: bool
+) -> float:
+    """AP of one class in percent, nan without an object that is not difficult."""
+    difficult = np.array([bool(record["iscrowd"]) for record in objects], dtype=bool)
+    positives = int((~difficult).sum())
+    if positives == 0:
+        return float("nan")
+    best_first = np.argsort(-np.array([record["score"] for record in detections]), kind="stable")
+    overlap, nearest = (values[best_first] for values in _nearest_objects(objects, detections))
+    on_object = overlap >= iou
+    counted = ~on_object | ~difficult[nearest]
+    right = on_object & counted & _first_of_each(nearest, on_object)
+    found = np.cumsum(right[counted])
+    precision = found / np.arange(1, len(found) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]  # the best precision at this recall or a higher one
+    if not eleven_points:
+        return float(100 * envelope[right[counted]].sum() / positives)
+    # In whole numbers, as 3 of 10 would miss the level 0.1 + 0.1 + 0.1.
+    levels = [envelope[10 * found >= tenth * positives] for tenth in range(11)]
+    return float(100 * sum(level[0] for level in levels if level.size) / 11)
+
+
+def _nearest_objects(objects: Sequence[Record], detections: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """For each detection its largest IoU with an object of its image (0 without one), and that object's index."""
+    overlap = np.zeros(len(detections))
+    nearest = np.zeros(len(detections), dtype=np.int64)
+    of_image = _indices_by_image(objects)
+    for image_id, found in _indices_by_image(detections).items():
+        if image_id in of_image:
+            there = np.array(of_image[image_id])
+            ious = _ious([detections[index]["bbox"] for index in found], [objects[index]["bbox"] for index in there])
+            overlap[found], nearest[found] = ious.max(axis=1), there[ious.argmax(axis=1)]
+    return overlap, nearest
+
+
+def _indices_by_image(records: Sequence[Record]) -> dict[int, list[int]]:
+    indices: dict[int, list[int]] = defaultdict(list)
+    for index, record in enumerate(records):
+        indices[record["image_id"]].append(index)
+    return indices
+
+
+def _ious(first: list[list[float]], second: list[list[float]]) -> np.ndarray:
+    """(N, M) of N and M boxes x, y, width, height; 0 where both are empty."""
+    a, b = np.array(first)[:, None], np.array(second)[None]
+    starts, ends = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
+    shared = (ends - starts).clip(min=0).prod(axis=-1)
+    union = a[..., 2:].prod(axis=-1) + b[..., 2:].prod(axis=-1) - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def _first_of_each(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """True at the first place of each value, among those of ``mask``."""
+    first = np.zeros(len(values), dtype=bool)
+    places = np.flatnonzero(mask)
+    first[places[np.unique(values[places], return_index=True)[1]]] = True
+    return first
+
+
+def _submission_line(name: str, found: Record) -> str:
+    x, y, width, height = found["bbox"]
+    return f"{name} {found['score']:.6f} {x + 1:.3f} {y + 1:.3f} {x + width:.3f} {y + height:.3f}\n"
+
+
+logger = logging.getLogger(__name__)
+
+
+def score_results(
+    ground_truth: Path, results: Path, iou_types: Sequence[IouType], *, voc_eleven_points: bool | None
+) -> CocoMetrics | None:
+    """Score a results file and log the table.
+
+    Args:
+        ground_truth: COCO-format JSON. Without annotations, as in a challenge's test set, there is nothing to score.
+        results: COCO results JSON. A VOC test set without annotations gets its submission beside it.
+        iou_types: "bbox", and "segm" where the detector has masks.
+        voc_eleven_points: see ``evaluate_voc``; None for a data set that is not VOC's.
+
+    Returns:
+        COCO's figures, and VOC's of a VOC data set; None without annotations.
+    """
+    truth = read_json(ground_truth)
+    if not has_annotations(truth):
+        logger.info("%s has no annotations, so there are no figures; wrote %s", ground_truth, results)
+        if voc_eleven_points is not None:
+            write_voc_submission(truth, results, results.parent)
+            logger.info(
+                "for VOC's evaluation server: %s; pack it with tar -czf results.tgz -C %s results",
+                results.parent / SUBMISSION_FOLDER,
+                results.parent,
+            )
+        return None
+    first, *others = evaluate_coco_types(truth, results, iou_types)
+    voc = None
+    if voc_eleven_points is not None:
+        voc = evaluate_voc(truth, results, eleven_points=voc_eleven_points)
+    metrics = replace(first, masks=others[0] if others else None, voc=voc)
+    logger.info("AP in percent on %s\n%s", ground_truth, metrics.table())
+    logger.info("wrote %s", results)
+    return metrics

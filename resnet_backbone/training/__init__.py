@@ -1,1 +1,0 @@
-"""What the training loops of detectors on torchvision and of classifiers share."""

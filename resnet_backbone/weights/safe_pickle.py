@@ -1,0 +1,492 @@
+"""Reading pickles and zip containers of weights without running code from them, in bounded time and memory.
+
+Which names a pickle may use is the business of the unpicklers. But plain containers alone can do harm, too: a tuple of
+two tuples of two tuples, sixty deep, takes a hundred bytes, and whoever hashes it, as a dict does with its keys, never
+comes back; and one of a million levels ends the process. Here the opcodes are counted and the sizes of tuples are
+added up, without building any of them.
+
+A pickle names the functions that rebuild its objects, and a hostile one names ``os.system``. Here every name but a few
+is refused, and those few stand for the small classes below, so that neither numpy's nor anyone's code is reached. They
+only keep what they are given; arrays are made of it after everything has been read, and counted.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import mmap
+import os
+import pickle
+import pickletools
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from resnet_backbone.weights.errors import WeightsError
+
+MAX_ITEMS = 1_000_000
+MAX_DEPTH = 32
+STANDS_IN_FOR = "stands_in_for"  # attribute of a dict in place of an object of another class; see pickle_check
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def is_plain(value: Any, budget: list[int] | None = None) -> bool:
+    """Return whether ``value`` is text, a number, or lists and dicts with text as keys of such, of a bearable size.
+
+    Parts that are shared count as often as a walk comes by, so later walks are bounded, too.
+
+    Args:
+        value: to be looked at.
+        budget: how many items may be looked at, one number that several calls use up; by default MAX_ITEMS.
+    """
+    budget = [MAX_ITEMS] if budget is None else budget
+    waiting = [(value, 0)]
+    while waiting:
+        item, depth = waiting.pop()
+        budget[0] -= 1
+        if len(waiting) > budget[0] or depth > MAX_DEPTH:
+            return False
+        if isinstance(item, Mapping):
+            if (type(item) is not dict and stands_in_for(item)) or not all(isinstance(key, str) for key in item):
+                return False
+            waiting += [(part, depth + 1) for part in item.values()]
+        elif isinstance(item, list | tuple):
+            waiting += [(part, depth + 1) for part in item]
+        elif not isinstance(item, _PLAIN):
+            return False
+    return True
+
+
+def stands_in_for(value: Any) -> str:
+    """Return the class of the object that a file had here; "" where ``value`` is what the file had."""
+    return str(getattr(value, "__dict__", {}).get(STANDS_IN_FOR, ""))
+
+
+def shown(key: Any, length: int = 80) -> str:
+    """Return a name for a message: short, and of a key that is no text not more than its type where it may be long."""
+    if isinstance(key, str):
+        return key if len(key) <= length else f"{key[:length]}..."
+    if isinstance(key, float | bool | type(None)) or (isinstance(key, int) and key.bit_length() <= 64):
+        return repr(key)
+    return f"a key of type {type(key).__name__}"
+
+
+MAX_OPCODES = 1_000_000  # a checkpoint of ResNet-152 with its optimizer has 40 000
+MAX_TUPLE_ITEMS = 100_000  # with those of the tuples in it
+MAX_TUPLE_DEPTH = 32
+_MAX_NAMES = 1000  # of classes and functions; a training's checkpoint has a few dozen
+
+# What may be called to make a value that is left out, and is not called either: a number, a path, a time.
+_NUMPY = [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
+_PATHS = [f"pathlib{part}.{name}Path" for part in ("", "._local") for name in ("Posix", "PurePosix", "Windows")]
+_TIMES = [f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")]
+_DICTS = ("collections.defaultdict",)
+_VALUES = {"numpy.dtype", *_NUMPY, *_PATHS, *_TIMES, *_DICTS}
+
+_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_GETS = {"GET", "BINGET", "LONG_BINGET"}
+_PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
+
+
+class _Item(NamedTuple):
+    """Something on the unpickler's stack: how many items a hash of it visits, and how deep."""
+
+    size: int = 1
+    depth: int = 0
+
+
+_SMALL, _MARK = _Item(), _Item(0)
+
+
+def refuse_costly(stream: IO[bytes] | mmap.mmap) -> set[str]:
+    """Read one pickle from ``stream``, up to its end, and build nothing.
+
+    Returns:
+        The classes and functions that it names, as in ``"argparse.Namespace"``.
+
+    Raises:
+        pickle.UnpicklingError: it is damaged, or has more opcodes or larger tuples than any weight file needs.
+    """
+    names: set[str] = set()
+    stack: list[_Item] = []
+    memo: dict[int, _Item] = {}
+    try:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]  # mmap reads
+            if count == MAX_OPCODES:
+                raise pickle.UnpicklingError(f"it has more than {MAX_OPCODES:,} opcodes, too many for a weight file")
+            if opcode.name == "GLOBAL":
+                names.add(_named_now(str(argument)))
+                if len(names) > _MAX_NAMES:
+                    raise pickle.UnpicklingError(f"it names more than {_MAX_NAMES:,} classes and functions")
+            _step(opcode, argument, stack, memo)
+    except (ValueError, IndexError, OverflowError) as error:
+        raise pickle.UnpicklingError(f"it is no complete pickle: {str(error)[:200]}") from error
+    return names
+
+
+def _named_now(argument: str) -> str:
+    """Return the name of Python 3 for what pickles of protocol 2 call ``"__builtin__ set"``, as torch does."""
+    module, _, name = argument.partition(" ")
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    return f"{module}.{name}"
+
+
+class _StandIn(type):
+    """What stands for a class that a torch file names. It is no code of anybody's: it keeps nothing and does nothing.
+
+    torch's restricted unpickler makes an object in one of two ways. It asks for an empty one, and gives that its
+    attributes or items: this is how argparse.Namespace and Lightning's AttributeDict are stored, and they become a dict
+    that :func:`is_plain` tells from others. Or it calls the class or function: only the
+    few of ``_VALUES`` allow that.
+    """
+
+    def __call__(cls, *_: Any) -> Any:
+        if cls.__name__ in _DICTS:
+            return {}
+        if cls.__name__ not in _VALUES:
+            raise pickle.UnpicklingError(f"it calls {cls.__name__}")
+        return object.__new__(cls)  # type: ignore[arg-type]
+
+
+def _empty(cls: type, *_: Any) -> OrderedDict[Any, Any]:
+    made: OrderedDict[Any, Any] = OrderedDict()
+    setattr(made, STANDS_IN_FOR, cls.__name__)
+    return made
+
+
+def _forget(self: object, state: object) -> None:
+    """In place of ``__setstate__``."""
+
+
+def stand_ins(names: Collection[str]) -> list[Any]:
+    """Return inert stand-ins for ``torch.serialization.safe_globals``, but for what the user has declared safe.
+
+    What torch itself knows, such as the functions that rebuild tensors, goes before these.
+    """
+    declared = torch.serialization.get_safe_globals()
+    known = {one[1] if isinstance(one, tuple) else f"{one.__module__}.{one.__qualname__}" for one in declared}
+    members = {"__new__": _empty, "__setstate__": _forget, "__slots__": ()}
+    return [(_StandIn(name, (), dict(members)), name) for name in sorted(set(names) - known)]
+
+
+def _step(opcode: pickletools.OpcodeInfo, argument: object, stack: list[_Item], memo: dict[int, _Item]) -> None:
+    name = opcode.name
+    if name == "MARK":
+        stack.append(_MARK)
+    elif name == "TUPLE":
+        stack.append(_tuple_of(_pop_to_mark(stack)))
+    elif name in _TUPLES:
+        count = _TUPLES[name]
+        stack.append(_tuple_of([stack.pop() for _ in range(count)]))
+    elif name in _GETS:
+        stack.append(memo.get(int(str(argument)), _SMALL))
+    elif name in _PUTS:
+        index = int(str(argument))
+        if not 0 <= index < MAX_OPCODES:  # the unpickler makes a list of that length
+            raise pickle.UnpicklingError(f"it numbers one of its objects {index:,}, which would fill the memory")
+        memo[index] = stack[-1]
+    elif name == "MEMOIZE":
+        memo[len(memo)] = stack[-1]
+    elif name == "DUP":
+        stack.append(stack[-1])
+    else:
+        _change_as_stated(opcode, stack)
+
+
+def _change_as_stated(opcode: pickletools.OpcodeInfo, stack: list[_Item]) -> None:
+    """Take from the stack what the opcode takes, and put small items there: no other opcode makes a tuple."""
+    before = list(opcode.stack_before)
+    if pickletools.markobject in before:
+        _pop_to_mark(stack)
+        before = before[: before.index(pickletools.markobject)]
+    for _ in before:
+        stack.pop()
+    stack += [_SMALL] * len(opcode.stack_after)
+
+
+def _pop_to_mark(stack: list[_Item]) -> list[_Item]:
+    items = []
+    while (item := stack.pop()) is not _MARK:
+        items.append(item)
+    return items
+
+
+def _tuple_of(items: list[_Item]) -> _Item:
+    made = _Item(1 + sum(item.size for item in items), 1 + max((item.depth for item in items), default=0))
+    if made.size > MAX_TUPLE_ITEMS or made.depth > MAX_TUPLE_DEPTH:
+        raise pickle.UnpicklingError("it holds tuples in tuples that would take more time or memory than there is")
+    return made
+
+
+_MAX_DIMENSIONS = 32
+_MAX_UNFOLDED = 8  # bytes of all arrays for a byte of the file, whose arrays may share their bytes
+_UNFOLDED_ANYHOW = 1 << 26
+_TYPECODES = {"b1", "?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"}
+
+
+def read_array_pickle(path: Path) -> Any:
+    """Return the containers in a ``.pkl`` file, with each array of numbers as a ``numpy.ndarray`` that owns its memory.
+
+    Raises:
+        WeightsError: the file is damaged, or holds anything but plain containers, numbers, text and arrays of numbers.
+    """
+    with path.open("rb") as file, closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as content:
+        try:
+            refuse_costly(content)
+            content.seek(0)
+            read = _ArrayUnpickler(content, encoding="latin1").load()
+            return _Arrays(max(_MAX_UNFOLDED * len(content), _UNFOLDED_ANYHOW)).of(read)
+        except pickle.UnpicklingError as error:
+            raise WeightsError(
+                f"{path} is damaged, or holds more than arrays of numbers, which is refused since loading it could run "
+                f"code ({str(error)[:500]})"
+            ) from error
+        except Exception as error:  # a damaged pickle makes the unpickler raise nearly anything
+            reason = f"{type(error).__name__}: {error}"[:500]
+            raise WeightsError(f"{path} is not a complete pickle ({reason}); download it again") from error
+
+
+class _Inert:
+    """What a pickle may name. It has no attributes that the pickle could set beside its own state."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError(
+            f"it gives a {type(self).__name__.strip('_').lower()} a state that it does not have"
+        )
+
+
+class _DType(_Inert):
+    """Stands for ``numpy.dtype``: a type of numbers, and its byte order."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, typecode: Any = None, *_: Any) -> None:
+        if not isinstance(typecode, str) or typecode.lstrip("<>=|") not in _TYPECODES:
+            raise pickle.UnpicklingError(f"it holds an array of {_brief(typecode)}, expected numbers")
+        self.dtype = np.dtype(typecode)
+
+    def __setstate__(self, state: Any) -> None:
+        byte_order = state[1]
+        if byte_order not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError(f"it holds an array with byte order {_brief(byte_order)}")
+        self.dtype = self.dtype.newbyteorder(byte_order)
+
+
+class _Bytes(_Inert):
+    """Stands for ``_codecs.encode``, by which protocol 2 writes bytes as text."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: Any, encoding: Any) -> None:
+        if encoding != "latin1" or not isinstance(text, str):
+            raise pickle.UnpicklingError(f"it holds text in the encoding {_brief(encoding)}")
+        self.text = text
+
+
+class _Array(_Inert):
+    """Stands for ``numpy.ndarray``: empty when named, filled by its state."""
+
+    __slots__ = ("data", "dtype", "order", "shape")
+
+    def __setstate__(self, state: Any) -> None:
+        _, self.shape, dtype, is_fortran, self.data = state
+        self.order = "F" if is_fortran else "C"
+        self.dtype = _numbers(dtype)
+
+
+class _Reconstruct(_Inert):
+    """Stands for numpy's ``_reconstruct``: makes an empty array."""
+
+    __slots__ = ()
+
+    def __new__(cls, subtype: Any, *_: Any) -> Any:
+        if subtype is not _Array:
+            raise pickle.UnpicklingError(f"it holds an array of type {_brief(subtype)}")
+        return _Array()
+
+
+class _FromBuffer(_Inert):
+    """Stands for numpy's ``_frombuffer``: makes a filled array."""
+
+    __slots__ = ()
+
+    def __new__(cls, data: Any, dtype: Any, shape: Any, order: Any) -> Any:
+        array = _Array()
+        array.data, array.shape, array.dtype, array.order = data, shape, _numbers(dtype), order
+        return array
+
+
+class _Scalar(_Inert):
+    """Stands for numpy's ``scalar``: makes a number."""
+
+    __slots__ = ()
+
+    def __new__(cls, dtype: Any, data: Any) -> Any:
+        array = _Array()
+        array.data, array.shape, array.dtype, array.order = data, (), _numbers(dtype), "C"
+        return _to_numpy(array).item()
+
+
+class _OrderedDict(_Inert, dict):
+    """A dict in the order of its file."""
+
+    __slots__ = ()
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    _allowed = {
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _DType,
+        ("_codecs", "encode"): _Bytes,
+        ("collections", "OrderedDict"): _OrderedDict,
+        ("numpy.core.multiarray", "_reconstruct"): _Reconstruct,
+        ("numpy._core.multiarray", "_reconstruct"): _Reconstruct,
+        ("numpy.core.multiarray", "scalar"): _Scalar,
+        ("numpy._core.multiarray", "scalar"): _Scalar,
+        ("numpy.core.numeric", "_frombuffer"): _FromBuffer,
+        ("numpy._core.numeric", "_frombuffer"): _FromBuffer,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._allowed:
+            raise pickle.UnpicklingError(f"it names {_brief(module)}.{_brief(name)}".replace("'", ""))
+        return self._allowed[module, name]
+
+
+def _numbers(dtype: Any) -> np.dtype:
+    if not isinstance(dtype, _DType):
+        raise pickle.UnpicklingError("it holds an array of something else than numbers")
+    return dtype.dtype
+
+
+def _to_numpy(array: _Array) -> np.ndarray:
+    """Return an array that owns its memory, in the byte order of this machine."""
+    data, shape = array.data, array.shape
+    text = data.text if isinstance(data, _Bytes) else data
+    if not isinstance(text, str | bytes | bytearray) or array.order not in ("C", "F"):
+        raise pickle.UnpicklingError("it holds an array of something else than numbers")
+    if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS or not all(type(side) is int for side in shape):
+        raise pickle.UnpicklingError("it holds an array whose shape is no tuple of whole numbers")
+    if min(shape, default=0) < 0 or math.prod(shape) * array.dtype.itemsize != len(text):
+        raise pickle.UnpicklingError(f"it holds an array of shape {str(shape)[:200]} with {len(text)} bytes")
+    buffer = text.encode("latin1") if isinstance(text, str) else text  # Python 2 wrote bytes as text
+    read = np.frombuffer(buffer, array.dtype).reshape(shape, order=array.order)  # type: ignore[call-overload]
+    return read.astype(array.dtype.newbyteorder("="), order="C")
+
+
+class _Arrays:
+    """Replaces the stand-ins in containers. What is shared stays shared; ``room`` bytes of arrays may be made."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.made: dict[int, Any] = {}
+
+    def of(self, value: Any, depth: int = 0) -> Any:
+        if depth > MAX_DEPTH:
+            raise pickle.UnpicklingError(f"its containers are nested more than {MAX_DEPTH} deep")
+        if id(value) in self.made:
+            return self.made[id(value)]
+        if isinstance(value, dict):
+            made: Any = {key: self.of(item, depth + 1) for key, item in value.items()}
+        elif isinstance(value, list | tuple):
+            made = [self.of(item, depth + 1) for item in value]
+        elif isinstance(value, _Array):
+            made = self._array(value)
+        elif isinstance(value, _Bytes):
+            made = value.text  # its bytes are of no use here
+        else:
+            return value
+        self.made[id(value)] = made
+        return made
+
+    def _array(self, value: _Array) -> np.ndarray:
+        if not hasattr(value, "data"):
+            raise pickle.UnpicklingError("it holds an array without numbers")
+        self.room -= len(value.data.text if isinstance(value.data, _Bytes) else value.data)
+        if self.room < 0:
+            raise pickle.UnpicklingError("its arrays share their numbers, and would unfold to many times the file")
+        return _to_numpy(value)
+
+
+def _brief(value: Any) -> str:
+    return (
+        repr(value[:80]) if isinstance(value, str) else repr(value)[:80] if isinstance(value, type) else "another kind"
+    )
+
+
+MAGIC = b"PK\x03\x04"
+_END = b"PK\x05\x06"
+_END_BYTES = 22
+_MAX_RECORDS = 200_000
+
+
+def check_torch_zip(path: Path) -> set[str]:
+    """Refuse what ``torch.save`` does not write and what could fill the memory.
+
+    Records are stored as they are, without compression, so that all of them together fit into the file.
+
+    Returns:
+        The classes and functions that its pickles name.
+
+    Raises:
+        zipfile.BadZipFile: the container is damaged.
+        pickle.UnpicklingError: it is not as ``torch.save`` writes it, or see :func:`refuse_costly`.
+    """
+    file_bytes = path.stat().st_size
+    _check_end(path, file_bytes)
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        _check_kind([record.filename for record in records])
+        if len(records) > _MAX_RECORDS:
+            raise pickle.UnpicklingError(f"it has {len(records):,} records, at most {_MAX_RECORDS:,} were expected")
+        for record in records:
+            _check_record(record, file_bytes)
+        if sum(record.file_size for record in records) > file_bytes:
+            raise pickle.UnpicklingError("its records overlap: together they are larger than the file")
+        # torch looks records up without regard to case.
+        names = [record.filename.lower() for record in records]
+        if len(set(names)) < len(names):
+            raise pickle.UnpicklingError("two of its records have the same name")
+        pickles = [record for record in records if record.filename.lower().endswith(".pkl")]
+        return set().union(*(refuse_costly(io.BytesIO(archive.read(record))) for record in pickles))
+
+
+def _check_kind(names: list[str]) -> None:
+    lower = [name.lower() for name in names]
+    if any(name.endswith("/constants.pkl") for name in lower):
+        raise pickle.UnpicklingError(
+            "it is a program of TorchScript, code and all; save the state_dict() of the network that it was made of"
+        )
+    if not any(name.endswith("/data.pkl") for name in lower):
+        what = "arrays of numpy (.npz)" if lower and all(name.endswith(".npy") for name in lower) else names[:3]
+        raise zipfile.BadZipFile(f"it is a zip file, but not of torch.save: of {what}")
+
+
+def _check_end(path: Path, file_bytes: int) -> None:
+    """Zip readers search for the end record, each in its own way: here it stands where all of them look first."""
+    with path.open("rb") as file:
+        file.seek(-min(_END_BYTES, file_bytes), os.SEEK_END)
+        end = file.read()
+    if not end.startswith(_END) or len(end) < _END_BYTES:
+        raise zipfile.BadZipFile("the list of records at its end is missing")
+
+
+def _check_record(record: zipfile.ZipInfo, file_bytes: int) -> None:
+    name = record.orig_filename[:80]
+    if record.orig_filename != record.filename or not record.filename.isprintable():
+        raise pickle.UnpicklingError(f"the name of its record {name!r} is damaged")
+    if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
+        raise pickle.UnpicklingError(f"its record {name!r} is compressed, which torch.save never does")
+    if record.flag_bits & 1:
+        raise pickle.UnpicklingError(f"its record {name!r} is encrypted")
+    if record.header_offset + record.file_size > file_bytes:
+        raise pickle.UnpicklingError(f"its record {name!r} is larger than the file")

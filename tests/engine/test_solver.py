@@ -1,0 +1,97 @@
+"""Learning rate, parameter groups and clipping, against formulas and against Detectron2's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from resnet_backbone.engine.solver import build_optimizer, build_schedule, clip_gradients
+from resnet_backbone.torchvision_plugin.config import get_cfg
+
+SCHEDULES = [
+    ["SOLVER.MAX_ITER", 100, "SOLVER.STEPS", (60, 80), "SOLVER.WARMUP_ITERS", 10],
+    ["SOLVER.MAX_ITER", 100, "SOLVER.STEPS", (60, 80), "SOLVER.WARMUP_ITERS", 0],
+    ["SOLVER.MAX_ITER", 20, "SOLVER.STEPS", (60000, 80000), "SOLVER.WARMUP_ITERS", 1000],
+    ["SOLVER.MAX_ITER", 100, "SOLVER.STEPS", (60,), "SOLVER.WARMUP_ITERS", 10, "SOLVER.WARMUP_METHOD", "constant"],
+    ["SOLVER.MAX_ITER", 100, "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.WARMUP_ITERS", 10],
+    ["SOLVER.MAX_ITER", 50, "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.BASE_LR_END", 1e-4],
+]
+
+
+def detectron2s_learning_rates(cfg, build) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=cfg.SOLVER.BASE_LR)
+    scheduler = build(cfg, optimizer)
+    rates = []
+    for _ in range(cfg.SOLVER.MAX_ITER):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_warm_up_and_steps_by_hand():
+    cfg = get_cfg()
+    cfg.merge_from_list(SCHEDULES[0] + ["SOLVER.BASE_LR", 0.02])
+    rates = list(map(build_schedule(cfg), range(100)))
+    for iteration, rate in enumerate(rates):
+        if iteration < 10:
+            expected = 0.02 * (0.001 + (1 - 0.001) * iteration / 10)
+        else:
+            expected = 0.02 * 0.1 ** ((iteration >= 60) + (iteration >= 80))
+        assert rate == pytest.approx(expected, rel=1e-9), iteration
+
+
+@pytest.mark.parametrize("overrides", SCHEDULES, ids=str)
+def test_schedules_are_detectron2s(overrides):
+    solver = pytest.importorskip("detectron2.solver", reason="Detectron2 is not installed")
+    config = pytest.importorskip("detectron2.config")
+    ours, theirs = get_cfg(), config.get_cfg()
+    ours.merge_from_list(overrides), theirs.merge_from_list(overrides)
+    rates = list(map(build_schedule(ours), range(ours.SOLVER.MAX_ITER)))
+    assert rates == pytest.approx(detectron2s_learning_rates(theirs, solver.build_lr_scheduler))
+
+
+def test_norms_decay_on_their_own_and_frozen_parameters_are_left_out():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.Linear(4, 2))
+    model[3].requires_grad_(False)
+    groups = build_optimizer(get_cfg(), model).param_groups
+    assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(0.0001, 2), (0.0, 4)]
+
+
+@pytest.mark.parametrize("kind", ["value", "norm", "full_model"])
+def test_clipping(kind):
+    cfg = get_cfg()
+    cfg.merge_from_list(
+        ["SOLVER.CLIP_GRADIENTS", {"ENABLED": True, "CLIP_TYPE": kind, "CLIP_VALUE": 1.0, "NORM_TYPE": 2.0}]
+    )
+    parameters = [nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 4.0]), torch.tensor([0.3, 0.4])
+    accelerator = Accelerator(cpu=True)
+    clip_gradients(cfg, accelerator, accelerator.prepare(torch.optim.SGD(parameters, lr=1)))
+    expected = {
+        "value": [[1.0, 1.0], [0.3, 0.4]],
+        "norm": [[0.6, 0.8], [0.3, 0.4]],
+        "full_model": [[3 / 25.25**0.5, 4 / 25.25**0.5], [0.3 / 25.25**0.5, 0.4 / 25.25**0.5]],
+    }[kind]
+    for parameter, values in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, torch.tensor(values), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("of_weight", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("of_gradient", [torch.contiguous_format, torch.channels_last])
+def test_a_gradient_in_another_memory_format_moves_the_right_weights(of_weight, of_gradient):
+    """torch's fused SGD on the CPU walks through both in the order of memory, and moves others (2.14.1)."""
+    cfg = get_cfg()
+    layer = torch.nn.Conv2d(4, 8, 3, bias=False).to(memory_format=of_weight)
+    expected = layer.weight.detach().clone()
+    optimizer = build_optimizer(cfg, layer)
+    velocity = torch.zeros_like(expected)
+    for seed in range(3):
+        gradient = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(seed))
+        layer.weight.grad = gradient.contiguous(memory_format=of_gradient)
+        optimizer.step()
+        velocity = cfg.SOLVER.MOMENTUM * velocity + gradient + cfg.SOLVER.WEIGHT_DECAY * expected
+        expected = expected - cfg.SOLVER.BASE_LR * velocity
+    torch.testing.assert_close(layer.weight, torch.nn.Parameter(expected))

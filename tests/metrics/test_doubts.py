@@ -1,0 +1,122 @@
+"""What is said of ground truth and results that can be scored and are still not what they should be."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from resnet_backbone.metrics.coco import check_ground_truth, evaluate_coco
+
+SIZE = {"width": 640, "height": 480}
+
+
+def truth(area=lambda box: box[2] * box[3], count=40, **more):
+    """Ten images with boxes of 20 to 90 pixels, of two classes."""
+    rng = np.random.default_rng(0)
+    annotations = []
+    for number in range(count):
+        box = [*rng.uniform(0, 300, 2).round().tolist(), *rng.uniform(20, 90, 2).round().tolist()]
+        ids = {"id": number, "image_id": number % 10, "category_id": 1 + number % 2}
+        annotations.append({**ids, "bbox": box, "area": area(box), "iscrowd": 0, **more})
+    return {
+        "images": [{"id": number, **SIZE} for number in range(10)],
+        "categories": [{"id": 1, "name": "ant"}, {"id": 2, "name": "bee"}],
+        "annotations": annotations,
+    }
+
+
+def results(data, change=lambda result: result):
+    kept = ("image_id", "category_id", "bbox")
+    return [change({**{key: note[key] for key in kept}, "score": 0.9}) for note in data["annotations"]]
+
+
+def said(caplog, data, found):
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        metrics = evaluate_coco(data, found)
+    return metrics, " ".join(record.getMessage() for record in caplog.records)
+
+
+AREAS = {
+    "one": lambda box: 1,
+    "zero": lambda box: 0,
+    "negative": lambda box: -box[2] * box[3],
+    "image": lambda box: 640 * 480,
+    "twice": lambda box: 2 * box[2] * box[3],
+    "share": lambda box: box[2] * box[3] / (640 * 480),
+    "constant": lambda box: 400,
+    "huge": lambda box: 1e12,
+}
+
+
+@pytest.mark.parametrize("name", AREAS)
+def test_areas_that_cannot_be(name, caplog, tmp_path):
+    data = truth(AREAS[name])
+    metrics, text = said(caplog, data, results(data))
+    assert "40 of 40 objects have an area that does not fit their box" in text and "APs, APm, APl" in text
+    assert np.isnan(metrics.AP) == (name in ("negative", "huge")) == ("40 here, in every figure" in text)
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(data))
+    caplog.clear()
+    check_ground_truth(path, ("bbox",))
+    assert "a.json: 40 of 40 objects have an area" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "area",
+    [
+        lambda box: box[2] * box[3],
+        lambda box: (box[2] + 1) * (box[3] + 1),
+        lambda box: 0.79 * box[2] * box[3],
+        lambda box: 2 * max(box[2:]),  # a line across the box
+        lambda box: None,  # taken from the box
+    ],
+)
+def test_areas_that_can_be(area, caplog):
+    data = truth(area)
+    assert said(caplog, data, results(data))[1] == ""
+
+
+def test_one_area_in_a_thousand_is_usual_but_not_a_negative_one(caplog):
+    data = truth(count=1000)
+    data["annotations"][3]["area"] = 0
+    assert said(caplog, data, results(data))[1] == ""
+    data["annotations"][3]["area"] = -1
+    assert "1 of 1000 objects" in said(caplog, data, results(data))[1]
+
+
+def test_genuine_annotations_are_not_doubted(coco_mini, caplog):
+    for split in ("train2017", "val2017"):
+        data = json.loads((coco_mini / f"annotations/instances_{split}.json").read_text())
+        assert said(caplog, data, results(data))[1] == ""
+
+
+def test_crowds_alone_have_no_figures(caplog):
+    data = truth(iscrowd=1)
+    metrics, text = said(caplog, data, results(data))
+    assert np.isnan(metrics.AP) and "all annotations are crowds" in text
+
+
+def corners(result):
+    x, y, width, height = result["bbox"]
+    return {**result, "bbox": [x, y, x + width, y + height]}
+
+
+def one_class(result):
+    return {**result, "category_id": 1}
+
+
+def test_results_of_another_form(caplog):
+    data = truth()
+    right = results(data)
+    assert said(caplog, data, right)[1] == ""
+    for note in data["annotations"]:
+        note["bbox"][0] += 250  # so that corners reach out of the image
+    assert said(caplog, data, results(data))[1] == ""
+    assert "would fit as corners x1, y1, x2, y2" in said(caplog, data, results(data, corners))[1]
+    part = [result for result in right if result["image_id"] < 3]
+    assert "7 of the 10 images with objects have no result, such as image 3" in said(caplog, data, part)[1]
+    assert "1 of the 2 classes" in said(caplog, data, results(data, one_class))[1]

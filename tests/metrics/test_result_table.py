@@ -1,0 +1,158 @@
+"""Results as arrays against results as records, one check after the other."""
+
+from __future__ import annotations
+
+import json
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from resnet_backbone.metrics.coco_input import read_ground_truth, read_results
+from resnet_backbone.metrics.results import read_result_table
+
+SIZE = [20, 30]
+RUN_LENGTHS = {
+    "size": SIZE,
+    "counts": coco_mask.encode(np.eye(20, 30, dtype=np.uint8, order="F"))["counts"].decode("ascii"),
+}
+TRUTH = read_ground_truth(
+    {
+        "images": [{"id": key, "height": 20, "width": 30} for key in (7, 3, 11)],
+        "categories": [{"id": 5, "name": "dog"}, {"id": 2, "name": "cat"}],
+        "annotations": [],
+    },
+    "bbox",
+)
+COUNT = 450  # three blocks
+
+
+def results(count: int = COUNT) -> list[dict]:
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "image_id": int(rng.choice([7, 3, 11])),
+            "category_id": int(rng.choice([5, 2])),
+            "bbox": rng.uniform(0, 20, 4).round(2).tolist(),
+            "score": float(rng.random()),
+            "segmentation": RUN_LENGTHS,
+        }
+        for _ in range(count)
+    ]
+
+
+def as_records(table, iou_type: str) -> list[dict]:
+    images = {image["id"]: image for image in TRUTH["images"]}
+    key = "bbox" if iou_type == "bbox" else "segmentation"
+    measured = (
+        table.boxes.tolist() if iou_type == "bbox" else [table.mask(row, images) for row in range(len(table.scores))]
+    )
+    columns = (table.image_ids.tolist(), table.category_ids.tolist(), table.scores.tolist(), measured)
+    return [
+        {"image_id": image, "category_id": category, "score": score, key: value}
+        for image, category, score, value in zip(*columns, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 199, 200, 201, COUNT])
+@pytest.mark.parametrize("iou_types", [("bbox",), ("segm",), ("bbox", "segm"), ("segm", "bbox")], ids="+".join)
+def test_a_table_holds_the_records(count, iou_types, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(results(count)))
+    for source in (results(count), tuple(results(count)), tmp_path / "results.json"):
+        table = read_result_table(source, TRUTH, iou_types)
+        assert len(table) == count
+        for iou_type in iou_types:
+            assert as_records(table, iou_type) == read_results(source, TRUTH, iou_type)
+        assert table.boxes.shape == (count if "bbox" in iou_types else 0, 4)
+        assert len(table.counts) == (count if "segm" in iou_types else 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_id": np.int64(7)},
+        {"image_id": 7.0},
+        {"score": True},
+        {"score": 1},
+        {"score": np.float32(0.5)},
+        {"score": Fraction(1, 2)},
+        {"bbox": (1, 2, 3, 4)},
+        {"bbox": [np.float64(1), 2, 3.5, 0]},
+        {"area": "ignored"},
+    ],
+    ids=str,
+)
+def test_unusual_values_are_taken_as_before(change):
+    given = results()
+    given[217] |= change
+    table = read_result_table(given, TRUTH, ["bbox"])
+    assert as_records(table, "bbox") == read_results(given, TRUTH, "bbox")
+
+
+FAULTS = {
+    "another image": {"image_id": 8},
+    "no image": {"image_id": None},
+    "an image's name": {"image_id": "7"},
+    "another class": {"category_id": 3},
+    "no score": {"score": None},
+    "a score as text": {"score": "0.5"},
+    "a score of nan": {"score": math.nan},
+    "an infinite score": {"score": -math.inf},
+    "three numbers": {"bbox": [1, 2, 3]},
+    "five numbers": {"bbox": [1, 2, 3, 4, 5]},
+    "a number as text": {"bbox": [1, 2, "3", 4]},
+    "a box of nan": {"bbox": [1, math.nan, 3, 4]},
+    "an infinite box": {"bbox": [1, 2, math.inf, 4]},
+    "a negative width": {"bbox": [1, 2, -3, 4]},
+    "a negative height": {"bbox": [1, 2, 3, -4e-9]},
+    "a box of an array": {"bbox": np.ones(4)},
+    "a box of boxes": {"bbox": [[1], [2], [3], [4]]},
+    "no box": {"bbox": None},
+}
+
+
+@pytest.mark.parametrize("place", [0, 199, 200, COUNT - 1])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_anywhere_is_named_as_before(fault, place):
+    given = results()
+    given[place] |= FAULTS[fault]
+    with pytest.raises(ValueError) as expected:
+        read_results(given, TRUTH, "bbox")
+    assert f"result {place}" in str(expected.value)
+    for iou_types in (["bbox"], ["bbox", "segm"]):
+        with pytest.raises(ValueError) as found:
+            read_result_table(given, TRUTH, iou_types)
+        assert str(found.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id", "score", "bbox"])
+def test_a_key_that_is_missing_is_named(key):
+    given = results()
+    del given[201][key]
+    with pytest.raises(ValueError, match=rf"result 201 lacks \['{key}'\]"):
+        read_result_table(given, TRUTH, ["bbox"])
+
+
+@pytest.mark.parametrize("what", [None, 3, "result", ["image_id", "category_id", "score", "bbox"]])
+def test_what_is_no_record_is_named(what, tmp_path):
+    given = [*results(201), what]
+    (tmp_path / "results.json").write_text(json.dumps(given))
+    for source in (given, tmp_path / "results.json"):
+        with pytest.raises(ValueError, match="result 201 is no object"):
+            read_result_table(source, TRUTH, ["bbox"])
+
+
+def test_a_broken_mask_is_named():
+    given = results()
+    given[300] = {**given[300], "segmentation": {**RUN_LENGTHS, "size": [30, 20]}}
+    with pytest.raises(ValueError, match=r"result 300: mask of \(height, width\) \(30, 20\) on image"):
+        read_result_table(given, TRUTH, ["bbox", "segm"])
+    assert len(read_result_table(given, TRUTH, ["bbox"])) == COUNT
+
+
+@pytest.mark.parametrize("source", [{"image_id": 7}, "results.json", 5])
+def test_what_is_no_list_is_refused(source):
+    with pytest.raises(TypeError, match=f"got {type(source).__name__}"):
+        read_result_table(source, TRUTH, ["bbox"])
