@@ -175,7 +175,8 @@ class _VocFolder:
         with_column = [match[1] for match in map(_WITH_COLUMN.fullmatch, lines) if match]  # -1, 0, 1 of VOC's classes
         if len(with_column) == len(lines) and not any(map(self._is_known, lines)):
             lines = with_column
-        with_ending = [line for line in lines if Path(line).suffix.lower() in {*image_endings(), ".xml"}]
+        endings = (*image_endings(), ".xml")
+        with_ending = [line for line in lines if line.lower().endswith(endings)]
         cut = {line: line.removesuffix(Path(line).suffix) for line in with_ending if not self._is_known(line)}
         stems = [cut.get(line, line) for line in lines]
         kept = [stem for stem in stems if not any(is_hidden(part) and part != ".." for part in Path(stem).parts)]
