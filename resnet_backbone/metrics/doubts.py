@@ -85,6 +85,12 @@ def doubtful_results(truth: Mapping[str, list[Record]], found: ResultTable) -> l
             f"{len(absent)} of the {len(classes)} classes with objects have no result, such as "
             f"{brief(names[absent[0]])}; is category_id the id in the annotation file, not the label of the network?"
         )
+    in_first_pixel = ((found.boxes >= -0.01) & (found.boxes <= 1.01)).all(axis=1)
+    if in_first_pixel.size and in_first_pixel.mean() >= NEARLY_ALL:
+        doubts.append(
+            f"{in_first_pixel.sum()} of the {len(found.boxes)} boxes of the results lie within the first pixel; COCO's "
+            f"bbox is in pixels: are they shares of the image, to be multiplied by its width and height?"
+        )
     sizes = {image["id"]: (image.get("width"), image.get("height")) for image in truth["images"]}
     if len(found.boxes) and all(type(side) is int for size in sizes.values() for side in size):
         limits = np.array([sizes[image_id] for image_id in found.image_ids.tolist()], dtype=float) + ROUNDING

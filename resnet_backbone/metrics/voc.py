@@ -15,6 +15,8 @@ from resnet_backbone.files.atomic import write_text
 from resnet_backbone.files.text import read_json
 from resnet_backbone.metrics.coco import IouType, evaluate_coco_types
 from resnet_backbone.metrics.coco_input import Record, read_ground_truth, read_results
+from resnet_backbone.metrics.doubts import doubtful_results
+from resnet_backbone.metrics.results import read_result_table
 from resnet_backbone.metrics.summary import CocoMetrics, VocMetrics
 
 # Competition 4: trained on anything but VOC's test images, such as ImageNet.
@@ -64,7 +66,10 @@ def evaluate_voc(
     if not truth["annotations"]:
         raise ValueError("the ground truth has no annotation, so there is nothing to compare with; is it a test set?")
     objects = _by_class(truth["annotations"])
-    detections = _by_class(read_results(results, truth, "bbox"))
+    found = read_results(results, truth, "bbox")
+    for doubt in doubtful_results(truth, read_result_table(found, truth, ("bbox",))):
+        logger.warning("%s", doubt)
+    detections = _by_class(found)
     per_class = {
         category["name"]: _average_precision(
             objects[category["id"]], detections[category["id"]], iou=iou, eleven_points=eleven_points

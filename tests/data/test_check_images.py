@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -243,6 +245,14 @@ def test_where_no_image_is_there_the_folder_is_doubted(tmp_path, names, advice):
         ("A.png", "cam1/a.png", "in another folder, with other capital letters"),
         ("a.jpg", "a.png", "with another suffix"),
         ("a", "a.png", "with another suffix"),
+        ("a.v1", "a.v1.png", "with another suffix"),
+        ("b%2520c.png", "b c.png", "with %20 and the like decoded"),
+        ("b+c.png", "b c.png", "with blanks in place of +"),
+        ("b&amp;c.png", "b&c.png", "with &amp; and the like decoded"),
+        ("\u00c3\u00a9.png", "\u00e9.png", "with accents that were read in another encoding than UTF-8 put right"),
+        ("b c.png", "b\u202fc.png", "with blanks of another kind"),
+        ("\ufeffa.png", "a.png", "without blanks around the name"),
+        ("/data/upload/1/0a1b2c3d-a.png", "a.png", "without the 8 digits in front of the name, as of Label Studio"),
         ("/a.png", "a.png", "without the folders in their file_name"),
         ("C:\\Users\\me\\set\\cam2\\a.png", "cam2/a.png", "with / in place of \\, without the folders"),
     ],
@@ -258,6 +268,21 @@ def test_other_spellings_of_a_missing_file_are_named(tmp_path, name, there, how)
         assert found.note.startswith(f"1 of the {len(missing)} are there {how}")
         shown = found.note.encode("ascii", "backslashreplace").decode()
         assert f'write "{there.encode("ascii", "backslashreplace").decode()}" for' in shown
+
+
+def test_a_locale_that_is_not_utf8_is_told(tmp_path):
+    """Python then asks for other names of files than those that ``ls`` shows."""
+    (tmp_path / "\u00e9.png").write_bytes(b"")
+    code = (
+        "import numpy as np; from pathlib import Path; from resnet_backbone.data.images.files import *;"
+        "files = ImageFiles(Path('.'), ['\\xe9.png'], np.arange(1), np.full((1, 2), 8));"
+        "print(*(found.note for found in find_missing_images(files)[0]))"
+    )
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONPATH": str(Path(__file__).parents[2])}
+    for environment, said in ((plain, "PYTHONUTF8=1"), ({**plain, "PYTHONUTF8": "1"}, "")):
+        command = [sys.executable, "-c", code]
+        told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert (said in told.stdout) if said else not told.stdout.strip()
 
 
 def test_a_file_that_could_be_two_is_not_named(tmp_path):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.data.images.classes import open_classes
+from resnet_backbone.data.images.read import read_image
 from resnet_backbone.data.prepare.cifar10 import CLASSES, IMAGES_PER_CLASS, prepare_cifar10
 from resnet_backbone.data.prepare.crops import write_crops
 from resnet_backbone.files.atomic import write_text
@@ -92,6 +93,29 @@ def test_every_colour_mode_becomes_rgb(folders, mode):
     image = Image.new("RGB", (5, 4), (200, 100, 50)).convert(mode)
     image.save(folders / "n01" / ("a.tiff" if mode == "CMYK" else "a.png"))
     assert {open_classes(str(folders))[index][0].mode for index in range(2)} == {"RGB"}
+
+
+def test_sixteen_bits_keep_their_high_byte(folders):
+    """As the detectors read them; Pillow alone cuts off at 255, which leaves a white image."""
+    levels = np.arange(20, dtype=np.uint16).reshape(4, 5) * 3000
+    Image.fromarray(levels).save(folders / "n01" / "a.png")
+    image, _ = open_classes(str(folders))[0]
+    assert np.array_equal(np.asarray(image), np.repeat((levels >> 8).astype(np.uint8)[..., None], 3, axis=2))
+    assert np.array_equal(np.asarray(image), read_image(folders / "n01" / "a.png").permute(1, 2, 0).numpy())
+
+
+def test_pixels_of_no_known_range_are_refused(folders):
+    (folders / "n01" / "a.png").unlink()
+    Image.fromarray(np.full((4, 5), 0.5, dtype=np.float32)).save(folders / "n01" / "a.tif")
+    with pytest.raises(ValueError, match=r"a\.tif: 32-bit pixels \(mode F, 0\.5 to 0\.5\) have no agreed range"):
+        open_classes(str(folders))[0]
+
+
+def test_a_pipe_is_not_waited_for(folders):
+    (folders / "n01" / "a.png").unlink()
+    os.mkfifo(folders / "n01" / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png is not an image that can be read \(no regular file"):
+        open_classes(str(folders))[0]
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n broken"])

@@ -341,6 +341,52 @@ def test_xml_beside_the_images(tmp_path):
         voc_to_coco(flat, "train")
 
 
+def test_folders_below_annotations(tmp_path):
+    """Their objects give classes, too, and without a split their images are taken."""
+    root = voc(tmp_path, *[f"<annotation>{SIZE}{item(1, 1, 5, 5, name)}</annotation>" for name in ("cat", "dog")])
+    for folder, suffix in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+        (root / folder / "cam").mkdir()
+        (root / folder / f"image_1.{suffix}").rename(root / folder / f"cam/image_1.{suffix}")
+    Image.new("RGB", (9, 9)).save(root / "JPEGImages/cam/other.png")
+    document, report = voc_to_coco(root, None)
+    assert [image["file_name"] for image in document["images"]] == ["cam/image_1.jpg", "image_0.jpg"]
+    assert "left out 1 images without annotation, such as other.png" in str(report)
+    (root / "ImageSets/Main/train.txt").write_text("cam/image_1\n")
+    document, _ = voc_to_coco(root, "train")
+    assert [image["file_name"] for image in document["images"]] == ["cam/image_1.jpg"]
+    assert [category["name"] for category in document["categories"]] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("ending", ["xml", "XML", "Xml"])
+@pytest.mark.parametrize("line", ["image_0", "image_0.xml", "image_0.Jpg"])
+def test_endings_of_annotation_files(tmp_path, ending, line):
+    root = voc(tmp_path, f"<annotation>{SIZE}{item(1, 1, 5, 5)}</annotation>", suffix=".JPG")
+    (root / "Annotations/image_0.xml").rename(root / f"Annotations/image_0.{ending}")
+    (root / "ImageSets/Main/train.txt").write_text(line)
+    assert voc_to_coco(root, "train")[0]["annotations"] == voc_to_coco(root, None)[0]["annotations"] != []
+
+
+@pytest.mark.parametrize(
+    ("line", "image", "advice"),
+    [
+        ("IMAGE_0", "image_0.jpg", 'with other capital letters: write "image_0.xml" for "IMAGE_0.xml"'),
+        ("JPEGImages/image_0", "image_0.jpg", 'without the folders in their file_name: write "image_0.xml" for'),
+        ("image_0", "Image_0.png", 'with other capital letters: write "Image_0.png" for'),
+        ("image_0", "cam/image_0.png", 'write "cam/image_0.png" for'),
+        ("image_0", "image_0.heic", "no image of that name; images end in .apng"),
+    ],
+)
+def test_other_spellings_of_missing_files_are_named(tmp_path, line, image, advice):
+    root = voc(tmp_path, f"<annotation><filename>x.jpg</filename>{SIZE}{item(1, 1, 5, 5)}</annotation>")
+    xml = root / "Annotations/image_0.xml"
+    xml.write_text(xml.read_text().replace("x.jpg", f"image_0{Path(image).suffix}"))
+    (root / "JPEGImages" / image).parent.mkdir(exist_ok=True)
+    (root / "JPEGImages/image_0.jpg").rename(root / "JPEGImages" / image)
+    (root / "ImageSets/Main/train.txt").write_text(line)
+    with pytest.raises(FileNotFoundError, match=re.escape(advice)):
+        voc_to_coco(root, "train")
+
+
 def test_folders_that_are_not_laid_out_as_voc(tmp_path):
     root = voc(tmp_path / "kit/VOC2007", f"<annotation>{SIZE}{item(1, 1, 5, 5)}</annotation>")
     for folder in (root / "JPEGImages", root / "Annotations", tmp_path, tmp_path / "kit"):
@@ -362,7 +408,7 @@ TEXT = f"<annotation>{SIZE}{item(1, 1, 5, 5, '{}')}</annotation>"
 ENCODINGS = {
     "gbk": "细胞", "gb2312": "细胞", "GB18030": "细胞𠀀", "big5": "細胞", "Shift_JIS": "猫ソ", "cp932": "①猫",
     "EUC-JP": "猫", "ISO-2022-JP": "猫", "euc-kr": "고양이", "cp949": "똠", "utf-16": "猫", "utf-32": "猫",
-    "utf-16le": "猫", "windows-1251": "кот", "iso-8859-1": "Äpfel", "utf-8-sig": "猫", "": "猫",
+    "utf-16le": "猫", "windows-1251": "кот", "iso-8859-1": "Äpfel", "utf-8-sig": "猫", "utf8": "猫", "": "猫",
 }  # fmt: skip
 
 

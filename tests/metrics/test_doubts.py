@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from resnet_backbone.metrics.coco import check_ground_truth, evaluate_coco
+from resnet_backbone.metrics.voc import evaluate_voc
 
 SIZE = {"width": 640, "height": 480}
 
@@ -105,6 +106,11 @@ def corners(result):
     return {**result, "bbox": [x, y, x + width, y + height]}
 
 
+def shares(result):
+    x, y, width, height = result["bbox"]
+    return {**result, "bbox": [x / 640, y / 480, width / 640, height / 480]}
+
+
 def one_class(result):
     return {**result, "category_id": 1}
 
@@ -117,6 +123,13 @@ def test_results_of_another_form(caplog):
         note["bbox"][0] += 250  # so that corners reach out of the image
     assert said(caplog, data, results(data))[1] == ""
     assert "would fit as corners x1, y1, x2, y2" in said(caplog, data, results(data, corners))[1]
+    with caplog.at_level(logging.WARNING):
+        caplog.clear()
+        evaluate_voc(data, results(data, corners), eleven_points=False)
+        assert "would fit as corners x1, y1, x2, y2" in caplog.text
+    assert (
+        "40 of the 40 boxes of the results lie within the first pixel" in said(caplog, data, results(data, shares))[1]
+    )
     part = [result for result in right if result["image_id"] < 3]
     assert "7 of the 10 images with objects have no result, such as image 3" in said(caplog, data, part)[1]
     assert "1 of the 2 classes" in said(caplog, data, results(data, one_class))[1]

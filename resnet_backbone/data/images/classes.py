@@ -19,7 +19,7 @@ from torchvision import datasets as torchvision_datasets
 
 from resnet_backbone.data.catalog import datasets_root
 from resnet_backbone.data.images.media import image_endings, is_hidden
-from resnet_backbone.data.images.read import open_image
+from resnet_backbone.data.images.read import open_image, to_rgb
 from resnet_backbone.data.packed import PackedBytes
 
 logger = logging.getLogger(__name__)
@@ -196,16 +196,19 @@ class _ClassFolders(torchvision_datasets.ImageFolder):
 def read_rgb(path: str | Path) -> Image.Image:
     """Read an image file as RGB, as torchvision does: a rotation in its EXIF data is not applied.
 
+    Of 16-bit gray it is the high byte, where Pillow alone makes nearly all of it white.
+
     Raises:
-        ValueError: no image, or one that is cut off.
+        ValueError: no image, one that is cut off, or 32-bit pixels whose range is unknown.
     """
     try:
         with open_image(path) as image:
-            return image.convert("RGB")
+            image.load()
     except Exception as error:  # of a broken file Pillow's decoders raise nearly anything
         raise ValueError(
             f"{path} is not an image that can be read ({str(error)[:300]}); take it out of its folder"
         ) from error
+    return to_rgb(image, path)
 
 
 def _open_torchvision(source: str) -> ClassDataset:

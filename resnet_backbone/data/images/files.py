@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import os
 import posixpath
+import re
+import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +18,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from resnet_backbone.data.coco.findings import Example, Finding, find, printable
+from resnet_backbone.data.images.media import image_endings
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,9 @@ def find_spellings(folder: Path, names: Sequence[str]) -> str:
     Returns:
         "" where none is found.
     """
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8" and not all(map(str.isascii, names)):
+        return f"names of files are {encoding} by this machine's locale: try it with PYTHONUTF8=1 in the environment"
     listed = list(islice(_files_below(folder), MAX_LISTED))
     indexes = []
     for how, key in _LOOKUPS.items():
@@ -87,7 +94,7 @@ def find_spellings(folder: Path, names: Sequence[str]) -> str:
             ((*changes, how) if how else changes, index[key(text)][0])
             for how, key, index in indexes
             for text, changes in variants
-            if len(index.get(key(text), ())) == 1
+            if len(index.get(key(text), ())) == 1 and index[key(text)] != [name]
         )
         for changes, path in islice(hits, 1):
             found[changes].append((name, path))
@@ -125,22 +132,41 @@ def _alike(path: str) -> str:
 
 
 def _without_suffix(path: str) -> str:
-    last = _alike(posixpath.basename(path))
-    return "" if last.endswith(_NO_IMAGES) else last.rpartition(".")[0] or last
+    stem, suffix = posixpath.splitext(_alike(posixpath.basename(path)))
+    return stem if suffix in image_endings() else stem + suffix
+
+
+def _decoded_twice(path: str) -> str:
+    return unquote(unquote(path))
+
+
+def _as_utf8(path: str) -> str:
+    """UTF-8 that was read as Windows-1252 or Latin-1."""
+    for encoding in ("cp1252", "latin-1"):
+        try:
+            return path.encode(encoding).decode()
+        except UnicodeError:
+            continue
+    return path
 
 
 MAX_LISTED = 1_000_000  # files below a folder that are looked through for other spellings
-_NO_IMAGES = (".json", ".txt", ".xml", ".csv")
+_UPLOADED = re.compile(r"(?:(?<=[/\\])|^)[0-9a-f]{8}-(?=[^/\\]+$)")
 _FEWER_FOLDERS = "without the folders in their file_name"
 _CHANGES: dict[str, Callable[[str], str]] = {
     "without what follows ?": lambda name: name.partition("?")[0] or name,
-    "with %20 and the like decoded": unquote,
+    "with %20 and the like decoded": _decoded_twice,
+    "with blanks in place of +": lambda name: name.replace("+", " "),
+    "with &amp; and the like decoded": html.unescape,
+    "with accents that were read in another encoding than UTF-8 put right": _as_utf8,
     "with / in place of \\": lambda name: name.replace("\\", "/"),
-    "without blanks around the name": lambda name: "/".join(part.strip() for part in name.split("/")),
+    "without blanks around the name": lambda name: "/".join(part.strip().strip("\ufeff") for part in name.split("/")),
+    "without the 8 digits in front of the name, as of Label Studio": lambda name: _UPLOADED.sub("", name),
 }
 _LOOKUPS: dict[str, Callable[[str], str]] = {  # what is the same in both spellings
     "": str,
     "with accents composed in another way (Unicode NFC, NFD)": _composed,
+    "with blanks of another kind": lambda path: " ".join(_composed(path).split()),
     "with other capital letters": _alike,
     "in another folder": posixpath.basename,
     "in another folder, with other capital letters or accents": lambda path: _alike(posixpath.basename(path)),

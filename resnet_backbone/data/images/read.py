@@ -90,8 +90,6 @@ def read_interleaved(path: str | Path, size: tuple[int, int] | None = None) -> t
     The tensor has the same shape and values. Resizing it by torchvision takes half the time, and gives the same values.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path}: no regular file, expected an image; replace it or take it out")
     try:
         with open_image(path) as image:
             pixels = decode_plain_jpeg(image)
@@ -113,7 +111,7 @@ def read_interleaved(path: str | Path, size: tuple[int, int] | None = None) -> t
             "or replace the image"
         )
     if pixels is None:
-        pixels = torch.from_numpy(_to_rgb(image, path)).permute(2, 0, 1)
+        pixels = torch.from_numpy(np.array(to_rgb(image, path))).permute(2, 0, 1)
     if orientation in _REVERSED and (size is None or tuple(size) == upright):
         swapped = pixels.transpose(1, 2) if orientation in _SWAPS_SIDES else pixels
         return swapped.flip(_REVERSED[orientation])
@@ -126,6 +124,8 @@ def open_image(path: str | Path | IO[bytes]) -> Image.Image:
     Raises:
         OSError and whatever else Pillow raises: it is no such image, or one of more pixels than Pillow allows.
     """
+    if isinstance(path, str | Path) and Path(path).exists() and not Path(path).is_file():  # a pipe never ends
+        raise OSError("no regular file, expected an image")
     Image.init()
     return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
 
@@ -139,7 +139,12 @@ def _orientation(image: Image.Image, path: Path) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
+def to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
+    """Convert an image of any mode as :func:`read_image` does.
+
+    Raises:
+        ValueError: 32-bit pixels whose range is unknown, or a mode that has no colors.
+    """
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -153,7 +158,7 @@ def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
     try:
         if image.mode == "P":
             image = image.convert("RGBA")  # Pillow warns about some transparent palettes that go straight to RGB
-        return np.array(image.convert("RGB"))
+        return image.convert("RGB")
     except (ValueError, OSError) as error:
         raise ValueError(
             f"{path}: mode {image.mode} cannot be shown as RGB ({error}); save the image as RGB"

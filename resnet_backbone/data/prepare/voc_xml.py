@@ -10,10 +10,13 @@ import xml.etree.ElementTree as ET
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
+from resnet_backbone.data.images.files import find_spellings
 from resnet_backbone.data.images.media import image_endings, is_hidden
 from resnet_backbone.data.images.read import read_image
 
@@ -24,7 +27,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 _NOT_STATED = ("", "unspecified")
 _WITH_COLUMN = re.compile(r"(.*\S)[ \t]+(?:-1|0|1)")
-_DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""")
+_DECLARED = re.compile(rb"""(?:\xef\xbb\xbf)?\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""")
 _MULTI_BYTE = ("gb2312", "gbk", "gb18030", "hz", "big5", "big5hkscs", "cp950", "shift_jis", "cp932", "euc_jp") + (
     "iso2022_jp", "euc_kr", "cp949", "johab",
 )  # Python's names; expat has none of them  # fmt: skip
@@ -75,16 +78,23 @@ class _VocFolder:
         self.annotations, self.images = root / "Annotations", root / "JPEGImages"
         wanted = (self.annotations, self.images) if annotated else (self.images,)
         missing = [folder.name for folder in wanted if not folder.is_dir()]
-        if len(missing) == 2 and _annotation_files(root) and not _has_parts(root.parent):
+        beside = any(path.parent == root for path in _annotation_files(root)) if len(missing) == 2 else False
+        if beside and not _has_parts(root.parent):
             self.annotations = self.images = root  # XML files beside the images
         elif missing:
             raise FileNotFoundError(f"{root}: has no folder {' and no '.join(missing)}{_hint(root, missing)}")
         self.notes: list[str] = []
         self._listed: dict[Path, dict[str, list[Path]]] = {}
 
+    @cached_property
+    def _annotated(self) -> dict[str, Path]:
+        return {_stem(path, self.annotations): path for path in _annotation_files(self.annotations)}
+
     def annotation(self, stem: str) -> Path:
-        paths = [self.annotations / f"{stem}{ending}" for ending in (".xml", ".XML")]
-        return next(filter(Path.is_file, paths), paths[0])
+        if str(Path(stem)) not in self._annotated:
+            hint = find_spellings(self.annotations, [f"{stem}.xml"])
+            raise FileNotFoundError(f"{self.annotations / stem}.xml: no such annotation file{hint and f'; {hint}'}")
+        return self._annotated[str(Path(stem))]
 
     def images_named(self, stem: str) -> list[Path]:
         """The images of this name, whatever their ending."""
@@ -123,14 +133,17 @@ class _VocFolder:
                 "correct <filename> or the name of the annotation file"
             )
         if not own:
-            raise FileNotFoundError(f"{where}: no image of that name with one of {' '.join(sorted(image_endings()))}")
+            hint = find_spellings(self.images, [stated or f"{stem}.jpg"])
+            hint = hint or f"images end in {' '.join(sorted(image_endings()))}"
+            raise FileNotFoundError(f"{where}: no image of that name; {hint}")
         if stated and Path(stem).name.lower() not in (stated.lower(), Path(stated).stem.lower()):
             self.notes.append(f"{where}: took {own[0].name}; <filename> says {stated[:80]!r}, which is not there")
         return own[0]
 
     def left_out(self, images: Collection[Path]) -> None:
         """Note which images of the folder are not among ``images``."""
-        others = [path for paths in self._listed[self.images].values() for path in paths if path not in images]
+        listed = chain.from_iterable(chain.from_iterable(found.values() for found in self._listed.values()))
+        others = [path for path in listed if path not in images]
         if others:
             self.notes.append(
                 f"{self.images}: left out {len(others)} images without annotation, such as {others[0].name}"
@@ -140,11 +153,11 @@ class _VocFolder:
         """Names, without ending, of the images of a split; of all that have an annotation file where it is None."""
         if split is not None:
             return self._listed_stems(split)
-        paths = _annotation_files(self.annotations)
+        stems = [_stem(path, self.annotations) for path in _annotation_files(self.annotations)]
         hidden = [path.name for path in self.annotations.iterdir() if is_hidden(path.name)]
         if hidden:
             self.notes.append(f"{self.annotations}: left out {len(hidden)} hidden files, such as {min(hidden)}")
-        return _checked_names([path.stem for path in paths], self.annotations)
+        return _checked_names(stems, self.annotations)
 
     def _listed_stems(self, split: str) -> list[str]:
         path = self.lists / f"{split}.txt"
@@ -162,7 +175,8 @@ class _VocFolder:
         with_column = [match[1] for match in map(_WITH_COLUMN.fullmatch, lines) if match]  # -1, 0, 1 of VOC's classes
         if len(with_column) == len(lines) and not any(map(self._is_known, lines)):
             lines = with_column
-        with_ending = [line for line in lines if Path(line).suffix.lower() in image_endings()]
+        endings = (*image_endings(), ".xml")
+        with_ending = [line for line in lines if line.lower().endswith(endings)]
         cut = {line: line.removesuffix(Path(line).suffix) for line in with_ending if not self._is_known(line)}
         stems = [cut.get(line, line) for line in lines]
         kept = [stem for stem in stems if not any(is_hidden(part) and part != ".." for part in Path(stem).parts)]
@@ -171,7 +185,7 @@ class _VocFolder:
         return _checked_names(kept, path)
 
     def _is_known(self, name: str) -> bool:
-        return self.annotation(name).is_file() or bool(self.images_named(name))
+        return str(Path(name)) in self._annotated or bool(self.images_named(name))
 
 
 def _has_parts(folder: Path) -> bool:
@@ -195,8 +209,13 @@ def _hint(root: Path, missing: Sequence[str]) -> str:
 
 
 def _annotation_files(folder: Path) -> list[Path]:
-    files = (path for path in folder.iterdir() if path.suffix.lower() == ".xml" and not is_hidden(path.name))
-    return sorted(path for path in files if path.is_file())
+    """All below the folder but hidden ones, sorted."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() == ".xml" and path.is_file())
+    return sorted(path for path in files if not any(map(is_hidden, path.relative_to(folder).parts)))
+
+
+def _stem(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
 
 
 def _checked_names(stems: list[str], source: Path) -> list[str]:
@@ -356,8 +375,6 @@ def read_split(root: Path, split: str) -> list[str]:
 
 def _read_xml(path: Path) -> ET.Element:
     """Parse without document type declarations, and so without entities: no file is read and nothing expands."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such annotation file")
 
     def refuse(*_: object) -> None:
         raise ValueError(
@@ -408,6 +425,8 @@ def _decoded(path: Path) -> tuple[bytes, str | None]:
         name = codecs.lookup(declared[1].decode()).name if declared else ""
     except LookupError:
         return data, None
+    if name.startswith("utf-8"):  # expat does not know it as "utf8"
+        return data, "utf-8"
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         name = "utf-32"
     elif name.startswith(("utf-16", "utf-32")):  # it is not, as the declaration could be read byte by byte
