@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "models": {"version", "weights"},
     "data": FACTS,
     "metrics": FACTS,
+    "evaluation": {"metrics"},  # the earlier place of what scripts import
     "compare": {*FACTS, "metrics"},
     "config": {*FACTS, "models", "data"},
     "engine": CONFIG,
