@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from resnet_backbone import create_model
-from resnet_backbone.data.images.read import read_image
+from resnet_backbone.data.images import read_image
 from resnet_backbone.weights import InputFormat, read_weights
 
 

@@ -1,1 +1,1 @@
-"""The earlier place of COCO evaluation, for scripts that import it from here; it is in :mod:`resnet_backbone.metrics`."""
+"""The earlier place of COCO evaluation, which is in ``metrics`` now, for scripts that import it from here."""
