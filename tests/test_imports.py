@@ -124,20 +124,14 @@ def test_the_check_itself_in_a_package():
 
 
 PROBE = """
-import sys, time
-import torch
-start = time.perf_counter()
+import sys
 import resnet_backbone
-print(time.perf_counter() - start)
-print(*(name for name in ("detectron2", "torchvision.models.detection") if name in sys.modules))
+print(*(name for name in {heavy!r} if name in sys.modules))
 """
+HEAVY = ("detectron2", "torchvision.models.detection", "accelerate", "cv2", "matplotlib", "pycocotools", "tensorboard")
 
 
 def test_importing_the_package_is_cheap():
-    seconds = []
-    for _ in range(3):
-        probe = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, capture_output=True, text=True, check=True)
-        first_line, unwanted = probe.stdout.split("\n")[:2]
-        assert unwanted == ""
-        seconds.append(float(first_line))
-    assert min(seconds) < 0.3, f"importing resnet_backbone after torch took {seconds} seconds"
+    command = [sys.executable, "-c", PROBE.format(heavy=HEAVY)]
+    probe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert probe.stdout.strip() == ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from pathlib import Path
 
 import pytest
@@ -90,11 +89,9 @@ def write(tmp_path):
 @pytest.mark.parametrize(("content", "message"), FILES, ids=[str(number) for number in range(len(FILES))])
 def test_what_is_no_config_is_told(load, write, match, content, message):
     write("_BASE_: mine.yaml\n", "other.yaml")
-    start = time.perf_counter()
     with pytest.raises(ValueError) as caught:
         load(write(content))
     match(str(caught.value), message)
-    assert time.perf_counter() - start < 30
     assert len(str(caught.value)) < 5000
 
 
@@ -210,16 +207,6 @@ def test_no_shipped_config_is_suspicious(load, name, caplog):
         pytest.skip("for Detectron2 alone")
     assert suspicions(load(name, ["MODEL.DEVICE", "cpu"])) == []
     assert not caplog.records
-
-
-def test_loading_is_quick(load):
-    load("faster/r101_fpn.yaml")
-    times = []
-    for freeze_at in range(5):  # each a trunk of its own
-        start = time.perf_counter()
-        load("faster/r101_fpn.yaml", ["MODEL.BACKBONE.FREEZE_AT", str(freeze_at)])
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.3
 
 
 CLASSIFIERS = [
