@@ -72,6 +72,11 @@ _MMPRETRAIN_HEAD = "head.fc."
 _DETECTRON2_PARTS = ("backbone.bottom_up.", "proposal_generator.")
 
 
+def without_wrapper_names(name: str) -> str:
+    """``"module.encoder_q."`` -> ``"encoder_q"``."""
+    return _WRAPPERS.sub("", f"{name}.").strip(".")
+
+
 def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take ``module.``, ``_orig_mod.`` and the like out of names, unless two names would become one."""
     names = {name: _WRAPPERS.sub("", name) for name in tensors}
