@@ -315,6 +315,25 @@ def test_a_detector_behind_a_prefix(tmp_path):
     assert raw.metadata["left_out"] == ["n_averaged"]
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "module.encoder_q."])
+@pytest.mark.parametrize(
+    ("beside", "head"),
+    [
+        ({"fc.1.weight": torch.ones(7, 2), "fc.1.bias": torch.ones(7)}, ["linear.bias", "linear.weight"]),
+        ({"fc.0.weight": torch.ones(2, 2), "fc.2.weight": torch.ones(7, 2)}, []),
+        ({"projection_head.0.weight": torch.ones(2, 2), "prototypes.weight": torch.ones(7, 2)}, []),
+        ({"fc.weight": torch.ones(7, 2), "projector.0.weight": torch.ones(2, 2)}, ["linear.weight"]),
+    ],
+    ids=["dropout", "moco_v2", "swav", "two"],
+)
+def test_heads_of_several_layers_are_left_out_and_told(tmp_path, prefix, beside, head):
+    torch.save({"state_dict": under(prefix, {**NETWORK, **beside})}, tmp_path / "w.ckpt")
+    weights = read_weights(tmp_path / "w.ckpt")
+    assert sorted(weights.state_dict) == [*head, "res2.0.conv1.weight", "stem.conv1.weight"]
+    left = len(NETWORK) + len(beside) - len(weights.state_dict)
+    assert len(weights.left_out) == left and weights.num_classes == (7 if head else 0)
+
+
 def test_a_classifier_of_mmpretrain(tmp_path):
     head = {"head.fc.weight": torch.ones(10, 2), "head.fc.bias": torch.ones(10)}
     torch.save({"meta": {"CLASSES": ["a"]}, "state_dict": {**under("backbone."), **head}}, tmp_path / "w.pth")
