@@ -37,7 +37,7 @@ _TORCHVISION = (
     (re.compile(rf"(layer[1-4])\.(\d{{1,4}})\.bn([123])\.({_NORM})"), r"\1.\2.conv\3.norm.\4"),
     (re.compile(r"(layer[1-4])\.(\d{1,4})\.(?:downsample|shortcut)\.0\.weight"), r"\1.\2.shortcut.weight"),
     (re.compile(rf"(layer[1-4])\.(\d{{1,4}})\.(?:downsample|shortcut)\.1\.({_NORM})"), r"\1.\2.shortcut.norm.\3"),
-    (re.compile(r"(?:fc|linear)\.(weight|bias)"), r"linear.\1"),
+    (re.compile(r"(?:fc|linear)(?:\.\d{1,2})?\.(weight|bias)"), r"linear.\1"),  # numbered beside dropout
 )
 _STAGE_OF_LAYER = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
 
@@ -69,7 +69,14 @@ _WITHIN = re.compile(r"(?:.*\.)?(?:stem|(?:layer|res)\d(?:\.\d+)?)")  # what has
 _DETECTOR_PREFIXES = ("backbone.bottom_up.", "backbone.body.", "backbone.")
 _DETECTOR_RES5 = "roi_heads.res5."
 _MMPRETRAIN_HEAD = "head.fc."
+_TRAINING_HEADS = re.compile(r"(?:projection_head|projector|predictor|prototypes)\.")  # of self-supervised trainings
+_NUMBERED_HEAD = re.compile(r"(?:fc|linear)\.\d+\.")  # of several layers it is no classifier, as in MoCo v2
 _DETECTRON2_PARTS = ("backbone.bottom_up.", "proposal_generator.")
+
+
+def without_wrapper_names(name: str) -> str:
+    """``"module.encoder_q."`` -> ``"encoder_q"``."""
+    return _WRAPPERS.sub("", f"{name}.").strip(".")
 
 
 def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -130,12 +137,15 @@ def classifier_part(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor]
     has_modules = any("." in name for name in state_dict)
     part: dict[str, Tensor] = {}
     others: list[str] = []
+    heads = {match[0] for name in state_dict if (match := _NUMBERED_HEAD.match(name.removeprefix(prefix)))}
     for name, tensor in state_dict.items():
         is_counter = has_modules and "." not in name and tensor.numel() == 1  # n_averaged, say
-        if name in _CAFFE2_UNUSED or is_counter:
+        own = name.removeprefix(prefix)
+        is_head = _TRAINING_HEADS.match(own) or (len(heads) > 1 and _NUMBERED_HEAD.match(own))
+        if name in _CAFFE2_UNUSED or is_counter or is_head:
             others.append(name)
         elif name.startswith(prefix):
-            part[name.removeprefix(prefix)] = tensor
+            part[own] = tensor
         elif name.startswith(_DETECTOR_RES5):
             part[name.removeprefix("roi_heads.")] = tensor
         elif prefix == "backbone." and name.startswith(_MMPRETRAIN_HEAD):

@@ -20,7 +20,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from resnet_backbone.weights.errors import WeightsError, shorten
-from resnet_backbone.weights.names import detector_prefix, find_networks, several_networks, without_wrappers
+from resnet_backbone.weights.names import (
+    detector_prefix,
+    find_networks,
+    several_networks,
+    without_wrapper_names,
+    without_wrappers,
+)
 from resnet_backbone.weights.safe_pickle import (
     MAGIC,
     MAX_ITEMS,
@@ -261,17 +267,17 @@ def _unwrap(path: Path, content: Any, part: str, metadata: Mapping[str, Any] | N
     left_out: list[str] = []
     taken: list[str] = []
     others: list[str] = []
-    asked = part
+    asked = without_wrapper_names(part)
     budget = [MAX_ITEMS]  # of what may be looked at beside the network
     for _ in range(_MAX_WRAPPINGS):
         items = _items(content)
-        networks = [key for key, value in items.items() if isinstance(key, str) and _holds_network(value, budget)]
-        if asked and isinstance(items.get(asked), dict):
-            key, asked = asked, ""
-        elif (usual := _network_of(path, items, networks, settled=bool(asked))) is not None:
-            key = usual
-        else:
+        dicts = {key: value for key, value in items.items() if isinstance(key, str) and isinstance(value, dict)}
+        networks = [key for key, value in dicts.items() if _holds_network(value, budget)]
+        named = next((key for key in (asked, asked.partition(".")[0]) if key and key in dicts), None)
+        key = named or _network_of(path, items, networks, asked)
+        if key is None:
             break
+        asked = asked.removeprefix(named).removeprefix(".") if named else asked
         taken.append(key)
         others += [network for network in networks if network != key]
         for beside, value in items.items():
@@ -307,6 +313,8 @@ def _unwrap(path: Path, content: Any, part: str, metadata: Mapping[str, Any] | N
     if not tensors:
         raise WeightsError(f"{path} holds no tensors")
     tensors = without_wrappers(tensors)
+    if part and not asked and f"{part}." in find_networks(tensors):  # "model" is both, an entry and in its names
+        asked = part
     prefix = f"{asked}." if asked else detector_prefix(tensors)
     if prefix:
         # Of all names but the counters of a training, such as n_averaged, where nobody has asked for a part.
@@ -314,20 +322,22 @@ def _unwrap(path: Path, content: Any, part: str, metadata: Mapping[str, Any] | N
         left_out += rest
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         if not tensors:
-            known = shorten([*taken, *others, *(network.rstrip(".") for network in find_networks(rest) if network)])
-            raise WeightsError(f"{path} holds no {asked!r}; it has {known or 'one network: name the file alone'}")
+            inner = [network.rstrip(".") for network in find_networks(rest) if network]
+            raise WeightsError(_lacks(path, asked, [*taken, *others, *inner]))
     metadata["left_out"] = sorted(left_out)
     return RawFile(tensors, metadata, part or ".".join(taken), tuple(others))
 
 
-def _network_of(path: Path, items: Mapping[Any, Any], networks: list[str], *, settled: bool) -> str | None:
+def _lacks(path: Path, asked: str, known: list[str]) -> str:
+    return f"{path} holds no {asked!r}; it has {shorten(known) or 'one network: name the file alone'}"
+
+
+def _network_of(path: Path, items: Mapping[Any, Any], networks: list[str], asked: str) -> str | None:
     """Return the key of the network; None for what is no more wrapped."""
     usual = [key for key in _WRAPPERS if isinstance(items.get(key), dict)]
     choice = [key for key in usual if key in networks] or networks or usual
     if len(choice) > 1 and choice[0] not in _WRAPPERS:
-        if not settled:
-            raise WeightsError(f"{path}: {several_networks(choice)}")
-        return None
+        raise WeightsError(_lacks(path, asked, choice) if asked else f"{path}: {several_networks(choice)}")
     return choice[0] if choice else None
 
 

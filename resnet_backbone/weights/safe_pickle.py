@@ -176,39 +176,46 @@ def stand_ins(names: Collection[str]) -> list[Any]:
     return [(_StandIn(name, (), dict(members)), name) for name in sorted(set(names) - known)]
 
 
-def _step(opcode: pickletools.OpcodeInfo, argument: object, stack: list[_Item], memo: dict[int, _Item]) -> None:
+def _step(opcode: pickletools.OpcodeInfo, argument: Any, stack: list[_Item], memo: dict[int, _Item]) -> None:
     name = opcode.name
-    if name == "MARK":
-        stack.append(_MARK)
+    if name in _PUTS:
+        if not 0 <= argument < MAX_OPCODES:  # the unpickler makes a list of that length
+            raise pickle.UnpicklingError(f"it numbers one of its objects {argument:,}, which would fill the memory")
+        memo[argument] = stack[-1]
+    elif name in _GETS:
+        stack.append(memo.get(argument, _SMALL))
+    elif name in _TUPLES:
+        stack.append(_tuple_of([stack.pop() for _ in range(_TUPLES[name])]))
     elif name == "TUPLE":
         stack.append(_tuple_of(_pop_to_mark(stack)))
-    elif name in _TUPLES:
-        count = _TUPLES[name]
-        stack.append(_tuple_of([stack.pop() for _ in range(count)]))
-    elif name in _GETS:
-        stack.append(memo.get(int(str(argument)), _SMALL))
-    elif name in _PUTS:
-        index = int(str(argument))
-        if not 0 <= index < MAX_OPCODES:  # the unpickler makes a list of that length
-            raise pickle.UnpicklingError(f"it numbers one of its objects {index:,}, which would fill the memory")
-        memo[index] = stack[-1]
+    elif name == "MARK":
+        stack.append(_MARK)
     elif name == "MEMOIZE":
         memo[len(memo)] = stack[-1]
     elif name == "DUP":
         stack.append(stack[-1])
     else:
-        _change_as_stated(opcode, stack)
+        _change_as_stated(name, stack)
 
 
-def _change_as_stated(opcode: pickletools.OpcodeInfo, stack: list[_Item]) -> None:
-    """Take from the stack what the opcode takes, and put small items there: no other opcode makes a tuple."""
+def _effect_of(opcode: pickletools.OpcodeInfo) -> tuple[bool, int, int]:
+    """Return whether an opcode takes all down to the last mark, how many items it takes below that, and puts there."""
     before = list(opcode.stack_before)
-    if pickletools.markobject in before:
+    to_mark = pickletools.markobject in before
+    return to_mark, before.index(pickletools.markobject) if to_mark else len(before), len(opcode.stack_after)
+
+
+_EFFECTS = {opcode.name: _effect_of(opcode) for opcode in pickletools.opcodes}
+
+
+def _change_as_stated(name: str, stack: list[_Item]) -> None:
+    """Take from the stack what the opcode takes, and put small items there: no other opcode makes a tuple."""
+    to_mark, taken, put = _EFFECTS[name]
+    if to_mark:
         _pop_to_mark(stack)
-        before = before[: before.index(pickletools.markobject)]
-    for _ in before:
+    for _ in range(taken):
         stack.pop()
-    stack += [_SMALL] * len(opcode.stack_after)
+    stack += [_SMALL] * put
 
 
 def _pop_to_mark(stack: list[_Item]) -> list[_Item]:
@@ -219,7 +226,7 @@ def _pop_to_mark(stack: list[_Item]) -> list[_Item]:
 
 
 def _tuple_of(items: list[_Item]) -> _Item:
-    made = _Item(1 + sum(item.size for item in items), 1 + max((item.depth for item in items), default=0))
+    made = _Item(1 + sum([item.size for item in items]), 1 + max([item.depth for item in items], default=0))
     if made.size > MAX_TUPLE_ITEMS or made.depth > MAX_TUPLE_DEPTH:
         raise pickle.UnpicklingError("it holds tuples in tuples that would take more time or memory than there is")
     return made

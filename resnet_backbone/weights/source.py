@@ -142,7 +142,8 @@ def _download_address(address: str, sha256: str) -> Path:
     try:
         download(url, path, sha256=sha256)
     except ValueError as error:
-        raise WeightsError(str(error)) from error
+        schemes = " and ".join(f"{scheme}ARCH/NAME" for scheme in SCHEMES)
+        raise WeightsError(f"{error}. Published weights are {schemes}") from error
     try:
         check_readable(path)
     except WeightsError as error:

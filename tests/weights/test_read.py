@@ -269,6 +269,27 @@ def test_of_several_networks_none_of_them_usual_nobody_guesses(tmp_path, content
     assert read_weights(f"{path}#teacher").state_dict.keys() == {"stem.conv1.weight", "res2.0.conv1.weight"}
 
 
+@pytest.mark.parametrize("part", ["teacher", "module.teacher", "teacher.", "state_dict.teacher"])
+def test_a_part_may_be_written_as_the_file_names_it(tmp_path, part):
+    torch.save({"state_dict": {**under("module.student."), **under("module.teacher.", OTHER)}}, tmp_path / "w.pth")
+    assert_same(read_file(f"{tmp_path / 'w.pth'}#{part}").tensors, OTHER)
+
+
+def test_a_part_with_the_name_of_its_entry(tmp_path):
+    torch.save({"model": {**under("module.model."), **under("module.attacker.model.", OTHER)}}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="several networks, attacker.model, model;"):
+        read_weights(tmp_path / "w.pth")
+    assert_same(read_file(f"{tmp_path / 'w.pth'}#model").tensors, NETWORK)
+    assert_same(read_file(f"{tmp_path / 'w.pth'}#attacker.model").tensors, OTHER)
+
+
+def test_a_part_below_one_of_several_entries(tmp_path):
+    torch.save({"student": under("backbone."), "teacher": under("backbone.", OTHER), "epoch": 1}, tmp_path / "w.pth")
+    assert_same(read_file(f"{tmp_path / 'w.pth'}#teacher.backbone").tensors, OTHER)
+    with pytest.raises(WeightsError, match="holds no 'ema'; it has student, teacher"):
+        read_file(f"{tmp_path / 'w.pth'}#ema")
+
+
 def test_the_blocks_of_another_kind_of_network_are_no_networks(tmp_path):
     torch.save({f"features.block{n}.conv1.weight": torch.ones(2) for n in range(3)}, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="3 of 3 tensors are no part of a ResNet or VGG as we know them"):
@@ -292,6 +313,25 @@ def test_a_detector_behind_a_prefix(tmp_path):
     raw = read_file(tmp_path / "w.ckpt")
     assert_same(raw.tensors, detector)
     assert raw.metadata["left_out"] == ["n_averaged"]
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module.encoder_q."])
+@pytest.mark.parametrize(
+    ("beside", "head"),
+    [
+        ({"fc.1.weight": torch.ones(7, 2), "fc.1.bias": torch.ones(7)}, ["linear.bias", "linear.weight"]),
+        ({"fc.0.weight": torch.ones(2, 2), "fc.2.weight": torch.ones(7, 2)}, []),
+        ({"projection_head.0.weight": torch.ones(2, 2), "prototypes.weight": torch.ones(7, 2)}, []),
+        ({"fc.weight": torch.ones(7, 2), "projector.0.weight": torch.ones(2, 2)}, ["linear.weight"]),
+    ],
+    ids=["dropout", "moco_v2", "swav", "two"],
+)
+def test_heads_of_several_layers_are_left_out_and_told(tmp_path, prefix, beside, head):
+    torch.save({"state_dict": under(prefix, {**NETWORK, **beside})}, tmp_path / "w.ckpt")
+    weights = read_weights(tmp_path / "w.ckpt")
+    assert sorted(weights.state_dict) == [*head, "res2.0.conv1.weight", "stem.conv1.weight"]
+    left = len(NETWORK) + len(beside) - len(weights.state_dict)
+    assert len(weights.left_out) == left and weights.num_classes == (7 if head else 0)
 
 
 def test_a_classifier_of_mmpretrain(tmp_path):

@@ -261,10 +261,11 @@ def test_what_is_no_weight_file_is_not_kept(site, tmp_path):
 @pytest.mark.parametrize(
     "address",
     ["http://example.org/w.pth", "s3://bucket/w.pth", "gs://bucket/w.pth", "ftp://example.org/w.pth", "file:///w.pth",
-     "manifold://w.pth", "hf://timm/resnet50", "HTTP://example.org/w.pth", "http://127.0.0.1.example.org/w.pth"],
+     "manifold://w.pth", "hf://timm/resnet50", "ImageNet://resnet50/MSRA", "cifar://resnet20/AKAMASTER",
+     "HTTP://example.org/w.pth", "http://127.0.0.1.example.org/w.pth"],
 )  # fmt: skip
 def test_other_addresses_are_refused_before_anything_is_asked(empty_hub, address):
-    with pytest.raises(WeightsError, match="is not fetched: only https:// is"):
+    with pytest.raises(WeightsError, match="is not fetched: only https:// is.* imagenet://ARCH/NAME and cifar10://"):
         read_weights(address)
     assert not (empty_hub / "cache").exists()
 
