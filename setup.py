@@ -24,6 +24,8 @@ setup(
         "resnet_backbone.configs": ["*.yaml", "**/*.yaml"],
         "resnet_backbone.compare": ["*.j2", "*.css"],
         "resnet_backbone.doctor": ["*.j2"],
+        "resnet_backbone.metrics": ["*.yaml"],
+        "resnet_backbone.reproduce": ["*.yaml"],
     },
     install_requires=[
         "torch>=2.6",

@@ -29,13 +29,12 @@ import torch
 
 from resnet_backbone.engine.command_line import run_command_line
 from resnet_backbone.engine.run_folder import ENGINES, choose_engine
-from resnet_backbone.reproduce.classification_tables import all_tables
 from resnet_backbone.reproduce.execute import CommandFailed, measured_text, run_command, run_jobs
 from resnet_backbone.reproduce.jobs import Jobs, LoadConfig, Setting
 from resnet_backbone.reproduce.plan import missing_data, plan_text
 from resnet_backbone.reproduce.report import report_text, write_report
 from resnet_backbone.reproduce.results import FINISHED, collect, read_state
-from resnet_backbone.reproduce.tables import Table
+from resnet_backbone.reproduce.tables import Table, all_tables
 
 COUNTED = "1"  # the table that needs no training
 TOOLS = Path(__file__).resolve().parent

@@ -8,7 +8,7 @@ from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
 from tabulate import tabulate
 
-from resnet_backbone.metrics.paper_classification import classification_rows
+from resnet_backbone.metrics.paper import paper_rows
 from resnet_backbone.models.complexity import Complexity, build_on_meta, complexity, usual_size
 from resnet_backbone.models.registry import list_models
 from resnet_backbone.weights.architecture import has_bottlenecks
@@ -157,11 +157,11 @@ def _row(arch: str, options: Mapping[str, str | bool]) -> ComplexityRow:
 
 
 def _printed_multiply_adds(arch: str) -> float | None:
-    return next((row.multiply_adds for row in classification_rows(1) if row.arch == arch), None)
+    return next((row.multiply_adds for row in paper_rows(1) if row.arch == arch), None)
 
 
 def _printed_parameters(arch: str) -> float | None:
-    return next((row.parameters for row in classification_rows(6) if row.arch == arch), None)
+    return next((row.parameters for row in paper_rows(6) if row.arch == arch), None)
 
 
 def _verdict(ours: float, printed: float | None) -> Iterator[str]:

@@ -9,7 +9,7 @@ from resnet_backbone.compare.compare import Comparison
 from resnet_backbone.compare.settings import one_backbone
 from resnet_backbone.metrics.bootstrap import Gain, Interval
 from resnet_backbone.metrics.drawing import PICTURE_SCORE
-from resnet_backbone.metrics.paper import COCO_VAL, VOC_07, VOC_12, PaperRow, gain, paper_row
+from resnet_backbone.metrics.paper import PaperRow, gain, names_of_data, paper_row
 from resnet_backbone.metrics.run_facts import RunFacts
 
 MINUS = "\N{MINUS SIGN}"
@@ -32,13 +32,6 @@ ERROR_WORDS = {
 }
 
 _FASTER_BY_FAR = 1.2  # more than two evaluations of one detector differ on an idle machine
-
-# What the paper's rows were trained and tested on, by the names of the data sets.
-_PAPER_DATA = {
-    COCO_VAL: (frozenset({"coco_2014_train"}), "coco_2014_val"),
-    VOC_07: (frozenset({"voc07_trainval", "voc12_trainval"}), "voc07_test"),
-    VOC_12: (frozenset({"voc07_trainval", "voc07_test", "voc12_trainval"}), "voc12_test"),
-}
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -211,7 +204,7 @@ def paper_sentence(comparison: Comparison) -> str:
     same_pair = [run.arch for run in comparison.runs[:2]] == ["vgg16", "resnet101"]
     dataset = comparison.runs[0].facts.dataset
     trained_on = {tuple(run.settings.get("DATASETS.TRAIN") or ()) for run in comparison.runs}
-    paper_train, paper_test = _PAPER_DATA[before.data]
+    paper_train, paper_test = names_of_data(before.data)
     others = [
         *([] if dataset == paper_test else [f"other data ({dataset})"]),
         *(
