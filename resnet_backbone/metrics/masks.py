@@ -1,4 +1,4 @@
-"""Checking the masks of COCO ground truth and results, and encoding them as compressed RLE."""
+"""Masks in COCO's RLE (run-length encoding): checking those of ground truth and results, and encoding polygons."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:
 
 def _check_mask_size(size: Any, height: int, width: int, where: str) -> None:
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
-        raise ValueError(f"{where}: mask of (height, width) {brief(size)} on an image of {[height, width]}")
+        raise ValueError(f"{where}: mask of [height, width] {brief(size)} on an image of {[height, width]}")
 
 
 def mask_areas(rles: Iterable[Record]) -> list[float]:
@@ -157,11 +157,7 @@ def checked_rle(rle: Any, image: Mapping[str, Any], where: str) -> Record:
             f"{where}: a result's segmentation is compressed run lengths "
             '{"size": [height, width], "counts": "..."}, as pycocotools.mask.encode writes'
         )
-    height, width = _size(image)
-    size = rle.get("size")
-    if not isinstance(size, list | tuple) or tuple(size) != (height, width):
-        found = tuple(size) if isinstance(size, list) else size
-        raise ValueError(f"{where}: mask of (height, width) {brief(found)} on image {image['id']} of {height, width}")
+    _check_mask_size(rle.get("size"), *_size(image), where)
     return dict(rle)
 
 

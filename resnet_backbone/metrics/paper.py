@@ -1,6 +1,6 @@
-"""The figures that "Deep Residual Learning for Image Recognition" prints, and what others reached: from ``paper.yaml``.
+"""The figures that the ResNet paper prints, and what others reached since: read from ``paper.yaml``.
 
-Source of the paper: He, Zhang, Ren, Sun, arXiv 1512.03385.
+The paper: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", arXiv 1512.03385.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Detections as COCO result records: writing the JSON file, and reading it into arrays."""
+"""COCO result records of detections: encoding masks as RLE, writing the JSON file, and reading it into arrays."""
 
 from __future__ import annotations
 
