@@ -315,7 +315,7 @@ def compare_runs(
         annotations: where the ground truth is now; by default, where it was.
         images: where its images are now; by default, where they were.
         data_root: ground truth that is not where it was is looked for below this folder, too.
-        samples: how many times the bootstrap draws the test images anew.
+        samples: how many times the bootstrap draws the test images again.
         seed: of those draws.
         num_pictures: how many images to draw, at most; with 0 no image is read.
 

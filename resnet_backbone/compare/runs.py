@@ -33,7 +33,7 @@ class TrainingCurves:
 def read_training(path: Path) -> TrainingCurves | None:
     """Read a run's ``metrics.json``, one JSON object a line; None where there is no such file, or an empty one.
 
-    Where a training went on from a checkpoint, or was begun anew in the same folder, iterations occur twice: the
+    Where a training resumed from a checkpoint, or was started again in the same folder, iterations occur twice: the
     later ones count, and the earlier ones that they replace are left out. An evaluation's record says nothing of that:
     Detectron2 writes it with the next one of the training, and after it.
 

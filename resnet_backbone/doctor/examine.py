@@ -74,7 +74,7 @@ def torchvision_minor_of(torch_version: str) -> int | None:
 
 
 def check_tensors(section: Section, parts: DetectorParts, checkpoint: Checkpoint, *, strict: bool) -> None:
-    """Load the file anew into a copy of the trunk, and compare the detector with that, tensor by tensor.
+    """Load the file again into a copy of the trunk, and compare the detector with that, tensor by tensor.
 
     Args:
         section: gets the report of the loading and the findings.

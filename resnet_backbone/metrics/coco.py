@@ -192,7 +192,7 @@ def evaluate_coco(
     Args:
         ground_truth: COCO annotations (images, annotations, categories), as a dict or the path of the JSON file.
         results: COCO results, as a list or the path of the JSON file: ``{"image_id", "category_id", "score"}`` with
-            ``"bbox": [x, y, width, height]`` in pixels, or with ``"segmentation"`` as compressed run lengths. None at
+            ``"bbox": [x, y, width, height]`` in pixels, or with ``"segmentation"`` as compressed RLE. None at
             all give AP 0 and a warning. A file is read piece by piece and held as arrays.
         iou_type: what is compared, the boxes or the masks.
         backend: "faster" is C++; "pycocotools" is the original, in Python.

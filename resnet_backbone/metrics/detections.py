@@ -42,7 +42,7 @@ class Detections:
     def to_dict(self, class_names: Sequence[str]) -> dict[str, list[Any]]:
         """Return ``{"boxes": [[x0, y0, x1, y1], ...], "labels": [name, ...], "scores": [...]}`` in plain values.
 
-        With masks also ``"masks"``, COCO's compressed run lengths.
+        With masks also ``"masks"``, COCO's compressed RLE.
         """
         found: dict[str, list[Any]] = {
             "boxes": self.boxes.tolist(),

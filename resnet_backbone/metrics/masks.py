@@ -15,12 +15,12 @@ _MAX_CHARACTERS = 7  # of one run, five bits each
 
 
 def find_broken(counts: Sequence[str | bytes], pixels: Sequence[int]) -> tuple[int, str] | None:
-    """Find the first of some masks whose run lengths do not fill its image exactly.
+    """Find the first of some masks whose RLE does not fill its image exactly.
 
     All of them are decoded at once, since a call for each would take longer than the evaluation.
 
     Args:
-        counts: compressed run lengths of N masks, as ``pycocotools.mask.encode`` writes them.
+        counts: compressed RLE counts of N masks, as ``pycocotools.mask.encode`` writes them.
         pixels: height times width of the image of each.
 
     Returns:
@@ -83,10 +83,10 @@ _MAX_IMAGE_SIDES_AWAY = 10
 
 
 def to_rle(segmentation: Any, image: Mapping[str, Any], where: str) -> Record:
-    """COCO polygons, or run lengths as a list or compressed, as compressed run lengths.
+    """COCO polygons, or RLE (a list or compressed), as compressed RLE.
 
     Raises:
-        ValueError: anything else, points far outside of the image, or run lengths that do not fill it.
+        ValueError: anything else, points far outside of the image, or RLE that does not fill it.
     """
     height, width = _size(image)
     if not segmentation:
@@ -147,7 +147,7 @@ def _size(image: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def checked_rle(rle: Any, image: Mapping[str, Any], where: str) -> Record:
-    """Return the mask of a result, its form and size checked; its run lengths are for :func:`refuse_broken_masks`.
+    """Return the mask of a result, its form and size checked; its RLE is for :func:`refuse_broken_masks`.
 
     Raises:
         ValueError: it is something else, or of another size than its image.
