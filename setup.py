@@ -22,8 +22,10 @@ setup(
     package_dir={"resnet_backbone.configs": "configs"},
     package_data={
         "resnet_backbone.configs": ["*.yaml", "**/*.yaml"],
-        "resnet_backbone.compare": ["*.j2", "*.css"],
+        "resnet_backbone.compare": ["*.j2"],
         "resnet_backbone.doctor": ["*.j2"],
+        "resnet_backbone.metrics": ["*.css", "*.yaml"],
+        "resnet_backbone.reproduce": ["*.yaml"],
     },
     install_requires=[
         "torch>=2.6",

@@ -234,7 +234,7 @@ def test_the_page_shows_what_was_found_and_escapes_it(data, tool, tmp_path):
 
 def test_a_picture_is_in_the_frame_of_the_annotations(data, tool, tmp_path):
     """A photograph of EXIF's orientation 6 whose annotations are of the stored pixels is shown as stored."""
-    from resnet_backbone.doctor.dataset_report import SetToCheck, check_sets, render_page
+    from resnet_backbone.doctor.dataset_report import SetToCheck, check_sets, dataset_page
 
     path = sorted((data / "train").glob("*.jpg"))[0]
     with Image.open(path) as image:
@@ -255,7 +255,7 @@ def test_a_picture_is_in_the_frame_of_the_annotations(data, tool, tmp_path):
     sets = [SetToCheck("a", data / "annotations/train.json", data / "train", True)]
     (one,) = check_sets(sets, deep=True)
     turned = [finding for finding in one.findings if finding.key == "turned_image"]
-    assert 'width="360" height="180"' in render_page("", [("", one, turned)])
+    assert 'width="360" height="180"' in dataset_page("", [("", one, turned)])
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -50,7 +50,7 @@ def expected_configs():
 
 def expected_templates():
     package = ROOT / "resnet_backbone"
-    return {path.relative_to(ROOT).as_posix() for kind in ("*.j2", "*.css") for path in package.rglob(kind)}
+    return {path.relative_to(ROOT).as_posix() for kind in ("*.j2", "*.css", "*.yaml") for path in package.rglob(kind)}
 
 
 def test_the_wheel_holds_every_module_config_and_template_and_nothing_else(archives):

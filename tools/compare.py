@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Compare finished runs on the same data: a page for the browser, Markdown and JSON. The first run is the baseline.
+"""Compare finished runs on the same data: a page for the browser, and JSON. The first run is the baseline.
 
 Examples:
     python tools/compare.py output/frcnn_vgg16 output/frcnn_r101
     python tools/compare.py output/vgg output/res --names VGG-16 ResNet-101 --output vgg_and_resnet
 
 A run is the OUTPUT_DIR of tools/train_net.py, of either engine; it is finished when it is trained and evaluated. The
-page, index.html, is one file with everything in it. The last line printed is JSON: the paths of the three files.
+page, index.html, is one file with everything in it. The last line printed is JSON: the paths of the two files.
 """
 
 from __future__ import annotations

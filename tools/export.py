@@ -33,10 +33,10 @@ from pathlib import Path
 
 from resnet_backbone.engine.command_line import run_command_line
 from resnet_backbone.engine.run_folder import find_run
-from resnet_backbone.export.detector import detector_subject, load_for_export
+from resnet_backbone.export.detector import exportable_detector, load_for_export
+from resnet_backbone.export.exportable import Exportable
 from resnet_backbone.export.run import FORMATS, check_destination, export
-from resnet_backbone.export.subject import Subject
-from resnet_backbone.export.trunk import trunk_subject
+from resnet_backbone.export.trunk import exportable_trunk
 from resnet_backbone.weights import DownloadError
 
 SUFFIXES = {form.suffix: name for name, form in FORMATS.items()}
@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(FORMATS[SUFFIXES[args.show.suffix]].facts(args.show))
             return 0
         check_destination(args.output, args.format)
-        subject = load_subject(args)
-        print(f"exporting {subject.facts.architecture}, which takes up to minutes", file=sys.stderr)
-        agreement = export(subject, args.output, args.format)
+        exportable = load_exportable(args)
+        print(f"exporting {exportable.facts.architecture}, which takes up to minutes", file=sys.stderr)
+        agreement = export(exportable, args.output, args.format)
     except (ValueError, TypeError, OSError, ImportError, DownloadError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -97,14 +97,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def load_subject(args: argparse.Namespace) -> Subject:
+def load_exportable(args: argparse.Namespace) -> Exportable:
     if args.weights is not None:
-        return trunk_subject(args.weights, args.arch, args.out_features)
+        return exportable_trunk(args.weights, args.arch, args.out_features)
     config_file, overrides = args.config_file, args.opts
     if args.run is not None:
         run = find_run(args.run)
         config_file, overrides = run.config_file, ["MODEL.WEIGHTS", str(run.weights), *args.opts]
-    return detector_subject(load_for_export(config_file, overrides), args.images)
+    return exportable_detector(load_for_export(config_file, overrides), args.images)
 
 
 if __name__ == "__main__":

@@ -29,13 +29,18 @@ import torch
 
 from resnet_backbone.engine.command_line import run_command_line
 from resnet_backbone.engine.run_folder import ENGINES, choose_engine
-from resnet_backbone.reproduce.classification_tables import all_tables
-from resnet_backbone.reproduce.execute import CommandFailed, measured_text, run_command, run_jobs
 from resnet_backbone.reproduce.jobs import Jobs, LoadConfig, Setting
-from resnet_backbone.reproduce.plan import missing_data, plan_text
-from resnet_backbone.reproduce.report import report_text, write_report
+from resnet_backbone.reproduce.plan import (
+    CommandFailed,
+    measured_text,
+    missing_data,
+    plan_text,
+    run_command,
+    run_jobs,
+)
+from resnet_backbone.reproduce.report import report_markdown, write_report
 from resnet_backbone.reproduce.results import FINISHED, collect, read_state
-from resnet_backbone.reproduce.tables import Table
+from resnet_backbone.reproduce.tables import Table, all_tables
 
 COUNTED = "1"  # the table that needs no training
 TOOLS = Path(__file__).resolve().parent
@@ -123,7 +128,7 @@ def run(jobs: Jobs, keep_going: bool) -> int:
 
 def report(jobs: Jobs) -> None:
     result = collect(jobs)
-    print(report_text(result))
+    print(report_markdown(result))
     paths = write_report(result, jobs.setting.output)
     print(f"\nwrote {' and '.join(map(str, paths))}")
 

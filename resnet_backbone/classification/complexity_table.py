@@ -1,4 +1,4 @@
-"""Every network of the registry beside the costs that the paper prints, and where a difference comes from."""
+"""Parameters and multiply-adds of every network beside the paper's, and what explains a difference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
 from tabulate import tabulate
 
-from resnet_backbone.metrics.paper_classification import classification_rows
+from resnet_backbone.metrics.paper import paper_rows
 from resnet_backbone.models.complexity import Complexity, build_on_meta, complexity, usual_size
 from resnet_backbone.models.registry import list_models
 from resnet_backbone.weights.architecture import has_bottlenecks
@@ -61,8 +61,7 @@ class ComplexityRow:
         """Ours from the paper's figure, in percent of it; None without one."""
         if self.printed is None:
             return None
-        ours = self.cost.parameters / 1e6 if self.counts_parameters else self.cost.multiply_adds / 1e9
-        return 100 * (ours / self.printed - 1)
+        return 100 * (_ours(self.cost, self.counts_parameters) / self.printed - 1)
 
     def cells(self) -> tuple[str, ...]:
         """What stands below :data:`HEADERS`."""
@@ -150,18 +149,15 @@ def _options_of_the_paper(arch: str) -> dict[str, str | bool]:
 def _row(arch: str, options: Mapping[str, str | bool]) -> ComplexityRow:
     cost = complexity(build_on_meta(arch, **options), usual_size(arch))
     counts_parameters = arch.startswith("cifar_")
-    printed = _printed_parameters(arch) if counts_parameters else _printed_multiply_adds(arch)
-    ours = cost.parameters / 1e6 if counts_parameters else cost.multiply_adds / 1e9
-    notes = [*_verdict(ours, printed), *_notes(arch, options, cost)]
+    table, figure = (6, "parameters") if counts_parameters else (1, "multiply_adds")
+    printed = next((getattr(row, figure) for row in paper_rows(table) if row.arch == arch), None)
+    notes = [*_verdict(_ours(cost, counts_parameters), printed), *_notes(arch, options, cost)]
     return ComplexityRow(dict(options), cost, printed, counts_parameters, "; ".join(notes))
 
 
-def _printed_multiply_adds(arch: str) -> float | None:
-    return next((row.multiply_adds for row in classification_rows(1) if row.arch == arch), None)
-
-
-def _printed_parameters(arch: str) -> float | None:
-    return next((row.parameters for row in classification_rows(6) if row.arch == arch), None)
+def _ours(cost: Complexity, counts_parameters: bool) -> float:
+    """What is compared with the paper's figure: millions of parameters, or billions of multiply-adds."""
+    return cost.parameters / 1e6 if counts_parameters else cost.multiply_adds / 1e9
 
 
 def _verdict(ours: float, printed: float | None) -> Iterator[str]:

@@ -15,8 +15,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from resnet_backbone.compare.plots import LIGHT
-from resnet_backbone.compare.runs import Series, Training, read_training
+from resnet_backbone.compare.plots import GRID, RUN_COLORS
+from resnet_backbone.compare.runs import Series, TrainingCurves, distinct_names, read_training
 from resnet_backbone.files.atomic import write_text
 
 STYLE: Any = {"text.parse_math": False, "font.size": 10}  # names are names, also with a dollar in them
@@ -27,8 +27,8 @@ def colors(count: int) -> list[str]:
 
     Those of more than they are, up to twenty, are told apart by most readers; then they begin again.
     """
-    if count <= len(LIGHT.runs):
-        return list(LIGHT.runs[:count])
+    if count <= len(RUN_COLORS):
+        return list(RUN_COLORS[:count])
     many = matplotlib.colormaps["tab20"]
     return [to_hex(many(index % many.N)) for index in range(count)]
 
@@ -37,7 +37,7 @@ def plain(axes: Axes) -> None:
     """Begin both axes at 0, with a grid and no frame."""
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    axes.grid(color=LIGHT.grid)
+    axes.grid(color=GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -52,7 +52,7 @@ class RunCurves:
 
     name: str
     folder: Path
-    training: Training
+    training: TrainingCurves
 
 
 def read_curves(folders: Sequence[Path], names: Sequence[str] = ()) -> list[RunCurves]:
@@ -70,16 +70,11 @@ def read_curves(folders: Sequence[Path], names: Sequence[str] = ()) -> list[RunC
     """
     if not folders:
         raise ValueError("there are no runs to draw; name the folder of one or more")
-    if names and len(names) != len(folders):
-        raise ValueError(f"{len(folders)} runs need {len(folders)} names, got {len(names)}: {', '.join(names)}")
-    labels = list(names) or [folder.resolve().name for folder in folders]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ValueError(f"two runs are called {twice[0]}; give each a name of its own with --names")
+    labels = distinct_names(names, [folder.resolve().name for folder in folders], "runs")
     return [RunCurves(name, folder, _read(folder)) for name, folder in zip(labels, folders, strict=True)]
 
 
-def _read(folder: Path) -> Training:
+def _read(folder: Path) -> TrainingCurves:
     path = folder / "metrics.json"
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; a run's folder is the OUTPUT_DIR of tools/train_classifier.py")

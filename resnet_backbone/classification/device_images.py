@@ -1,4 +1,4 @@
-"""A small set of images that stays on the device, decoded, and is augmented there a batch at a time."""
+"""Small data sets kept decoded on the GPU, and augmented there a batch at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several classifiers, or one, scored on a data set: each by itself, and the mean of what they say.
+"""Scoring classifiers on a data set: each by itself, and the ensemble of all by its mean probabilities.
 
 Source: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), Table 5: the ensemble of six.
 """

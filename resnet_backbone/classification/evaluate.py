@@ -1,20 +1,16 @@
-"""Scoring a classifier on a test set over all processes, its table of figures, and the files of an evaluation."""
+"""Evaluation of a classifier: on a test set over all processes, as a table for a terminal, and the files written."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-import torchvision
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tabulate import tabulate
@@ -30,31 +26,9 @@ from resnet_backbone.engine.run_folder import CONFIG, FINAL
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.files.checkpoints import LAST
 from resnet_backbone.metrics.classification import TOP, ClassificationMetrics, error_text, score_classes
-from resnet_backbone.metrics.run_facts import FACTS_NAME, CostMeter, device_name, git_commit, hash_labels, write_facts
-from resnet_backbone.version import __version__
+from resnet_backbone.metrics.run_facts import FACTS_NAME, CostMeter, environment, hash_labels, write_facts
 
 METRICS_NAME, PREDICTIONS_NAME = "metrics.json", "predictions.csv"
-
-
-@dataclass(frozen=True)
-class EvaluationFacts:
-    """The conditions of an evaluation: ``facts.json``."""
-
-    resnet_backbone: str  # its version
-    commit: str | None  # see git_commit
-    command: str
-    torch: str
-    torchvision: str
-    device: str
-    dtype: str
-    views: str  # 1-crop, 10-crop or multi-scale
-    scales: list[int] | None  # of multi-scale, in pixels
-    dataset: str
-    location: str  # absolute path
-    labels_sha256: str  # see hash_labels
-    num_images: int
-    class_names: list[str]
-    members: list[dict[str, Any]]  # name, sha256, transform, published accuracy, and figures of each classifier
 
 
 def score_text(score: EnsembleScore, views: Views) -> str:
@@ -127,35 +101,31 @@ def write_score(
     device: torch.device,
     dtype: str,
 ) -> list[Path]:
-    """Write ``metrics.json`` (of the mean, where there are several), ``facts.json`` and ``predictions.csv``.
+    """Write ``metrics.json`` (of the mean, if there are several), ``facts.json`` (conditions) and ``predictions.csv``.
 
     Returns:
         Their paths.
     """
     names = [dataset.image_name(index) for index in range(len(dataset))]
-    facts = EvaluationFacts(
-        resnet_backbone=__version__,
-        commit=git_commit(),
-        command=shlex.join(["python", *sys.argv]),
-        torch=torch.__version__,
-        torchvision=torchvision.__version__,
-        device=device_name(device),
-        dtype=dtype,
-        views=views.kind,
-        scales=list(views.scales) if views.kind == "multi-scale" else None,
-        dataset=dataset.source,
-        location=str(dataset.location.absolute()),
-        labels_sha256=hash_labels(names, dataset.labels.tolist()),
-        num_images=len(dataset),
-        class_names=list(dataset.class_names),
-        members=[
+    facts = {
+        **environment(device),
+        "dtype": dtype,
+        "views": views.kind,
+        "scales": list(views.scales) if views.kind == "multi-scale" else None,  # pixels
+        "dataset": dataset.source,
+        "location": str(dataset.location.absolute()),
+        "labels_sha256": hash_labels(names, dataset.labels.tolist()),
+        "num_images": len(dataset),
+        "class_names": list(dataset.class_names),
+        # Name, SHA-256, transform, published accuracy, and figures of each classifier.
+        "members": [
             {**asdict(one.member), **one.metrics.to_dict()["classification"], "images_per_s": one.images_per_s}
             for one in score.members
         ],
-    )
+    }
     texts = {
         METRICS_NAME: json.dumps(score.metrics.to_dict(), indent=2) + "\n",
-        FACTS_NAME: json.dumps(asdict(facts), indent=2) + "\n",
+        FACTS_NAME: json.dumps(facts, indent=2) + "\n",
         PREDICTIONS_NAME: predictions_csv(score.probabilities, dataset, names),
     }
     for name, text in texts.items():
@@ -177,9 +147,6 @@ def predictions_csv(probabilities: torch.Tensor, dataset: ClassDataset, names: S
         pairs = [(classes[index], f"{value:.6g}") for index, value in zip(indices, values, strict=True)]
         writer.writerow([name, classes[label], *(item for pair in pairs for item in pair)])
     return out.getvalue()
-
-
-METRICS = "metrics.json"
 
 
 class Scorer:
@@ -251,7 +218,7 @@ class Scorer:
                 class_names=data.class_names,
                 annotations_sha256=data_hash(data),
             )
-            write_text(folder / METRICS, json.dumps(metrics.to_dict(), indent=2) + "\n")
+            write_text(folder / METRICS_NAME, json.dumps(metrics.to_dict(), indent=2) + "\n")
         return metrics
 
     def _own_probabilities(self, classifier: Classifier, views: Views) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a classifier says of every image of a data set."""
+"""Loading a classifier, and its class probabilities for every image of a data set."""
 
 from __future__ import annotations
 
@@ -41,21 +41,18 @@ class Classifier:
     name: str
 
 
-def load_classifier(
-    source: str | Path, *, arch: str | None = None, test_transform: TestTransform | None = None
-) -> Classifier:
+def load_classifier(source: str | Path, *, test_transform: TestTransform | None = None) -> Classifier:
     """Build a classifier from published weights or a file that says what it is.
 
     Args:
         source: as for :func:`~resnet_backbone.weights.read_weights`.
-        arch: the architecture, where the source does not tell.
         test_transform: where the source does not say one.
 
     Raises:
         WeightsError: no classifier in the file, a fact that is missing, or a transform that contradicts the file's; and
             what ``read_weights`` raises.
     """
-    weights = read_weights(source, arch)
+    weights = read_weights(source)
     known = classifier_facts(weights, test_transform)
     model = create_model(known.arch, weights=weights)
     return Classifier(model, known.input_format, known.test_transform, weights.class_names, known.name)

@@ -1,4 +1,4 @@
-"""How strongly each layer responds: the standard deviations of the paper's Figure 7.
+"""How strongly each layer responds: the standard deviations of the paper's Figure 7, as numbers, table and plot.
 
 "The responses are the outputs of each 3x3 layer, after BN and before other nonlinearity (ReLU/addition)" (He et al.
 2015, arXiv 1512.03385). Here that is every 3x3 convolution, with the norm that belongs to it:
@@ -13,20 +13,31 @@ Stochastic depth's factor on the residual is not in it.
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from tabulate import tabulate
 from torch import Tensor, nn
 
+from resnet_backbone.classification.curves import STYLE, colors, plain
 from resnet_backbone.classification.network import weights_file
-from resnet_backbone.classification.predict import Classifier, load_classifier
+from resnet_backbone.classification.predict import Classifier, evaluating, load_classifier
 from resnet_backbone.classification.transforms import one_crop
+from resnet_backbone.compare.runs import distinct_names
 from resnet_backbone.data.images.classes import ClassDataset
+from resnet_backbone.files.atomic import write_text
 from resnet_backbone.models.layers import ConvNormActivation
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import TestTransform
@@ -86,7 +97,8 @@ def measure_responses(model: Trunk, batches: Iterable[Tensor], name: str = "") -
     }
     meters = {layer: _Meter() for layer in layers}
     num_images = 0
-    with _measured(layers, meters), _in_evaluation_mode(model), torch.no_grad():
+    device = next(model.parameters()).device
+    with _measured(layers, meters), evaluating(model, device, torch.float32):
         for images in batches:
             model(images)
             num_images += len(images)
@@ -158,18 +170,6 @@ def _measure(meter: _Meter, activation: bool) -> Callable[..., Tensor]:
     return hook
 
 
-@contextmanager
-def _in_evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Modes are each module's own: a frozen part may be in evaluation mode inside a network that is trained."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 BATCH_SIZE = 32
 
 
@@ -198,12 +198,7 @@ def measure_sources(
     """
     if num_images < 1:
         raise ValueError(f"cannot measure the responses to {num_images} images; write 1 or more")
-    if names and len(names) != len(sources):
-        raise ValueError(f"{len(sources)} sources need {len(sources)} names, got {len(names)}: {', '.join(names)}")
-    labels = list(names) or [_usual_name(source) for source in sources]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ValueError(f"two networks are called {twice[0]}; give each a name of its own with --names")
+    labels = distinct_names(names, [_usual_name(source) for source in sources], "networks")
     files = [weights_file(source) for source in sources]
     indices = spread(len(dataset), num_images)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -232,3 +227,73 @@ def _batches(classifier: Classifier, dataset: ClassDataset, indices: Sequence[in
     for start in range(0, len(indices), BATCH_SIZE):
         images = [dataset[index][0] for index in indices[start : start + BATCH_SIZE]]
         yield torch.stack([one_crop(image, classifier.input_format, classifier.test_transform) for image in images])
+
+
+def responses_text(responses: Sequence[Responses]) -> str:
+    """Return a summary for a terminal: a row a network."""
+    rows = []
+    for one in responses:
+        stds = [layer.std for layer in one.layers]
+        largest, smallest = one.by_magnitude[0], one.by_magnitude[-1]
+        rows.append(
+            (
+                one.name,
+                one.arch,
+                str(one.num_images),
+                str(len(stds)),
+                f"{statistics.mean(stds):.3f}",
+                f"{statistics.median(stds):.3f}",
+                f"{largest.std:.3f} ({largest.name})",
+                f"{smallest.std:.3f} ({smallest.name})",
+            )
+        )
+    headers = ("network", "architecture", "images", "3x3 layers", "mean std", "median std", "largest", "smallest")
+    return tabulate(rows, headers, "simple", disable_numparse=True)
+
+
+def write_responses(responses: Sequence[Responses], folder: Path) -> tuple[Path, Path]:
+    """Write ``responses.csv``, a line a layer, and ``responses.png``, and return their paths."""
+    table, picture = folder / "responses.csv", folder / "responses.png"
+    write_text(table, _responses_csv(responses))
+    plot_responses(responses, picture)
+    return table, picture
+
+
+def _responses_csv(responses: Sequence[Responses]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("network", "arch", "images", "index", "layer", "mean", "std", "rank"))  # both counted from 1
+    for one in responses:
+        ranks = {layer.name: rank for rank, layer in enumerate(one.by_magnitude, start=1)}
+        for index, layer in enumerate(one.layers, start=1):
+            numbers = (layer.mean, layer.std, ranks[layer.name])
+            writer.writerow((one.name, one.arch, one.num_images, index, layer.name, *numbers))
+    return file.getvalue()
+
+
+def plot_responses(responses: Sequence[Responses], path: Path) -> None:
+    """Draw all networks, as Figure 7: layers in their order above, sorted below; those without shortcuts dashed."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 6.4), layout="constrained")
+        above, below = figure.subplots(2, 1, sharey=True)
+        for one, color in zip(responses, colors(len(responses)), strict=True):
+            style: dict[str, Any] = {
+                "color": color,
+                "linestyle": "solid" if one.has_shortcuts else "dashed",
+                "linewidth": 1.6,
+                "marker": "o",
+                "markersize": 3 if len(one.layers) < 60 else 0,
+            }
+            numbers = range(1, len(one.layers) + 1)
+            above.plot(numbers, [layer.std for layer in one.layers], label=one.name, **style)
+            below.plot(numbers, [layer.std for layer in one.by_magnitude], **style)
+        above.set_title("Responses of each 3x3 layer (dashed: networks without shortcuts)", loc="left", fontsize=11)
+        above.set_xlabel("layer, in the network's order")
+        below.set_xlabel("layer, sorted by magnitude")
+        for axes in (above, below):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_ylabel("standard deviation of responses")
+            plain(axes)
+        figure.legend(loc="outside lower center", ncols=min(3, len(responses)), frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)

@@ -64,7 +64,7 @@ class Run:
 
     Args:
         cfg: see ``load_config``; completed in place from the weights.
-        resume: go on from the last checkpoint in OUTPUT_DIR; where there is none, start anew.
+        resume: go on from the last checkpoint in OUTPUT_DIR; where there is none, start from the beginning.
         eval_only: evaluate MODEL.WEIGHTS (or, with ``resume``, the last checkpoint) and train nothing.
 
     Raises:

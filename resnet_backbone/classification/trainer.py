@@ -1,4 +1,4 @@
-"""The training of classifiers: cross entropy, with nothing that makes a GPU wait for the CPU between two records."""
+"""The training step of classifiers: cross entropy, without synchronising GPU and CPU between two records."""
 
 from __future__ import annotations
 

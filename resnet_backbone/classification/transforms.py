@@ -19,7 +19,7 @@ from resnet_backbone.weights import InputFormat, TestTransform
 class ColorJitterAlexNet(nn.Module):
     """Add a multiple of the principal components of ImageNet's colours to every pixel, the same all over an image.
 
-    The multiples are drawn from N(0, 0.1), for each component anew, and weighted by its eigenvalue.
+    The multiples are drawn from N(0, 0.1), for each component by itself, and weighted by its eigenvalue.
 
     Source: Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional Neural Networks", section 4.1; the
     components of facebookarchive/fb.resnet.torch, ``datasets/imagenet.lua``.

@@ -1,4 +1,4 @@
-"""The whole comparison of runs as values: figures, intervals, error types and the images on which runs differ most."""
+"""Comparing runs, as values: figures, their intervals, types of errors, and the images on which runs differ most."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from resnet_backbone.compare.runs import FinishedRun, read_runs
-from resnet_backbone.compare.settings import Settings, cautions, compare_settings
+from resnet_backbone.compare.runs import EvaluatedRun, read_runs
+from resnet_backbone.compare.settings import ConfigComparison, cautions, compare_settings
 from resnet_backbone.metrics.bootstrap import Bootstrap, bootstrap
 from resnet_backbone.metrics.coco import ALL, IOU_50, IouType
 from resnet_backbone.metrics.coco_input import Record, iterate_results, read_ground_truth, read_results
 from resnet_backbone.metrics.drawing import PICTURE_SCORE, draw_objects, readable_zoom, tinted
 from resnet_backbone.metrics.error_types import ErrorBreakdown, error_breakdown
 from resnet_backbone.metrics.matching import (
-    FALSE_ALARM,
+    FALSE_POSITIVE,
     FIGURES,
-    HIT,
+    TRUE_POSITIVE,
     Matches,
     PrecisionRecall,
     match,
@@ -35,7 +35,7 @@ from resnet_backbone.metrics.results import decode_masks
 from resnet_backbone.metrics.run_facts import hash_file
 
 
-def find_annotations(run: FinishedRun, given: Path | None = None, data_root: Path | None = None) -> Path:
+def find_annotations(run: EvaluatedRun, given: Path | None = None, data_root: Path | None = None) -> Path:
     """Return the annotation file that ``run`` was evaluated on.
 
     Args:
@@ -58,7 +58,7 @@ def find_annotations(run: FinishedRun, given: Path | None = None, data_root: Pat
     return path
 
 
-def find_images(run: FinishedRun, given: Path | None = None, data_root: Path | None = None) -> Path:
+def find_images(run: EvaluatedRun, given: Path | None = None, data_root: Path | None = None) -> Path:
     """Return the folder of the images that ``run`` was evaluated on; arguments as in :func:`find_annotations`.
 
     Raises:
@@ -106,7 +106,7 @@ class Measured:
 
 
 def measure(
-    runs: Sequence[FinishedRun], annotations: Path, *, samples: int = 1000, seed: int = 0
+    runs: Sequence[EvaluatedRun], annotations: Path, *, samples: int = 1000, seed: int = 0
 ) -> dict[IouType, Measured]:
     """Score every run again on the same file: boxes, and masks where all runs have them.
 
@@ -123,7 +123,7 @@ def measure(
     return {kind: _measure(runs, annotations, kind, samples, seed) for kind in shared}
 
 
-def _measure(runs: Sequence[FinishedRun], annotations: Path, kind: IouType, samples: int, seed: int) -> Measured:
+def _measure(runs: Sequence[EvaluatedRun], annotations: Path, kind: IouType, samples: int, seed: int) -> Measured:
     matches = tuple(_match(run, annotations, kind) for run in runs)
     return Measured(
         iou_type=kind,
@@ -134,7 +134,7 @@ def _measure(runs: Sequence[FinishedRun], annotations: Path, kind: IouType, samp
     )
 
 
-def _match(run: FinishedRun, annotations: Path, kind: IouType) -> Matches:
+def _match(run: EvaluatedRun, annotations: Path, kind: IouType) -> Matches:
     try:
         matches = match(annotations, run.results_path, iou_type=kind)
     except (ValueError, TypeError) as error:
@@ -165,8 +165,8 @@ class Panel:
     title: str
     caption: str
     picture: Image.Image
-    hits: int  # detections at PICTURE_SCORE or more that are right, at IoU 0.5; of the ground truth, its objects
-    false_alarms: int
+    true_positives: int  # of the detections at PICTURE_SCORE or more, at IoU 0.5; of the ground truth, its objects
+    false_positives: int
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Exhibit:
 
 
 def draw_gallery(
-    runs: Sequence[FinishedRun],
+    runs: Sequence[EvaluatedRun],
     measured: Mapping[IouType, Measured],
     annotations: Path,
     image_folder: Path,
@@ -207,12 +207,13 @@ def draw_gallery(
         objects = [note for note in truth_of[key] if not note["iscrowd"]]
         panels = [_truth_panel(pixels, objects, labels, measured[kind].class_names)]
         for run, of_run, found in zip(runs, matches, found_of, strict=True):
-            hits, false_alarms = _outcomes(of_run, key)
-            caption = f"{hits} of {len(objects)} found, {false_alarms} false alarm{'s' * (false_alarms != 1)}"
+            true_positives, false_positives = _outcomes(of_run, key)
+            plural = "s" * (false_positives != 1)
+            caption = f"{true_positives} of {len(objects)} found, {false_positives} false positive{plural}"
             records = found.get(key, [])
             texts = [f"{measured[kind].class_names[labels[r['category_id']]]} {r['score']:.2f}" for r in records]
             picture = _draw(pixels, records, labels, texts)
-            panels.append(Panel(run.name, caption, picture, hits, false_alarms))
+            panels.append(Panel(run.name, caption, picture, true_positives, false_positives))
         exhibits.append(Exhibit(key, image["file_name"], tuple(panels)))
     return exhibits
 
@@ -239,15 +240,15 @@ def _detections(
 
 
 def _outcomes(matches: Matches, image_id: int) -> tuple[int, int]:
-    """Hits and false alarms among the detections that are drawn."""
+    """True and false positives among the detections that are drawn."""
     position = matches.image_ids.index(image_id)
-    hits = false_alarms = 0
+    true_positives = false_positives = 0
     for of_class in matches.classes:
         shown = (of_class.images == position) & (of_class.scores >= PICTURE_SCORE)
         outcomes = of_class.outcomes[ALL, IOU_50, shown]
-        hits += int(np.sum(outcomes == HIT))
-        false_alarms += int(np.sum(outcomes == FALSE_ALARM))
-    return hits, false_alarms
+        true_positives += int(np.sum(outcomes == TRUE_POSITIVE))
+        false_positives += int(np.sum(outcomes == FALSE_POSITIVE))
+    return true_positives, false_positives
 
 
 def _truth_panel(
@@ -279,9 +280,9 @@ def _corners(records: Sequence[Mapping[str, Any]]) -> Tensor:
 class Comparison:
     """Two or more finished runs on the same data; the first is the baseline."""
 
-    runs: tuple[FinishedRun, ...]
+    runs: tuple[EvaluatedRun, ...]
     measured: Mapping[IouType, Measured]  # boxes, masks, or both
-    settings: Settings
+    settings: ConfigComparison
     cautions: tuple[str, ...]  # what else may have made the difference
     gallery: tuple[Exhibit, ...]
 
@@ -314,7 +315,7 @@ def compare_runs(
         annotations: where the ground truth is now; by default, where it was.
         images: where its images are now; by default, where they were.
         data_root: ground truth that is not where it was is looked for below this folder, too.
-        samples: how many times the bootstrap draws the test images anew.
+        samples: how many times the bootstrap draws the test images again.
         seed: of those draws.
         num_pictures: how many images to draw, at most; with 0 no image is read.
 

@@ -1,15 +1,15 @@
-"""The plots of the report, each as SVG for light and for dark pages. Matplotlib's figures without its global state."""
+"""The plots of the page, as SVG: gains, precision-recall curves, errors, and the course of the trainings."""
 
 from __future__ import annotations
 
 import io
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,18 +24,9 @@ MOST_CLASSES = 20  # in the plot of the gains
 MOST_CURVES = 6  # classes with a plot of their own
 
 
-@dataclass(frozen=True)
-class Theme:
-    """Colors of a page. Those of the runs are told apart by color-blind readers, too (Okabe and Ito 2008)."""
-
-    ink: str
-    soft: str
-    grid: str
-    runs: tuple[str, ...]
-
-
-LIGHT = Theme("#1c2430", "#5b6675", "#dfe4ea", ("#0072b2", "#d55e00", "#009e73", "#b0508a", "#7a6a00", "#3a3f47"))
-DARK = Theme("#e8edf3", "#9aa7b6", "#313c49", ("#56b4e9", "#f39c4a", "#2fc79a", "#e29ac4", "#f0e442", "#cfd6de"))
+INK, SOFT, GRID = "#1c2430", "#5b6675", "#dfe4ea"
+# Told apart by color-blind readers, too (Okabe and Ito 2008).
+RUN_COLORS = ("#0072b2", "#d55e00", "#009e73", "#b0508a", "#7a6a00", "#3a3f47")
 _DASHES = ("solid", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)), (0, (9, 3)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -47,8 +38,7 @@ class Plot:
     key: str
     title: str
     alt: str
-    light: bytes  # SVG
-    dark: bytes
+    svg: bytes
 
 
 def gain_plots(comparison: Comparison) -> list[Plot]:
@@ -75,31 +65,31 @@ def curve_plots(comparison: Comparison) -> list[Plot]:
     measured = comparison.main
     plots = []
     for iou, curves in measured.curves.items():
-
-        def draw(axes: Axes, theme: Theme, curves: Sequence = curves) -> None:
-            for index, curve in enumerate(curves):
-                axes.plot(curve.recall, curve.mean, **_line(theme, index), label=comparison.runs[index].name)
-            _unit_square(axes)
-
         alt = "; ".join(
             f"{run.name}: mean precision {number(100 * float(curve.mean.mean()))} %"
             for run, curve in zip(comparison.runs, curves, strict=True)
         )
         title = f"Precision and recall, mean of the classes, overlap {iou:.2f}"
-        plots.append(_plot(f"curve-{iou}", title, f"{title}. {alt}.", draw))
-    of_runs = measured.curves[0.5]
+        heights = [curve.mean for curve in curves]
+        plots.append(_curve_plot(comparison, f"curve-{iou}", title, f"{title}. {alt}.", heights))
     for name in _most_frequent(measured, MOST_CURVES):
         index = measured.class_names.index(name)
-
-        def draw_class(axes: Axes, theme: Theme, index: int = index) -> None:
-            for number_of_run, curve in enumerate(of_runs):
-                label = comparison.runs[number_of_run].name
-                axes.plot(curve.recall, curve.precision[index], **_line(theme, number_of_run), label=label)
-            _unit_square(axes)
-
         title = f"Precision and recall, {name}, overlap 0.50"
-        plots.append(_plot(f"curve-class-{index}", title, f"{title}, a line for every run.", draw_class))
+        heights = [curve.precision[index] for curve in measured.curves[0.5]]
+        plots.append(_curve_plot(comparison, f"curve-class-{index}", title, f"{title}, a line for every run.", heights))
     return plots
+
+
+def _curve_plot(comparison: Comparison, key: str, title: str, alt: str, heights: Sequence[np.ndarray]) -> Plot:
+    def draw(axes: Axes) -> None:
+        for index, (run, height) in enumerate(zip(comparison.runs, heights, strict=True)):
+            axes.plot(np.linspace(0, 1, len(height)), height, **_line(index), label=run.name)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.03)
+        axes.set_xlabel("recall: share of the objects found")
+        axes.set_ylabel("precision: share that is right")
+
+    return _plot(key, title, alt, draw)
 
 
 def training_plots(comparison: Comparison) -> list[Plot]:
@@ -137,15 +127,15 @@ def _gain_plot(comparison: Comparison, measured: Measured, key: str, title: str,
     others = list(zip(comparison.runs, measured.bootstrap.runs, strict=True))[1:]
     labels = [figure.removeprefix("AP-") for figure in figures]
 
-    def draw(axes: Axes, theme: Theme) -> None:
-        axes.axvline(0, color=theme.ink, linewidth=1)
+    def draw(axes: Axes) -> None:
+        axes.axvline(0, color=INK, linewidth=1)
         for index, (run, of_run) in enumerate(others, start=1):
             shift = 0.22 * (index - (len(others) + 1) / 2)
             for place, figure in enumerate(figures):
                 won = of_run.gains[figure].difference
                 if not math.isfinite(won.value):
                     continue
-                color = theme.runs[index % len(theme.runs)]
+                color = RUN_COLORS[index % len(RUN_COLORS)]
                 axes.plot([won.low, won.high], [place + shift] * 2, color=color, linewidth=2.2, solid_capstyle="round")
                 label = run.name if place == 0 else None
                 axes.plot(
@@ -173,11 +163,11 @@ def _gain_plot(comparison: Comparison, measured: Measured, key: str, title: str,
 
 
 def _course_plot(comparison: Comparison, key: str, title: str, unit: str, series: Sequence[Series]) -> Plot:
-    def draw(axes: Axes, theme: Theme) -> None:
+    def draw(axes: Axes) -> None:
         for index, points in enumerate(series):
             if points:
                 few = {"marker": _MARKERS[index % len(_MARKERS)], "markersize": 5} if len(points) < 12 else {}
-                line = {**_line(theme, index), **few}
+                line = {**_line(index), **few}
                 axes.plot(*zip(*points, strict=True), **line, label=comparison.runs[index].name)
         axes.set_xlabel("iteration")
         axes.set_ylabel(unit)
@@ -193,15 +183,15 @@ def _course_plot(comparison: Comparison, key: str, title: str, unit: str, series
 def _bars(
     comparison: Comparison, key: str, title: str, unit: str, values: Sequence[Sequence[float]], digits: int
 ) -> Plot:
-    def draw(axes: Axes, theme: Theme) -> None:
+    def draw(axes: Axes) -> None:
         thickness = 0.8 / len(values)
         for index, of_run in enumerate(values):
             places = [place + thickness * (index - (len(values) - 1) / 2) for place in range(len(KINDS))]
-            color = theme.runs[index % len(theme.runs)]
+            color = RUN_COLORS[index % len(RUN_COLORS)]
             name = comparison.runs[index].name
             bars = axes.barh(places, of_run, thickness * 0.9, color=color, label=name)
             texts = [number(value, digits) for value in of_run]
-            axes.bar_label(bars, texts, padding=3, color=theme.soft, fontsize=8)
+            axes.bar_label(bars, texts, padding=3, color=SOFT, fontsize=8)
         axes.set_yticks(range(len(KINDS)), KINDS)
         axes.set_ylim(len(KINDS) - 0.4, -0.6)
         axes.set_xlabel(unit)
@@ -216,54 +206,33 @@ def _bars(
     return _plot(key, title, f"{title}. {alt}.", draw, height=max(HEIGHT, 1.0 + 0.27 * len(KINDS) * len(values)))
 
 
-def _line(theme: Theme, index: int) -> dict[str, Any]:
+def _line(index: int) -> dict[str, Any]:
     return {
-        "color": theme.runs[index % len(theme.runs)],
+        "color": RUN_COLORS[index % len(RUN_COLORS)],
         "linestyle": _DASHES[index % len(_DASHES)],
         "linewidth": 2,
     }
 
 
-def _unit_square(axes: Axes) -> None:
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1.03)
-    axes.set_xlabel("recall: share of the objects found")
-    axes.set_ylabel("precision: share that is right")
-
-
-def _plot(key: str, title: str, alt: str, draw: Callable[[Axes, Theme], None], *, height: float = HEIGHT) -> Plot:
-    light = _svg(draw, LIGHT, height)
-    return Plot(key, title, alt, light, _darkened(light))
-
-
-def _darkened(svg: bytes) -> bytes:
-    """The same plot in the colors of a dark page; drawing it again would take twice the time."""
-    pairs = zip(
-        (LIGHT.ink, LIGHT.soft, LIGHT.grid, *LIGHT.runs), (DARK.ink, DARK.soft, DARK.grid, *DARK.runs), strict=True
-    )
-    dark_of = {light.encode(): dark.encode() for light, dark in pairs}
-    return re.sub(rb"#[0-9a-f]{6}\b", lambda color: dark_of.get(color[0], color[0]), svg)
-
-
-def _svg(draw: Callable[[Axes, Theme], None], theme: Theme, height: float) -> bytes:
+def _plot(key: str, title: str, alt: str, draw: Callable[[Axes], None], *, height: float = HEIGHT) -> Plot:
     style: Any = {
         "svg.hashsalt": "resnet_backbone",  # the same bytes every time
         "text.parse_math": False,  # names are names, also with a dollar in them
         "font.size": 10,
-        "text.color": theme.ink,
-        "axes.labelcolor": theme.soft,
-        "axes.edgecolor": theme.grid,
+        "text.color": INK,
+        "axes.labelcolor": SOFT,
+        "axes.edgecolor": GRID,
         "axes.facecolor": "none",
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
         "axes.axisbelow": True,
-        "grid.color": theme.grid,
+        "grid.color": GRID,
         "grid.linewidth": 0.8,
-        "xtick.color": theme.soft,
-        "ytick.color": theme.soft,
-        "xtick.labelcolor": theme.ink,
-        "ytick.labelcolor": theme.ink,
+        "xtick.color": SOFT,
+        "ytick.color": SOFT,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
         "xtick.major.pad": 7,
         "ytick.major.pad": 5,
         "xtick.major.size": 0,
@@ -274,14 +243,14 @@ def _svg(draw: Callable[[Axes, Theme], None], theme: Theme, height: float) -> by
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.add_subplot()
-        draw(axes, theme)
+        draw(axes)
         handles, labels = axes.get_legend_handles_labels()
         if handles:
             columns = min(len(labels), 3)
             figure.legend(handles, [_cut(label) for label in labels], loc="outside upper left", ncols=columns)
         file = io.BytesIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return file.getvalue()
+    return Plot(key, title, alt, file.getvalue())
 
 
 def _cut(name: str, length: int = 32) -> str:

@@ -1,19 +1,14 @@
-"""Writing a comparison: one HTML page for a browser, Markdown, and JSON."""
+"""Writing a comparison: one HTML page for a browser, and JSON."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from PIL import Image
 from tabulate import tabulate
 
 from resnet_backbone.compare.compare import Comparison, Measured
@@ -24,7 +19,6 @@ from resnet_backbone.compare.plots import (
     gain_plots,
     training_plots,
 )
-from resnet_backbone.compare.runs import FinishedRun
 from resnet_backbone.compare.sentences import (
     arrows,
     beside_the_paper,
@@ -33,6 +27,7 @@ from resnet_backbone.compare.sentences import (
     is_clear,
     level_text,
     number,
+    paper_gain,
     paper_pair,
     paper_sentence,
     percent,
@@ -43,9 +38,7 @@ from resnet_backbone.compare.sentences import (
     verdicts,
 )
 from resnet_backbone.compare.tables import (
-    Cell,
-    Table,
-    all_tables,
+    PageTable,
     class_tables,
     condition_table,
     cost_table,
@@ -56,9 +49,7 @@ from resnet_backbone.compare.tables import (
     shared_table,
 )
 from resnet_backbone.files.atomic import write_text
-from resnet_backbone.metrics.paper import gain
-
-JPEG_QUALITY = 82
+from resnet_backbone.metrics.page import render_page
 
 
 @dataclass(frozen=True)
@@ -71,20 +62,12 @@ class Tile:
     tone: str = ""  # "good", "bad" or ""
 
 
-def render_page(comparison: Comparison) -> str:
+def comparison_page(comparison: Comparison) -> str:
     """Return the page as HTML. Names from configs, files and command lines are escaped."""
-    package = files(__package__)
-    environment = jinja2.Environment(
-        loader=jinja2.DictLoader({"page": (package / "page.html.j2").read_text(encoding="utf-8")}),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"svg": _svg_uri, "jpeg": _jpeg_uri}
     facts = comparison.runs[0].facts
-    return environment.get_template("page").render(
-        style=(package / "page.css").read_text(encoding="utf-8"),
+    return render_page(
+        __package__,
+        "page.html.j2",
         title=f"{' and '.join(run.name for run in comparison.runs)} on {facts.dataset}",
         dataset=facts.dataset,
         num_images=facts.num_images,
@@ -131,79 +114,46 @@ def _tiles(comparison: Comparison) -> list[Tile]:
     if not beside_the_paper(comparison):
         return tiles
     before, after = paper_pair(comparison)
-    figure = "AP" if "AP" in before.figures else "mAP"
-    won_there = gain(before.figures[figure], after.figures[figure])
+    figure, won_there = paper_gain(comparison)
     note = f"{figure}, {percent(won_there.relative)}; {before.network} to {after.network}, {arrows(before.data)}"
     tiles.append(Tile("gain in the paper", signed(won_there.absolute), note))
     return tiles
 
 
-def _svg_uri(svg: bytes) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
-
-
-def _jpeg_uri(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, format="JPEG", quality=JPEG_QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-
-
 @dataclass(frozen=True)
 class Written:
     page: Path
-    markdown: Path
     json: Path
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> Written:
-    """Write ``index.html``, ``comparison.md`` and ``comparison.json`` into ``folder``, which is made if it must be.
+    """Write ``index.html`` and ``comparison.json`` into ``folder``, which is made if it must be.
 
     The page needs nothing but itself: plots and pictures are in it.
     """
-    written = Written(folder / "index.html", folder / "comparison.md", folder / "comparison.json")
-    write_text(written.page, render_page(comparison))
-    write_text(written.markdown, render_markdown(comparison))
+    written = Written(folder / "index.html", folder / "comparison.json")
+    write_text(written.page, comparison_page(comparison))
     write_text(written.json, json.dumps(to_dict(comparison), indent=2, allow_nan=False) + "\n")
     return written
 
 
 def summary(comparison: Comparison) -> str:
     """A short text for the terminal: the figures, and the result in a sentence."""
-    tables = [_text_table(table, "simple") for table in figure_tables(comparison)]
+    tables = [_text_table(table) for table in figure_tables(comparison)]
     warnings = [f"warning: {caution}" for caution in comparison.cautions]
     return "\n\n".join([*tables, "\n".join([*warnings, *verdicts(comparison)])])
-
-
-def render_markdown(comparison: Comparison) -> str:
-    """Every table, with the sentences around them. Plots and pictures are in the page only."""
-    facts = comparison.runs[0].facts
-    parts = [
-        f"# Comparison on {_escaped(facts.dataset)}",
-        *(f"**{_escaped(sentence)}**" for sentence in verdicts(comparison)),
-        _escaped(small_print(comparison)),
-        *([_escaped(paper_sentence(comparison))] if beside_the_paper(comparison) else []),
-    ]
-    if comparison.cautions:
-        parts.append("\n".join(f"- {_escaped(caution)}" for caution in comparison.cautions))
-    for table in [*all_tables(comparison), gallery_table(comparison)]:
-        parts += [
-            f"## {_escaped(table.title)}",
-            _text_table(table, "pipe"),
-            *([_escaped(table.sentence)] if table.sentence else []),
-        ]
-    return "\n\n".join(parts) + "\n"
-
-
-def gallery_table(comparison: Comparison) -> Table:
-    """What the runs find on the images that are drawn in the page."""
-    rows = [(Cell(one.file_name), *(Cell(panel.caption) for panel in one.panels)) for one in comparison.gallery]
-    columns = ("image", "Ground truth", *(run.name for run in comparison.runs))
-    return Table("gallery", "Where the runs differ most", columns, tuple(rows), numeric=False)
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:
     """Every number of the comparison in plain values; percent where the page has percent, None where there is none."""
     facts = comparison.runs[0].facts
+    before, after = paper_pair(comparison)
+    paper = {
+        "source": before.source,
+        "data": before.data,
+        before.network: before.figures,
+        after.network: after.figures,
+    }
     return _plain(
         {
             "dataset": facts.dataset,
@@ -212,24 +162,29 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
             "baseline": comparison.runs[0].name,
             "verdicts": verdicts(comparison),
             "cautions": comparison.cautions,
-            "paper": _paper_to_dict(comparison) if beside_the_paper(comparison) else None,
-            "runs": [_run_to_dict(run) for run in comparison.runs],
+            "paper": paper if beside_the_paper(comparison) else None,
+            "runs": [
+                {
+                    "name": run.name,
+                    "folder": str(run.folder),
+                    "arch": run.arch,
+                    "facts": asdict(run.facts),
+                    "recorded": run.figures,
+                    "training": asdict(run.training) if run.training else None,
+                }
+                for run in comparison.runs
+            ],
             "measured": {
                 kind: _measured_to_dict(comparison, measured) for kind, measured in comparison.measured.items()
             },
-            "settings": {
-                "shared": comparison.settings.shared,
-                "differences": [asdict(difference) for difference in comparison.settings.differences],
-                "num_equal": comparison.settings.num_equal,
-                "not_compared": comparison.settings.not_compared,
-            },
+            "settings": asdict(comparison.settings),
             "pictures": [
                 {
                     "image_id": one.image_id,
                     "file_name": one.file_name,
-                    "objects": one.panels[0].hits,
+                    "objects": one.panels[0].true_positives,
                     "runs": {
-                        panel.title: {"hits": panel.hits, "false_alarms": panel.false_alarms}
+                        panel.title: {"hits": panel.true_positives, "false_alarms": panel.false_positives}
                         for panel in one.panels[1:]
                     },
                 }
@@ -237,27 +192,6 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
             ],
         }
     )
-
-
-def _paper_to_dict(comparison: Comparison) -> dict[str, Any]:
-    before, after = paper_pair(comparison)
-    return {
-        "source": before.source,
-        "data": before.data,
-        before.network: before.figures,
-        after.network: after.figures,
-    }
-
-
-def _run_to_dict(run: FinishedRun) -> dict[str, Any]:
-    return {
-        "name": run.name,
-        "folder": str(run.folder),
-        "arch": run.arch,
-        "facts": asdict(run.facts),
-        "recorded": run.figures,
-        "training": asdict(run.training) if run.training else None,
-    }
 
 
 def _measured_to_dict(comparison: Comparison, measured: Measured) -> dict[str, Any]:
@@ -296,21 +230,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _text_table(table: Table, style: str) -> str:
-    escape = _escaped if style == "pipe" else _one_line
-    rows = [[escape(f"{cell.text} ({cell.note})" if cell.note else cell.text) for cell in row] for row in table.rows]
-    alignment = ["left", *(["right" if table.numeric else "left"] * (len(table.columns) - 1))]
-    headers = [escape(column) for column in table.columns]
-    return tabulate(rows, headers=headers, tablefmt=style, colalign=alignment if rows else None, disable_numparse=True)
+def _text_table(table: PageTable) -> str:
+    rows = [[_one_line(f"{cell.text} ({cell.note})" if cell.note else cell.text) for cell in row] for row in table.rows]
+    headers = [_one_line(column) for column in table.columns]
+    alignment = ["left", *["right"] * (len(headers) - 1)]
+    return tabulate(rows, headers=headers, tablefmt="simple", colalign=alignment, disable_numparse=True)
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _escaped(text: str) -> str:
-    """Names are text in Markdown, too: no HTML, no links, no new column."""
-    text = _one_line(text)
-    for mark in ("\\", "`", "*", "_", "[", "]", "|"):
-        text = text.replace(mark, f"\\{mark}")
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

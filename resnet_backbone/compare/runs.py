@@ -18,7 +18,7 @@ Series = tuple[tuple[int, float], ...]  # iteration (from 1) and value
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingCurves:
     """The course of one training."""
 
     iterations: int  # done
@@ -30,10 +30,10 @@ class Training:
     test_error: Mapping[str, Series]  # of a classifier: test set -> top-1 error in percent
 
 
-def read_training(path: Path) -> Training | None:
+def read_training(path: Path) -> TrainingCurves | None:
     """Read a run's ``metrics.json``, one JSON object a line; None where there is no such file, or an empty one.
 
-    Where a training went on from a checkpoint, or was begun anew in the same folder, iterations occur twice: the
+    Where a training resumed from a checkpoint, or was started again in the same folder, iterations occur twice: the
     later ones count, and the earlier ones that they replace are left out. An evaluation's record says nothing of that:
     Detectron2 writes it with the next one of the training, and after it.
 
@@ -65,7 +65,7 @@ def read_training(path: Path) -> Training | None:
         return None
     # An evaluation's record may carry the number of iterations, one more than the last of them.
     trained = [record for record in records if "total_loss" in record]
-    return Training(
+    return TrainingCurves(
         iterations=trained[-1]["iteration"] + 1 if trained else 0,
         loss=_series(trained, "total_loss"),
         lr=_series(trained, "lr"),
@@ -110,7 +110,7 @@ _FOLDER_OF_A_RUN = "a run's folder is the OUTPUT_DIR of tools/train_net.py"
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class EvaluatedRun:
     """One run and one of its test sets."""
 
     name: str  # on the page; no two are the same
@@ -119,7 +119,7 @@ class FinishedRun:
     settings: Mapping[str, Any]  # dotted key -> value, every key of its config.yaml
     results_path: Path  # COCO results, boxes and perhaps masks
     figures: Mapping[str, Mapping[str, float | None]]  # as recorded: {"bbox": {"AP": ...}, ...}, percent
-    training: Training | None  # None where the folder holds an evaluation only
+    training: TrainingCurves | None  # None where the folder holds an evaluation only
 
     @property
     def arch(self) -> str:
@@ -127,7 +127,7 @@ class FinishedRun:
         return str(self.settings.get("MODEL.RESNET_BACKBONE.ARCH", ""))
 
 
-def read_runs(folders: Sequence[Path], names: Sequence[str] = (), dataset: str | None = None) -> list[FinishedRun]:
+def read_runs(folders: Sequence[Path], names: Sequence[str] = (), dataset: str | None = None) -> list[EvaluatedRun]:
     """Read the folders of finished runs.
 
     Args:
@@ -142,15 +142,25 @@ def read_runs(folders: Sequence[Path], names: Sequence[str] = (), dataset: str |
     if len(folders) < 2:
         raise ValueError(f"a comparison needs two runs or more, got {len(folders)}; name their folders")
     _refuse_the_same_folder(folders)
-    if names and len(names) != len(folders):
-        raise ValueError(f"{len(folders)} runs need {len(folders)} names, got {len(names)}: {', '.join(names)}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"two runs have the same name among {', '.join(names)}; give each its own")
-    labels = names or _distinct_names(folders)
+    labels = distinct_names(names, _names_of(folders), "runs")
     runs = [_read_run(folder, name, dataset) for folder, name in zip(folders, labels, strict=True)]
     for run in runs[1:]:
         _refuse_different_data(runs[0], run)
     return runs
+
+
+def distinct_names(given: Sequence[str], usual: Sequence[str], what: str) -> list[str]:
+    """Return the names of runs, or of other things, for tables and plots: those given, else the usual ones.
+
+    Raises:
+        ValueError: another number of names than usual, or two that are the same.
+    """
+    if given and len(given) != len(usual):
+        raise ValueError(f"{len(usual)} {what} need {len(usual)} names, got {len(given)}: {', '.join(given)}")
+    names = list(given) or list(usual)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two {what} are called {twice[0]}; give each a name of its own with --names")
+    return names
 
 
 def _refuse_the_same_folder(folders: Sequence[Path]) -> None:
@@ -161,7 +171,7 @@ def _refuse_the_same_folder(folders: Sequence[Path]) -> None:
         seen[folder.resolve()] = folder
 
 
-def _distinct_names(folders: Sequence[Path]) -> list[str]:
+def _names_of(folders: Sequence[Path]) -> list[str]:
     """The last part of each path, or as many parts as it takes to tell them apart."""
     parts = [folder.resolve().parts for folder in folders]
     for count in range(1, max(map(len, parts)) + 1):
@@ -171,7 +181,7 @@ def _distinct_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def _read_run(folder: Path, name: str, dataset: str | None) -> FinishedRun:
+def _read_run(folder: Path, name: str, dataset: str | None) -> EvaluatedRun:
     config_path = folder / "config.yaml"
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}; {_FOLDER_OF_A_RUN}")
@@ -191,7 +201,7 @@ def _read_run(folder: Path, name: str, dataset: str | None) -> FinishedRun:
     if dataset is not None and facts.dataset != dataset:
         raise ValueError(f"{folder} was evaluated on {facts.dataset}, not on {dataset}; leave --dataset away")
     _refuse_earlier_evaluation(folder, settings, training, facts.dataset, figures)
-    return FinishedRun(
+    return EvaluatedRun(
         name=name,
         folder=folder,
         facts=facts,
@@ -215,7 +225,7 @@ def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield f"{prefix}{key}", value
 
 
-def _refuse_unfinished_training(folder: Path, settings: Mapping[str, Any], training: Training | None) -> None:
+def _refuse_unfinished_training(folder: Path, settings: Mapping[str, Any], training: TrainingCurves | None) -> None:
     total = settings.get("SOLVER.MAX_ITER")
     done = training.iterations if training else 0
     if training is None or ((folder / "model_final.pth").is_file() and (total is None or done >= total)):
@@ -230,7 +240,7 @@ def _refuse_unfinished_training(folder: Path, settings: Mapping[str, Any], train
 def _refuse_earlier_evaluation(
     folder: Path,
     settings: Mapping[str, Any],
-    training: Training | None,
+    training: TrainingCurves | None,
     dataset: str,
     figures: Mapping[str, Mapping[str, float | None]],
 ) -> None:
@@ -275,13 +285,13 @@ def _evaluate_command(folder: Path, settings: Mapping[str, Any]) -> str:
     return f"{_command(folder, settings)} --eval-only MODEL.WEIGHTS {weights} OUTPUT_DIR {shlex.quote(str(folder))}"
 
 
-def _refuse_different_data(first: FinishedRun, other: FinishedRun) -> None:
+def _refuse_different_data(first: EvaluatedRun, other: EvaluatedRun) -> None:
     a, b = first.facts, other.facts
     both = f"{first.folder} and {other.folder} cannot be compared"
     if a.dataset != b.dataset:
         raise ValueError(f"{both}: one was evaluated on {a.dataset}, the other on {b.dataset}")
     if a.class_names != b.class_names:
-        raise ValueError(f"{both}: their classes are {_short(a.class_names)} and {_short(b.class_names)}")
+        raise ValueError(f"{both}: their classes are {listed(a.class_names)} and {listed(b.class_names)}")
     if a.annotations_sha256 != b.annotations_sha256:
         raise ValueError(
             f"{both}: the annotations of {a.dataset} were not the same file, {a.annotations} (SHA-256 "
@@ -290,5 +300,6 @@ def _refuse_different_data(first: FinishedRun, other: FinishedRun) -> None:
         )
 
 
-def _short(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f", ... ({len(names)})" if len(names) > 6 else "")
+def listed(values: Sequence[str], most: int = 8) -> str:
+    """Return the values with commas, the first few of many."""
+    return ", ".join(values[:most]) + (f", ... ({len(values)})" if len(values) > most else "")

@@ -1,15 +1,15 @@
-"""The result in sentences, and figures as text."""
+"""The sentences of the page (which run is better, and how sure that is), and numbers as text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from resnet_backbone.compare.compare import Comparison
 from resnet_backbone.compare.settings import one_backbone
-from resnet_backbone.metrics.bootstrap import Gain, Interval
+from resnet_backbone.metrics.bootstrap import GainInterval, Interval
 from resnet_backbone.metrics.drawing import PICTURE_SCORE
-from resnet_backbone.metrics.paper import COCO_VAL, VOC_07, VOC_12, PaperRow, gain, paper_row
+from resnet_backbone.metrics.paper import Gain, PaperRow, gain, names_of_data, paper_row
 from resnet_backbone.metrics.run_facts import RunFacts
 
 MINUS = "\N{MINUS SIGN}"
@@ -31,14 +31,15 @@ ERROR_WORDS = {
     "missed": "an object that nothing was found for",
 }
 
+SIZE_SENTENCE = (
+    "APs, APm and APl: each is a mean over the classes that have such objects, so a class with one or two weighs as "
+    "much as any; they need not surround AP."
+)
+MISTAKE_SENTENCE = (
+    "All detections count here, down to the lowest score that the test kept, so the numbers are larger than in the "
+    f"pictures below, which show scores from {PICTURE_SCORE:g}."
+)
 _FASTER_BY_FAR = 1.2  # more than two evaluations of one detector differ on an idle machine
-
-# What the paper's rows were trained and tested on, by the names of the data sets.
-_PAPER_DATA = {
-    COCO_VAL: (frozenset({"coco_2014_train"}), "coco_2014_val"),
-    VOC_07: (frozenset({"voc07_trainval", "voc12_trainval"}), "voc07_test"),
-    VOC_12: (frozenset({"voc07_trainval", "voc07_test", "voc12_trainval"}), "voc12_test"),
-}
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -78,12 +79,12 @@ def signed_span(interval: Interval) -> str:
     return f"{signed(interval.low)} to {signed(interval.high)}"
 
 
-def gain_word(gains: Iterable[Gain]) -> str:
+def gain_word(gains: Iterable[GainInterval]) -> str:
     """``gain``; ``difference`` where one of them is a loss."""
     return "difference" if any(one.difference.value < 0 for one in gains) else "gain"
 
 
-def is_clear(of_run: Gain) -> bool:
+def is_clear(of_run: GainInterval) -> bool:
     """Whether the interval of the difference leaves out zero; never where all resamples are the same."""
     low, high = of_run.difference.low, of_run.difference.high
     return low < high and (low > 0 or high < 0)
@@ -133,22 +134,6 @@ def small_print(comparison: Comparison) -> str:
         f"the {bootstrap.num_images:,} test images were drawn anew {bootstrap.samples:,} times, the same ones for "
         "every run. They do not cover the chance in training: the same config with another seed ends with another AP, "
         "and on small data that can be more than the difference. To be sure, train each config with several seeds."
-    )
-
-
-def size_sentence() -> str:
-    """How to read APs, APm and APl."""
-    return (
-        "APs, APm and APl: each is a mean over the classes that have such objects, so a class with one or two weighs "
-        "as much as any; they need not surround AP."
-    )
-
-
-def mistake_sentence() -> str:
-    """Which detections the mistakes are of."""
-    return (
-        "All detections count here, down to the lowest score that the test kept, so the numbers are larger than in the "
-        f"pictures below, which show scores from {PICTURE_SCORE:g}."
     )
 
 
@@ -203,15 +188,21 @@ def paper_pair(comparison: Comparison) -> tuple[PaperRow, PaperRow]:
     return paper_row(8, "vgg16"), paper_row(8, "r101")
 
 
+def paper_gain(comparison: Comparison) -> tuple[str, Gain]:
+    """The figure that the paper's pair is compared by, and its gain."""
+    before, after = paper_pair(comparison)
+    figure = "AP" if "AP" in before.figures else "mAP"
+    return figure, gain(before.figures[figure], after.figures[figure])
+
+
 def paper_sentence(comparison: Comparison) -> str:
     """The paper's gain, with its setting, and how near this comparison is to it."""
     before, after = paper_pair(comparison)
-    figure = "AP" if "AP" in before.figures else "mAP"
-    won = gain(before.figures[figure], after.figures[figure])
+    figure, won = paper_gain(comparison)
     same_pair = [run.arch for run in comparison.runs[:2]] == ["vgg16", "resnet101"]
     dataset = comparison.runs[0].facts.dataset
     trained_on = {tuple(run.settings.get("DATASETS.TRAIN") or ()) for run in comparison.runs}
-    paper_train, paper_test = _PAPER_DATA[before.data]
+    paper_train, paper_test = names_of_data(before.data)
     others = [
         *([] if dataset == paper_test else [f"other data ({dataset})"]),
         *(
@@ -244,8 +235,3 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def listed(values: Sequence[str], most: int = 8) -> str:
-    """The values with commas, the first few of many."""
-    return ", ".join(values[:most]) + (f", ... ({len(values)})" if len(values) > most else "")

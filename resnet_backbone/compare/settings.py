@@ -1,4 +1,4 @@
-"""What the configs of the runs share and where they differ, and what a reader should know before believing a gain."""
+"""In which config keys the runs agree and differ, and what besides the backbone may explain a gain."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from resnet_backbone.compare.runs import FinishedRun
+from resnet_backbone.compare.runs import EvaluatedRun
 
 NOT_THERE = "(not there)"
 
@@ -56,7 +56,7 @@ _IN_SHORT = (
 
 
 @dataclass(frozen=True)
-class Difference:
+class KeyDifference:
     """One config key in which the runs differ."""
 
     key: str
@@ -65,14 +65,14 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ConfigComparison:
     shared: Mapping[str, str]  # in words -> value, what all runs have alike
-    differences: tuple[Difference, ...]  # those not forced by the backbone first, then by key
+    differences: tuple[KeyDifference, ...]  # those not forced by the backbone first, then by key
     num_equal: int  # keys with one value in all runs
     not_compared: int  # keys that only one of two engines has
 
 
-def compare_settings(runs: Sequence[FinishedRun]) -> Settings:
+def compare_settings(runs: Sequence[EvaluatedRun]) -> ConfigComparison:
     """Compare the configs of the runs key by key. Where their engines differ, only the keys that all have."""
     everywhere = set.intersection(*(set(run.settings) for run in runs))
     anywhere = set.union(*(set(run.settings) for run in runs))
@@ -82,9 +82,9 @@ def compare_settings(runs: Sequence[FinishedRun]) -> Settings:
     for key in keys:
         values = tuple(_value_of(run, key) for run in runs)
         if len(set(values)) > 1:
-            differences.append(Difference(key, values, _kind(key, runs)))
+            differences.append(KeyDifference(key, values, _kind(key, runs)))
     differences.sort(key=lambda difference: ("other", "backbone", "place").index(difference.kind))
-    return Settings(
+    return ConfigComparison(
         shared=_in_short(runs, {difference.key for difference in differences}),
         differences=tuple(differences),
         num_equal=len(keys) - len(differences),
@@ -92,13 +92,13 @@ def compare_settings(runs: Sequence[FinishedRun]) -> Settings:
     )
 
 
-def one_backbone(runs: Sequence[FinishedRun]) -> bool:
+def one_backbone(runs: Sequence[EvaluatedRun]) -> bool:
     """Whether all runs say that they have the same backbone."""
     archs = {run.arch for run in runs}
     return len(archs) == 1 and archs != {""}
 
 
-def cautions(runs: Sequence[FinishedRun], settings: Settings) -> list[str]:
+def cautions(runs: Sequence[EvaluatedRun], settings: ConfigComparison) -> list[str]:
     """Sentences about what, beside the backbone, may have made the difference."""
     found = []
     for what, values in (
@@ -127,7 +127,7 @@ def cautions(runs: Sequence[FinishedRun], settings: Settings) -> list[str]:
     return found
 
 
-def _value_of(run: FinishedRun, key: str) -> str:
+def _value_of(run: EvaluatedRun, key: str) -> str:
     if key not in run.settings:
         return NOT_THERE
     if key == "MODEL.WEIGHTS" and _is_own_checkpoint(run):
@@ -135,16 +135,16 @@ def _value_of(run: FinishedRun, key: str) -> str:
     return _text(run.settings[key])
 
 
-def _is_own_checkpoint(run: FinishedRun) -> bool:
+def _is_own_checkpoint(run: EvaluatedRun) -> bool:
     return run.settings["MODEL.WEIGHTS"] in _checkpoints(run)
 
 
-def _checkpoints(run: FinishedRun) -> set[str]:
+def _checkpoints(run: EvaluatedRun) -> set[str]:
     """The names that the run's final detector may have in a config."""
     return {f"{place}/model_final.pth" for place in (str(run.folder), str(run.settings.get("OUTPUT_DIR")))}
 
 
-def _one_detector(runs: Sequence[FinishedRun]) -> bool:
+def _one_detector(runs: Sequence[EvaluatedRun]) -> bool:
     """Whether one run was trained, and the others are evaluations of its final detector."""
     trained = [run for run in runs if run.training is not None]
     others = [run for run in runs if run.training is None]
@@ -157,13 +157,13 @@ def _text(value: Any) -> str:
     return '""' if value == "" else str(value)
 
 
-def _kind(key: str, runs: Sequence[FinishedRun]) -> Kind:
+def _kind(key: str, runs: Sequence[EvaluatedRun]) -> Kind:
     if key in _PLACES or (key == "MODEL.WEIGHTS" and _one_detector(runs)):
         return "place"
     return "backbone" if key in _OF_THE_BACKBONE and not one_backbone(runs) else "other"
 
 
-def _in_short(runs: Sequence[FinishedRun], different: set[str]) -> dict[str, str]:
+def _in_short(runs: Sequence[EvaluatedRun], different: set[str]) -> dict[str, str]:
     first = runs[0].settings
     return {
         words: ", ".join(_text(first[key]).strip("[]") for key in keys)

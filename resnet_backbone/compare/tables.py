@@ -1,4 +1,4 @@
-"""Every table of the report, once, for the page and for Markdown."""
+"""The tables of the page: figures, classes, the paper beside, errors, cost, settings and conditions."""
 
 from __future__ import annotations
 
@@ -8,26 +8,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from resnet_backbone.compare.compare import Comparison, Measured
-from resnet_backbone.compare.runs import FinishedRun
+from resnet_backbone.compare.runs import listed
 from resnet_backbone.compare.sentences import (
     ERROR_WORDS,
     FIGURE_WORDS,
     KIND_WORDS,
+    MISTAKE_SENTENCE,
+    SIZE_SENTENCE,
     arrows,
-    beside_the_paper,
     cost_sentence,
     duration,
     gain_word,
     is_clear,
     level_text,
-    listed,
-    mistake_sentence,
     number,
     paper_pair,
     percent,
     signed,
     signed_span,
-    size_sentence,
 )
 from resnet_backbone.metrics.coco import LARGE, MEDIUM, SMALL
 from resnet_backbone.metrics.error_types import KINDS
@@ -48,10 +46,10 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """Text in rows. The first column is a heading, the others are aligned to the right where they hold numbers."""
 
-    key: str
+    key: str  # its class in the page
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -60,7 +58,7 @@ class Table:
     spare: frozenset[int] = frozenset()  # columns that a narrow page leaves out, and the notes of the first with them
 
 
-def figure_tables(comparison: Comparison) -> list[Table]:
+def figure_tables(comparison: Comparison) -> list[PageTable]:
     """AP, AP50, AP75 and by size, of boxes and masks; VOC's mAP where it was recorded."""
     tables = []
     for kind, measured in comparison.measured.items():
@@ -70,13 +68,13 @@ def figure_tables(comparison: Comparison) -> list[Table]:
         rows += [_size_row(measured, figure) for figure in _SIZES]
         title = f"Average precision of {KIND_WORDS[kind]}, percent"
         columns, spare = _columns(measured, comparison, "figure", FIGURES)
-        tables.append(Table(f"figures-{kind}", title, columns, tuple(rows), sentence=size_sentence(), spare=spare))
+        tables.append(PageTable(f"figures-{kind}", title, columns, tuple(rows), sentence=SIZE_SENTENCE, spare=spare))
     if all("voc" in run.figures for run in comparison.runs):
         tables.append(_voc_table(comparison))
     return tables
 
 
-def class_tables(comparison: Comparison) -> list[Table]:
+def class_tables(comparison: Comparison) -> list[PageTable]:
     """AP of every class."""
     tables = []
     for kind, measured in comparison.measured.items():
@@ -86,30 +84,24 @@ def class_tables(comparison: Comparison) -> list[Table]:
         title = f"AP of every class, {KIND_WORDS[kind]}, percent"
         figures = [f"AP-{name}" for name in measured.num_objects]
         columns, spare = _columns(measured, comparison, "class", figures)
-        tables.append(Table(f"classes-{kind}", title, columns, tuple(rows), spare=spare))
+        tables.append(PageTable(f"classes-{kind}", title, columns, tuple(rows), spare=spare))
     return tables
 
 
-def paper_table(comparison: Comparison) -> Table:
+def paper_table(comparison: Comparison) -> PageTable:
     """The gain of each run beside the paper's."""
     before, after = paper_pair(comparison)
     rows: list[tuple[Cell, ...]] = []
     for figure in before.figures:
-        won = gain(before.figures[figure], after.figures[figure])
-        rows.append(
-            (
-                Cell("the paper", f"{before.network} to {after.network}, {arrows(before.data)}"),
-                Cell(figure),
-                Cell(number(before.figures[figure])),
-                Cell(number(after.figures[figure])),
-                Cell(signed(won.absolute)),
-                Cell(percent(won.relative)),
-            )
-        )
+        pair = f"{before.network} to {after.network}, {arrows(before.data)}"
+        rows.append(_gain_row("the paper", pair, figure, before.figures[figure], after.figures[figure]))
     baseline, *others = zip(comparison.runs, comparison.main.bootstrap.runs, strict=True)
     for run, of_run in others:
         if "mAP" in before.figures and all("voc" in one.figures for one in (baseline[0], run)):
-            rows.append(_voc_gain_row(baseline[0], run))
+            # as recorded; no interval is computed for VOC's own figure
+            recorded = [_or_nan(one.figures["voc"].get("mAP")) for one in (baseline[0], run)]
+            pair = f"{baseline[0].name} to {run.name}, {run.facts.dataset}"
+            rows.append(_gain_row("here", pair, "mAP", *recorded))
         for figure in ("AP50", "AP"):
             first, second = baseline[1].figures[figure], of_run.figures[figure]
             here = of_run.gains[figure]
@@ -125,10 +117,10 @@ def paper_table(comparison: Comparison) -> Table:
             )
     word = gain_word(of_run.gains[figure] for _, of_run in others for figure in ("AP50", "AP"))
     columns = ("whose", "figure", "before", "after", word, f"relative {word}")
-    return Table("paper", f"The {word} beside the paper's", columns, tuple(rows))
+    return PageTable("paper", f"The {word} beside the paper's", columns, tuple(rows))
 
 
-def error_table(comparison: Comparison) -> Table:
+def error_table(comparison: Comparison) -> PageTable:
     """How often each kind of mistake is made, and what it costs."""
     errors = comparison.main.errors
     rows = []
@@ -139,10 +131,10 @@ def error_table(comparison: Comparison) -> Table:
     rows.append((Cell("(right)", f"of {errors[0].objects:,} objects"), *hits))
     columns = ("kind", *(run.name for run in comparison.runs))
     title = "Mistakes by kind, and the points of AP50 that they cost"
-    return Table("errors", title, columns, tuple(rows), sentence=mistake_sentence())
+    return PageTable("errors", title, columns, tuple(rows), sentence=MISTAKE_SENTENCE)
 
 
-def cost_table(comparison: Comparison) -> Table:
+def cost_table(comparison: Comparison) -> PageTable:
     """What each run costs, with the ratio to the first."""
     runs = comparison.runs
     adds = [run.facts.multiply_adds for run in runs]
@@ -170,15 +162,15 @@ def cost_table(comparison: Comparison) -> Table:
     times = [Cell(duration(value)) if value else Cell("not recorded", tone="quiet") for value in seconds]
     rows.append((Cell("training time", "evaluation and saving not counted"), *times))
     columns = ("", *(run.name for run in runs))
-    return Table("cost", "Size, speed, memory, time", columns, tuple(rows), sentence=cost_sentence(comparison))
+    return PageTable("cost", "Size, speed, memory, time", columns, tuple(rows), sentence=cost_sentence(comparison))
 
 
-def shared_table(comparison: Comparison) -> Table:
+def shared_table(comparison: Comparison) -> PageTable:
     rows = tuple((Cell(words), Cell(value)) for words, value in comparison.settings.shared.items())
-    return Table("shared", "The same in all runs, in short", ("setting", "value"), rows, numeric=False)
+    return PageTable("shared", "The same in all runs, in short", ("setting", "value"), rows, numeric=False)
 
 
-def difference_table(comparison: Comparison) -> Table:
+def difference_table(comparison: Comparison) -> PageTable:
     """Every config key that differs; flagged where a backbone does not ask for it."""
     words = {
         "backbone": Cell("comes with the backbone", tone="quiet"),
@@ -190,10 +182,10 @@ def difference_table(comparison: Comparison) -> Table:
         for one in comparison.settings.differences
     )
     columns = ("key", *(run.name for run in comparison.runs), "why")
-    return Table("differences", "Every setting that differs", columns, rows, numeric=False)
+    return PageTable("differences", "Every setting that differs", columns, rows, numeric=False)
 
 
-def condition_table(comparison: Comparison) -> Table:
+def condition_table(comparison: Comparison) -> PageTable:
     """Data, machine, versions and commands."""
     facts = [run.facts for run in comparison.runs]
     rows = [
@@ -209,21 +201,7 @@ def condition_table(comparison: Comparison) -> Table:
         ("command of the evaluation", [one.command for one in facts]),
     ]
     cells = tuple((Cell(what), *map(Cell, values)) for what, values in rows)
-    return Table("conditions", "Conditions", ("", *(run.name for run in comparison.runs)), cells, numeric=False)
-
-
-def all_tables(comparison: Comparison) -> list[Table]:
-    """Every table, in the order of the report."""
-    return [
-        *figure_tables(comparison),
-        *([paper_table(comparison)] if beside_the_paper(comparison) else []),
-        *class_tables(comparison),
-        error_table(comparison),
-        cost_table(comparison),
-        shared_table(comparison),
-        difference_table(comparison),
-        condition_table(comparison),
-    ]
+    return PageTable("conditions", "Conditions", ("", *(run.name for run in comparison.runs)), cells, numeric=False)
 
 
 def _columns(
@@ -262,21 +240,13 @@ def _figure_row(measured: Measured, figure: str, label: str, note: str, few: boo
     return tuple(cells)
 
 
-def _voc_gain_row(baseline: FinishedRun, run: FinishedRun) -> tuple[Cell, ...]:
-    """VOC's mAP as recorded, the figure that the paper has; no interval is computed for it."""
-    first, second = (_or_nan(one.figures["voc"].get("mAP")) for one in (baseline, run))
+def _gain_row(whose: str, pair: str, figure: str, first: float, second: float) -> tuple[Cell, ...]:
     won = gain(first, second)
-    return (
-        Cell("here", f"{baseline.name} to {run.name}, {run.facts.dataset}"),
-        Cell("mAP"),
-        Cell(number(first)),
-        Cell(number(second)),
-        Cell(signed(won.absolute)),
-        Cell(percent(won.relative)),
-    )
+    numbers = (number(first), number(second), signed(won.absolute), percent(won.relative))
+    return (Cell(whose, pair), Cell(figure), *map(Cell, numbers))
 
 
-def _voc_table(comparison: Comparison) -> Table:
+def _voc_table(comparison: Comparison) -> PageTable:
     """As recorded by the evaluations; no interval is computed for VOC's own figure."""
     rows = []
     for figure in comparison.runs[0].figures["voc"]:
@@ -287,7 +257,7 @@ def _voc_table(comparison: Comparison) -> Table:
         rows.append(tuple(cells))
     others = [column for run in comparison.runs[1:] for column in (run.name, "gain")]
     columns = ("figure", comparison.runs[0].name, *others)
-    return Table("voc", "Pascal VOC's own average precision, percent", columns, tuple(rows))
+    return PageTable("voc", "Pascal VOC's own average precision, percent", columns, tuple(rows))
 
 
 def _cost_row(what: str, note: str, values: Sequence[float | None], digits: int) -> tuple[Cell, ...]:

@@ -1,4 +1,4 @@
-"""What a file is: whose weights, in which norm, for which input, known to the catalog or not."""
+"""What a weight file or checkpoint is: architecture, norm, input format, classes, and its entry in the catalog."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from resnet_backbone.weights.read import RawFile, read_file, split_part
 from resnet_backbone.weights.source import PACKAGE_KEY, resolve
 
 CLASSIFIER, PACKAGED, DETECTOR = "a classifier's weights", "packaged weights", "a detector's checkpoint"
-_COUNTER = ".num_batches_tracked"
+COUNTER = ".num_batches_tracked"  # of a batch norm
 _BACKGROUND = 1
 _SCORES = ("roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.0.cls_score.weight")
 
@@ -52,7 +52,7 @@ class Checkpoint:
     @property
     def trains_norms(self) -> bool:
         """Whether the file has the counters of batch norms, which frozen ones lack."""
-        return any(name.endswith(_COUNTER) for name in self.weights.state_dict)
+        return any(name.endswith(COUNTER) for name in self.weights.state_dict)
 
     def facts(self) -> dict[str, Any]:
         """Return plain containers, for JSON."""

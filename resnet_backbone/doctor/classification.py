@@ -1,19 +1,22 @@
-"""A detector's trunk compared with the plain classifier that it came from, on the user's images."""
+"""The input that a detector really computes, and its trunk compared with the plain classifier that it came from."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import ResNet18_Weights
+from torchvision.transforms.v2 import functional as transforms
 
-from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
+from resnet_backbone.data.images.read import read_image
+from resnet_backbone.doctor.checkpoint import COUNTER, DETECTOR, Checkpoint
 from resnet_backbone.doctor.engine import DetectorParts
-from resnet_backbone.doctor.pixels import CROP, generated_image, measure_input, normalise, read_cropped
 from resnet_backbone.doctor.report import Section
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
@@ -21,21 +24,122 @@ from resnet_backbone.weights import InputFormat, Weights, WeightsError
 from resnet_backbone.weights.architecture import has_bottlenecks, stage_of
 from resnet_backbone.weights.catalog import IMAGENET_CLASSES
 
+RESIZE, CROP = 256, 224  # pixels, as ImageNet's accuracy is measured
+_TOLERANCE = 0.01  # of a mean or std, in grey levels
+_RGB = "RGB"
+UNMEASURABLE = "the detector's pre-processing is not (image - mean) / std, channel by channel"
 TOLERANCE = 1e-3  # of the largest output; float32 in another order of operations stays below 1e-5
 LOGITS = "logits"
+GENERATED = "a generated picture"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MeasuredInput:
+    """``(image - mean) / std``, as a detector computes it.
+
+    Attributes:
+        channel_order: which channel of the RGB image each input channel is made of, such as ``"BGR"``.
+        mean: one value an input channel, in grey levels of 0 to 255.
+        std: likewise.
+    """
+
+    channel_order: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def differences(self, wanted: InputFormat) -> list[str]:
+        """Say in which respects it is not what the weights were trained on; nothing where it is."""
+        found = []
+        if self.channel_order != wanted.channel_order:
+            found.append(
+                f"the channels are swapped: they arrive as {self.channel_order}, the weights want "
+                f"{wanted.channel_order}"
+            )
+        if not _close(self.std, wanted.std):
+            without = all(abs(value - 1) < _TOLERANCE for value in self.std)
+            what = "there is no division by the std" if without else f"the std is {_text(self.std)}"
+            found.append(f"{what}, the weights want {_text(wanted.std)}")
+        if not _close(self.mean, wanted.mean):
+            found.append(f"the mean is {_text(self.mean)}, the weights want {_text(wanted.mean)}")
+        return found
+
+
+def measure_input(prepare: Callable[[Tensor], Tensor]) -> MeasuredInput | None:
+    """Find out by a random image what ``prepare`` does to each channel.
+
+    Args:
+        prepare: maps an RGB image, uint8 (3, H, W), to (1, C, H', W'), the image in the upper left corner.
+
+    Returns:
+        What it does; None where that is not one channel of the image, scaled and shifted.
+    """
+    image = torch.randint(0, 256, (3, CROP, CROP), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    prepared = prepare(image)[0, :, :CROP, :CROP].double().flatten(1)
+    pixels = image.double().flatten(1)
+    if prepared.shape[0] != len(pixels):
+        return None
+    order, means, stds = "", [], []
+    for channel in prepared:
+        fits = [_fit_line(source, channel) for source in pixels]
+        best = min(range(len(fits)), key=lambda index: fits[index][2])
+        scale, shift, rest = fits[best]
+        if rest > 1e-4 or scale <= 0:
+            return None
+        order += _RGB[best]
+        means.append(-shift / scale)
+        stds.append(1 / scale)
+    return MeasuredInput(order, tuple(means), tuple(stds))
+
+
+def normalise(image: Tensor, input_format: InputFormat, size: tuple[int, int]) -> Tensor:
+    """Turn an RGB image, uint8 (3, H, W), into (1, 3, *size) as the weights want it, padded below and right with 0."""
+    pixels = image.flip(0) if input_format.channel_order == "BGR" else image
+    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (input_format.mean, input_format.std))
+    height, width = image.shape[-2:]
+    return F.pad((pixels - mean) / std, (0, size[1] - width, 0, size[0] - height)).unsqueeze(0)
+
+
+def generated_image() -> Tensor:
+    """Return a picture of coloured blots, uint8 (3, 224, 224), always the same."""
+    blots = torch.rand(1, 3, 14, 14, generator=torch.Generator().manual_seed(0))
+    smooth = F.interpolate(blots, (CROP, CROP), mode="bicubic", align_corners=False)[0]
+    return (smooth.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def read_cropped(path: str | Path) -> Tensor:
+    """Read an image as RGB, uint8 (3, 224, 224): its shorter side resized to 256 pixels, and the centre of that.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as :func:`read_image`.
+    """
+    return transforms.center_crop(transforms.resize(read_image(path), [RESIZE], antialias=True), [CROP, CROP])
+
+
+def _fit_line(x: Tensor, y: Tensor) -> tuple[float, float, float]:
+    """Return slope and offset of the line that fits best, and which share of the variance of ``y`` it leaves."""
+    dx, dy = x - x.mean(), y - y.mean()
+    slope = (dx @ dy / (dx @ dx)).item()
+    rest = dy - slope * dx
+    return slope, (y.mean() - slope * x.mean()).item(), (rest @ rest / (dy @ dy).clamp(min=1e-12)).item()
+
+
+def _close(found: tuple[float, ...], wanted: tuple[float, ...]) -> bool:
+    return all(abs(a - b) < _TOLERANCE for a, b in zip(found, wanted, strict=True))
+
+
+def _text(values: tuple[float, ...]) -> str:
+    return "[" + ", ".join(f"{value:.3f}" for value in values) + "]"
+
+
+@dataclass(frozen=True)
+class TrunkComparison:
     """Outcome of :func:`compare`.
 
     Attributes:
-        compared: ``"logits"``, or the feature map that both share.
         difference: the largest, relative to the largest output of the plain classifier.
         causes: what explains a difference above ``TOLERANCE``; empty below it.
     """
 
-    compared: str
     difference: float
     causes: tuple[str, ...]
 
@@ -100,7 +204,7 @@ def comparable_output(grafted: Trunk) -> str | None:
 @torch.inference_mode()
 def compare(
     parts: DetectorParts, plain: Trunk, grafted: Trunk, output: str, image: Tensor, weights: Weights
-) -> Comparison:
+) -> TrunkComparison:
     """Run one image through both.
 
     Args:
@@ -118,20 +222,19 @@ def compare(
     wanted = _run(plain, expected, output)
     difference = relative_difference(_run(grafted, prepared, output), wanted)
     if difference < TOLERANCE:
-        return Comparison(output, difference, ())
-    causes = _input_causes(parts.prepare, weights.input_format)
+        return TrunkComparison(difference, ())
+    measured = measure_input(parts.prepare)
+    causes = measured.differences(weights.input_format) if measured else [UNMEASURABLE]
     found = _run(grafted, expected, output)
     if relative_difference(found, wanted) >= TOLERANCE:
         causes.append(_network_cause(found, expected, output, weights))
-    return Comparison(output, difference, tuple(causes))
+    return TrunkComparison(difference, tuple(causes))
 
 
 @torch.inference_mode()
 def top5(model: Trunk, prepared: Tensor) -> list[dict[str, Any]]:
     """Return the five likeliest classes: ``[{"class": name, "probability": 0..1}, ...]``."""
-    logits = model(prepared)
-    if not isinstance(logits, Tensor):
-        raise ValueError(f"{model.arch} has no classifier")
+    logits = _run(model, prepared, LOGITS)
     probabilities, classes = logits.softmax(dim=1)[0].topk(min(5, logits.shape[1]))
     names = ResNet18_Weights.IMAGENET1K_V1.meta["categories"] if logits.shape[1] == IMAGENET_CLASSES else None
     return [
@@ -158,13 +261,6 @@ def _is_dilated(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.dilation != (1, 1)
 
 
-def _input_causes(prepare: Callable[[Tensor], Tensor], wanted: InputFormat) -> list[str]:
-    measured = measure_input(prepare)
-    if measured is None:
-        return ["the detector's pre-processing is not (image - mean) / std, channel by channel"]
-    return measured.differences(wanted)
-
-
 def _network_cause(found: Tensor, expected: Tensor, output: str, weights: Weights) -> str:
     """Name what makes the detector's network differ from the plain one on the same input."""
     if has_bottlenecks(str(weights.arch)) and weights.stride_in_1x1 is not None:
@@ -173,10 +269,6 @@ def _network_cause(found: Tensor, expected: Tensor, output: str, weights: Weight
         if relative_difference(found, _run(other, expected, output)) < TOLERANCE:
             return f"the stride sits elsewhere in the bottlenecks: write MODEL.RESNETS.STRIDE_IN_1X1: {not place}"
     return "the network itself computes something else: its tensors, norms or layers are not those of the file"
-
-
-GENERATED = "a generated picture"
-_COUNTER = ".num_batches_tracked"
 
 
 def classify_by_detector(section: Section, parts: DetectorParts, checkpoint: Checkpoint, images: Sequence[str]) -> None:
@@ -239,7 +331,7 @@ def classify_alone(loading: Section, section: Section, checkpoint: Checkpoint, i
         loading.wrong(str(error))
         section.reason = "the network is not whole"
         return
-    num_loaded = sum(not name.endswith(_COUNTER) for name in plain.state_dict())
+    num_loaded = sum(not name.endswith(COUNTER) for name in plain.state_dict())
     loading.ok(f"all {num_loaded} tensors of {plain.arch} are there")
     if not weights.num_classes:
         section.reason = "the file has no classifier" + (", as detectors have none" * (checkpoint.kind == DETECTOR))

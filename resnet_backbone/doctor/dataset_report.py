@@ -1,17 +1,13 @@
-"""All checks of the data sets of a config without a run, as text, JSON and an HTML page with pictures."""
+"""The report of tools/check_dataset.py: all checks of a config's data sets, as text, JSON and HTML with pictures."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import jinja2
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
@@ -26,10 +22,10 @@ from resnet_backbone.data.images.checks import compare_images
 from resnet_backbone.data.images.files import ImageFiles, find_missing_images
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.files.atomic import write_text
-from resnet_backbone.metrics.coco import IouType
+from resnet_backbone.metrics.coco import IouType, doubtful_areas
 from resnet_backbone.metrics.coco_input import read_ground_truth
-from resnet_backbone.metrics.doubts import doubtful_areas
 from resnet_backbone.metrics.drawing import draw_objects, tinted
+from resnet_backbone.metrics.page import render_page
 
 _REFUSED = (ValueError, TypeError, OSError)
 _IOU_TYPES: tuple[IouType, ...] = ("bbox", "segm")
@@ -179,8 +175,6 @@ def _files(checked: Checked, folder: Path) -> ImageFiles:
 
 
 LONG_SIDE = 360  # pixels, of a picture
-JPEG_QUALITY = 82
-_LOOK = "resnet_backbone.compare"  # its page.css is that of all pages
 _BADGES = {"stop": "bad", "drop": "warning", "fix": "warning", "keep": "quiet"}
 _WORDS = {"stop": "stops", "drop": "left out", "fix": "repaired", "keep": "kept"}
 
@@ -190,9 +184,7 @@ class Photo:
     """A picture of an example, or why there is none."""
 
     caption: str
-    uri: str = ""
-    width: int = 0
-    height: int = 0
+    picture: Image.Image | None = None
 
 
 @dataclass(frozen=True)
@@ -215,24 +207,15 @@ class Entry:
     lines: list[str]  # examples without a picture
 
 
-def render_page(verdict: str, sets: Sequence[tuple[str, CheckedSet, Sequence[Finding]]]) -> str:
+def dataset_page(verdict: str, sets: Sequence[tuple[str, CheckedSet, Sequence[Finding]]]) -> str:
     """Return the page as HTML; everything that comes from the data is escaped.
 
     Args:
         verdict: the heading.
         sets: a line about each data set, the set, and its findings in order.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.DictLoader({"page": (files(__package__) / "dataset_page.html.j2").read_text(encoding="utf-8")}),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     parts = [(line, one, [_entry(finding, one) for finding in found]) for line, one, found in sets]
-    return environment.get_template("page").render(
-        style=(files(_LOOK) / "page.css").read_text(encoding="utf-8"), verdict=verdict, sets=parts
-    )
+    return render_page(__package__, "dataset_page.html.j2", verdict=verdict, sets=parts)
 
 
 def _entry(finding: Finding, one: CheckedSet) -> Entry:
@@ -289,13 +272,7 @@ def _photo(path: Path, size: tuple[int, int] | None, marks: _Marks, caption: str
         return Photo(caption if str(error) in caption else f"{caption}. No picture: {error}")
     picture = tinted(pixels, None, marks.labels)
     drawn = draw_objects(picture, marks.corners, marks.labels, marks.texts, LONG_SIDE / max(picture.size))
-    return Photo(caption, _jpeg_uri(drawn), drawn.width, drawn.height)
-
-
-def _jpeg_uri(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, format="JPEG", quality=JPEG_QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    return Photo(caption, drawn)
 
 
 _LABELS = {"stop": "STOPS", "drop": "drops", "fix": "repairs", "keep": "keeps"}
@@ -345,7 +322,7 @@ class DatasetReport:
         write_text(folder / "report.txt", self.text() + "\n")
         write_text(folder / "report.json", json.dumps(self.to_dict(), indent=2) + "\n")
         sets = [(described(one), one, by_weight(one.findings)) for one in self.sets]
-        write_text(folder / "index.html", render_page(self.verdict(), sets))
+        write_text(folder / "index.html", dataset_page(self.verdict(), sets))
 
 
 def described(one: CheckedSet) -> str:

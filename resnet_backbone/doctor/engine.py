@@ -1,4 +1,4 @@
-"""What an engine shows of itself and of the detectors it builds, so that the checks need not know which it is."""
+"""The interface through which the checks look at an engine (Detectron2 or torchvision) and the detectors it builds."""
 
 from __future__ import annotations
 

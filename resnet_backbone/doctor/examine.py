@@ -1,7 +1,4 @@
-"""The examination of a config on an engine, or of a checkpoint alone: versions, weights, input, data.
-
-detector's.
-"""
+"""The examination of a config on an engine, or of a checkpoint alone: versions, weights, input, data."""
 
 from __future__ import annotations
 
@@ -17,10 +14,9 @@ from fvcore.common.config import CfgNode
 from resnet_backbone.config.merge import value_of
 from resnet_backbone.config.weights_input import fit_input, input_of, refuse_unknown_input, required_by, required_input
 from resnet_backbone.data.catalog import check_same_classes
-from resnet_backbone.doctor.checkpoint import CLASSIFIER, DETECTOR, Checkpoint, config_lines, read_checkpoint
-from resnet_backbone.doctor.classification import classify_alone, classify_by_detector
+from resnet_backbone.doctor.checkpoint import CLASSIFIER, COUNTER, DETECTOR, Checkpoint, config_lines, read_checkpoint
+from resnet_backbone.doctor.classification import UNMEASURABLE, classify_alone, classify_by_detector, measure_input
 from resnet_backbone.doctor.engine import DetectorParts, Engine
-from resnet_backbone.doctor.pixels import measure_input
 from resnet_backbone.doctor.report import NOT_RUN, WRONG, Report, Section
 from resnet_backbone.models.registry import list_models
 from resnet_backbone.version import __version__
@@ -28,6 +24,7 @@ from resnet_backbone.weights import WeightsError, load_weights
 from resnet_backbone.weights.architecture import candidate_archs, has_bottlenecks
 from resnet_backbone.weights.errors import SHOWN_NAMES, shorten
 
+_REFUSED = (ValueError, TypeError, OSError)
 _FIRST_MINOR = 15  # torchvision 0.15 belongs to torch 2.0, 0.16 to 2.1, and so on
 
 
@@ -76,11 +73,8 @@ def torchvision_minor_of(torch_version: str) -> int | None:
     return _FIRST_MINOR + int(minor) if major == "2" and minor.isdigit() else None
 
 
-_COUNTER = ".num_batches_tracked"
-
-
 def check_tensors(section: Section, parts: DetectorParts, checkpoint: Checkpoint, *, strict: bool) -> None:
-    """Load the file anew into a copy of the trunk, and compare the detector with that, tensor by tensor.
+    """Load the file again into a copy of the trunk, and compare the detector with that, tensor by tensor.
 
     Args:
         section: gets the report of the loading and the findings.
@@ -98,12 +92,12 @@ def check_tensors(section: Section, parts: DetectorParts, checkpoint: Checkpoint
         (section.wrong if strict else section.warning)(str(error))
         return
     section.facts["load"] = report.to_dict()
-    expected = {name: tensor for name, tensor in anew.state_dict().items() if not name.endswith(_COUNTER)}
+    expected = {name: tensor for name, tensor in anew.state_dict().items() if not name.endswith(COUNTER)}
     found = parts.trunk.state_dict()
     for part, module in parts.head_parts.items():
         for name, tensor in module.state_dict().items():
             full_name = f"{part}.{name}"
-            if full_name in weights.state_dict and not name.endswith(_COUNTER):
+            if full_name in weights.state_dict and not name.endswith(COUNTER):
                 expected[full_name] = weights.state_dict[full_name]
                 found[full_name] = tensor
     differ = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
@@ -115,7 +109,7 @@ def check_tensors(section: Section, parts: DetectorParts, checkpoint: Checkpoint
     if checkpoint.kind == DETECTOR:  # the rest of the file is the rest of the detector
         return
     for why, names in report.ignored.items():
-        unused = [name for name in names if name not in expected and not name.endswith(_COUNTER)]
+        unused = [name for name in names if name not in expected and not name.endswith(COUNTER)]
         if unused:
             section.ok(f"{len(unused)} tensors of the file are not used: {why}")
 
@@ -144,7 +138,7 @@ def check_datasets(section: Section, engine: Engine, cfg: CfgNode) -> tuple[str,
                     found = engine.open_dataset(name, cfg, training=training)
                 class_names = found if class_names is None else class_names
                 check_same_classes(name, found, class_names)
-            except (ValueError, TypeError, OSError) as error:
+            except _REFUSED as error:
                 section.wrong(str(error))
                 continue
             use = "trains on it" if training else "scores with it"
@@ -184,7 +178,6 @@ def _described(class_names: Sequence[str]) -> str:
     return f"the classes {list(class_names[:SHOWN_NAMES])}{more}" if class_names else "no classes of things"
 
 
-_REFUSED = (ValueError, TypeError, OSError)
 _OUR_BUILDERS = "build_imagenet_"  # how their names begin
 _MODEL_KEY = "MODEL.RESNET_BACKBONE.ARCH"
 
@@ -395,7 +388,7 @@ def _check_measured(section: Section, parts: DetectorParts, checkpoint: Checkpoi
     """Compare what the built detector does to pixels with what the weights need."""
     measured = measure_input(parts.prepare)
     if measured is None:
-        section.wrong("the detector's pre-processing is not (image - mean) / std, channel by channel")
+        section.wrong(UNMEASURABLE)
         return
     section.facts["measured"] = {
         "channel_order": measured.channel_order,

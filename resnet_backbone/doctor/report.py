@@ -1,4 +1,4 @@
-"""What was found, section by section, as text and as JSON."""
+"""The report of tools/doctor.py: findings by section, as text and as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detectors of the torchvision engine as what can be exported: for one image, so that torch.export can follow them."""
+"""Preparing detectors of the torchvision engine for export: rewritten for one image, so that they can be traced."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from resnet_backbone.data.transforms import test_transforms
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.engine.improvements.settings import is_improved
 from resnet_backbone.engine.run_folder import engine_of
-from resnet_backbone.export.compare import Agreement, compare_detections
-from resnet_backbone.export.subject import ExportedFile, Facts, Subject
+from resnet_backbone.export.exportable import Agreement, Exportable, ExportedFile, Facts, compare_detections
 from resnet_backbone.models.layers import fold_norms
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained
 from resnet_backbone.torchvision_plugin.config import load_config
@@ -209,7 +208,7 @@ def load_plain(config_file: str | Path, overrides: Sequence[str]) -> CfgNode:
     return cfg
 
 
-def detector_subject(cfg: CfgNode, images: Sequence[Path] = ()) -> Subject:
+def exportable_detector(cfg: CfgNode, images: Sequence[Path] = ()) -> Exportable:
     """Build a trained detector.
 
     Args:
@@ -221,12 +220,12 @@ def detector_subject(cfg: CfgNode, images: Sequence[Path] = ()) -> Subject:
         OSError: an image cannot be read.
     """
     cfg, detector, class_names = load_trained(cfg)
-    return subject_of(cfg, detector.eval(), class_names, [_resized(cfg, read_image(path)) for path in images])
+    return exportable_of(cfg, detector.eval(), class_names, [_resized(cfg, read_image(path)) for path in images])
 
 
-def subject_of(
+def exportable_of(
     cfg: CfgNode, detector: Detector | RetinaNet, class_names: Sequence[str], images: Sequence[Tensor] = ()
-) -> Subject:
+) -> Exportable:
     """Describe a detector in eval mode; it stays as it is, the norms of what is exported are folded."""
     folded = copy.deepcopy(detector)
     fold_norms(folded)
@@ -242,7 +241,7 @@ def subject_of(
         return _check(cfg, detector, list(facts.outputs), to_compare, file)
 
     facts = _facts(cfg, class_names, _scoring_part(detector).score_thresh, 2 * stride)
-    return Subject(
+    return Exportable(
         module=module.eval(),
         input_name="image",
         example=torch.zeros(3, 2 * stride + 11, 3 * stride - 21, dtype=torch.uint8),

@@ -1,24 +1,26 @@
-"""From a subject to a file that is known to agree with it."""
+"""Writing a network as ONNX or torch.export's .pt2, and reading the file back to see that it agrees with PyTorch."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torchvision  # noqa: F401  (the operators that the translation table names)
+from torch import Tensor
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
-from resnet_backbone.export import formats as onnx_file
-from resnet_backbone.export import formats as torch_file
-from resnet_backbone.export.compare import Agreement
-from resnet_backbone.export.subject import ExportedFile, Subject
+from resnet_backbone.export.exportable import FACTS_KEY, Agreement, Exportable, ExportedFile
 from resnet_backbone.files.atomic import replacing
 
 _TESTED = "2.14"  # of torch
+_FACTS_FILE = f"{FACTS_KEY}.json"  # in a .pt2
 
 
 class Format(NamedTuple):
@@ -26,17 +28,9 @@ class Format(NamedTuple):
 
     suffix: str
     requirements: tuple[str, ...]
-    write: Callable[[ExportedProgram, Subject, Path], None]
+    write: Callable[[ExportedProgram, Exportable, Path], None]
     read: Callable[[Path], ExportedFile]
     facts: Callable[[Path], str]
-
-
-FORMATS = {
-    "onnx": Format(
-        ".onnx", onnx_file.REQUIREMENTS, onnx_file.write_onnx, onnx_file.OnnxFile, onnx_file.read_onnx_facts
-    ),
-    "torch": Format(".pt2", (), torch_file.write_torch, torch_file.TorchFile, torch_file.read_torch_facts),
-}
 
 
 def check_destination(path: Path, format_name: str) -> None:
@@ -60,21 +54,21 @@ def check_destination(path: Path, format_name: str) -> None:
         )
 
 
-def capture(subject: Subject) -> ExportedProgram:
+def capture(exportable: Exportable) -> ExportedProgram:
     """Trace a network with :func:`torch.export.export`.
 
     Raises:
         ValueError: this release of torch cannot follow it, or fixes a size that should vary.
     """
-    shapes = (dict.fromkeys(subject.axes, Dim.DYNAMIC),)
+    shapes = (dict.fromkeys(exportable.axes, Dim.DYNAMIC),)
     with torch.no_grad(), _quiet():
         try:
-            return torch.export.export(subject.module, (subject.example,), dynamic_shapes=shapes)
+            return torch.export.export(exportable.module, (exportable.example,), dynamic_shapes=shapes)
         except RuntimeError as error:
             raise _failed("torch.export", error) from error
 
 
-def write(program: ExportedProgram, subject: Subject, path: Path, format_name: str) -> Agreement:
+def write(program: ExportedProgram, exportable: Exportable, path: Path, format_name: str) -> Agreement:
     """Write a program, read the file back, run it and compare; the file appears under its name only when it agrees.
 
     Raises:
@@ -86,11 +80,11 @@ def write(program: ExportedProgram, subject: Subject, path: Path, format_name: s
     with replacing(path, "exporting") as part:
         with _quiet():
             try:
-                form.write(program, subject, part)
+                form.write(program, exportable, part)
             except RuntimeError as error:
                 raise _failed(f"writing format {format_name}", error) from error
         try:
-            agreement = subject.check(form.read(part))
+            agreement = exportable.check(form.read(part))
         except (RuntimeError, AssertionError) as error:  # of a guard, or an operator that the runtime lacks
             raise _failed(f"{path} was not written: running what was exported", error) from error
         problems = agreement.problems()
@@ -99,10 +93,10 @@ def write(program: ExportedProgram, subject: Subject, path: Path, format_name: s
     return agreement
 
 
-def export(subject: Subject, path: Path, format_name: str) -> Agreement:
+def export(exportable: Exportable, path: Path, format_name: str) -> Agreement:
     """Do both of :func:`capture` and :func:`write`."""
     check_destination(path, format_name)
-    return write(capture(subject), subject, path, format_name)
+    return write(capture(exportable), exportable, path, format_name)
 
 
 @contextmanager
@@ -116,3 +110,145 @@ def _quiet() -> Iterator[None]:
 def _failed(step: str, error: Exception) -> ValueError:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ValueError(f"{step} failed with torch {torch.__version__} (tested with {_TESTED}): {first}")
+
+
+def write_onnx(program: ExportedProgram, exportable: Exportable, path: Path) -> None:
+    """Write one file, weights included.
+
+    Raises:
+        RuntimeError: torch's exporter does not know an operator.
+        ValueError: the weights are too large for one file, which ONNX limits to 2 GiB.
+    """
+    exported: Any = torch.onnx.export(
+        program,
+        dynamo=True,
+        input_names=[exportable.input_name],
+        output_names=list(exportable.facts.outputs),
+        custom_translation_table={torch.ops.torchvision.roi_pool.default: _roi_pool},
+        verbose=False,
+    )
+    model = exported.model_proto
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if size >= 2**31:
+        raise ValueError(f"the weights have {size / 2**30:.1f} GiB, and an ONNX file holds 2; write --format torch")
+    _name_axes(model.graph, exportable)
+    _forget_origin(model.graph)
+    model.metadata_props.add(key=FACTS_KEY, value=exportable.facts.to_json())
+    path.write_bytes(model.SerializeToString())
+
+
+def _roi_pool(features: Any, rois: Any, spatial_scale: float, pooled_height: int, pooled_width: int) -> Any:
+    """RoIPool, in ONNX MaxRoiPool. Its second output, which cell was the largest, is for training."""
+    from onnxscript import opset18 as op
+
+    pooled = op.MaxRoiPool(features, rois, pooled_shape=(pooled_height, pooled_width), spatial_scale=spatial_scale)
+    return pooled, op.Cast(pooled, to=6)  # int32
+
+
+def _name_axes(graph: Any, exportable: Exportable) -> None:
+    """Give the sizes that vary their names, instead of torch's s0, wherever they stand."""
+    shape = graph.input[0].type.tensor_type.shape
+    names = {shape.dim[axis].dim_param: name for axis, name in exportable.axes.items()}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), dim.dim_param)
+    for value in graph.output:
+        for axis, name in exportable.output_axes.items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+
+
+def _forget_origin(graph: Any) -> None:
+    """Drop where in which source file every operation comes from."""
+    parts: Iterable[Any] = (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph)
+    for part in parts:
+        del part.metadata_props[:]
+
+
+class OnnxFile:
+    """See :class:`~resnet_backbone.export.exportable.ExportedFile`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._session = _session(str(path))
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        (given,) = self._session.get_inputs()
+        with _as_runtime_errors():
+            values = self._session.run(None, {given.name: images.numpy()})
+        return tuple(torch.from_numpy(value) for value in values)
+
+    def set_score_threshold(self, threshold: float) -> None:
+        import onnx
+
+        model = onnx.load(str(self._path))
+        (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == "score_threshold")
+        tensor.raw_data = torch.tensor(threshold).numpy().tobytes()
+        self._session = _session(model.SerializeToString())
+
+
+def _session(model: str | bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with _as_runtime_errors():
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def _as_runtime_errors() -> Iterator[None]:
+    """ONNX Runtime's errors have no base but Exception."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    known = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.NotImplemented, errors.RuntimeException)
+    try:
+        yield
+    except known as error:
+        raise RuntimeError(str(error)) from error
+
+
+def read_onnx_facts(path: Path) -> str:
+    """Return the JSON of :class:`~resnet_backbone.export.exportable.Facts` in a file."""
+    import onnx
+
+    model = onnx.load(str(path))
+    return {entry.key: entry.value for entry in model.metadata_props}[FACTS_KEY]
+
+
+def write_torch(program: ExportedProgram, exportable: Exportable, path: Path) -> None:
+    """Write what ``torch.export.load`` reads, after ``import torchvision`` for a detector."""
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # the paths of this machine's source files
+    with path.open("wb") as file:
+        torch.export.save(program, file, extra_files={_FACTS_FILE: exportable.facts.to_json()})
+
+
+class TorchFile:
+    """See :class:`~resnet_backbone.export.exportable.ExportedFile`."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._module = torch.export.load(file).module()
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self._module(images))
+
+    def set_score_threshold(self, threshold: float) -> None:
+        self._module.get_buffer("score_threshold").fill_(threshold)
+
+
+def read_torch_facts(path: Path) -> str:
+    """Return the JSON of :class:`~resnet_backbone.export.exportable.Facts` in a file."""
+    files = {_FACTS_FILE: ""}
+    with path.open("rb") as file:
+        torch.export.load(file, extra_files=files)
+    return files[_FACTS_FILE]
+
+
+FORMATS = {
+    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), write_onnx, OnnxFile, read_onnx_facts),
+    "torch": Format(".pt2", (), write_torch, TorchFile, read_torch_facts),
+}

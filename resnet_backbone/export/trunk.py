@@ -1,4 +1,4 @@
-"""Classifiers and trunks as what can be exported."""
+"""Preparing classifiers and backbones for export."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from resnet_backbone.export.compare import Agreement, compare_tensors
-from resnet_backbone.export.subject import ExportedFile, Facts, Subject
+from resnet_backbone.export.exportable import Agreement, Exportable, ExportedFile, Facts, compare_tensors
 from resnet_backbone.models.layers import fold_norms
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
@@ -32,7 +31,7 @@ class TensorsOfTrunk(nn.Module):
         return (self.model(images),)
 
 
-def trunk_subject(source: str | Path, arch: str | None, out_features: Sequence[str] | None) -> Subject:
+def exportable_trunk(source: str | Path, arch: str | None, out_features: Sequence[str] | None) -> Exportable:
     """Read weights, and build the classifier, or the trunk, that they are of.
 
     Args:
@@ -54,10 +53,10 @@ def trunk_subject(source: str | Path, arch: str | None, out_features: Sequence[s
         raise WeightsError(f"{source} holds no classifier: name the feature maps to export, --out-features")
     num_classes = None if out_features is None else 0
     model = create_model(arch, weights=weights, num_classes=num_classes, out_features=out_features).eval()
-    return subject_of(model, weights, weights.input_format)
+    return exportable_of(model, weights, weights.input_format)
 
 
-def subject_of(model: Trunk, weights: Weights, pixels: InputFormat) -> Subject:
+def exportable_of(model: Trunk, weights: Weights, pixels: InputFormat) -> Exportable:
     """Describe a network in eval mode; ``model`` stays as it is, the norms of what is exported are folded."""
     folded = copy.deepcopy(model)
     fold_norms(folded)
@@ -100,7 +99,7 @@ def subject_of(model: Trunk, weights: Weights, pixels: InputFormat) -> Subject:
             compare_tensors(agreement, expected, dict(zip(outputs, file(images), strict=True)))
         return agreement
 
-    return Subject(
+    return Exportable(
         module=TensorsOfTrunk(folded),
         input_name="images",
         example=torch.zeros(2, model.in_channels, 3 * stride + 11, 4 * stride + 5),

@@ -1,4 +1,4 @@
-"""How far a figure, or the gain of a run, would move if other images had been tested: the paired bootstrap."""
+"""Confidence intervals of figures and gains, by the paired bootstrap over the test images."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Gain:
+class GainInterval:
     """What a run gains over the first one in one figure, both on the same resampled images."""
 
     difference: Interval  # in points of percent: 27.2 over 21.2 is 6.0
     relative: Interval  # in percent of the first run's figure: 27.2 over 21.2 is 28.3; nan where that figure is 0
-    not_better: float  # share of the resamples, 0 to 1, in which the difference is 0 or less; nan where there is none
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class RunIntervals:
     """One run's figures, and what it gains over the first run; the keys are those of Matches.metrics."""
 
     figures: Mapping[str, Interval]  # percent
-    gains: Mapping[str, Gain]  # empty for the first run itself
+    gains: Mapping[str, GainInterval]  # empty for the first run itself
 
 
 @dataclass(frozen=True)
@@ -98,13 +97,11 @@ def _resample(matches: Sequence[Matches], samples: int, rng: np.random.Generator
     return [{name: np.concatenate([some[name] for some in part]) for name in part[0]} for part in parts]
 
 
-def _gain(value: float, base: float, draws: np.ndarray, base_draws: np.ndarray, tails: np.ndarray) -> Gain:
+def _gain(value: float, base: float, draws: np.ndarray, base_draws: np.ndarray, tails: np.ndarray) -> GainInterval:
     difference = draws - base_draws
-    known = difference[~np.isnan(difference)]
-    return Gain(
+    return GainInterval(
         difference=_interval(value - base, difference, tails),
         relative=_interval(float(_percent_of(value - base, base)), _percent_of(difference, base_draws), tails),
-        not_better=float(np.mean(known <= 0)) if known.size else float("nan"),
     )
 
 

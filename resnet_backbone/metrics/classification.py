@@ -1,4 +1,4 @@
-"""How often a classifier is wrong: top-1 and top-5 error with their intervals, and the loss."""
+"""Top-1 and top-5 error of a classifier with their confidence intervals, and its loss."""
 
 from __future__ import annotations
 

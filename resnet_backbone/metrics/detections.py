@@ -1,4 +1,4 @@
-"""What a detector finds in one image, and what finds it: both engines' predictors look the same from outside."""
+"""The detections of one image, the interface of both engines' predictors, and drawing what they find."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from resnet_backbone.metrics.drawing import (
     check_masks,
     draw_objects,
     readable_zoom,
+    texts_of,
     tinted,
 )
 from resnet_backbone.metrics.results import encode_masks
@@ -41,7 +42,7 @@ class Detections:
     def to_dict(self, class_names: Sequence[str]) -> dict[str, list[Any]]:
         """Return ``{"boxes": [[x0, y0, x1, y1], ...], "labels": [name, ...], "scores": [...]}`` in plain values.
 
-        With masks also ``"masks"``, COCO's compressed run lengths.
+        With masks also ``"masks"``, COCO's compressed RLE.
         """
         found: dict[str, list[Any]] = {
             "boxes": self.boxes.tolist(),
@@ -90,10 +91,7 @@ def draw_detections(
     check_image(image)
     check_boxes(found.boxes, found.labels, len(class_names), "detections")
     check_masks(found.masks, found.labels, image, "detections")
-    texts = [
-        f"{class_names[label]} {score:.2f}"
-        for label, score in zip(found.labels.tolist(), found.scores.tolist(), strict=True)
-    ]
+    texts = texts_of(class_names, found.labels, found.scores)
     picture = tinted(image, found.masks, found.labels)
     zoom = readable_zoom(picture.size)
     if max_size is not None:

@@ -220,32 +220,15 @@ def evenly_spaced(items: Sequence[T]) -> Sequence[T]:
     return [items[i * (len(items) - 1) // max(count - 1, 1)] for i in range(count)]
 
 
-def draw_pair(
-    image: Tensor,
-    gt_boxes: Tensor,
-    gt_labels: Tensor,
-    boxes: Tensor,
-    labels: Tensor,
-    scores: Tensor,
-    class_names: Sequence[str],
-    score_threshold: float = PICTURE_SCORE,
-    gt_masks: Tensor | None = None,
-    masks: Tensor | None = None,
-) -> Tensor:
+def draw_pair(sample: Sample, class_names: Sequence[str]) -> Tensor:
     """Draw the ground truth on the left and the detections on the right, each under a line that says which it is.
 
+    Detections with a score below ``PICTURE_SCORE`` are not drawn.
+
     Args:
-        image: uint8, (3, H, W), RGB. A small one is enlarged.
-        gt_boxes: (N, 4), x0 y0 x1 y1 in pixels; what lies outside the image is cut off.
-        gt_labels: integer, (N,), an index into `class_names`.
-        boxes: (M, 4), as `gt_boxes`.
-        labels: integer, (M,).
-        scores: (M,), 0 to 1; drawn with two decimals.
-        class_names: the K classes. A class has the same color in every picture. PIL's own font draws
-            them; it has Latin letters only.
-        score_threshold: detections with a lower score are not drawn.
-        gt_masks: bool, (N, H, W); tints what the objects cover. None draws boxes alone.
-        masks: bool, (M, H, W), as `gt_masks`.
+        sample: a small image is enlarged; what of a box lies outside the image is cut off.
+        class_names: the K classes. A class has the same color in every picture. PIL's own font draws them; it has Latin
+            letters only.
 
     Returns:
         uint8, (3, H', W'), RGB.
@@ -254,35 +237,33 @@ def draw_pair(
         ValueError: the image is not uint8 of shape (3, H, W), shapes do not fit each other, a box is not finite, or a
             label has no class name.
     """
+    image, labels, scores = sample.image, sample.labels, sample.scores
     check_image(image)
-    check_boxes(gt_boxes, gt_labels, len(class_names), "ground truth")
-    check_boxes(boxes, labels, len(class_names), "detections")
+    check_boxes(sample.gt_boxes, sample.gt_labels, len(class_names), "ground truth")
+    check_boxes(sample.boxes, labels, len(class_names), "detections")
     if scores.shape != labels.shape:
         raise ValueError(
             f"expected one score for each of the {len(labels)} detections, got shape {tuple(scores.shape)}"
         )
-
-    check_masks(gt_masks, gt_labels, image, "ground truth")
-    check_masks(masks, labels, image, "detections")
+    check_masks(sample.gt_masks, sample.gt_labels, image, "ground truth")
+    check_masks(sample.masks, labels, image, "detections")
 
     best_first = scores.argsort(descending=True, stable=True)
-    shown = best_first[scores[best_first] >= score_threshold]
+    shown = best_first[scores[best_first] >= PICTURE_SCORE]
+    count = len(sample.gt_boxes)
     left = draw_panel(
-        tinted(image, gt_masks, gt_labels),
-        f"Ground truth: {_count(len(gt_boxes), 'object')}",
-        gt_boxes,
-        gt_labels,
-        [class_names[label] for label in gt_labels.tolist()],
+        tinted(image, sample.gt_masks, sample.gt_labels),
+        f"Ground truth: {count} object{'s' * (count != 1)}",
+        sample.gt_boxes,
+        sample.gt_labels,
+        [class_names[label] for label in sample.gt_labels.tolist()],
     )
     right = draw_panel(
-        tinted(image, None if masks is None else masks[shown], labels[shown]),
-        f"Predictions: {len(shown)} with score {score_threshold:.2f} or more",
-        boxes[shown],
+        tinted(image, None if sample.masks is None else sample.masks[shown], labels[shown]),
+        f"Predictions: {len(shown)} with score {PICTURE_SCORE:.2f} or more",
+        sample.boxes[shown],
         labels[shown],
-        [
-            f"{class_names[k]} {score:.2f}"
-            for k, score in zip(labels[shown].tolist(), scores[shown].tolist(), strict=True)
-        ],
+        texts_of(class_names, labels[shown], scores[shown]),
     )
     pair = Image.new("RGB", (left.width + GAP + right.width, left.height), PAPER)
     pair.paste(left, (0, 0))
@@ -290,9 +271,12 @@ def draw_pair(
     return torch.from_numpy(np.array(pair)).permute(2, 0, 1).contiguous()
 
 
-def save_comparison_pictures(
-    folder: Path, samples: Sequence[Sample], class_names: Sequence[str], score_threshold: float = PICTURE_SCORE
-) -> list[Path]:
+def texts_of(class_names: Sequence[str], labels: Tensor, scores: Tensor) -> list[str]:
+    """Return ``cat 0.93``, the class and score of each of N detections."""
+    return [f"{class_names[label]} {score:.2f}" for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
+
+
+def save_comparison_pictures(folder: Path, samples: Sequence[Sample], class_names: Sequence[str]) -> list[Path]:
     """Write one PNG for every sample, as :func:`draw_pair` draws it, and ``grid.png`` with the first twelve.
 
     Returns:
@@ -306,18 +290,7 @@ def save_comparison_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     paths, cells = [], []
     for index, sample in enumerate(samples):
-        drawn = draw_pair(
-            sample.image,
-            sample.gt_boxes,
-            sample.gt_labels,
-            sample.boxes,
-            sample.labels,
-            sample.scores,
-            class_names,
-            score_threshold,
-            sample.gt_masks,
-            sample.masks,
-        )
+        drawn = draw_pair(sample, class_names)
         pair = Image.fromarray(drawn.permute(1, 2, 0).numpy())
         path = folder / f"{index:03d}_{re.sub('[^A-Za-z0-9_-]+', '_', Path(sample.name).stem)}.png"
         pair.save(path)
@@ -328,7 +301,3 @@ def save_comparison_pictures(
     tile(cells).save(grid_path)
     logger.info("wrote %d pictures and grid.png to %s", len(paths), folder)
     return [*paths, grid_path]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,4 +1,4 @@
-"""What kinds of mistakes a detector makes, and how much AP each kind costs, in the terms of TIDE."""
+"""Types of detection errors (classification, localisation, duplicate, ...) and the AP each costs, as in TIDE."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resnet_backbone.metrics.matching import area_under_curve, assign, best_firs
 
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KINDS))
-HIT = -1  # beside the numbers of the kinds
+TRUE_POSITIVE = -1  # beside the numbers of the kinds
 NONE = -1  # no class, no object
 
 
@@ -23,7 +23,7 @@ NONE = -1  # no class, no object
 class ErrorBreakdown:
     """How often each of KINDS happens and what it costs. The costs do not add up to what is lost.
 
-    The first five kinds count false alarms by the class that was claimed, "missed" counts objects by their own class.
+    The first five kinds count false positives by the class that was claimed, "missed" counts objects by their own.
     """
 
     iou: float
@@ -37,22 +37,22 @@ class ErrorBreakdown:
 
 
 @dataclass(frozen=True)
-class _Detections:
-    """Hits and false alarms in columns, (N,); of equal scores the earlier one counts first. Classes go from 0."""
+class _Judged:
+    """True and false positives in columns, (N,); of equal scores the earlier one counts first. Classes go from 0."""
 
     classes: np.ndarray  # integer
     scores: np.ndarray  # float
-    kinds: np.ndarray  # integer: HIT, or a place in KINDS
+    kinds: np.ndarray  # integer: TRUE_POSITIVE, or a place in KINDS
     mended: np.ndarray  # integer: the class in which it becomes a hit once its kind is mended, or NONE: it is left out
 
-    def mend(self, kind: int) -> _Detections:
+    def mend(self, kind: int) -> _Judged:
         wrong = self.kinds == kind
         becomes_hit = wrong & (self.mended != NONE)
         stays = ~wrong | becomes_hit
-        return _Detections(
+        return _Judged(
             classes=np.where(becomes_hit, self.mended, self.classes)[stays],
             scores=self.scores[stays],
-            kinds=np.where(becomes_hit, HIT, self.kinds)[stays],
+            kinds=np.where(becomes_hit, TRUE_POSITIVE, self.kinds)[stays],
             mended=self.mended[stays],
         )
 
@@ -112,7 +112,7 @@ def error_breakdown(
         scores = np.array([result["score"] for result in found], float)
         same_class = found_labels[:, None] == there_labels
         kinds, meant = _kinds(overlaps(found, there, iou_type), same_class, used, iou, background_iou)
-        kinds[is_hit], meant[is_hit] = HIT, NONE
+        kinds[is_hit], meant[is_hit] = TRUE_POSITIVE, NONE
         winners = _winners(meant, scores, used)
         mended = np.full(len(found), NONE)
         mended[winners] = there_labels[meant[winners]]
@@ -120,7 +120,7 @@ def error_breakdown(
         parts.append((found_labels, scores, kinds, mended))
         objects += np.bincount(there_labels, minlength=len(names))
         missed += np.bincount(there_labels[~used], minlength=len(names))
-    detections = _Detections(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    detections = _Judged(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     counts = [np.bincount(detections.classes[detections.kinds == kind], minlength=len(names)) for kind in range(MISSED)]
     counts.append(missed)
     ap = _mean_ap(detections, objects, objects)
@@ -130,7 +130,7 @@ def error_breakdown(
         iou=iou,
         background_iou=background_iou,
         ap=ap,
-        hits=int((detections.kinds == HIT).sum()),
+        hits=int((detections.kinds == TRUE_POSITIVE).sum()),
         objects=int(objects.sum()),
         counts={kind: int(of_kind.sum()) for kind, of_kind in zip(KINDS, counts, strict=True)},
         per_class={
@@ -201,7 +201,7 @@ def _winners(meant: np.ndarray, scores: np.ndarray, used: np.ndarray) -> np.ndar
     return claims[first]
 
 
-def _mean_ap(detections: _Detections, objects: np.ndarray, objects_before: np.ndarray) -> float:
+def _mean_ap(detections: _Judged, objects: np.ndarray, objects_before: np.ndarray) -> float:
     """Mean AP in percent over the classes that had objects before; nan if none had.
 
     A class that has lost all its objects counts 0 if it still has detections, else it is left out, as in TIDE.
@@ -210,7 +210,7 @@ def _mean_ap(detections: _Detections, objects: np.ndarray, objects_before: np.nd
     for label in np.flatnonzero(objects_before):
         mine = np.flatnonzero(detections.classes == label)
         ordered = mine[np.argsort(-detections.scores[mine], kind="stable")]
-        places = np.flatnonzero(detections.kinds[ordered] == HIT)
+        places = np.flatnonzero(detections.kinds[ordered] == TRUE_POSITIVE)
         if objects[label] or len(mine):
             hits = np.arange(1.0, len(places) + 1)
             values.append(area_under_curve(hits[None], places[None] + 1, objects[label, None])[0])

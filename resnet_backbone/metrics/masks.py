@@ -1,4 +1,4 @@
-"""Checking the masks of COCO ground truth and results, and encoding them as compressed RLE."""
+"""Masks in COCO's RLE (run-length encoding): checking those of ground truth and results, and encoding polygons."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MAX_CHARACTERS = 7  # of one run, five bits each
 
 
 def find_broken(counts: Sequence[str | bytes], pixels: Sequence[int]) -> tuple[int, str] | None:
-    """Find the first of some masks whose run lengths do not fill its image exactly.
+    """Find the first of some masks whose RLE does not fill its image exactly.
 
     All of them are decoded at once, since a call for each would take longer than the evaluation.
 
     Args:
-        counts: compressed run lengths of N masks, as ``pycocotools.mask.encode`` writes them.
+        counts: compressed RLE counts of N masks, as ``pycocotools.mask.encode`` writes them.
         pixels: height times width of the image of each.
 
     Returns:
@@ -83,10 +83,10 @@ _MAX_IMAGE_SIDES_AWAY = 10
 
 
 def to_rle(segmentation: Any, image: Mapping[str, Any], where: str) -> Record:
-    """COCO polygons, or run lengths as a list or compressed, as compressed run lengths.
+    """COCO polygons, or RLE (a list or compressed), as compressed RLE.
 
     Raises:
-        ValueError: anything else, points far outside of the image, or run lengths that do not fill it.
+        ValueError: anything else, points far outside of the image, or RLE that does not fill it.
     """
     height, width = _size(image)
     if not segmentation:
@@ -127,7 +127,7 @@ def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:
 
 def _check_mask_size(size: Any, height: int, width: int, where: str) -> None:
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
-        raise ValueError(f"{where}: mask of (height, width) {brief(size)} on an image of {[height, width]}")
+        raise ValueError(f"{where}: mask of [height, width] {brief(size)} on an image of {[height, width]}")
 
 
 def mask_areas(rles: Iterable[Record]) -> list[float]:
@@ -147,7 +147,7 @@ def _size(image: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def checked_rle(rle: Any, image: Mapping[str, Any], where: str) -> Record:
-    """Return the mask of a result, its form and size checked; its run lengths are for :func:`refuse_broken_masks`.
+    """Return the mask of a result, its form and size checked; its RLE is for :func:`refuse_broken_masks`.
 
     Raises:
         ValueError: it is something else, or of another size than its image.
@@ -157,11 +157,7 @@ def checked_rle(rle: Any, image: Mapping[str, Any], where: str) -> Record:
             f"{where}: a result's segmentation is compressed run lengths "
             '{"size": [height, width], "counts": "..."}, as pycocotools.mask.encode writes'
         )
-    height, width = _size(image)
-    size = rle.get("size")
-    if not isinstance(size, list | tuple) or tuple(size) != (height, width):
-        found = tuple(size) if isinstance(size, list) else size
-        raise ValueError(f"{where}: mask of (height, width) {brief(found)} on image {image['id']} of {height, width}")
+    _check_mask_size(rle.get("size"), *_size(image), where)
     return dict(rle)
 
 

@@ -17,7 +17,7 @@ from resnet_backbone.metrics.coco import ALL, IOU_50, IOU_75, LARGE, MEDIUM, SMA
 from resnet_backbone.metrics.coco_input import Record, read_ground_truth, read_results
 from resnet_backbone.metrics.masks import mask_areas
 
-HIT, FALSE_ALARM, IGNORED = 1, -1, 0
+TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = 1, -1, 0
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 COCO = Params("bbox")  # the ten IoUs, 101 recall levels and four ranges of area, the same for masks
 ENTRIES_AT_ONCE = 4_000_000  # of samples x detections; bounds the memory of the bootstrap to some hundred MB
@@ -33,7 +33,8 @@ class ClassMatches:
     name: str
     scores: np.ndarray  # float64, (D,)
     images: np.ndarray  # int32, (D,), position in Matches.image_ids
-    outcomes: np.ndarray  # int8, (4 areas, 10 IoUs, D): HIT, FALSE_ALARM or IGNORED (crowds, objects of other sizes)
+    # int8, (4 areas, 10 IoUs, D): TRUE_POSITIVE, FALSE_POSITIVE or IGNORED (crowds, objects of other sizes)
+    outcomes: np.ndarray
     num_objects: np.ndarray  # int32, (4 areas, number of images)
 
     def average_precision(self, weights: np.ndarray) -> np.ndarray:
@@ -53,7 +54,7 @@ class ClassMatches:
             counted = outcomes != IGNORED
             seen_at_first_iou = np.cumsum(weight * counted[0], axis=1)
             for threshold in range(len(outcomes)):
-                hits = np.flatnonzero(outcomes[threshold] == HIT)
+                hits = np.flatnonzero(outcomes[threshold] == TRUE_POSITIVE)
                 if not len(hits):
                     continue
                 seen = seen_at_first_iou[:, hits]
@@ -78,30 +79,19 @@ class Matches:
     image_ids: tuple[int, ...]  # ascending
     classes: tuple[ClassMatches, ...]  # in the order of the category ids
 
-    def metrics(self, weights: np.ndarray | None = None) -> dict[str, float]:
-        """AP, AP50, AP75, APs, APm, APl and "AP-<class>" of every class, in percent; nan where there is no object.
-
-        Args:
-            weights: how often each image counts, (number of images,), whole numbers of 0 or more; None is once each.
-                The figures are COCO's on a data set that holds each image so many times. (Where two detections of one
-                image and class have the same score, their order there is a matter of chance.)
-
-        Raises:
-            ValueError: weights of another shape, negative, or not whole.
-        """
-        if weights is None:
-            weights = np.ones(len(self.image_ids))
-        weights = np.asarray(weights, dtype=float)
-        if weights.shape != (len(self.image_ids),) or not np.all((weights >= 0) & (weights == np.floor(weights))):
-            raise ValueError(
-                f"weights must be {len(self.image_ids)} whole numbers of 0 or more, one for each image; "
-                f"got {weights} of shape {weights.shape}"
-            )
-        sampled = self.sampled_metrics(weights[None])
+    def metrics(self) -> dict[str, float]:
+        """AP, AP50, AP75, APs, APm, APl and "AP-<class>" of every class, in percent; nan where there is no object."""
+        sampled = self.sampled_metrics(np.ones((1, len(self.image_ids))))
         return {name: float(values[0]) for name, values in sampled.items()}
 
     def sampled_metrics(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """The figures of :meth:`metrics`, each (S,), for S weightings at once: float, (S, number of images)."""
+        """The figures of :meth:`metrics`, each (S,), for S weightings at once.
+
+        Args:
+            weights: how often each image counts, float (S, number of images), whole numbers of 0 or more. The figures
+                are COCO's on a data set that holds each image so many times. (Where two detections of one image and
+                class have the same score, their order there is a matter of chance.)
+        """
         values = np.stack([found.average_precision(weights) for found in self.classes], axis=1)  # (S, classes, 4, 10)
         figures = {
             "AP": values[:, :, ALL],
@@ -220,7 +210,7 @@ def _match_class(
     images = np.array([position[result["image_id"]] for result in detections], np.int32)
     scores = np.array([result["score"] for result in detections], float)
     outside = _outside(_areas(detections, iou_type))
-    outcomes = np.where(outside, IGNORED, FALSE_ALARM).astype(np.int8)[:, None].repeat(len(COCO.iouThrs), axis=1)
+    outcomes = np.where(outside, IGNORED, FALSE_POSITIVE).astype(np.int8)[:, None].repeat(len(COCO.iouThrs), axis=1)
     num_objects = np.zeros((len(COCO.areaRng), len(position)), np.int32)
     for image_id, here in group_by(objects, "image_id").items():
         image = position[image_id]
@@ -231,7 +221,7 @@ def _match_class(
         partner = assign(overlaps(detections[part], here, iou_type), COCO.iouThrs, ignored, crowd)
         area, threshold, found = np.nonzero(partner >= 0)
         taken = ignored[area, partner[area, threshold, found]]
-        outcomes[:, :, part][area, threshold, found] = np.where(taken, IGNORED, HIT)
+        outcomes[:, :, part][area, threshold, found] = np.where(taken, IGNORED, TRUE_POSITIVE)
     order = np.argsort(-scores, kind="stable")
     return ClassMatches(name, scores[order], images[order], outcomes[:, :, order], num_objects)
 
@@ -286,8 +276,8 @@ def check_same_test(matches: Sequence[Matches]) -> None:
 def per_image_difference(matches_a: Matches, matches_b: Matches, *, score: float = 0.5) -> np.ndarray:
     """By how many detections B is better than A on each image: float, (number of images,), in the order of image_ids.
 
-    An image's value is the number of hits minus the number of false alarms, at IoU 0.5 among the detections that score
-    ``score`` or more; the difference is B's value minus A's.
+    An image's value is the number of true positives minus the number of false positives, at IoU 0.5 among the
+    detections that score ``score`` or more; the difference is B's value minus A's.
 
     Raises:
         ValueError: the runs were not tested on the same images, classes and objects.
@@ -310,7 +300,7 @@ def _per_image(matches: Matches, score: float) -> np.ndarray:
     values = np.zeros(len(matches.image_ids))
     for found in matches.classes:
         shown = found.scores >= score
-        # a hit is 1 and a false alarm -1
+        # a true positive is 1 and a false positive -1
         values += np.bincount(found.images[shown], found.outcomes[ALL, IOU_50, shown], len(values))
     return values
 
@@ -319,11 +309,8 @@ def _per_image(matches: Matches, score: float) -> np.ndarray:
 class PrecisionRecall:
     """Precision at COCO's 101 recall levels, 0 to 1, for each class and as the mean over the classes with objects."""
 
-    iou: float
-    class_names: tuple[str, ...]
     recall: np.ndarray  # (101,): 0, 0.01, ..., 1
     precision: np.ndarray  # (classes, 101); 0 where that recall is not reached, nan for a class without objects
-    scores: np.ndarray  # (classes, 101): detections of this score or more reach that recall; nan where none do
     mean: np.ndarray  # (101,), over the classes; its own mean is the AP at that IoU, 0 to 1; nan without any object
 
 
@@ -340,37 +327,28 @@ def precision_recall(matches: Matches, iou: float = 0.5) -> PrecisionRecall:
     Raises:
         ValueError: another IoU.
 
-    Source: pycocotools' COCOeval.accumulate, eval["precision"] and eval["scores"].
+    Source: pycocotools' COCOeval.accumulate, eval["precision"].
     """
     known = np.flatnonzero(np.isclose(COCO.iouThrs, iou))
     if not len(known):
         raise ValueError(f"iou must be one of COCO's, {', '.join(f'{value:g}' for value in COCO.iouThrs)}; got {iou}")
-    curves = [_curve(found, int(known[0])) for found in matches.classes]
-    precision = np.stack([precision for precision, _ in curves])
+    precision = np.stack([_curve(found, int(known[0])) for found in matches.classes])
     with_objects = precision[~np.isnan(precision[:, 0])]
     return PrecisionRecall(
-        iou=float(COCO.iouThrs[known[0]]),
-        class_names=tuple(found.name for found in matches.classes),
         recall=np.array(COCO.recThrs),
         precision=precision,
-        scores=np.stack([scores for _, scores in curves]),
         mean=with_objects.mean(axis=0) if len(with_objects) else np.full(len(COCO.recThrs), np.nan),
     )
 
 
-def _curve(found: ClassMatches, threshold: int) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and score of one class at each recall level."""
-    precision, scores = np.full((2, len(COCO.recThrs)), np.nan)
+def _curve(found: ClassMatches, threshold: int) -> np.ndarray:
+    """Precision of one class at each recall level."""
     objects = found.num_objects[ALL].sum()
     if not objects:
-        return precision, scores
+        return np.full(len(COCO.recThrs), np.nan)
     outcomes = found.outcomes[ALL, threshold]
-    hits = np.cumsum(outcomes == HIT)
+    hits = np.cumsum(outcomes == TRUE_POSITIVE)
     seen = np.cumsum(outcomes != IGNORED)
     best_from_here = np.maximum.accumulate((hits / (seen + np.spacing(1)))[::-1])[::-1]
     first = np.searchsorted(hits / objects, COCO.recThrs, side="left")
-    reached = first < len(outcomes)
-    precision[:] = 0
-    precision[reached] = best_from_here[first[reached]]
-    scores[reached] = found.scores[first[reached]]
-    return precision, scores
+    return np.append(best_from_here, 0)[first]  # 0 where that recall is not reached

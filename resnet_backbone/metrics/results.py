@@ -1,4 +1,4 @@
-"""Detections as COCO result records: writing the JSON file, and reading it into arrays."""
+"""COCO result records of detections: encoding masks as RLE, writing the JSON file, and reading it into arrays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from resnet_backbone.metrics.coco_input import Record, checked_result, iterate_r
 
 _BLOCK = 200  # results that become text at a time
 
-Rle = dict[str, Any]  # {"size": [height, width], "counts": compressed run lengths}
+Rle = dict[str, Any]  # {"size": [height, width], "counts": compressed RLE}
 
 
 def to_coco_results(
@@ -88,7 +88,7 @@ class ImageResults:
         num_classes: int,
         masks: Tensor | Sequence[Rle] | None = None,
     ) -> ImageResults:
-        """Check and copy the detections of one image; masks become run lengths."""
+        """Check and copy the detections of one image; masks become RLE."""
         _check_shapes(boxes, scores, labels, num_classes)
         boxes, scores, labels = (values.detach().to("cpu", copy=True) for values in (boxes, scores, labels))
         return cls(image_id, boxes, scores, labels, None if masks is None else _run_lengths(masks, len(boxes)))
@@ -118,7 +118,7 @@ def _run_lengths(masks: Tensor | Sequence[Rle], count: int) -> Sequence[Rle]:
 
 
 def encode_masks(masks: Tensor) -> list[Rle]:
-    """Turn masks, bool (N, H, W), into COCO's compressed run lengths, ready for JSON.
+    """Turn masks, bool (N, H, W), into COCO's compressed RLE, ready for JSON.
 
     Raises:
         TypeError: masks are not bool.
@@ -130,13 +130,13 @@ def encode_masks(masks: Tensor) -> list[Rle]:
         return []
     if masks.dtype != torch.bool:
         raise TypeError(f"masks must be bool, got {masks.dtype}; threshold probabilities first: masks > 0.5")
-    # COCO's run lengths go down the columns
+    # COCO's RLE goes down the columns
     columns_first = np.asfortranarray(masks.detach().cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
     return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in coco_mask.encode(columns_first)]
 
 
 def decode_masks(rles: Sequence[Rle], height: int, width: int) -> Tensor:
-    """Turn the run lengths of one image of ``height`` x ``width`` pixels back into masks, bool (N, H, W)."""
+    """Turn the RLE of one image of ``height`` x ``width`` pixels back into masks, bool (N, H, W)."""
     if not rles:
         return torch.zeros(0, height, width, dtype=torch.bool)
     return torch.from_numpy(coco_mask.decode(list(rles)).transpose(2, 0, 1).astype(bool))
@@ -186,7 +186,7 @@ class ResultTable:
         category_ids: int64, (N,).
         scores: float64, (N,).
         boxes: float64, (N, 4), x, y, width, height in pixels; (0, 4) where they were not asked for.
-        counts: N compressed run lengths, of masks of the size of their images; empty where they were not asked for.
+        counts: N compressed RLE counts, of masks of the size of their images; empty where they were not asked for.
     """
 
     image_ids: np.ndarray
@@ -199,7 +199,7 @@ class ResultTable:
         return len(self.scores)
 
     def mask(self, row: int, images: Mapping[int, Record]) -> Record:
-        """The compressed run lengths of one result; ``images`` are those of the ground truth by id."""
+        """The compressed RLE of one result; ``images`` are those of the ground truth by id."""
         image = images[int(self.image_ids[row])]
         return {"size": [image["height"], image["width"]], "counts": self.counts[row]}
 

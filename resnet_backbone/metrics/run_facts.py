@@ -173,13 +173,8 @@ def write_facts(
     ``annotations_sha256`` is computed where ``annotations`` is a file and it is None.
     """
     facts = RunFacts(
+        **environment(device),
         engine=engine,
-        resnet_backbone=__version__,
-        commit=git_commit(),
-        command=shlex.join(["python", *sys.argv]),
-        torch=torch.__version__,
-        torchvision=torchvision.__version__,
-        device=device_name(device),
         processes=processes,
         dataset=dataset,
         annotations=str(annotations.absolute()),
@@ -194,6 +189,18 @@ def write_facts(
     )
     write_text(folder / FACTS_NAME, json.dumps(asdict(facts), indent=2) + "\n")
     return facts
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return versions, commit, command and device of this process, by the names of :class:`RunFacts`."""
+    return {
+        "resnet_backbone": __version__,
+        "commit": git_commit(),
+        "command": shlex.join(["python", *sys.argv]),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "device": device_name(device),
+    }
 
 
 def hash_file(path: Path) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+_SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
 
 @dataclass(frozen=True)
 class VocMetrics:
@@ -61,20 +63,7 @@ class CocoMetrics:
 
     def summary(self) -> dict[str, float]:
         """The twelve figures by name, in COCO's order."""
-        return {
-            "AP": self.AP,
-            "AP50": self.AP50,
-            "AP75": self.AP75,
-            "APs": self.APs,
-            "APm": self.APm,
-            "APl": self.APl,
-            "AR1": self.AR1,
-            "AR10": self.AR10,
-            f"AR{self.max_detections}": self.AR100,
-            "ARs": self.ARs,
-            "ARm": self.ARm,
-            "ARl": self.ARl,
-        }
+        return {f"AR{self.max_detections}" if name == "AR100" else name: getattr(self, name) for name in _SUMMARY}
 
     def to_dict(self) -> dict[str, dict[str, float | None]]:
         """For JSON: ``{"bbox": {"AP": 37.1, ..., "AP-person": 52.0, ...}}``, "segm" and "voc" where there are such.

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.files.text import read_json
-from resnet_backbone.metrics.coco import IouType, evaluate_coco_types
+from resnet_backbone.metrics.coco import IouType, doubtful_results, evaluate_coco_types
 from resnet_backbone.metrics.coco_input import Record, read_ground_truth, read_results
-from resnet_backbone.metrics.doubts import doubtful_results
+from resnet_backbone.metrics.matching import group_by
 from resnet_backbone.metrics.results import read_result_table
 from resnet_backbone.metrics.summary import CocoMetrics, VocMetrics
 
@@ -65,11 +66,11 @@ def evaluate_voc(
     truth = read_ground_truth(ground_truth, "bbox")
     if not truth["annotations"]:
         raise ValueError("the ground truth has no annotation, so there is nothing to compare with; is it a test set?")
-    objects = _by_class(truth["annotations"])
     found = read_results(results, truth, "bbox")
     for doubt in doubtful_results(truth, read_result_table(found, truth, ("bbox",))):
         logger.warning("%s", doubt)
-    detections = _by_class(found)
+    objects = group_by(truth["annotations"], "category_id")
+    detections = group_by(found, "category_id")
     per_class = {
         category["name"]: _average_precision(
             objects[category["id"]], detections[category["id"]], iou=iou, eleven_points=eleven_points
@@ -106,7 +107,7 @@ def write_voc_submission(
             whose name cannot be part of a file's.
     """
     truth = read_ground_truth(images, "bbox")
-    detections = _by_class(read_results(results, truth, "bbox"))
+    detections = group_by(read_results(results, truth, "bbox"), "category_id")
     names = {image["id"]: Path(image["file_name"]).stem for image in truth["images"]}
     if len(set(names.values())) < len(names):
         raise ValueError("two images have the same file name but for folder and suffix; the server tells them by it")
@@ -119,25 +120,6 @@ def write_voc_submission(
         paths.append(folder / SUBMISSION_FOLDER / _SUBMISSION_FILE.format(category["name"]))
         write_text(paths[-1], "".join(lines))
     return paths
-
-
-def has_annotations(ground_truth: Path | Mapping[str, Any]) -> bool:
-    """Whether COCO annotations, or those of a file, have an object to compare with; not so in challenges' test sets.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
-    data = read_json(ground_truth) if isinstance(ground_truth, Path) else ground_truth
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{ground_truth}: COCO ground truth is an object, got {type(data).__name__}")
-    return bool(data.get("annotations"))
-
-
-def _by_class(records: Sequence[Record]) -> dict[int, list[Record]]:
-    groups: dict[int, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[record["category_id"]].append(record)
-    return groups
 
 
 def _average_precision(
@@ -171,7 +153,8 @@ def _nearest_objects(objects: Sequence[Record], detections: Sequence[Record]) ->
     for image_id, found in _indices_by_image(detections).items():
         if image_id in of_image:
             there = np.array(of_image[image_id])
-            ious = _ious([detections[index]["bbox"] for index in found], [objects[index]["bbox"] for index in there])
+            boxes = [detections[index]["bbox"] for index in found], [objects[index]["bbox"] for index in there]
+            ious = coco_mask.iou(*boxes, [0] * len(there))
             overlap[found], nearest[found] = ious.max(axis=1), there[ious.argmax(axis=1)]
     return overlap, nearest
 
@@ -181,15 +164,6 @@ def _indices_by_image(records: Sequence[Record]) -> dict[int, list[int]]:
     for index, record in enumerate(records):
         indices[record["image_id"]].append(index)
     return indices
-
-
-def _ious(first: list[list[float]], second: list[list[float]]) -> np.ndarray:
-    """(N, M) of N and M boxes x, y, width, height; 0 where both are empty."""
-    a, b = np.array(first)[:, None], np.array(second)[None]
-    starts, ends = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
-    shared = (ends - starts).clip(min=0).prod(axis=-1)
-    union = a[..., 2:].prod(axis=-1) + b[..., 2:].prod(axis=-1) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
 def _first_of_each(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -223,7 +197,7 @@ def score_results(
         COCO's figures, and VOC's of a VOC data set; None without annotations.
     """
     truth = read_json(ground_truth)
-    if not has_annotations(truth):
+    if isinstance(truth, Mapping) and not truth.get("annotations"):
         logger.info("%s has no annotations, so there are no figures; wrote %s", ground_truth, results)
         if voc_eleven_points is not None:
             write_voc_submission(truth, results, results.parent)

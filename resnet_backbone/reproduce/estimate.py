@@ -6,10 +6,20 @@ from dataclasses import dataclass
 
 from fvcore.common.config import CfgNode
 
+_KEYS = {
+    "images_per_step": "SOLVER.IMS_PER_BATCH",
+    "base_lr": "SOLVER.BASE_LR",
+    "max_iter": "SOLVER.MAX_ITER",
+    "steps": "SOLVER.STEPS",
+    "warmup_iters": "SOLVER.WARMUP_ITERS",
+    "eval_period": "TEST.EVAL_PERIOD",
+    "checkpoint_period": "SOLVER.CHECKPOINT_PERIOD",
+}
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """What changes in SOLVER (and TEST) with the number of images a step."""
+    """What changes in SOLVER (and TEST) with the number of images a step; the fields are those of ``_KEYS``."""
 
     images_per_step: int
     base_lr: float
@@ -22,16 +32,7 @@ class Schedule:
     def overrides(self, cfg: CfgNode) -> tuple[str, ...]:
         """Return the ``KEY VALUE`` words that give ``cfg`` this schedule; none where it has it."""
         own = schedule_of(cfg)
-        values = {
-            "SOLVER.IMS_PER_BATCH": (own.images_per_step, self.images_per_step),
-            "SOLVER.BASE_LR": (own.base_lr, self.base_lr),
-            "SOLVER.MAX_ITER": (own.max_iter, self.max_iter),
-            "SOLVER.STEPS": (own.steps, self.steps),
-            "SOLVER.WARMUP_ITERS": (own.warmup_iters, self.warmup_iters),
-            "TEST.EVAL_PERIOD": (own.eval_period, self.eval_period),
-            "SOLVER.CHECKPOINT_PERIOD": (own.checkpoint_period, self.checkpoint_period),
-        }
-        changed = {key: new for key, (old, new) in values.items() if old != new}
+        changed = {key: getattr(self, name) for name, key in _KEYS.items() if getattr(self, name) != getattr(own, name)}
         return tuple(word for key, value in changed.items() for word in (key, _word(value)))
 
     def text(self) -> str:
@@ -133,16 +134,23 @@ def counted_cost(multiply_adds: float, what: str) -> Cost:
     )
 
 
-COST_R101_FPN = measured_cost(0.286, "Faster R-CNN R101-FPN at 640 to 800 pixels")
-COST_R101_C4 = measured_cost(0.619, "Faster R-CNN R101-C4 at 640 to 800 pixels")
-COST_VGG16_MODERN = Cost(
-    (0.30 / 2, 0.45 / 2),
-    "estimated, not measured: 0.30 to 0.45 s a step of 16 images on 8 V100, from 707 G multiply-adds an image at "
-    "640 to 800 pixels",
-)
-# 600 x 800 pixels, 64 RoIs; conv1 and conv2, or stem and res2, have no backward pass.
-COST_R101_PAPER = counted_cost(373e9, "ResNet-101 at 600 pixels with 64 RoIs")
-COST_VGG16_PAPER = counted_cost(386e9, "VGG-16 at 600 pixels with 64 RoIs")
+def classifier_cost(billions: float, name: str) -> Cost:
+    """Return the cost of a classifier: one image forward (``billions`` of multiply-adds) and twice that backward."""
+    return counted_cost(3 * billions * 1e9, f"training {name} at 224 pixels")
+
+
+# Of detectors, by the names that tables.yaml gives them.
+COSTS = {
+    "r101_fpn": measured_cost(0.286, "Faster R-CNN R101-FPN at 640 to 800 pixels"),
+    "vgg16_modern": Cost(
+        (0.30 / 2, 0.45 / 2),
+        "estimated, not measured: 0.30 to 0.45 s a step of 16 images on 8 V100, from 707 G multiply-adds an image at "
+        "640 to 800 pixels",
+    ),
+    # 600 x 800 pixels, 64 RoIs; conv1 and conv2, or stem and res2, have no backward pass.
+    "r101_paper": counted_cost(373e9, "ResNet-101 at 600 pixels with 64 RoIs"),
+    "vgg16_paper": counted_cost(386e9, "VGG-16 at 600 pixels with 64 RoIs"),
+}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A table as commands: each training and each evaluation once, in an order in which each finds what it needs."""
+"""The commands of a table: each training and each evaluation once, in an order in which each finds its weights."""
 
 from __future__ import annotations
 

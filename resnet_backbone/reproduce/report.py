@@ -1,4 +1,4 @@
-"""A table's figures side by side, as text and as Markdown."""
+"""A table's figures side by side, as Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Citation = tuple[str, str, str]  # source, data, setting
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """One heading with a table, sentences, or commands."""
 
     title: str
@@ -36,32 +36,21 @@ def write_report(result: TableResult, folder: Path) -> tuple[Path, Path]:
     return markdown, values
 
 
-def report_text(result: TableResult) -> str:
-    """Return the report for a terminal."""
-    lines = [_title(result)]
-    for section in sections(result):
-        lines += ["", section.title]
-        if section.rows:
-            lines += [_table(section.rows, section.headers, "simple")]
-        lines += [*section.sentences, *section.commands]
-    return "\n".join(lines)
-
-
 def report_markdown(result: TableResult) -> str:
-    """Return the report as Markdown."""
+    """Return the report, for a terminal, too."""
     lines = [f"# {_title(result)}"]
     for section in sections(result):
         lines += ["", f"## {section.title}", ""]
         if section.rows:
             rows = [[cell.replace("|", "\\|") for cell in row] for row in section.rows]
-            lines += [_table(rows, section.headers, "github"), ""]
+            lines += [tabulate(rows, headers=section.headers, tablefmt="github", disable_numparse=True), ""]
         lines += [f"- {sentence}" for sentence in section.sentences]
         if section.commands:
             lines += ["```bash", *section.commands, "```"]
     return "\n".join(lines) + "\n"
 
 
-def sections(result: TableResult) -> Iterator[Section]:
+def sections(result: TableResult) -> Iterator[ReportSection]:
     """Yield what a report has, in its order."""
     references = _references(result)
     yield _figures(result, references)
@@ -69,9 +58,9 @@ def sections(result: TableResult) -> Iterator[Section]:
     if class_figures(result):
         yield _classes(result)
     if notes := [*result.table.notes]:
-        yield Section("Read this with it", sentences=notes)
+        yield ReportSection("Read this with it", sentences=notes)
     if references:
-        yield Section(
+        yield ReportSection(
             "Sources of today's figures",
             sentences=[
                 f"[{number}] {source}: {data}, {setting}" for (source, data, setting), number in references.items()
@@ -80,7 +69,7 @@ def sections(result: TableResult) -> Iterator[Section]:
     yield _runs(result)
     commands = [run.facts.command for row in result.rows for run in row.runs if run.facts]
     if commands:
-        yield Section("Commands that made these figures", commands=list(dict.fromkeys(commands)))
+        yield ReportSection("Commands that made these figures", commands=list(dict.fromkeys(commands)))
 
 
 def _title(result: TableResult) -> str:
@@ -88,7 +77,7 @@ def _title(result: TableResult) -> str:
     return f"{number}: {result.table.title}"
 
 
-def _figures(result: TableResult, references: dict[Citation, int]) -> Section:
+def _figures(result: TableResult, references: dict[Citation, int]) -> ReportSection:
     """Paper, today and yours for each figure; what no row has is left out."""
     headers, columns = [""], [[_row_name(result, row) for row in result.rows]]
     for figure in result.table.figures:
@@ -103,7 +92,7 @@ def _figures(result: TableResult, references: dict[Citation, int]) -> Section:
     sentences = ["Percent."]
     if several:
         sentences = ["Percent. Yours with several seeds: mean ± standard deviation of the sample, n runs."]
-    return Section("Figures", headers, list(zip(*columns, strict=True)), sentences)
+    return ReportSection("Figures", headers, list(zip(*columns, strict=True)), sentences)
 
 
 def _row_name(result: TableResult, row: RowResult) -> str:
@@ -132,7 +121,7 @@ def _ours(result: TableResult, row: RowResult, figure: str) -> str:
     return row.status
 
 
-def _gains(result: TableResult, references: dict[Citation, int]) -> Section:
+def _gains(result: TableResult, references: dict[Citation, int]) -> ReportSection:
     rows = []
     by_key = {row.row.key: row for row in result.rows}
     for pair in result.pairs:
@@ -146,10 +135,12 @@ def _gains(result: TableResult, references: dict[Citation, int]) -> Section:
     headers = ["from -> to", "figure", "paper", "expected today", "yours", "yours, seed by seed"]
     theirs = {"paper", "expected today"}
     kept = [n for n, name in enumerate(headers) if name not in theirs or any(row[n] != NOTHING for row in rows)]
-    return Section("Gains, in points (relative)", [headers[n] for n in kept], [[row[n] for n in kept] for row in rows])
+    return ReportSection(
+        "Gains, in points (relative)", [headers[n] for n in kept], [[row[n] for n in kept] for row in rows]
+    )
 
 
-def _classes(result: TableResult) -> Section:
+def _classes(result: TableResult) -> ReportSection:
     names = class_figures(result)
     headers = ["class"]
     columns: list[list[str]] = []
@@ -161,10 +152,10 @@ def _classes(result: TableResult) -> Section:
         ours = [row.ours(result.table.metric, name) for name in names]
         columns.append([_spread(value) if value else NOTHING for value in ours])
     rows = [[name.removeprefix("AP-"), *cells] for name, *cells in zip(names, *columns, strict=True)]
-    return Section("Class by class, AP", headers, rows)
+    return ReportSection("Class by class, AP", headers, rows)
 
 
-def _runs(result: TableResult) -> Section:
+def _runs(result: TableResult) -> ReportSection:
     rows = []
     for run in {run.job.name: run for row in result.rows for run in row.runs}.values():
         facts = run.facts
@@ -182,7 +173,7 @@ def _runs(result: TableResult) -> Section:
             [str(run.job.folder), status, run.job.schedule.text() if not run.job.evaluates else "", *conditions]
         )
     headers = ["folder", "status", "training", "hardware", "engine", "version", "images", "images/s"]
-    return Section("Runs", headers, rows)
+    return ReportSection("Runs", headers, rows)
 
 
 def _cited(reference: ReferenceRow) -> Citation:
@@ -214,7 +205,3 @@ def _spread(value: Spread) -> str:
     if value.std is None:
         return f"{value.mean:.1f}"
     return f"{value.mean:.1f} ± {value.std:.1f} (n = {value.n})"
-
-
-def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], kind: str) -> str:
-    return tabulate(rows, headers=headers, tablefmt=kind, disable_numparse=True)

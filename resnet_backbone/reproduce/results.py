@@ -75,7 +75,7 @@ def _ended(job: Job, evaluation: Path) -> bool:
 
 
 def can_resume(folder: Path) -> bool:
-    """Return whether a run in this folder has a checkpoint to go on from."""
+    """Return whether a run in this folder has a checkpoint to resume from."""
     return (folder / LAST).is_file()
 
 

@@ -152,7 +152,7 @@ def test_weights_bring_their_options(photos, tmp_path):
 
 def test_weights_that_say_too_little(tool, capsys, photos, tmp_path):
     raw, untested = tmp_path / "raw.pth", tmp_path / "untested.pth"
-    torch.save(create_model("cifar_plain20").state_dict(), raw)
+    torch.save(create_model("resnet18").state_dict(), raw)
     model = package(untested, "cifar_plain20", transform=None)
     output = tmp_path / "output"
     rest = ["--data", str(photos), "--output", str(output), "--images", "2"]
@@ -178,7 +178,7 @@ def test_names(photos, tmp_path):
     twice = [str(tmp_path / "good.pth")] * 2
     with pytest.raises(ValueError, match="two networks are called good; give each a name of its own with --names"):
         measure_sources(twice, dataset, 2)
-    with pytest.raises(ValueError, match="2 sources need 2 names, got 1: x"):
+    with pytest.raises(ValueError, match="2 networks need 2 names, got 1: x"):
         measure_sources(twice, dataset, 2, ["x"])
     measured = measure_sources(twice, dataset, 99, ["a", "b"])
     assert [(one.name, one.num_images) for one in measured] == [("a", 7), ("b", 7)]

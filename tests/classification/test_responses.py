@@ -14,8 +14,13 @@ from PIL import Image
 from torch import nn
 
 from resnet_backbone import create_model, list_models, load_weights
-from resnet_backbone.classification.response_report import responses_text, write_responses
-from resnet_backbone.classification.responses import LayerResponse, Responses, measure_responses
+from resnet_backbone.classification.responses import (
+    LayerResponse,
+    Responses,
+    measure_responses,
+    responses_text,
+    write_responses,
+)
 
 
 def stir(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -19,7 +19,7 @@ def test_two_runs_become_three_files(tool, pair, tmp_path, capsys):
     assert tool.main([*map(str, pair), *words]) == 0
     printed = capsys.readouterr().out
     paths = json.loads(printed.splitlines()[-1])
-    assert {Path(path).name for path in paths.values()} == {"index.html", "comparison.md", "comparison.json"}
+    assert {Path(path).name for path in paths.values()} == {"index.html", "comparison.json"}
     assert all(Path(path).is_file() for path in paths.values())
     assert "ResNet is better than VGG by " in printed and "warning: 1 setting" in printed and "AP50" in printed
     found = json.loads(Path(paths["json"]).read_text())

@@ -36,7 +36,7 @@ def test_names(pair, tmp_path):
     assert names == [f"{pair[0].parent.name}/first", "twin/first"]
     with pytest.raises(ValueError, match="2 runs need 2 names, got 1"):
         read_runs(pair, ["VGG"])
-    with pytest.raises(ValueError, match="same name"):
+    with pytest.raises(ValueError, match="two runs are called VGG"):
         read_runs(pair, ["VGG", "VGG"])
 
 

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from resnet_backbone.export.detector import subject_of
+from resnet_backbone.export.detector import exportable_of
 from resnet_backbone.export.run import FORMATS, capture, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,24 +53,24 @@ def assert_same(expected: list[torch.Tensor], actual: list[torch.Tensor]) -> Non
 )
 def test_a_file_finds_what_the_detector_finds(build, eager, tmp_path, name, formats):
     cfg, detector = build(name)
-    subject = subject_of(cfg, detector, NAMES)
+    exportable = exportable_of(cfg, detector, NAMES)
     state = {key: value.clone() for key, value in detector.state_dict().items()}
-    program = capture(subject)
+    program = capture(exportable)
     for form in formats:
         path = tmp_path / f"detector{FORMATS[form].suffix}"
-        agreement = write(program, subject, path, form)
+        agreement = write(program, exportable, path, form)
         assert agreement.detections > 50 and agreement.unmatched == 0 and list(tmp_path.iterdir()) == [path]
         run = _onnx(path) if form == "onnx" else _torch(path)
         counts = []
         for seed, size in enumerate(SIZES):
-            image = picture(*(max(side, subject.facts.smallest_side) for side in size), seed)
+            image = picture(*(max(side, exportable.facts.smallest_side) for side in size), seed)
             expected = eager(detector, image)
             counts.append(len(expected[0]))
             assert_same(expected, run(image))
         assert max(counts) > 10
-        blank = torch.zeros(3, *(2 * [subject.facts.smallest_side]), dtype=torch.uint8)
+        blank = torch.zeros(3, *(2 * [exportable.facts.smallest_side]), dtype=torch.uint8)
         assert_same(eager(detector, blank), run(blank))
-        _finds_nothing(path, form, picture(150, 170, 0), len(subject.facts.outputs))
+        _finds_nothing(path, form, picture(150, 170, 0), len(exportable.facts.outputs))
         _says_what_it_is(path, form, cfg)
         path.unlink()
     assert all(torch.equal(value, state[key]) for key, value in detector.state_dict().items()), "not folded itself"

@@ -12,7 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from resnet_backbone.export.run import check_destination, export
-from resnet_backbone.export.trunk import TensorsOfTrunk, subject_of
+from resnet_backbone.export.trunk import TensorsOfTrunk, exportable_of
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.run import Run
@@ -30,9 +30,9 @@ SMALL_C4 = [
 
 
 @pytest.fixture
-def subject():
+def exportable():
     model = create_model("cifar_resnet20", num_classes=3).eval()
-    return subject_of(model, weights_from_state_dict(model.state_dict()), PIXELS)
+    return exportable_of(model, weights_from_state_dict(model.state_dict()), PIXELS)
 
 
 @pytest.fixture
@@ -56,23 +56,23 @@ def tool(load_script, capsys):
 
 
 @pytest.mark.parametrize(("form", "suffix"), [("onnx", ".onnx"), ("torch", ".pt2")])
-def test_a_file_of_another_network_is_refused(tmp_path, subject, form, suffix):
+def test_a_file_of_another_network_is_refused(tmp_path, exportable, form, suffix):
     torch.manual_seed(1)
     other = TensorsOfTrunk(create_model("cifar_resnet20", num_classes=3).eval())
     path = tmp_path / f"trunk{suffix}"
     path.write_text("of before")
     with pytest.raises(ValueError, match="was not written: its outputs are not those of PyTorch: logits differ by"):
-        export(dataclasses.replace(subject, module=other), path, form)
+        export(dataclasses.replace(exportable, module=other), path, form)
     assert path.read_text() == "of before" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_size_that_does_not_vary_is_refused(tmp_path, subject):
+def test_a_size_that_does_not_vary_is_refused(tmp_path, exportable):
     class OneSize(torch.nn.Module):
         def forward(self, images):
             return (images.reshape(-1, 3, 23, 21).mean(dim=(2, 3)),)
 
     with pytest.raises(ValueError, match=r"torch.export failed with torch .*tested with"):
-        export(dataclasses.replace(subject, module=OneSize()), tmp_path / "trunk.pt2", "torch")
+        export(dataclasses.replace(exportable, module=OneSize()), tmp_path / "trunk.pt2", "torch")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from resnet_backbone.export.run import FORMATS, export
-from resnet_backbone.export.trunk import trunk_subject
+from resnet_backbone.export.trunk import exportable_trunk
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights import InputFormat, TestTransform, WeightsError, package_weights
 
@@ -57,13 +57,13 @@ def packaged(folder: Path, arch: str, num_classes: int, norm: str | None = None)
 )
 def test_a_file_returns_what_the_network_does(tmp_path, arch, norm, out_features, form):
     weights, model = packaged(tmp_path, arch, 0 if out_features else 7, norm)
-    subject = trunk_subject(weights, arch, out_features)
+    exportable = exportable_trunk(weights, arch, out_features)
     path = tmp_path / f"trunk{FORMATS[form].suffix}"
-    agreement = export(subject, path, form)
+    agreement = export(exportable, path, form)
     names = out_features or ("logits",)
     assert set(agreement.largest) == set(names) and len(agreement.images) == 3
     run = _onnx(path, names) if form == "onnx" else _torch(path, names)
-    smallest = subject.facts.smallest_side
+    smallest = exportable.facts.smallest_side
     for shape in ((1, 3, smallest, smallest), (5, 3, smallest + 1, 3 * smallest - 1), (2, 3, 224, 225)):
         images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
@@ -101,13 +101,13 @@ def _torch(path, names):
 def test_what_weights_must_say(tmp_path):
     weights, _ = packaged(tmp_path, "resnet18", 0)
     with pytest.raises(WeightsError, match="holds no classifier: name the feature maps"):
-        trunk_subject(weights, None, None)
+        exportable_trunk(weights, None, None)
     with pytest.raises(WeightsError, match="does not tell the pixels"):
-        trunk_subject(tmp_path / "raw.pth", None, ["res5"])
+        exportable_trunk(tmp_path / "raw.pth", None, ["res5"])
     with pytest.raises(ValueError, match="must name one or more of"):
-        trunk_subject(weights, None, ["res9"])
+        exportable_trunk(weights, None, ["res9"])
     with pytest.raises(WeightsError, match="not of resnet50"):
-        trunk_subject(weights, "resnet50", ["res5"])
+        exportable_trunk(weights, "resnet50", ["res5"])
 
 
 def test_a_trunk_can_be_exported_where_nothing_else_has_imported_torchvision():

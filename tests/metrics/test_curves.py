@@ -1,4 +1,4 @@
-"""Curves against pycocotools' own arrays."""
+"""Curves against pycocotools' own array."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ def made_up(load_script):
     return load_script("tests/metrics/test_matching.py").made_up
 
 
-def pycocotools_arrays(truth, results):
+def pycocotools_precision(truth, results):
     with contextlib.redirect_stdout(io.StringIO()):
         api = COCO()
         api.dataset = json.loads(json.dumps(truth))
@@ -26,23 +26,21 @@ def pycocotools_arrays(truth, results):
         evaluator = COCOeval(api, api.loadRes(json.loads(json.dumps(results))), "bbox")
         evaluator.evaluate()
         evaluator.accumulate()
-    return evaluator.eval["precision"][..., 0, -1], evaluator.eval["scores"][..., 0, -1]  # (IoU, recall, class)
+    return evaluator.eval["precision"][..., 0, -1]  # (IoU, recall, class)
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_curves_are_pycocotools_arrays(made_up, seed):
+def test_curves_are_pycocotools_precision(made_up, seed):
     truth, results = made_up(seed, num_images=9)
     truth["categories"].append({"id": 99, "name": "never seen"})
-    results = [{**result, "score": result["score"] + 0.1} for result in results]  # 0 is pycocotools' "not reached"
-    precision, scores = pycocotools_arrays(truth, results)
+    precision = pycocotools_precision(truth, results)
     matches = match(truth, results)
     for index, iou in enumerate(np.arange(50, 100, 5) / 100):
         curve = precision_recall(matches, iou)
         expected = np.where(precision[index] > -1, precision[index], np.nan).T
         np.testing.assert_allclose(curve.precision, expected, atol=1e-12)
-        np.testing.assert_allclose(curve.scores, np.where(scores[index] > 0, scores[index], np.nan).T, atol=1e-12)
         np.testing.assert_allclose(curve.mean, np.nanmean(expected, axis=0), atol=1e-12)
-    assert curve.class_names[-1] == "never seen" and np.isnan(curve.precision[-1]).all()
+    assert matches.classes[-1].name == "never seen" and np.isnan(curve.precision[-1]).all()
     assert curve.recall[[0, 50, 100]].tolist() == [0, 0.5, 1]
 
 
@@ -56,7 +54,7 @@ def test_the_mean_height_is_the_ap(made_up):
 def test_no_detections_and_no_objects(made_up):
     truth, _ = made_up(2)
     curve = precision_recall(match(truth, []))
-    assert (curve.mean == 0).all() and np.isnan(curve.scores).all()
+    assert (curve.mean == 0).all()
     nothing = precision_recall(match({**truth, "annotations": []}, []))
     assert np.isnan(nothing.mean).all() and np.isnan(nothing.precision).all()
 

@@ -31,6 +31,11 @@ def gray(height, width):
     return torch.full((3, height, width), 128, dtype=torch.uint8)
 
 
+def draw(image, **change):
+    names = change.pop("class_names", NAMES)
+    return draw_pair(Sample("name", image, **{**NO_BOXES, **change}), names)
+
+
 def panels(pair):
     """The two halves, without the titles: the strip is the rows above the picture."""
     half = (pair.shape[2] - GAP) // 2
@@ -44,7 +49,7 @@ def drawn_pixels(panel, image_height):
 
 @pytest.mark.parametrize(("height", "width"), [(480, 640), (641, 97), (1, 1), (50, 30), (700, 1333)])
 def test_shape_and_picture_content(height, width):
-    pair = draw_pair(gray(height, width), **NO_BOXES, class_names=NAMES)
+    pair = draw(gray(height, width))
     zoom = max(1, 640 / max(height, width))
     shown_height, shown_width = (max(1, round(side * zoom)) for side in (height, width))
     assert pair.dtype == torch.uint8 and pair.shape[0] == 3
@@ -61,18 +66,16 @@ def test_ground_truth_is_left_and_predictions_are_right():
     label = torch.tensor([0])
     only_truth = {**NO_BOXES, "gt_boxes": box, "gt_labels": label}
     only_found = {**NO_BOXES, "boxes": box, "labels": label, "scores": torch.tensor([0.9])}
-    left, right = panels(draw_pair(gray(480, 640), **only_truth, class_names=NAMES))
+    left, right = panels(draw(gray(480, 640), **only_truth))
     assert drawn_pixels(left, 480).any() and not drawn_pixels(right, 480).any()
-    left, right = panels(draw_pair(gray(480, 640), **only_found, class_names=NAMES))
+    left, right = panels(draw(gray(480, 640), **only_found))
     assert not drawn_pixels(left, 480).any() and drawn_pixels(right, 480).any()
 
 
 @pytest.mark.parametrize(("height", "width"), [(480, 640), (240, 320), (60, 80), (960, 1280)])
 def test_boxes_are_where_they_should_be_at_every_size(height, width):
     box = torch.tensor([[0.25, 0.5, 0.75, 0.875]]) * torch.tensor([width, height, width, height])
-    pair = draw_pair(
-        gray(height, width), **{**NO_BOXES, "gt_boxes": box, "gt_labels": torch.tensor([1])}, class_names=NAMES
-    )
+    pair = draw(gray(height, width), gt_boxes=box, gt_labels=torch.tensor([1]))
     zoom = max(1, 640 / width)
     drawn = drawn_pixels(panels(pair)[0], round(height * zoom))
     rows, columns = torch.where(drawn)
@@ -86,15 +89,9 @@ def test_boxes_are_where_they_should_be_at_every_size(height, width):
 def class_colors(label):
     boxes = torch.tensor([[50.0, 50, 150, 150], [300.0, 200, 420, 330]])
     labels = torch.tensor([label, label])
-    pair = draw_pair(
-        gray(480, 640),
-        boxes[:1],
-        labels[:1],
-        boxes[1:],
-        labels[1:],
-        torch.ones(1),
-        class_names=[f"c{k}" for k in range(80)],
-    )
+    parts = {"boxes": boxes[1:], "labels": labels[1:], "scores": torch.ones(1)}
+    names = [f"c{k}" for k in range(80)]
+    pair = draw(gray(480, 640), gt_boxes=boxes[:1], gt_labels=labels[:1], **parts, class_names=names)
     return [max_color(panel[:, -480:]) for panel in panels(pair)]
 
 
@@ -118,10 +115,11 @@ def test_every_class_has_one_color_of_its_own():
 
 
 @pytest.mark.parametrize(("threshold", "count"), [(0.0, 3), (0.3, 2), (0.5, 2), (0.51, 1), (1.0, 0)])
-def test_only_detections_from_the_threshold_up_are_drawn(threshold, count):
+def test_only_detections_from_the_threshold_up_are_drawn(threshold, count, monkeypatch):
+    monkeypatch.setattr("resnet_backbone.metrics.drawing.PICTURE_SCORE", threshold)
     boxes = torch.tensor([[10.0, 50, 60, 100], [200.0, 50, 260, 100], [400.0, 50, 460, 100]])
     found = {"boxes": boxes, "labels": torch.tensor([0, 1, 2]), "scores": torch.tensor([0.9, 0.5, 0.1])}
-    pair = draw_pair(gray(480, 640), **{**NO_BOXES, **found}, class_names=NAMES, score_threshold=threshold)
+    pair = draw(gray(480, 640), **found)
     drawn = drawn_pixels(panels(pair)[1], 480)
     assert sum(drawn[:, x : x + 100].any().item() for x in (0, 190, 390)) == count
 
@@ -141,17 +139,13 @@ def test_only_detections_from_the_threshold_up_are_drawn(threshold, count):
 )
 def test_odd_boxes_do_not_fail(box):
     boxes = torch.tensor([box], dtype=torch.float32)
-    pair = draw_pair(
-        gray(480, 640), **{**NO_BOXES, "gt_boxes": boxes, "gt_labels": torch.tensor([0])}, class_names=NAMES
-    )
+    pair = draw(gray(480, 640), gt_boxes=boxes, gt_labels=torch.tensor([0]))
     assert drawn_pixels(panels(pair)[0], 480).any()
 
 
 def test_labels_of_a_crowd_do_not_cover_each_other():
     boxes = torch.tensor([[100.0, 100, 200, 180]]).repeat(3, 1)
-    pair = draw_pair(
-        gray(480, 640), **{**NO_BOXES, "gt_boxes": boxes, "gt_labels": torch.tensor([0, 1, 2])}, class_names=NAMES
-    )
+    pair = draw(gray(480, 640), gt_boxes=boxes, gt_labels=torch.tensor([0, 1, 2]))
     left = panels(pair)[0][:, -480:]
     plates = []
     for label in range(3):
@@ -165,7 +159,8 @@ def test_inputs_stay_as_they_are():
     image = gray(480, 640)
     boxes = torch.tensor([[10.0, 10, 100, 100]])
     before = boxes.clone()
-    draw_pair(image, boxes, torch.tensor([0]), boxes, torch.tensor([0]), torch.ones(1), class_names=NAMES)
+    label = torch.tensor([0])
+    draw(image, gt_boxes=boxes, gt_labels=label, boxes=boxes, labels=label, scores=torch.ones(1))
     assert (image == 128).all() and boxes.equal(before)
 
 
@@ -186,7 +181,7 @@ def test_inputs_stay_as_they_are():
 )
 def test_what_does_not_fit_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        draw_pair(**{"image": gray(90, 90), **NO_BOXES, **change}, class_names=NAMES)
+        draw(**{"image": gray(90, 90), **change})
 
 
 def test_masks_are_tinted_in_the_color_of_their_class():
@@ -197,7 +192,8 @@ def test_masks_are_tinted_in_the_color_of_their_class():
     masks[0, 120:160, 120:180] = True
     masks[1, 220:300, 320:400] = True
     found = {"boxes": boxes, "labels": labels, "scores": torch.tensor([0.2, 0.9])}
-    pair = draw_pair(gray(480, 640), boxes[:1], labels[:1], **found, class_names=NAMES, gt_masks=masks[:1], masks=masks)
+    truth = {"gt_boxes": boxes[:1], "gt_labels": labels[:1], "gt_masks": masks[:1]}
+    pair = draw(gray(480, 640), **truth, **found, masks=masks)
     left, right = (panel[:, -480:] for panel in panels(pair))
     untouched = torch.full((3,), 128, dtype=torch.uint8)
     for panel, (y, x), label in ((left, (140, 150), 0), (right, (260, 360), 1)):
@@ -216,7 +212,7 @@ def test_one_picture_a_sample_and_a_grid(count, tmp_path):
     assert paths[0].name == "000_same_v0.png" and paths[-1].name == "grid.png"
     assert sorted(paths) == sorted((tmp_path / "pictures").iterdir())
     for sample, path in zip(samples, paths, strict=False):
-        expected = draw_pair(sample.image, **NO_BOXES, class_names=NAMES)
+        expected = draw_pair(sample, NAMES)
         assert read(path).equal(expected)
     grid = Image.open(paths[-1])
     columns = 1 if count < 3 else 2

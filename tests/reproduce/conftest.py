@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_backbone.reproduce.tables import REFINEMENT, Row, Table, Training
+from resnet_backbone.reproduce.tables import Row, Table, Training
 from resnet_backbone.torchvision_plugin.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ def tiny_table(tmp_path: Path) -> Callable[..., Table]:
         rows = (
             Row("r18", "ResNet-18", trainings[0]),
             Row("r34", "ResNet-34", trainings[1]),
-            Row("refinement", "+ box refinement", trainings[0], REFINEMENT),
+            Row("refinement", "+ box refinement", trainings[0], ("TEST.BOX_REFINEMENT.ENABLED", "True")),
         )
         return Table("tiny", "shapes", rows, (("r18", "r34"), ("r18", "refinement")), on_cpu=True)
 

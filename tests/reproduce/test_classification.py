@@ -10,19 +10,28 @@ import pytest
 
 from resnet_backbone.classification.config import load_config
 from resnet_backbone.data.prepare.crops import write_crops
-from resnet_backbone.metrics.paper_classification import classification_row
+from resnet_backbone.metrics.paper import paper_row
 from resnet_backbone.models.complexity import build_on_meta, complexity
-from resnet_backbone.reproduce.classification_tables import _BILLIONS, TOOL, all_tables
+from resnet_backbone.reproduce.estimate import V100_FLOPS
 from resnet_backbone.reproduce.jobs import Jobs, Setting
 from resnet_backbone.reproduce.plan import missing_data, plan_text
-from resnet_backbone.reproduce.tables import Row, Table, Training
+from resnet_backbone.reproduce.tables import Row, Table, Training, all_tables
+
+IMAGENET = {
+    row.training.name: row.training
+    for table in all_tables().values()
+    for row in table.rows
+    if row.training.name.startswith("imagenet")
+}
 
 
-@pytest.mark.parametrize("name", _BILLIONS)
+@pytest.mark.parametrize("name", IMAGENET)
 def test_the_cost_of_a_training_is_that_of_its_network(name):
-    node = load_config(f"classification/imagenet_{name}.yaml").MODEL
+    """Forward and twice that backward."""
+    node = load_config(IMAGENET[name].config).MODEL
+    (seconds, _) = IMAGENET[name].cost.v100_seconds
     network = build_on_meta(node.ARCH, shortcut=node.SHORTCUT or None, stride_in_1x1=node.STRIDE_IN_1X1)
-    assert complexity(network, 224).multiply_adds / 1e9 == pytest.approx(_BILLIONS[name], abs=6e-4)
+    assert complexity(network, 224).multiply_adds / 1e9 == pytest.approx(seconds * V100_FLOPS / 2 / 3 / 1e9, abs=6e-4)
 
 
 @pytest.mark.parametrize("number", ["2", "3", "4", "6"])
@@ -41,7 +50,7 @@ def test_the_figures_of_the_paper_stand_in_the_tables():
     by_key = {row.key: row.paper for row in tables["3"].rows}
     assert by_key["resnet34_b_10_crop"].figures == {"top1_error": 24.52, "top5_error": 7.46}
     assert tables["2"].row("plain34_10_crop").paper.figures["top1_error"] == 28.54
-    assert tables["6"].row("resnet1202").paper == classification_row(6, "resnet1202")
+    assert tables["6"].row("resnet1202").paper == paper_row(6, "resnet1202")
     assert tables["6"].row("resnet110_stochastic_depth").paper is None
 
 
@@ -60,7 +69,7 @@ def test_data_that_is_missing_is_named_with_what_gets_it(tmp_path, monkeypatch):
     assert missing_data(jobs) == [
         (name, "python datasets/prepare_cifar10.py") for name in ("cifar10_jpeg_train", "cifar10_jpeg_test")
     ]
-    assert "python datasets/prepare_cifar10.py" in plan_text(jobs, f"tools/{TOOL}", "")
+    assert "python datasets/prepare_cifar10.py" in plan_text(jobs, "tools/train_classifier.py", "")
     for split in ("train", "test"):
         (tmp_path / "cifar10_jpeg" / split).mkdir(parents=True)
     assert missing_data(jobs) == []
@@ -96,7 +105,7 @@ def tiny_table(shapes, tmp_path) -> Table:
         Row("crops", "ten crops", trainings[1], ("TEST.VIEWS", "10-crop")),
         Row("both", "both", trainings[1], members=((trainings[0], 0),)),
     )
-    return Table("tiny", "crops", rows, (("plain", "resnet"),), ("top1_error",), "classification", TOOL, on_cpu=True)
+    return Table("tiny", "crops", rows, (("plain", "resnet"),), ("top1_error",), "classification", on_cpu=True)
 
 
 def test_a_table_is_run_stopped_and_reported(reproduce, tiny_table, tmp_path):

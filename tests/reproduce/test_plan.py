@@ -12,11 +12,8 @@ import torch
 
 from resnet_backbone.classification.config import load_config as load_classifier_config
 from resnet_backbone.config.merge import find_config_file
-from resnet_backbone.reproduce.classification_tables import all_tables
 from resnet_backbone.reproduce.estimate import (
-    COST_R101_C4,
-    COST_R101_FPN,
-    COST_VGG16_MODERN,
+    COSTS,
     Schedule,
     estimate_text,
     find_gpu,
@@ -27,7 +24,7 @@ from resnet_backbone.reproduce.estimate import (
 )
 from resnet_backbone.reproduce.jobs import Jobs, LoadConfig, Setting
 from resnet_backbone.reproduce.plan import missing_data, plan_text
-from resnet_backbone.reproduce.tables import PAPER_R101, Table
+from resnet_backbone.reproduce.tables import Table, all_tables
 from resnet_backbone.torchvision_plugin.config import load_config
 
 SCRIPT = "tools/train_net.py"
@@ -147,10 +144,10 @@ def test_images_that_cannot_be_shared_are_refused():
     ("cost", "hours"),
     # s a step x 90,000 steps x 8 GPUs / 3600; VGG-16 is an estimate of 0.30 to 0.45 s.
     [
-        (COST_R101_C4, (124, 124)),
-        (COST_R101_FPN, (57, 57)),
+        (measured_cost(0.619, ""), (124, 124)),
+        (COSTS["r101_fpn"], (57, 57)),
         (measured_cost(0.452, ""), (90, 90)),
-        (COST_VGG16_MODERN, (60, 90)),
+        (COSTS["vgg16_modern"], (60, 90)),
     ],
 )
 def test_gpu_hours_on_v100(cost, hours):
@@ -162,21 +159,17 @@ def test_gpu_hours_on_v100(cost, hours):
 
 def test_the_counted_hours_are_those_of_the_model():
     """373 G multiply-adds an image, 320,000 x 16 images, 9.45 TFLOP/s."""
-    (hours, _) = gpu_hours(PAPER_R101.cost, next(iter(jobs_of("8", gpus=8))).schedule, find_gpu("V100"))
+    (hours, _) = gpu_hours(COSTS["r101_paper"], next(iter(jobs_of("8", gpus=8))).schedule, find_gpu("V100"))
     assert hours == pytest.approx(2 * 373e9 * 320_000 * 16 / 9.45e12 / 3600)
     assert round(hours) == 112
 
 
 def test_what_is_not_known_is_said():
-    schedule = next(iter(jobs_of("8"))).schedule
-    assert "not known for 'GTX 970' (known: V100, A100, H100, H200)" in estimate_text(
-        COST_R101_C4, schedule, 1, "GTX 970"
-    )
+    cost, schedule = measured_cost(0.619, "R101-C4"), next(iter(jobs_of("8"))).schedule
+    assert "not known for 'GTX 970' (known: V100, A100, H100, H200)" in estimate_text(cost, schedule, 1, "GTX 970")
     assert "nobody has measured" in estimate_text(None, schedule, 1, "V100")
-    assert "this CPU not known: --measure" in estimate_text(COST_R101_C4, schedule, 1, "")
-    assert "15 h on 8 V100" in estimate_text(
-        COST_R101_C4, scale_schedule(load_config("faster/r101_c4.yaml"), 16), 8, "V100"
-    )
+    assert "this CPU not known: --measure" in estimate_text(cost, schedule, 1, "")
+    assert "15 h on 8 V100" in estimate_text(cost, scale_schedule(load_config("faster/r101_c4.yaml"), 16), 8, "V100")
     assert "not measured" in plan_text(jobs_of("8"), SCRIPT, "NVIDIA H200")
 
 

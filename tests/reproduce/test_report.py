@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from resnet_backbone.metrics.run_facts import RunFacts
-from resnet_backbone.reproduce.classification_tables import all_tables
 from resnet_backbone.reproduce.jobs import Job, Jobs, Setting
-from resnet_backbone.reproduce.report import report_markdown, report_text, write_report
+from resnet_backbone.reproduce.report import report_markdown, write_report
 from resnet_backbone.reproduce.results import FINISHED, NOT_RUN, OTHER, STARTED, collect, read_state
+from resnet_backbone.reproduce.tables import all_tables
 from resnet_backbone.torchvision_plugin.config import load_config
 
 FACTS = RunFacts(
@@ -73,7 +73,7 @@ def test_several_seeds_and_their_gain(tmp_path):
     assert ap.ours.absolute == pytest.approx(statistics.mean(second) - statistics.mean(first))
     assert ap.ours.relative == pytest.approx(100 * ap.ours.absolute / statistics.mean(first))
     assert ap.by_seed == pytest.approx((1.0, -0.5, 0.5))
-    text = report_text(result)
+    text = report_markdown(result)
     assert "51.5 ± 1.8 (n = 3)" in text and "standard deviation" in text
     assert "+0.3 (+1 %)" in text
     assert "+1.00, -0.50, +0.50" in text
@@ -116,7 +116,7 @@ def test_a_gain_that_rounds_to_nothing_has_no_sign_of_a_loss(tmp_path):
     jobs = jobs_in(tmp_path, seeds=1)
     for key, value in (("r18", 50.0), ("r34", 49.99)):
         write_run(jobs.of_row(key)[0], box(value))
-    text = report_text(collect(jobs))
+    text = report_markdown(collect(jobs))
     assert "+0.0 (+0 %)" in text
     # Of one seed each, and not in the paper: no word of either.
     assert "standard deviation" not in text and "expected today" not in text
