@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from resnet_backbone.detectron2_plugin.checkpoint import NORMALIZER, SafeCheckpointer
+from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
 from resnet_backbone.detectron2_plugin.evaluation import evaluate
 from resnet_backbone.detectron2_plugin.loader import ResumableLoader
 from resnet_backbone.engine.batches import derive_seed
@@ -108,8 +108,6 @@ class Trainer(DefaultTrainer):
             group.update(options, lr=rate)
         self._loader.seed = state.get("seed", self._loader.seed)
         self._best.restore(state.get("best"))
-        if NORMALIZER in state:
-            setattr(self.checkpointer.model, NORMALIZER, state[NORMALIZER])
         then, now = state.get("num_processes", comm.get_world_size()), comm.get_world_size()
         if then != now:
             logger.warning(
@@ -179,10 +177,10 @@ class Trainer(DefaultTrainer):
     def run_step(self) -> None:
         torch.manual_seed(derive_seed(self._loader.seed, self.iter, comm.get_rank()))
         super().run_step()
-        model = self.checkpointer.model
-        if comm.get_world_size() > 1 and hasattr(model, NORMALIZER):  # a checkpoint has that of one process
-            own = torch.tensor(getattr(model, NORMALIZER), dtype=torch.float64, device=self.cfg.MODEL.DEVICE)
-            setattr(model, NORMALIZER, mean_over_processes(own).item())
+        mean = getattr(self._built_model, _NORMALIZER, None)
+        if mean is not None and comm.get_world_size() > 1:  # a checkpoint has that of one process
+            own = torch.tensor(mean, dtype=torch.float64, device=self.cfg.MODEL.DEVICE)
+            setattr(self._built_model, _NORMALIZER, mean_over_processes(own).item())
 
     def test(self, cfg: CfgNode, model: nn.Module, evaluators: None = None) -> dict[str, float]:
         """Evaluate, in the end with all that TEST asks for; return the summary figures by their full names."""

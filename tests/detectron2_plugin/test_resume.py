@@ -124,7 +124,7 @@ def test_the_normalizer_of_retinanets_losses(config, monkeypatch, tmp_path, shap
     (tmp_path / "parted/model_final.pth").unlink()
     parted = run(config("parted", *keys, file="retinanet/r18_fpn.yaml"), resume=True)
     one, other = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, parted))
-    assert one["loss_normalizer"] == other["loss_normalizer"] != 100
+    assert one["trainer"]["loss_normalizer"] == other["trainer"]["loss_normalizer"] != 100
     for key, tensor in one["model"].items():
         assert torch.equal(tensor, other["model"][key]), key
 
