@@ -29,6 +29,7 @@ from torch import nn
 from resnet_backbone.data.coco.masks import decode_segmentation
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper, boxes_of
+from resnet_backbone.engine.data_errors import Fetched
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.coco import IouType
 from resnet_backbone.metrics.drawing import Sample, evenly_spaced, save_comparison_pictures
@@ -137,6 +138,9 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: Path, *, pictures: bool) ->
         folder: gets the files; with several data sets, a folder for each.
         pictures: whether to draw ground truth beside predictions, of data sets in COCO's format.
 
+    Raises:
+        DataError: an image cannot be read.
+
     Returns:
         By data set, what ``metrics.json`` holds, too: ``{"bbox": {"AP": ..., "AP-person": ...}}``, percent.
     """
@@ -146,7 +150,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: Path, *, pictures: bool) ->
         evaluator = build_evaluator(name, own_folder, with_masks=cfg.MODEL.MASK_ON, pictures=pictures)
         with CostMeter(model, torch.device(cfg.MODEL.DEVICE)) as meter:
             loader = build_detection_test_loader(cfg, name, mapper=TensorMapper(cfg, is_train=False))
-            results = inference_on_dataset(model, loader, evaluator)
+            results = inference_on_dataset(model, Fetched(loader), evaluator)
         if not comm.is_main_process():
             continue
         if isinstance(evaluator, CocoEvaluator):

@@ -168,7 +168,6 @@ class Trainer(DefaultTrainer):
             with torch.jit.optimized_execution(self.cfg.MODEL.DEVICE != "cpu"):
                 super().train()
         except DataError as error:
-            self.iter = self._trainer.iter = self.iter - 1  # the last that is done
             kept = self._keep()
             if was_asked_to_stop():  # what loads images may have got the signal first
                 raise Interrupted(f"ended by a signal. {kept}") from error
@@ -176,7 +175,11 @@ class Trainer(DefaultTrainer):
 
     def run_step(self) -> None:
         torch.manual_seed(derive_seed(self._loader.seed, self.iter, comm.get_rank()))
-        super().run_step()
+        try:
+            super().run_step()
+        except DataError:
+            self.iter = self._trainer.iter = self.iter - 1  # the last that is done
+            raise
         mean = getattr(self._built_model, _NORMALIZER, None)
         if mean is not None and comm.get_world_size() > 1:  # a checkpoint has that of one process
             own = torch.tensor(mean, dtype=torch.float64, device=self.cfg.MODEL.DEVICE)
