@@ -219,7 +219,7 @@ def _records(dataset: CocoDataset) -> list[Record]:
 def _check_files(name: str) -> None:
     """Look for what the metadata of one of Detectron2's own data sets points to."""
     metadata = MetadataCatalog.get(name)
-    for key in ("json_file", "image_root", "panoptic_json", "panoptic_root", "sem_seg_root", "dirname"):
+    for key in ("json_file", "image_root", "panoptic_json", "panoptic_root", "sem_seg_root", "dirname", "image_dir"):
         path = getattr(metadata, key, None)
         if path is not None and "://" not in path and not Path(path).exists():
             try:
