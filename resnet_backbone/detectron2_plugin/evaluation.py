@@ -28,6 +28,7 @@ from torch import nn
 
 from resnet_backbone.data.coco.masks import decode_segmentation
 from resnet_backbone.data.images.read import read_image
+from resnet_backbone.detectron2_plugin.datasets import complete_metadata
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper, boxes_of
 from resnet_backbone.engine.data_errors import Fetched
 from resnet_backbone.files.atomic import write_text
@@ -41,6 +42,7 @@ from resnet_backbone.metrics.voc import score_results
 logger = logging.getLogger(__name__)
 
 _KINDS = ("coco", "pascal_voc", "sem_seg", "coco_panoptic_seg")
+_IDS = "thing_dataset_id_to_contiguous_id"
 
 
 class CocoEvaluator(DatasetEvaluator):
@@ -60,7 +62,7 @@ class CocoEvaluator(DatasetEvaluator):
         self.with_masks = with_masks
         self.pictures = pictures
         self.json_path = Path(metadata.json_file)
-        DatasetCatalog.get(dataset_name)  # which completes the metadata
+        complete_metadata(dataset_name, _IDS)
         ids = metadata.thing_dataset_id_to_contiguous_id
         self.category_ids = sorted(ids, key=lambda category_id: ids[category_id])
         self.metrics: CocoMetrics | None = None
@@ -196,6 +198,15 @@ def check_evaluator(dataset_name: str) -> None:
         raise ValueError(
             f"no evaluator for data set {dataset_name!r} of the kind {kind!r}; take it out of DATASETS.TEST"
         )
+    if kind.startswith("coco"):
+        complete_metadata(dataset_name, _IDS)
+        missing = [key for key in ("json_file", "image_root", _IDS) if not MetadataCatalog.get(dataset_name).get(key)]
+        if missing:
+            raise ValueError(
+                f"data set {dataset_name!r} is to be scored as COCO's, and its metadata lack {', '.join(missing)}: "
+                f"register it by detectron2.data.datasets.register_coco_instances (convert_to_coco_json writes such a "
+                f"file), or take it out of DATASETS.TEST"
+            )
     if kind == "coco_panoptic_seg" and importlib.util.find_spec("panopticapi") is None:
         raise ValueError(
             f"data set {dataset_name!r} is scored by panopticapi, which is not installed; "
