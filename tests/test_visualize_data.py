@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -216,6 +217,19 @@ def test_boxes_that_vanished_are_told(load_script):
     assert tool.summarise([image], ["cell"], 8.0)[1:] == [
         "warning: boxes that the transforms have made vanish: 2, on the images 5"
     ]
+
+
+def test_an_image_that_cannot_be_read(engine, visualize, shapes, tmp_path):
+    """Named in a line, also where another process has read it."""
+    images = tmp_path / "images"
+    shutil.copytree(shapes / "shapes/val", images)
+    for path in images.iterdir():
+        path.write_bytes(b"no image")
+    own = [{"NAME": "own", "JSON": str(shapes / "shapes/annotations/val.json"), "IMAGES": str(images)}]
+    words = ["DATASETS.OWN", str(own), "DATASETS.TEST", "('own',)", "DATALOADER.NUM_WORKERS", "1"]
+    options = ("--config-file", "quickstart.yaml", "--split", "test", "--engine", engine.name)
+    status, _, err = visualize(*options, "--output", tmp_path / "o", *words)
+    assert status == 1 and "cannot be read as an image" in err and "Traceback" not in err
 
 
 def test_mistakes(engine, visualize, tmp_path):

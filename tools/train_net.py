@@ -115,7 +115,7 @@ def launch_detectron2(args: argparse.Namespace) -> int:
     except (Interrupted, OSError) as error:
         return failed(error)
     except (ProcessExitedException, ProcessRaisedException) as error:  # a process has said why
-        print(f"error: {error}; with --resume it goes on from the last checkpoint", file=sys.stderr)
+        print(f"error: {error}; if it had begun, --resume goes on from the last checkpoint", file=sys.stderr)
         was_interrupted = isinstance(error, ProcessExitedException) and error.exit_code == RESUME_ME
         return RESUME_ME if was_interrupted else 1
     return 0

@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from resnet_backbone.data.transforms import SeenImage, Sight
-from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.command_line import plain_text, run_command_line
 from resnet_backbone.engine.run_folder import ENGINES, choose_engine
 from resnet_backbone.metrics.drawing import draw_panel, fit, tile, tinted
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seen.append(image)
         tile(cells).save(output / "grid.png")
     except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain_text(error)}", file=sys.stderr)
         return 1
     print("\n".join(summarise(seen, sight.class_names, tiny)))
     print(f"wrote {len(seen)} pictures and grid.png to {output}")

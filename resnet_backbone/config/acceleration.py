@@ -28,12 +28,14 @@ def set_up_process(cfg: CfgNode) -> None:
     TF32 is for GPUs since Ampere: float32 convolutions, and matrix products, round their factors. torch's own choice is
     ``convolutions``. Where a config has Detectron2's FLOAT32_PRECISION, that key decides.
     """
-    tf32 = FLOAT32_PRECISION.get(cfg.get("FLOAT32_PRECISION", ""), cfg.TF32)
+    precision = cfg.get("FLOAT32_PRECISION", "")
+    tf32 = FLOAT32_PRECISION.get(precision, cfg.TF32)
     if tf32 != cfg.TF32:
-        logger.info("TF32 %s, as FLOAT32_PRECISION %s says", tf32, cfg.FLOAT32_PRECISION)
+        logger.info("TF32 %s, as FLOAT32_PRECISION %s says", tf32, precision)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     torch.backends.cudnn.allow_tf32 = tf32 != "nowhere"
-    torch.backends.cuda.matmul.allow_tf32 = tf32 == "everywhere"
+    # Not by allow_tf32, which leaves torch.compile unable to read what default_setup has set by this function.
+    torch.set_float32_matmul_precision(precision or ("high" if tf32 == "everywhere" else "highest"))
     if cfg.KEEP_FREED_MEMORY and cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
 

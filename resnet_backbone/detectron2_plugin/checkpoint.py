@@ -22,8 +22,6 @@ from resnet_backbone.weights.source import MATCHING, resolve
 
 logger = logging.getLogger(__name__)
 
-NORMALIZER = "loss_normalizer"  # running mean of Detectron2's one-stage detectors; a plain attribute, in no state_dict
-
 
 class SafeCheckpointer(DetectionCheckpointer):
     """Loads what Detectron2's does, and ImageNet classifiers in any naming that ``read_weights`` knows.
@@ -64,7 +62,6 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise FloatingPointError(broken[0])
         state = {
             "model": self.model.state_dict(),
-            **({NORMALIZER: getattr(self.model, NORMALIZER)} if hasattr(self.model, NORMALIZER) else {}),
             **{key: one.state_dict() for key, one in self.checkpointables.items()},
             **self.facts,
             **kwargs,

@@ -61,7 +61,8 @@ def check_host_config(cfg: CfgNode) -> None:
     for key in ("NUM_GROUPS", "WIDTH_PER_GROUP", "DEFORM_ON_PER_STAGE", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS"):
         theirs = cfg.MODEL.RESNETS[key]
         is_basic = key == "RES2_OUT_CHANNELS" and theirs == 64 and not has_bottlenecks(node.ARCH)  # as theirs must say
-        if theirs != defaults.MODEL.RESNETS[key] and not is_basic:
+        of_deeplab = key == "STEM_OUT_CHANNELS" and theirs == 128 and "STEM_TYPE" in cfg.MODEL.RESNETS  # of its stem
+        if theirs != defaults.MODEL.RESNETS[key] and not is_basic and not of_deeplab:
             raise ValueError(
                 f"MODEL.RESNETS.{key} is {theirs}: there are no ResNeXts, wide or deformable networks here; take it "
                 f"out, or write MODEL.BACKBONE.NAME: build_resnet_backbone (or build_resnet_fpn_backbone)"

@@ -68,6 +68,11 @@ def register_datasets(cfg: CfgNode, *, training: bool) -> list[str]:
                 files[key][name] = dataset.files
     first = next(iter(classes.values()), [])
     for name, found in classes.items():
+        if bool(found) != bool(first):
+            raise ValueError(
+                f"data set {name if first else next(iter(classes))!r} does not name its classes, others of the run do: "
+                f"set thing_classes in its metadata, MetadataCatalog.get(...), where it is registered"
+            )
         check_same_classes(name, found, first)
     if comm.is_main_process():  # the others wait for it where they next talk to it
         compared = compare_images(files["TRAIN"], files["TEST"], deep=cfg.DATASETS.CHECK_IMAGES)
@@ -96,9 +101,16 @@ def _enter(cfg: CfgNode, name: str, *, training: bool) -> tuple[list[str], CocoD
     if name in DatasetCatalog and name not in (*own, *_registered):
         _check_files(name)
         dataset = _replace(name, cfg, training=training)
+        complete_metadata(name, "thing_classes", "stuff_classes")
     else:
         dataset = _register(get_dataset(name, cfg.DATASETS.OWN if name in own else ()), cfg, training=training)
     return list(getattr(MetadataCatalog.get(name), "thing_classes", [])), dataset
+
+
+def complete_metadata(name: str, *keys: str) -> None:
+    """Read a registered data set where its metadata have none of ``keys``: many readers add them."""
+    if not any(MetadataCatalog.get(name).get(key) for key in keys):
+        DatasetCatalog.get(name)
 
 
 def _own_names(cfg: CfgNode) -> list[str]:
@@ -219,7 +231,7 @@ def _records(dataset: CocoDataset) -> list[Record]:
 def _check_files(name: str) -> None:
     """Look for what the metadata of one of Detectron2's own data sets points to."""
     metadata = MetadataCatalog.get(name)
-    for key in ("json_file", "image_root", "panoptic_json", "panoptic_root", "sem_seg_root", "dirname"):
+    for key in ("json_file", "image_root", "panoptic_json", "panoptic_root", "sem_seg_root", "dirname", "image_dir"):
         path = getattr(metadata, key, None)
         if path is not None and "://" not in path and not Path(path).exists():
             try:

@@ -28,7 +28,9 @@ from torch import nn
 
 from resnet_backbone.data.coco.masks import decode_segmentation
 from resnet_backbone.data.images.read import read_image
+from resnet_backbone.detectron2_plugin.datasets import complete_metadata
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper, boxes_of
+from resnet_backbone.engine.data_errors import Fetched
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.coco import IouType
 from resnet_backbone.metrics.drawing import Sample, evenly_spaced, save_comparison_pictures
@@ -40,6 +42,7 @@ from resnet_backbone.metrics.voc import score_results
 logger = logging.getLogger(__name__)
 
 _KINDS = ("coco", "pascal_voc", "sem_seg", "coco_panoptic_seg")
+_IDS = "thing_dataset_id_to_contiguous_id"
 
 
 class CocoEvaluator(DatasetEvaluator):
@@ -59,7 +62,7 @@ class CocoEvaluator(DatasetEvaluator):
         self.with_masks = with_masks
         self.pictures = pictures
         self.json_path = Path(metadata.json_file)
-        DatasetCatalog.get(dataset_name)  # which completes the metadata
+        complete_metadata(dataset_name, _IDS)
         ids = metadata.thing_dataset_id_to_contiguous_id
         self.category_ids = sorted(ids, key=lambda category_id: ids[category_id])
         self.metrics: CocoMetrics | None = None
@@ -137,6 +140,9 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: Path, *, pictures: bool) ->
         folder: gets the files; with several data sets, a folder for each.
         pictures: whether to draw ground truth beside predictions, of data sets in COCO's format.
 
+    Raises:
+        DataError: an image cannot be read.
+
     Returns:
         By data set, what ``metrics.json`` holds, too: ``{"bbox": {"AP": ..., "AP-person": ...}}``, percent.
     """
@@ -146,7 +152,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: Path, *, pictures: bool) ->
         evaluator = build_evaluator(name, own_folder, with_masks=cfg.MODEL.MASK_ON, pictures=pictures)
         with CostMeter(model, torch.device(cfg.MODEL.DEVICE)) as meter:
             loader = build_detection_test_loader(cfg, name, mapper=TensorMapper(cfg, is_train=False))
-            results = inference_on_dataset(model, loader, evaluator)
+            results = inference_on_dataset(model, Fetched(loader), evaluator)
         if not comm.is_main_process():
             continue
         if isinstance(evaluator, CocoEvaluator):
@@ -192,6 +198,15 @@ def check_evaluator(dataset_name: str) -> None:
         raise ValueError(
             f"no evaluator for data set {dataset_name!r} of the kind {kind!r}; take it out of DATASETS.TEST"
         )
+    if kind.startswith("coco"):
+        complete_metadata(dataset_name, _IDS)
+        missing = [key for key in ("json_file", "image_root", _IDS) if not MetadataCatalog.get(dataset_name).get(key)]
+        if missing:
+            raise ValueError(
+                f"data set {dataset_name!r} is to be scored as COCO's, and its metadata lack {', '.join(missing)}: "
+                f"register it by detectron2.data.datasets.register_coco_instances (convert_to_coco_json writes such a "
+                f"file), or take it out of DATASETS.TEST"
+            )
     if kind == "coco_panoptic_seg" and importlib.util.find_spec("panopticapi") is None:
         raise ValueError(
             f"data set {dataset_name!r} is scored by panopticapi, which is not installed; "

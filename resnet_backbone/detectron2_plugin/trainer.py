@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from resnet_backbone.detectron2_plugin.checkpoint import NORMALIZER, SafeCheckpointer
+from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
 from resnet_backbone.detectron2_plugin.evaluation import evaluate
 from resnet_backbone.detectron2_plugin.loader import ResumableLoader
 from resnet_backbone.engine.batches import derive_seed
@@ -108,8 +108,6 @@ class Trainer(DefaultTrainer):
             group.update(options, lr=rate)
         self._loader.seed = state.get("seed", self._loader.seed)
         self._best.restore(state.get("best"))
-        if NORMALIZER in state:
-            setattr(self.checkpointer.model, NORMALIZER, state[NORMALIZER])
         then, now = state.get("num_processes", comm.get_world_size()), comm.get_world_size()
         if then != now:
             logger.warning(
@@ -170,7 +168,6 @@ class Trainer(DefaultTrainer):
             with torch.jit.optimized_execution(self.cfg.MODEL.DEVICE != "cpu"):
                 super().train()
         except DataError as error:
-            self.iter = self._trainer.iter = self.iter - 1  # the last that is done
             kept = self._keep()
             if was_asked_to_stop():  # what loads images may have got the signal first
                 raise Interrupted(f"ended by a signal. {kept}") from error
@@ -178,11 +175,15 @@ class Trainer(DefaultTrainer):
 
     def run_step(self) -> None:
         torch.manual_seed(derive_seed(self._loader.seed, self.iter, comm.get_rank()))
-        super().run_step()
-        model = self.checkpointer.model
-        if comm.get_world_size() > 1 and hasattr(model, NORMALIZER):  # a checkpoint has that of one process
-            own = torch.tensor(getattr(model, NORMALIZER), dtype=torch.float64, device=self.cfg.MODEL.DEVICE)
-            setattr(model, NORMALIZER, mean_over_processes(own).item())
+        try:
+            super().run_step()
+        except DataError:
+            self.iter = self._trainer.iter = self.iter - 1  # the last that is done
+            raise
+        mean = getattr(self._built_model, _NORMALIZER, None)
+        if mean is not None and comm.get_world_size() > 1:  # a checkpoint has that of one process
+            own = torch.tensor(mean, dtype=torch.float64, device=self.cfg.MODEL.DEVICE)
+            setattr(self._built_model, _NORMALIZER, mean_over_processes(own).item())
 
     def test(self, cfg: CfgNode, model: nn.Module, evaluators: None = None) -> dict[str, float]:
         """Evaluate, in the end with all that TEST asks for; return the summary figures by their full names."""

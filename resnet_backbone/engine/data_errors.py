@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
+
+from torch.utils.data import DataLoader
 
 from resnet_backbone.engine.command_line import plain_text
 
@@ -29,19 +31,24 @@ def fetch(batches: Iterator[Any]) -> Any:
         raise DataError(_explanation(error)) from error
 
 
-def fetched(loader: Iterable[Any]) -> Iterator[Any]:
-    """Yield the batches of a loader.
+class Fetched:
+    """The batches of a loader, each by :func:`fetch`, and their number."""
 
-    Raises:
-        DataError: see there.
-    """
-    batches = iter(loader)
-    while True:
-        try:
-            batch = fetch(batches)
-        except StopIteration:
-            return
-        yield batch
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Raises: DataError, see there."""
+        batches = iter(self.loader)
+        while True:
+            try:
+                batch = fetch(batches)
+            except StopIteration:
+                return
+            yield batch
 
 
 def let_the_next_fetch_find_dead_workers() -> None:

@@ -25,7 +25,7 @@ from resnet_backbone.data.catalog import get_dataset
 from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.data.transforms import test_transforms
 from resnet_backbone.engine.batches import reorder_channels
-from resnet_backbone.engine.data_errors import fetched
+from resnet_backbone.engine.data_errors import Fetched
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.detections import Detections
 from resnet_backbone.metrics.drawing import Sample as PictureSample
@@ -95,7 +95,7 @@ def predict(
     found = []
     quiet = None if accelerator.is_main_process else True  # None: no bar where there is no terminal
     progress = Progress(len(loader)) if accelerator.is_main_process and not sys.stderr.isatty() else None
-    bar = tqdm(fetched(loader), total=len(loader), desc="evaluate", unit="image", disable=quiet, leave=False)
+    bar = tqdm(Fetched(loader), desc="evaluate", unit="image", disable=quiet, leave=False)
     for images, targets in bar:
         images = [reorder_channels(image, cfg.INPUT.FORMAT).to(accelerator.device) for image in images]
         outputs = detector(images)

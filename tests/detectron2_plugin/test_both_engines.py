@@ -18,17 +18,14 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog  # noqa: E402
 from detectron2.data import transforms as T  # noqa: E402
-from detectron2.data.datasets import register_coco_instances  # noqa: E402
+from detectron2.data.datasets import load_coco_json, register_coco_instances  # noqa: E402
 from detectron2.structures import Boxes, Instances  # noqa: E402
 from fvcore.common.config import CfgNode  # noqa: E402
 from torch import nn  # noqa: E402
 
 from resnet_backbone.data.coco.dataset import CocoDataset  # noqa: E402
 from resnet_backbone.data.images.read import read_image  # noqa: E402
-from resnet_backbone.data.transforms import (
-    SeenImage,  # noqa: E402
-    train_transforms,  # noqa: E402
-)
+from resnet_backbone.data.transforms import SeenImage, train_transforms  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.datasets import register_datasets  # noqa: E402
 from resnet_backbone.detectron2_plugin.evaluation import CocoEvaluator, evaluate  # noqa: E402
@@ -289,6 +286,25 @@ def test_data_sets_that_detectron2_registers_itself(tmp_path):
     Path(own["JSON"]).write_text(json.dumps(data))
     with pytest.raises(ValueError, match="two, nine"):
         register_datasets(cfgs[1], training=True)
+
+
+def test_classes_that_a_reader_names(tmp_path):
+    """``load_coco_json`` puts them into the metadata when it is called; without a name of a data set, it does not."""
+    own = write_set(tmp_path / "read", masks="polygon", ugly=False)
+    paths = own["JSON"], own["IMAGES"]
+    data = json.loads(Path(own["JSON"]).read_text())
+    data["annotations"] = [note | {"id": number} for number, note in enumerate(data["annotations"])]
+    Path(own["JSON"]).write_text(json.dumps(data))
+    names = [f"{kind}_{tmp_path.name}" for kind in ("named", "nameless")]
+    DatasetCatalog.register(names[0], lambda: load_coco_json(*paths, names[0]))
+    DatasetCatalog.register(names[1], lambda: load_coco_json(*paths))
+    cfg = configs(tmp_path, "DATASETS.TEST", "()")[1]
+    cfg.DATASETS.TRAIN = (names[0],)
+    assert register_datasets(cfg, training=True) == ["two", "nine"]
+    for train in (names, names[::-1]):
+        cfg.DATASETS.TRAIN = tuple(train)
+        with pytest.raises(ValueError, match=f"'{names[1]}' does not name its classes"):
+            register_datasets(cfg, training=True)
 
 
 def test_keypoints_are_left_to_detectron2_but_not_its_boxes_of_negative_width(tmp_path):

@@ -228,3 +228,12 @@ def test_a_data_set_that_nothing_scores_is_refused_before_the_training(registere
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("unscored",), ("unscored",)
     with pytest.raises(ValueError, match="no evaluator for data set 'unscored' of the kind 'lvis'"):
         Run(cfg)
+
+
+def test_records_without_coco_s_file_are_refused_before_the_training(registered, tmp_path):
+    DatasetCatalog.register("records", lambda: [])
+    MetadataCatalog.get("records").set(thing_classes=["circle"], evaluator_type="coco", image_root=str(registered))
+    cfg = load_config("faster/r18_fpn.yaml", [*TINY, "OUTPUT_DIR", str(tmp_path / "output")])
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("records",), ("records",)
+    with pytest.raises(ValueError, match="'records' .* lack json_file, thing_dataset_id.*convert_to_coco_json"):
+        Run(cfg)

@@ -124,7 +124,7 @@ def test_the_normalizer_of_retinanets_losses(config, monkeypatch, tmp_path, shap
     (tmp_path / "parted/model_final.pth").unlink()
     parted = run(config("parted", *keys, file="retinanet/r18_fpn.yaml"), resume=True)
     one, other = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (whole, parted))
-    assert one["loss_normalizer"] == other["loss_normalizer"] != 100
+    assert one["trainer"]["loss_normalizer"] == other["trainer"]["loss_normalizer"] != 100
     for key, tensor in one["model"].items():
         assert torch.equal(tensor, other["model"][key]), key
 
@@ -186,6 +186,23 @@ def test_an_image_that_turns_unreadable(config, monkeypatch, shapes, tmp_path):
     for path, content in kept.items():
         path.write_bytes(content)
     assert_the_same(whole, run(config("parted", *words), resume=True))
+
+
+@pytest.mark.parametrize(("period", "kept"), [("3", "model_0000002.pth"), ("0", "model_final.pth")])
+def test_a_test_image_that_turns_unreadable(config, shapes, tmp_path, period, kept):
+    """In an evaluation between two steps, and in the last one."""
+    images = tmp_path / "images"
+    shutil.copytree(shapes / "shapes/val", images)
+    own = [{"NAME": "own", "JSON": str(shapes / "shapes/annotations/val.json"), "IMAGES": str(images)}]
+    words = ["DATASETS.OWN", str(own), "DATASETS.TEST", "('own',)", "DATALOADER.NUM_WORKERS", "1"]
+    words += ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()", "SOLVER.CHECKPOINT_PERIOD", "5", "TEST.EVAL_PERIOD", period]
+    prepared = Run(config("out", *words))
+    next(images.iterdir()).write_bytes(b"no image")
+    with pytest.raises(DataError, match=rf"\A\S+\.jpg: cannot be read as an image .*\n.*{kept} is kept"):
+        prepared.start()
+    last = last_checkpoint(tmp_path / "out")
+    assert last.name == kept
+    assert torch.load(last, weights_only=True)["iteration"] == (2 if period == "3" else 3)
 
 
 def test_an_evaluation_that_fails_keeps_what_was_learned(config, monkeypatch, tmp_path, caplog):

@@ -288,13 +288,17 @@ def test_augmented_tests_of_other_detectors_are_refused(tiny):
     ],
 )
 def test_float32_precision_is_obeyed(tiny, words, expected):
-    """For convolutions and matrix products, as ``detectron2.engine.default_setup`` does where there is a GPU."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    """For convolutions and matrix products, after ``detectron2.engine.default_setup`` has set those."""
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    precision = words[1] if words and words[0] == "FLOAT32_PRECISION" else "high"  # of whatever ran before
     try:
+        torch.set_float32_matmul_precision(precision)
         set_up_process(tiny("quickstart.yaml", "KEEP_FREED_MEMORY", "False", *words))
         assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == expected
+        assert torch.get_float32_matmul_precision() == (precision if expected[1] else "highest")  # as compilers read it
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
 
 
 WAITING = """
