@@ -100,7 +100,7 @@ def to_rle(segmentation: Any, image: Mapping[str, Any], where: str) -> Record:
             f'{where}: a segmentation is a list of polygons or {{"size": [height, width], "counts": ...}}, '
             f"got {brief(segmentation)}"
         )
-    _check_mask_size(segmentation["size"], height, width, where)
+    _check_mask_size(segmentation["size"], image, where)
     counts = segmentation["counts"]
     if isinstance(counts, list):
         if not all(type(run) is int and 0 <= run <= height * width for run in counts) or sum(counts) != height * width:
@@ -125,9 +125,10 @@ def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:
             )
 
 
-def _check_mask_size(size: Any, height: int, width: int, where: str) -> None:
-    if not isinstance(size, list | tuple) or list(size) != [height, width]:
-        raise ValueError(f"{where}: mask of [height, width] {brief(size)} on an image of {[height, width]}")
+def _check_mask_size(size: Any, image: Mapping[str, Any], where: str) -> None:
+    expected = list(_size(image))
+    if not isinstance(size, list | tuple) or list(size) != expected:
+        raise ValueError(f"{where}: mask of [height, width] {brief(size)} on image {image['id']} of {expected}")
 
 
 def mask_areas(rles: Iterable[Record]) -> list[float]:
@@ -157,7 +158,7 @@ def checked_rle(rle: Any, image: Mapping[str, Any], where: str) -> Record:
             f"{where}: a result's segmentation is compressed run lengths "
             '{"size": [height, width], "counts": "..."}, as pycocotools.mask.encode writes'
         )
-    _check_mask_size(rle.get("size"), *_size(image), where)
+    _check_mask_size(rle.get("size"), image, where)
     return dict(rle)
 
 

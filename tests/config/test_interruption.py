@@ -105,9 +105,9 @@ def test_what_a_command_says(error, status, text):
 
 WORKER = """
 import os, signal, sys, time
-from resnet_backbone.config import interruption
-interruption._WORKER_STAYS_S = 0.5
-interruption.stay_for_the_parent(0)
+from resnet_backbone.engine import signals
+signals._WORKER_STAYS_S = 0.5
+signals.stay_for_the_parent(0)
 print("ready", flush=True)
 while True:
     time.sleep(0.05)

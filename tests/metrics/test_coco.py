@@ -265,7 +265,7 @@ SQUARE = {"size": [20, 30], "counts": coco_mask.encode(np.ones((20, 30), np.uint
         ({"image_id": 7, "category_id": 3, "score": 1.0}, "bbox", r"lacks \['bbox'\]"),
         (hit(), "segm", r"lacks \['segmentation'\]"),
         (hit(segmentation=[[1, 1, 5, 1, 5, 5]]), "segm", "pycocotools.mask.encode"),
-        (hit(segmentation=SQUARE), "segm", r"\(20, 30\) on image 7 of \(200, 300\)"),
+        (hit(segmentation=SQUARE), "segm", r"\[20, 30\] on image 7 of \[200, 300\]"),
     ],
 )
 def test_results_that_do_not_fit_are_refused(result, iou_type, message, backend):

@@ -147,7 +147,7 @@ def test_what_is_no_record_is_named(what, tmp_path):
 def test_a_broken_mask_is_named():
     given = results()
     given[300] = {**given[300], "segmentation": {**RUN_LENGTHS, "size": [30, 20]}}
-    with pytest.raises(ValueError, match=r"result 300: mask of \[height, width\] \[30, 20\] on an image"):
+    with pytest.raises(ValueError, match=r"result 300: mask of \[height, width\] \[30, 20\] on image 11 of"):
         read_result_table(given, TRUTH, ["bbox", "segm"])
     assert len(read_result_table(given, TRUTH, ["bbox"])) == COUNT
 
