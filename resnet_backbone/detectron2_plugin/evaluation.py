@@ -185,12 +185,6 @@ def _write_facts(cfg: CfgNode, evaluator: CocoEvaluator, meter: CostMeter) -> No
     )
 
 
-def check_evaluators(cfg: CfgNode) -> None:
-    """Raise ValueError where a data set of DATASETS.TEST cannot be scored: before the training, not after it."""
-    for name in cfg.DATASETS.TEST:
-        check_evaluator(name)
-
-
 def check_evaluator(dataset_name: str) -> None:
     """Raise ValueError where a registered data set cannot be scored."""
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
@@ -218,7 +212,7 @@ def build_evaluator(dataset_name: str, folder: Path, *, with_masks: bool, pictur
     """Return what scores a data set: COCO's figures, VOC's, or those of stuff and panoptic segmentation.
 
     Args:
-        dataset_name: one that :func:`check_evaluators` accepted.
+        dataset_name: one that :func:`check_evaluator` accepted.
         folder: for the files.
         with_masks: whether the detector gives masks.
         pictures: whether to draw ground truth beside predictions.

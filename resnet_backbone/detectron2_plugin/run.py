@@ -29,7 +29,7 @@ from resnet_backbone.config.weights_input import input_of, refuse_unknown_input,
 from resnet_backbone.detectron2_plugin.checkpoint import fill_detector, local_file
 from resnet_backbone.detectron2_plugin.config import check_config
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
-from resnet_backbone.detectron2_plugin.evaluation import check_evaluators
+from resnet_backbone.detectron2_plugin.evaluation import check_evaluator
 from resnet_backbone.detectron2_plugin.improvements import build_improved
 from resnet_backbone.detectron2_plugin.trained import build_detector
 from resnet_backbone.detectron2_plugin.trainer import Trainer, evaluate_all
@@ -90,7 +90,8 @@ class Run:
         warn_of_suspicious(cfg, training=not eval_only)
         self.class_names = register_datasets(cfg, training=not eval_only)
         comm.synchronize()  # for the main process, which looks at the images alone
-        check_evaluators(cfg)
+        for name in cfg.DATASETS.TEST:
+            check_evaluator(name)
         set_num_classes(cfg, len(self.class_names))
 
         self.found = _resumed_checkpoint(self.output_dir) if resume else None

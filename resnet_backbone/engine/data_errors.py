@@ -43,12 +43,8 @@ class Fetched:
     def __iter__(self) -> Iterator[Any]:
         """Raises: DataError, see there."""
         batches = iter(self.loader)
-        while True:
-            try:
-                batch = fetch(batches)
-            except StopIteration:
-                return
-            yield batch
+        for _ in range(len(self)):
+            yield fetch(batches)
 
 
 def let_the_next_fetch_find_dead_workers() -> None:
