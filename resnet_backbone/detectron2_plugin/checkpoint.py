@@ -13,12 +13,12 @@ from torch import nn
 from resnet_backbone.engine.divergence import broken_tensors
 from resnet_backbone.files.checkpoints import BEST, last_checkpoint, write_checkpoint
 from resnet_backbone.weights import read_weights
+from resnet_backbone.weights.cache import MATCHING, resolve
 from resnet_backbone.weights.catalog import SCHEMES, parse_source
 from resnet_backbone.weights.errors import shorten
 from resnet_backbone.weights.names import holds_detector
 from resnet_backbone.weights.package import download_packaged
 from resnet_backbone.weights.read import read_file, read_torch_file, split_part, tell_others
-from resnet_backbone.weights.source import MATCHING, resolve
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from resnet_backbone.doctor import DetectorParts, Section
 from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
 from resnet_backbone.doctor.engine import NAME_KEYS
 from resnet_backbone.weights import WeightsError
+from resnet_backbone.weights.cache import resolve
 from resnet_backbone.weights.errors import shorten
-from resnet_backbone.weights.source import resolve
 
 
 class Detectron2Engine:

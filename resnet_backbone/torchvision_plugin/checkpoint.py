@@ -17,7 +17,7 @@ from resnet_backbone.torchvision_plugin.datasets import set_num_classes
 from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
 from resnet_backbone.weights import Weights, read_weights
-from resnet_backbone.weights.source import resolve
+from resnet_backbone.weights.cache import resolve
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from resnet_backbone.weights.architecture import has_bottlenecks
+from resnet_backbone.weights.cache import cache_folder
 from resnet_backbone.weights.catalog import WeightsEntry
 from resnet_backbone.weights.download import locked
 from resnet_backbone.weights.errors import WeightsError
 from resnet_backbone.weights.input_format import InputFormat, TestTransform
 from resnet_backbone.weights.read import split_part
-from resnet_backbone.weights.source import FORMAT_VERSION, PACKAGE_KEY, Weights, cache_folder, read_weights
+from resnet_backbone.weights.source import FORMAT_VERSION, PACKAGE_KEY, Weights, read_weights
 
 
 def package_weights(

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from resnet_backbone.weights import DownloadError, InputFormat, WeightsError, load_weights, read_weights
+from resnet_backbone.weights.cache import resolve
 from resnet_backbone.weights.catalog import CATALOG, get_entry
-from resnet_backbone.weights.source import resolve, weights_from_state_dict
+from resnet_backbone.weights.source import weights_from_state_dict
 
 
 def put_in_cache(empty_hub, entry, content):
