@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.command_line import run_command_line, warnings_last
 from resnet_backbone.metrics.coco import evaluate_coco
 
 
@@ -32,6 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="faster-coco-eval, or the original, which is slower and says the same (default: %(default)s)",
     )
     args = parser.parse_args(argv)
+    with warnings_last():
+        return _score(args)
+
+
+def _score(args: argparse.Namespace) -> int:
     try:
         metrics = evaluate_coco(args.annotations, args.results, iou_type=args.iou_type, backend=args.backend)
     except (ValueError, TypeError, OSError) as error:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.command_line import run_command_line, warnings_last
 from resnet_backbone.metrics.voc import evaluate_voc, write_voc_submission
 
 
@@ -34,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--submission", type=Path, metavar="DIR", help="write files for the server, and score nothing")
     args = parser.parse_args(argv)
+    with warnings_last():
+        return _score(args)
+
+
+def _score(args: argparse.Namespace) -> int:
     try:
         if args.submission:
             paths = write_voc_submission(args.annotations, args.results, args.submission)

@@ -8,7 +8,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 from urllib.parse import SplitResult, urlsplit
 
 from resnet_backbone.engine.signals import LOST_PEER, RESUME_ME, Interrupted
@@ -38,6 +40,21 @@ def run_command_line(
     finally:
         if sys.stdout is not None:
             sys.stdout.flush()
+
+
+@contextmanager
+def warnings_last() -> Iterator[None]:
+    """Print what the package warns of after everything else, so that no long table pushes it off the screen."""
+    package = logging.getLogger("resnet_backbone")
+    held = MemoryHandler(1000, flushLevel=logging.CRITICAL, target=logging.StreamHandler())
+    package.addHandler(held)
+    try:
+        yield
+    finally:
+        package.removeHandler(held)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        held.close()
 
 
 def set_up_console(*, keeps_running: bool) -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -28,3 +33,17 @@ def test_a_missing_file_is_one_line_and_status_1(tool, tmp_path, capsys):
     assert tool.main(["--annotations", str(tmp_path / "no.json"), "--results", str(tmp_path / "no.json")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "no.json" in error
+
+
+def test_what_makes_figures_doubtful_is_printed_last(tmp_path):
+    images = [{"id": number, "file_name": f"{number}.png", "height": 80, "width": 96} for number in range(10)]
+    boxes = [{"image_id": number, "category_id": 1, "bbox": [5, 5, 20, 20]} for number in range(10)]
+    truth = {"images": images, "categories": [{"id": 1, "name": "cell"}]}
+    truth["annotations"] = [{**box, "id": number + 1, "area": 400, "iscrowd": 0} for number, box in enumerate(boxes)]
+    (tmp_path / "t.json").write_text(json.dumps(truth))
+    (tmp_path / "r.json").write_text(json.dumps([{**box, "score": 0.9} for box in boxes[:3]]))
+    for tool in ("evaluate_coco", "evaluate_voc"):
+        command = [sys.executable, ROOT / f"tools/{tool}.py", "--annotations", "t.json", "--results", "r.json"]
+        lines = subprocess.check_output(command, cwd=tmp_path, stderr=subprocess.STDOUT, text=True).splitlines()
+        *_, figures, doubt = lines
+        assert json.loads(figures) and "7 of the 10 images with objects have no result" in doubt
