@@ -240,7 +240,7 @@ def test_table_shows_every_figure_and_class(extra_classes):
 
 
 def test_nothing_is_printed(capfd, caplog):
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, logger="resnet_backbone"):
         for backend in ("faster", "pycocotools"):
             evaluate_coco(small_truth(), [hit()], backend=backend)
     assert capfd.readouterr() == ("", "")
