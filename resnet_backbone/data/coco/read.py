@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +13,7 @@ from resnet_backbone.data.coco.findings import Finding, report_findings
 from resnet_backbone.data.coco.masks import MaskTable
 from resnet_backbone.data.coco.table import read_table
 from resnet_backbone.data.packed import PackedBytes
+from resnet_backbone.files.text import paused_collector
 
 _OF_LESS = ("nothing_to_train_on", "unlabelled_image", "unused_class", "rare_class", "unbalanced_classes")
 _CONSEQUENCES = {
@@ -63,7 +61,7 @@ def read_coco_json(
         ValueError: it is not COCO-format JSON, an entry is malformed, or nothing is left to train on.
     """
     use = Use(training, with_masks, mask_format, keep_unlabelled)
-    with _garbage_collector_off():
+    with paused_collector():
         masks = MaskTable(keep=True) if with_masks else None
         checked = _check(path, use, masks)
         report_findings(path, checked.findings)
@@ -79,20 +77,8 @@ def check_coco_json(
         FileNotFoundError: there is no such file.
         ValueError: it is not COCO-format JSON.
     """
-    with _garbage_collector_off():
+    with paused_collector():
         return _check(path, Use(training, with_masks, mask_format), MaskTable(keep=False))
-
-
-@contextmanager
-def _garbage_collector_off() -> Iterator[None]:
-    """Millions of objects come and go here, none of them in a cycle; looking for cycles takes half of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _check(path: Path, use: Use, masks: MaskTable | None) -> Checked:
