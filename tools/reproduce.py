@@ -29,7 +29,7 @@ import torch
 
 from resnet_backbone.engine.command_line import run_command_line
 from resnet_backbone.engine.run_folder import ENGINES, choose_engine
-from resnet_backbone.reproduce.jobs import Jobs, LoadConfig, Setting
+from resnet_backbone.reproduce.jobs import FINISHED, Jobs, LoadConfig, Setting, read_state
 from resnet_backbone.reproduce.plan import (
     CommandFailed,
     measured_text,
@@ -38,8 +38,7 @@ from resnet_backbone.reproduce.plan import (
     run_command,
     run_jobs,
 )
-from resnet_backbone.reproduce.report import report_markdown, write_report
-from resnet_backbone.reproduce.results import FINISHED, collect, read_state
+from resnet_backbone.reproduce.report import collect, report_markdown, write_report
 from resnet_backbone.reproduce.tables import Table, all_tables
 
 COUNTED = "1"  # the table that needs no training

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from resnet_backbone.compare.plots import GRID, RUN_COLORS
-from resnet_backbone.compare.runs import Series, TrainingCurves, distinct_names, read_training
+from resnet_backbone.compare.runs import distinct_names
 from resnet_backbone.files.atomic import write_text
+from resnet_backbone.metrics.run_facts import Series, TrainingCurves, read_training
 
 STYLE: Any = {"text.parse_math": False, "font.size": 10}  # names are names, also with a dollar in them
 

@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resnet_backbone.compare.compare import Comparison, Measured
-from resnet_backbone.compare.runs import Series
 from resnet_backbone.compare.sentences import KIND_WORDS, level_text, number, signed
 from resnet_backbone.metrics.error_types import KINDS
 from resnet_backbone.metrics.matching import FIGURES
+from resnet_backbone.metrics.run_facts import Series
 
 WIDTH, HEIGHT = 5.2, 3.3  # inches
 MOST_CLASSES = 20  # in the plot of the gains

@@ -1,4 +1,4 @@
-"""COCO result records of detections: encoding masks as RLE, writing the JSON file, and reading it into arrays."""
+"""Detections as COCO result records: masks as RLE, writing the JSON file, and reading it into arrays."""
 
 from __future__ import annotations
 
@@ -17,65 +17,30 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from resnet_backbone.files.atomic import replacing
-from resnet_backbone.files.text import naming, read_json
+from resnet_backbone.files.text import naming
 from resnet_backbone.metrics.coco_input import Record, checked_result, iterate_results, refuse_broken_masks
 
-_BLOCK = 200  # results that become text at a time
+_BLOCK = 200  # records written or read at a time; thousands would keep the garbage collector busy
 
 Rle = dict[str, Any]  # {"size": [height, width], "counts": compressed RLE}
 
 
-def to_coco_results(
-    image_id: int,
-    boxes: Tensor,
-    scores: Tensor,
-    labels: Tensor,
-    category_ids: Sequence[int],
-    masks: Tensor | Sequence[Rle] | None = None,
-) -> list[dict[str, Any]]:
-    """Turn the detections of one image into COCO result records.
-
-    Args:
-        image_id: the image's id in the ground truth.
-        boxes: float, (N, 4), x0 y0 x1 y1 in pixels of the original image.
-        scores: float, (N,).
-        labels: integer, (N,), contiguous, 0 to K - 1.
-        category_ids: the K ids of the annotation file, in the order of the labels.
-        masks: bool, (N, H, W), of the original image's size; or what :func:`encode_masks` made of them.
-
-    Returns:
-        N records ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``, with ``"segmentation"`` where
-        there are masks; plain Python values, ready for JSON.
-
-    Raises:
-        TypeError: masks are not bool.
-        ValueError: shapes do not fit each other, or a label is outside 0 to K - 1.
-    """
-    _check_shapes(boxes, scores, labels, len(category_ids))
-    corners = boxes.detach().double().cpu()
-    xywh = corners.clone()
-    xywh[:, 2:] -= corners[:, :2]
-    records = [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for label, box, score in zip(labels.tolist(), xywh.tolist(), scores.tolist(), strict=True)
-    ]
-    if masks is not None:
-        for record, rle in zip(records, _run_lengths(masks, len(boxes)), strict=True):
-            record["segmentation"] = rle
-    return records
-
-
 @dataclass(frozen=True)
 class ImageResults:
-    """The detections of one image as they wait for the end of an evaluation; records take ten times the memory.
+    """The detections of one image until the end of an evaluation; the records made of them take ten times the memory.
 
-    The arguments and errors are those of :func:`to_coco_results`, whose records :meth:`records` gives.
+    Attributes:
+        image_id: the image's id in the ground truth.
+        boxes: float, (N, 4), x0 y0 x1 y1 in pixels of the original image; on the CPU like the others.
+        scores: float, (N,).
+        labels: integer, (N,), contiguous, 0 to K - 1.
+        masks: N masks of the original image's size in compressed RLE, or None.
     """
 
     image_id: int
-    boxes: Tensor  # (N, 4), on the CPU like the others, and copies, so that they keep nothing else in memory
-    scores: Tensor  # (N,)
-    labels: Tensor  # (N,)
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
     masks: Sequence[Rle] | None
 
     @classmethod
@@ -88,33 +53,48 @@ class ImageResults:
         num_classes: int,
         masks: Tensor | Sequence[Rle] | None = None,
     ) -> ImageResults:
-        """Check and copy the detections of one image; masks become RLE."""
-        _check_shapes(boxes, scores, labels, num_classes)
+        """Check and copy the detections of one image, so that they keep nothing else in memory.
+
+        ``masks``, bool (N, H, W), become RLE; what :func:`encode_masks` made of them is taken as it is.
+
+        Raises:
+            TypeError: masks are not bool.
+            ValueError: shapes do not fit each other, or a label is outside 0 to K - 1, ``num_classes`` being K.
+        """
+        count = len(boxes)
+        if boxes.shape != (count, 4) or scores.shape != (count,) or labels.shape != (count,):
+            raise ValueError(
+                "expected boxes (N, 4), scores (N,) and labels (N,), got "
+                f"{tuple(boxes.shape)}, {tuple(scores.shape)} and {tuple(labels.shape)}"
+            )
+        if outside := [label for label in labels.tolist() if not 0 <= label < num_classes]:
+            raise ValueError(f"labels must be 0 to {num_classes - 1}, one for each category id; got {outside}")
+        rles = encode_masks(masks) if isinstance(masks, Tensor) else masks
+        if rles is not None and len(rles) != count:
+            raise ValueError(f"expected masks of shape ({count}, height, width), one for each box, got {len(rles)}")
         boxes, scores, labels = (values.detach().to("cpu", copy=True) for values in (boxes, scores, labels))
-        return cls(image_id, boxes, scores, labels, None if masks is None else _run_lengths(masks, len(boxes)))
+        return cls(image_id, boxes, scores, labels, rles)
 
     def records(self, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """The records of this image."""
-        return to_coco_results(self.image_id, self.boxes, self.scores, self.labels, category_ids, self.masks)
+        """Return COCO's result records, ready for JSON.
 
+        Args:
+            category_ids: the K ids of the annotation file, in the order of the labels.
 
-def _check_shapes(boxes: Tensor, scores: Tensor, labels: Tensor, num_classes: int) -> None:
-    count = len(boxes)
-    if boxes.shape != (count, 4) or scores.shape != (count,) or labels.shape != (count,):
-        raise ValueError(
-            "expected boxes (N, 4), scores (N,) and labels (N,), got "
-            f"{tuple(boxes.shape)}, {tuple(scores.shape)} and {tuple(labels.shape)}"
-        )
-    outside = [label for label in labels.tolist() if not 0 <= label < num_classes]
-    if outside:
-        raise ValueError(f"labels must be 0 to {num_classes - 1}, one for each category id; got {outside}")
-
-
-def _run_lengths(masks: Tensor | Sequence[Rle], count: int) -> Sequence[Rle]:
-    rles = encode_masks(masks) if isinstance(masks, Tensor) else masks
-    if len(rles) != count:
-        raise ValueError(f"expected masks of shape ({count}, height, width), one for each box, got {len(rles)}")
-    return rles
+        Returns:
+            N records ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}``, with ``"segmentation"``
+            where there are masks.
+        """
+        corners = self.boxes.double()
+        xywh = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+        records = [
+            {"image_id": self.image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+            for label, box, score in zip(self.labels.tolist(), xywh.tolist(), self.scores.tolist(), strict=True)
+        ]
+        if self.masks is not None:
+            for record, rle in zip(records, self.masks, strict=True):
+                record["segmentation"] = rle
+        return records
 
 
 def encode_masks(masks: Tensor) -> list[Rle]:
@@ -158,22 +138,6 @@ def write_results(path: Path, results: Iterable[Mapping[str, Any]]) -> None:
         file.write("]")
 
 
-def read_figures(path: Path) -> dict[str, dict[str, float | None]]:
-    """Read ``inference/metrics.json``: ``{"bbox": {"AP": 37.1, ...}, ...}``, percent.
-
-    Raises:
-        ValueError: the file is not what an evaluation writes.
-    """
-    try:
-        values = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{error}; evaluate again with tools/train_net.py --eval-only") from error
-    if not isinstance(values, dict) or not all(isinstance(part, dict) for part in values.values()):
-        raise ValueError(f"{path} is not what tools/train_net.py writes; evaluate again with --eval-only")
-    return values
-
-
-_RECORDS_AT_ONCE = 200  # results that are records at a time; thousands would keep the garbage collector busy
 _NUMBERS = {int, float}
 
 
@@ -214,21 +178,15 @@ def read_result_table(
     Raises:
         FileNotFoundError, TypeError, ValueError: as read_results.
     """
-    with naming(source):
-        return _read(source, ground_truth, iou_types)
-
-
-def _read(
-    source: Path | Sequence[Mapping[str, Any]], ground_truth: Mapping[str, list[Record]], iou_types: Collection[str]
-) -> ResultTable:
     images = {image["id"]: image for image in ground_truth["images"]}
     category_ids = {category["id"] for category in ground_truth["categories"]}
-    results = iterate_results(source)
     blocks: list[ResultTable] = []
     count = 0
-    while block := list(islice(results, _RECORDS_AT_ONCE)):
-        blocks.append(_checked_block(block, count, images, category_ids, iou_types))
-        count += len(block)
+    with naming(source):
+        results = iterate_results(source)
+        while block := list(islice(results, _BLOCK)):
+            blocks.append(_checked_block(block, count, images, category_ids, iou_types))
+            count += len(block)
     blocks = blocks or [_to_table([], iou_types)]
     return ResultTable(
         image_ids=np.concatenate([block.image_ids for block in blocks]),

@@ -1,167 +1,301 @@
-"""A table's figures side by side, as Markdown and JSON."""
+"""The report of a table: the paper's figures, today's and those of the finished runs, as Markdown and JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
 from resnet_backbone.files.atomic import write_text
-from resnet_backbone.metrics.paper import Gain, ReferenceRow
-from resnet_backbone.reproduce.results import FINISHED, RowResult, Spread, TableResult, class_figures
+from resnet_backbone.metrics.paper import Gain, ReferenceRow, gain
+from resnet_backbone.reproduce.jobs import FINISHED, Jobs, RunState, read_state
+from resnet_backbone.reproduce.tables import Row, Table
 
 NOTHING = "-"
-Citation = tuple[str, str, str]  # source, data, setting
+Citations = Mapping[tuple[str, str, str], int]  # source, data and setting of today's figures -> number in the report
 
 
 @dataclass(frozen=True)
-class ReportSection:
-    """One heading with a table, sentences, or commands."""
+class Spread:
+    """One figure over the seeds that ran, in percent."""
 
-    title: str
-    headers: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    sentences: Sequence[str] = ()
-    commands: Sequence[str] = ()
+    mean: float
+    std: float | None  # of the sample (n - 1); None for one run
+    n: int
+
+    def text(self) -> str:
+        """``51.5``, or with several runs ``51.5 ± 1.8 (n = 3)``."""
+        return f"{self.mean:.1f}" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f} (n = {self.n})"
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """What is known of one row."""
+
+    row: Row
+    runs: tuple[RunState, ...]  # one a seed
+
+    def by_seed(self, metric: str, figure: str) -> dict[int, float]:
+        """Return a figure of the runs that have it, by seed."""
+        values = ((run.job.seed, run.figures.get(metric, {}).get(figure)) for run in self.runs)
+        return {seed: value for seed, value in values if value is not None}
+
+    def ours(self, metric: str, figure: str) -> Spread | None:
+        """Return a figure over the runs that have it, or None."""
+        values = list(self.by_seed(metric, figure).values())
+        if not values:
+            return None
+        return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+    @property
+    def status(self) -> str:
+        """The status of the runs, with how many where they differ."""
+        counted = Counter(run.status for run in self.runs)
+        return ", ".join(f"{number} {status}" if len(counted) > 1 else status for status, number in counted.items())
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """The gain of one row over another in one figure: of the paper, of others today, and ours."""
+
+    first: RowResult
+    second: RowResult
+    figure: str
+    paper: Gain | None
+    today: tuple[tuple[ReferenceRow, Gain], ...]  # the first row's, and the gain of the same source
+    ours: Gain | None  # of the means
+    by_seed: tuple[float, ...]  # ours, of the seeds that both rows have, in percentage points
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """One table."""
+
+    table: Table
+    rows: tuple[RowResult, ...]
+    pairs: tuple[PairResult, ...]
+
+    @property
+    def class_figures(self) -> list[str]:
+        """The names of the figures of single classes, such as ``AP-person``, in the order they come."""
+        names: dict[str, None] = {}
+        for row in self.rows:
+            for run in row.runs:
+                names |= dict.fromkeys(key for key in run.figures.get(self.table.metric, {}) if key.startswith("AP-"))
+            if self.table.per_class and row.row.paper:
+                names |= dict.fromkeys(f"AP-{name}" for name in row.row.paper.per_class)
+        return list(names)
+
+
+def collect(jobs: Jobs) -> TableResult:
+    """Read every run's folder.
+
+    Raises:
+        ValueError: a folder holds what no run writes.
+    """
+    table = jobs.table
+    rows = {row.key: RowResult(row, tuple(map(read_state, jobs.of_row(row.key)))) for row in table.rows}
+    pairs = (_pair(table, rows[one], rows[other], figure) for one, other in table.pairs for figure in table.figures)
+    return TableResult(table, tuple(rows.values()), tuple(pairs))
+
+
+def _pair(table: Table, first: RowResult, second: RowResult, figure: str) -> PairResult:
+    before, after = (row.ours(table.metric, figure) for row in (first, second))
+    seeds, others = (row.by_seed(table.metric, figure) for row in (first, second))
+    return PairResult(
+        first=first,
+        second=second,
+        figure=figure,
+        paper=_paper_gain(first.row, second.row, figure),
+        today=tuple(_today_gains(first.row, second.row, figure)),
+        ours=gain(before.mean, after.mean) if before and after else None,
+        by_seed=tuple(others[seed] - value for seed, value in seeds.items() if seed in others),
+    )
+
+
+def _paper_gain(first: Row, second: Row, figure: str) -> Gain | None:
+    """The paper's gain, where both rows were trained and scored on the same data."""
+    if not first.paper or not second.paper or first.paper.data != second.paper.data:
+        return None
+    if figure not in first.paper.figures or figure not in second.paper.figures:
+        return None
+    return gain(first.paper.figures[figure], second.paper.figures[figure])
+
+
+def _today_gains(first: Row, second: Row, figure: str) -> list[tuple[ReferenceRow, Gain]]:
+    """The gains within one source, data set and setting."""
+    return [
+        (one, gain(one.figures[figure], other.figures[figure]))
+        for one in first.today
+        for other in second.today
+        if _cited(one) == _cited(other) and figure in one.figures and figure in other.figures
+    ]
 
 
 def write_report(result: TableResult, folder: Path) -> tuple[Path, Path]:
     """Write ``table_<name>.md`` and ``table_<name>.json`` and return their paths."""
     markdown, values = (folder / f"table_{result.table.name}{suffix}" for suffix in (".md", ".json"))
     write_text(markdown, report_markdown(result))
-    write_text(values, json.dumps(result.to_dict(), indent=2) + "\n")
+    write_text(values, json.dumps(_to_dict(result), indent=2) + "\n")
     return markdown, values
+
+
+def _to_dict(result: TableResult) -> dict[str, Any]:
+    return {
+        "table": result.table.name,
+        "title": result.table.title,
+        "rows": [_row_to_dict(result, row) for row in result.rows],
+        "gains": [
+            {
+                "first": pair.first.row.key,
+                "second": pair.second.row.key,
+                "figure": pair.figure,
+                "paper": asdict(pair.paper) if pair.paper else None,
+                "today": [{"source": reference.source, **asdict(value)} for reference, value in pair.today],
+                "ours": asdict(pair.ours) if pair.ours else None,
+                "ours_by_seed": pair.by_seed,
+            }
+            for pair in result.pairs
+        ],
+        "notes": result.table.notes,
+    }
+
+
+def _row_to_dict(result: TableResult, of_row: RowResult) -> dict[str, Any]:
+    row = of_row.row
+    figures = [*result.table.figures, *result.class_figures]
+    return {
+        "key": row.key,
+        "name": row.name,
+        "status": of_row.status,
+        "paper": {**asdict(row.paper), "source": row.paper.source} if row.paper else None,
+        "today": [asdict(reference) for reference in row.today],
+        "ours": {name: asdict(value) for name in figures if (value := of_row.ours(result.table.metric, name))},
+        "runs": [
+            {
+                "name": run.job.name,
+                "folder": str(run.job.folder),
+                "config": run.job.config,
+                "seed": run.job.seed,
+                "status": run.status,
+                "detail": run.detail,
+                "figures": run.figures,
+                "facts": asdict(run.facts) if run.facts else None,
+            }
+            for run in of_row.runs
+        ],
+    }
 
 
 def report_markdown(result: TableResult) -> str:
     """Return the report, for a terminal, too."""
-    lines = [f"# {_title(result)}"]
-    for section in sections(result):
-        lines += ["", f"## {section.title}", ""]
-        if section.rows:
-            rows = [[cell.replace("|", "\\|") for cell in row] for row in section.rows]
-            lines += [tabulate(rows, headers=section.headers, tablefmt="github", disable_numparse=True), ""]
-        lines += [f"- {sentence}" for sentence in section.sentences]
-        if section.commands:
-            lines += ["```bash", *section.commands, "```"]
-    return "\n".join(lines) + "\n"
+    table = result.table
+    cited = (_cited(one) for row in result.rows for one in row.row.today)
+    citations = {citation: number for number, citation in enumerate(dict.fromkeys(cited), start=1)}
+    several = any(len(row.runs) > 1 for row in result.rows)
+    percent = "Yours with several seeds: mean ± standard deviation of the sample, n runs." if several else ""
+    commands = dict.fromkeys(run.facts.command for row in result.rows for run in row.runs if run.facts)
+    sources = [f"[{number}] {source}: {data}, {setting}" for (source, data, setting), number in citations.items()]
+    sections = {
+        "Figures": f"{_figures(result, citations)}\n\n{_list([f'Percent. {percent}'.strip()])}",
+        "Gains, in points (relative)": _gains(result, citations),
+        "Class by class, AP": _classes(result) if result.class_figures else "",
+        "Read this with it": _list(table.notes),
+        "Sources of today's figures": _list(sources),
+        "Runs": _runs(result),
+        "Commands that made these figures": "\n".join(["```bash", *commands, "```"]) if commands else "",
+    }
+    title = f"# Table {table.name}{' of the paper' if table.name.isdigit() else ''}: {table.title}"
+    return "\n\n".join([title, *(f"## {heading}\n\n{text}" for heading, text in sections.items() if text)]) + "\n"
 
 
-def sections(result: TableResult) -> Iterator[ReportSection]:
-    """Yield what a report has, in its order."""
-    references = _references(result)
-    yield _figures(result, references)
-    yield _gains(result, references)
-    if class_figures(result):
-        yield _classes(result)
-    if notes := [*result.table.notes]:
-        yield ReportSection("Read this with it", sentences=notes)
-    if references:
-        yield ReportSection(
-            "Sources of today's figures",
-            sentences=[
-                f"[{number}] {source}: {data}, {setting}" for (source, data, setting), number in references.items()
-            ],
-        )
-    yield _runs(result)
-    commands = [run.facts.command for row in result.rows for run in row.runs if run.facts]
-    if commands:
-        yield ReportSection("Commands that made these figures", commands=list(dict.fromkeys(commands)))
+def _list(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-def _title(result: TableResult) -> str:
-    number = f"Table {result.table.name} of the paper" if result.table.name.isdigit() else f"Table {result.table.name}"
-    return f"{number}: {result.table.title}"
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return tabulate(cells, headers=headers, tablefmt="github", disable_numparse=True) if cells else ""
 
 
-def _figures(result: TableResult, references: dict[Citation, int]) -> ReportSection:
+def _figures(result: TableResult, citations: Citations) -> str:
     """Paper, today and yours for each figure; what no row has is left out."""
-    headers, columns = [""], [[_row_name(result, row) for row in result.rows]]
+    columns = {"": [_row_name(result, row.row) for row in result.rows]}
     for figure in result.table.figures:
         paper = [_number(row.row.paper.figures.get(figure) if row.row.paper else None) for row in result.rows]
-        today = [_today(row, figure, references) for row in result.rows]
-        ours = [_ours(result, row, figure) for row in result.rows]
-        for who, cells in (("paper", paper), ("expected today", today), ("yours", ours)):
-            if who == "yours" or set(cells) != {NOTHING}:
-                headers.append(f"{figure}, {who}")
-                columns.append(cells)
-    several = any(len(row.runs) > 1 for row in result.rows)
-    sentences = ["Percent."]
-    if several:
-        sentences = ["Percent. Yours with several seeds: mean ± standard deviation of the sample, n runs."]
-    return ReportSection("Figures", headers, list(zip(*columns, strict=True)), sentences)
+        today = [_today(row.row, figure, citations) for row in result.rows]
+        for who, cells in (("paper", paper), ("expected today", today)):
+            if set(cells) != {NOTHING}:
+                columns[f"{figure}, {who}"] = cells
+        columns[f"{figure}, yours"] = [_ours(result, row, figure) for row in result.rows]
+    return _table(list(columns), zip(*columns.values(), strict=True))
 
 
-def _row_name(result: TableResult, row: RowResult) -> str:
-    if row.row.paper and _other_data(result, row):
-        return f"{row.row.name} (paper: {row.row.paper.data})"
-    return row.row.name
+def _row_name(result: TableResult, row: Row) -> str:
+    """With the data, where the paper scored this row on other data than the table's first of the paper."""
+    papers = [other.row.paper for other in result.rows if other.row.paper]
+    return f"{row.name} (paper: {row.paper.data})" if row.paper and row.paper.data != papers[0].data else row.name
 
 
-def _today(row: RowResult, figure: str, references: dict[Citation, int]) -> str:
-    cells = [f"{one.figures[figure]:.1f} [{references[_cited(one)]}]" for one in row.row.today if figure in one.figures]
+def _today(row: Row, figure: str, citations: Citations) -> str:
+    cells = [f"{one.figures[figure]:.1f} [{citations[_cited(one)]}]" for one in row.today if figure in one.figures]
     return ", ".join(cells) or NOTHING
-
-
-def _other_data(result: TableResult, row: RowResult) -> bool:
-    """Whether the paper scored this row on other data than the table's first of the paper."""
-    data = [other.row.paper.data for other in result.rows if other.row.paper]
-    return row.row.paper is not None and row.row.paper.data != data[0]
 
 
 def _ours(result: TableResult, row: RowResult, figure: str) -> str:
     value = row.ours(result.table.metric, figure)
     if value is not None:
-        return _spread(value)
-    if all(run.status == FINISHED for run in row.runs):
-        return "ran, not scored here"
-    return row.status
+        return value.text()
+    return "ran, not scored here" if all(run.status == FINISHED for run in row.runs) else row.status
 
 
-def _gains(result: TableResult, references: dict[Citation, int]) -> ReportSection:
-    rows = []
-    by_key = {row.row.key: row for row in result.rows}
+def _gains(result: TableResult, citations: Citations) -> str:
+    columns: dict[str, list[str]] = {}
     for pair in result.pairs:
-        today = ", ".join(f"{_gain(value)} [{references[_cited(one)]}]" for one, value in pair.today)
-        seeds = ", ".join(_signed(value, 2) for value in pair.by_seed) if len(pair.by_seed) > 1 else NOTHING
-        names = f"{pair.first.name} -> {pair.second.name}"
-        both = (by_key[pair.first.key], by_key[pair.second.key])
+        both = (pair.first, pair.second)
         missing = [_ours(result, row, pair.figure) for row in both if not row.ours(result.table.metric, pair.figure)]
-        ours = _gain(pair.ours, "; ".join(dict.fromkeys(missing)))
-        rows.append([names, pair.figure, _gain(pair.paper), today or NOTHING, ours, seeds])
-    headers = ["from -> to", "figure", "paper", "expected today", "yours", "yours, seed by seed"]
-    theirs = {"paper", "expected today"}
-    kept = [n for n, name in enumerate(headers) if name not in theirs or any(row[n] != NOTHING for row in rows)]
-    return ReportSection(
-        "Gains, in points (relative)", [headers[n] for n in kept], [[row[n] for n in kept] for row in rows]
-    )
+        cells = {
+            "from -> to": f"{pair.first.row.name} -> {pair.second.row.name}",
+            "figure": pair.figure,
+            "paper": _gain(pair.paper) if pair.paper else NOTHING,
+            "expected today": ", ".join(f"{_gain(value)} [{citations[_cited(one)]}]" for one, value in pair.today),
+            "yours": _gain(pair.ours) if pair.ours else "; ".join(dict.fromkeys(missing)),
+            "yours, seed by seed": ", ".join(_signed(value, 2) for value in pair.by_seed if len(pair.by_seed) > 1),
+        }
+        for header, cell in cells.items():
+            columns.setdefault(header, []).append(cell or NOTHING)
+    for header in ("paper", "expected today"):
+        if set(columns.get(header, ())) == {NOTHING}:
+            del columns[header]
+    return _table(list(columns), zip(*columns.values(), strict=True))
 
 
-def _classes(result: TableResult) -> ReportSection:
-    names = class_figures(result)
-    headers = ["class"]
-    columns: list[list[str]] = []
+def _classes(result: TableResult) -> str:
+    classes = [name.removeprefix("AP-") for name in result.class_figures]
+    headers, columns = ["class"], [classes]
     for row in result.rows:
         if result.table.per_class and row.row.paper:
             headers.append(f"{row.row.name}, paper")
-            columns.append([_number(row.row.paper.per_class.get(name.removeprefix("AP-"))) for name in names])
+            columns.append([_number(row.row.paper.per_class.get(name)) for name in classes])
         headers.append(f"{row.row.name}, yours")
-        ours = [row.ours(result.table.metric, name) for name in names]
-        columns.append([_spread(value) if value else NOTHING for value in ours])
-    rows = [[name.removeprefix("AP-"), *cells] for name, *cells in zip(names, *columns, strict=True)]
-    return ReportSection("Class by class, AP", headers, rows)
+        ours = [row.ours(result.table.metric, f"AP-{name}") for name in classes]
+        columns.append([value.text() if value else NOTHING for value in ours])
+    return _table(headers, zip(*columns, strict=True))
 
 
-def _runs(result: TableResult) -> ReportSection:
+def _runs(result: TableResult) -> str:
+    headers = ["folder", "status", "training", "hardware", "engine", "version", "images", "images/s"]
     rows = []
     for run in {run.job.name: run for row in result.rows for run in row.runs}.values():
-        facts = run.facts
         status = run.status + (f" ({run.detail})" if run.detail else "")
         conditions = [NOTHING] * 5
-        if facts:
+        if facts := run.facts:
             conditions = [
                 f"{facts.processes} x {facts.device}",
                 facts.engine,
@@ -169,26 +303,16 @@ def _runs(result: TableResult) -> ReportSection:
                 f"{facts.num_images} of {facts.dataset}",
                 NOTHING if facts.images_per_s is None else f"{facts.images_per_s:.2f}",
             ]
-        rows.append(
-            [str(run.job.folder), status, run.job.schedule.text() if not run.job.evaluates else "", *conditions]
-        )
-    headers = ["folder", "status", "training", "hardware", "engine", "version", "images", "images/s"]
-    return ReportSection("Runs", headers, rows)
+        training = "" if run.job.evaluates else run.job.schedule.text()
+        rows.append([str(run.job.folder), status, training, *conditions])
+    return _table(headers, rows)
 
 
-def _cited(reference: ReferenceRow) -> Citation:
+def _cited(reference: ReferenceRow) -> tuple[str, str, str]:
     return (reference.source, reference.data, reference.setting)
 
 
-def _references(result: TableResult) -> dict[Citation, int]:
-    """Number what the table cites, in the order of the rows."""
-    cited = dict.fromkeys(_cited(reference) for row in result.rows for reference in row.row.today)
-    return {citation: number for number, citation in enumerate(cited, start=1)}
-
-
-def _gain(value: Gain | None, otherwise: str = NOTHING) -> str:
-    if value is None:
-        return otherwise
+def _gain(value: Gain) -> str:
     relative = "" if value.relative is None else f" ({_signed(value.relative, 0)} %)"
     return f"{_signed(value.absolute, 1)}{relative}"
 
@@ -199,9 +323,3 @@ def _signed(value: float, digits: int) -> str:
 
 def _number(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.1f}"
-
-
-def _spread(value: Spread) -> str:
-    if value.std is None:
-        return f"{value.mean:.1f}"
-    return f"{value.mean:.1f} ± {value.std:.1f} (n = {value.n})"

@@ -18,7 +18,7 @@ from resnet_backbone.data.coco.dataset import CocoDataset  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.predictor import Predictor  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
-from resnet_backbone.metrics.results import to_coco_results  # noqa: E402
+from resnet_backbone.metrics.results import ImageResults  # noqa: E402
 
 TINY = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7", "MODEL.WEIGHTS", ""),
@@ -52,7 +52,10 @@ def predicted(predictor: Predictor, dataset: CocoDataset) -> list[dict]:
     records = []
     for index, image_id in enumerate(dataset.image_ids.tolist()):
         found = predictor(dataset[index][0])
-        records += to_coco_results(image_id, found.boxes, found.scores, found.labels, dataset.category_ids, found.masks)
+        results = ImageResults.hold(
+            image_id, found.boxes, found.scores, found.labels, len(dataset.category_ids), found.masks
+        )
+        records += results.records(dataset.category_ids)
     return records
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from resnet_backbone.data.coco.read import read_coco_json
 from resnet_backbone.data.prepare.voc_xml import voc_to_coco
 from resnet_backbone.metrics.coco_input import read_ground_truth, read_results
-from resnet_backbone.metrics.results import read_figures, read_result_table
-from resnet_backbone.metrics.run_facts import read_facts
+from resnet_backbone.metrics.results import read_result_table
+from resnet_backbone.metrics.run_facts import read_facts, read_figures
 from tests.hostile.case import Case, unique
 
 DEEP = 100_000

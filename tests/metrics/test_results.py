@@ -9,7 +9,12 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from resnet_backbone.metrics.results import ImageResults, decode_masks, encode_masks, to_coco_results, write_results
+from resnet_backbone.metrics.results import ImageResults, decode_masks, encode_masks, write_results
+
+
+def records_of(image_id, boxes, scores, labels, category_ids, masks=None):
+    held = ImageResults.hold(image_id, boxes, scores, labels, len(category_ids), masks)
+    return held.records(category_ids)
 
 
 def random_detections(count, height=40, width=61, seed=0):
@@ -25,7 +30,7 @@ def random_detections(count, height=40, width=61, seed=0):
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_records_hold_what_went_in(count, tmp_path):
     boxes, scores, labels, masks = random_detections(count)
-    records = to_coco_results(42, boxes, scores, labels, [1, 18, 90], masks)
+    records = records_of(42, boxes, scores, labels, [1, 18, 90], masks)
     write_results(tmp_path / "new" / "results.json", records)
     records = json.loads((tmp_path / "new" / "results.json").read_text())
     assert len(records) == count
@@ -41,7 +46,7 @@ def test_records_hold_what_went_in(count, tmp_path):
 def test_width_and_height_are_not_rounded_to_float32():
     x0, y0, x1, y1 = np.array([0.1, 0.7, 1000.3, 777.7], dtype=np.float32).astype(float)
     box = torch.tensor([[x0, y0, x1, y1]], dtype=torch.float32)
-    (record,) = to_coco_results(1, box, torch.ones(1), torch.tensor([0]), [1])
+    (record,) = records_of(1, box, torch.ones(1), torch.tensor([0]), [1])
     assert record["bbox"] == [x0, y0, x1 - x0, y1 - y0]
 
 
@@ -49,16 +54,16 @@ def test_width_and_height_are_not_rounded_to_float32():
 def test_encoded_masks_are_taken_as_they_are_and_come_back(count):
     boxes, scores, labels, masks = random_detections(count)
     rles = encode_masks(masks)
-    records = [to_coco_results(1, boxes, scores, labels, [1, 2, 3], given) for given in (masks, rles)]
+    records = [records_of(1, boxes, scores, labels, [1, 2, 3], given) for given in (masks, rles)]
     assert records[0] == records[1]
     assert torch.equal(decode_masks(rles, 40, 61), masks)
     with pytest.raises(ValueError, match=f"one for each box, got {count}"):
-        to_coco_results(1, torch.zeros(9, 4), torch.zeros(9), torch.zeros(9, dtype=torch.long), [1], rles)
+        records_of(1, torch.zeros(9, 4), torch.zeros(9), torch.zeros(9, dtype=torch.long), [1], rles)
 
 
 def test_without_masks_there_is_no_segmentation():
     boxes, scores, labels, _ = random_detections(2)
-    assert {"image_id", "category_id", "bbox", "score"} == set(to_coco_results(1, boxes, scores, labels, [1, 2, 3])[0])
+    assert {"image_id", "category_id", "bbox", "score"} == set(records_of(1, boxes, scores, labels, [1, 2, 3])[0])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +82,7 @@ def test_without_masks_there_is_no_segmentation():
 def test_what_does_not_fit_is_refused(change, error, message):
     arguments = {"boxes": torch.zeros(2, 4), "scores": torch.zeros(2), "labels": torch.tensor([0, 1]), **change}
     with pytest.raises(error, match=message):
-        to_coco_results(1, category_ids=[1, 2, 3], **arguments)
+        records_of(1, category_ids=[1, 2, 3], **arguments)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -92,7 +97,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("count", [0, 1, 199, 200, 201, 450])
 def test_records_that_come_one_by_one_make_the_same_file(count, tmp_path):
     boxes, scores, labels, _ = random_detections(count)
-    records = to_coco_results(42, boxes, scores, labels, [1, 18, 90])
+    records = records_of(42, boxes, scores, labels, [1, 18, 90])
     for given in (records, iter(records), (record for record in records)):
         write_results(tmp_path / "results.json", given)
         assert (tmp_path / "results.json").read_bytes() == json.dumps(records).encode()
@@ -125,7 +130,7 @@ def test_held_results_give_the_same_records_wherever_they_are_sent(count, with_m
         held = ImageResults.hold(42, *detections, num_classes=3, masks=given)
     sent = pickle.loads(pickle.dumps(held))  # noqa: S301  our own bytes
     assert sent.records([1, 18, 90]) == held.records([1, 18, 90])
-    assert held.records([1, 18, 90]) == to_coco_results(42, *detections, [1, 18, 90], given)
+    assert held.records([1, 18, 90]) == records_of(42, *detections, [1, 18, 90], given)
 
 
 def test_held_results_keep_and_send_no_more_than_their_own():

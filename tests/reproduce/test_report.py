@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from resnet_backbone.metrics.run_facts import RunFacts
-from resnet_backbone.reproduce.jobs import Job, Jobs, Setting
-from resnet_backbone.reproduce.report import report_markdown, write_report
-from resnet_backbone.reproduce.results import FINISHED, NOT_RUN, OTHER, STARTED, collect, read_state
+from resnet_backbone.reproduce.jobs import FINISHED, NOT_RUN, OTHER, STARTED, Job, Jobs, Setting, read_state
+from resnet_backbone.reproduce.report import collect, report_markdown, write_report
 from resnet_backbone.reproduce.tables import all_tables
 from resnet_backbone.torchvision_plugin.config import load_config
 

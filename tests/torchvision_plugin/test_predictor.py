@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from resnet_backbone.data.coco.dataset import CocoDataset
-from resnet_backbone.metrics.results import to_coco_results
+from resnet_backbone.metrics.results import ImageResults
 from resnet_backbone.torchvision_plugin.inference import Predictor
 from resnet_backbone.torchvision_plugin.run import Run
 
@@ -31,7 +31,10 @@ def predicted(predictor: Predictor, dataset: CocoDataset) -> list[dict]:
     records = []
     for index, image_id in enumerate(dataset.image_ids.tolist()):
         found = predictor(dataset[index][0])
-        records += to_coco_results(image_id, found.boxes, found.scores, found.labels, dataset.category_ids, found.masks)
+        results = ImageResults.hold(
+            image_id, found.boxes, found.scores, found.labels, len(dataset.category_ids), found.masks
+        )
+        records += results.records(dataset.category_ids)
     return records
 
 

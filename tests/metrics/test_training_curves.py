@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from resnet_backbone.compare.runs import read_training
+from resnet_backbone.metrics.run_facts import read_training
 
 
 def write(tmp_path, *records):
