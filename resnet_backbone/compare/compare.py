@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from resnet_backbone.compare.runs import EvaluatedRun, read_runs
-from resnet_backbone.compare.settings import ConfigComparison, cautions, compare_settings
+from resnet_backbone.compare.runs import ConfigComparison, EvaluatedRun, cautions, compare_settings, read_runs
 from resnet_backbone.metrics.bootstrap import Bootstrap, bootstrap
 from resnet_backbone.metrics.coco import ALL, IOU_50, IouType
 from resnet_backbone.metrics.coco_input import Record, iterate_results, read_ground_truth, read_results
@@ -195,25 +194,22 @@ def draw_gallery(
     matches = measured[kind].matches
     chosen = _choose(matches, count)
     truth = read_ground_truth(annotations, kind)
-    images = {image["id"]: image for image in truth["images"]}
-    truth_of = {key: [note for note in truth["annotations"] if note["image_id"] == key] for key in chosen}
+    categories = sorted(category["id"] for category in truth["categories"])
+    classes = dict(zip(categories, enumerate(measured[kind].class_names), strict=True))
     found_of = [_detections(run.results_path, truth, measured, set(chosen)) for run in runs]
-    labels = {key: index for index, key in enumerate(sorted(category["id"] for category in truth["categories"]))}
     exhibits = []
+    images = {image["id"]: image for image in truth["images"]}
     for key in chosen:
         image = images[key]
         size = (image["height"], image["width"]) if {"height", "width"} <= set(image) else None
         pixels = read_image(image_folder / image["file_name"], size)
-        objects = [note for note in truth_of[key] if not note["iscrowd"]]
-        panels = [_truth_panel(pixels, objects, labels, measured[kind].class_names)]
+        objects = [note for note in truth["annotations"] if note["image_id"] == key and not note["iscrowd"]]
+        caption = f"{len(objects)} object{'s' * (len(objects) != 1)}"
+        panels = [Panel("Ground truth", caption, _draw(pixels, objects, classes), len(objects), 0)]
         for run, of_run, found in zip(runs, matches, found_of, strict=True):
-            true_positives, false_positives = _outcomes(of_run, key)
-            plural = "s" * (false_positives != 1)
-            caption = f"{true_positives} of {len(objects)} found, {false_positives} false positive{plural}"
-            records = found.get(key, [])
-            texts = [f"{measured[kind].class_names[labels[r['category_id']]]} {r['score']:.2f}" for r in records]
-            picture = _draw(pixels, records, labels, texts)
-            panels.append(Panel(run.name, caption, picture, true_positives, false_positives))
+            right, wrong = _outcomes(of_run, key)
+            caption = f"{right} of {len(objects)} found, {wrong} false positive{'s' * (wrong != 1)}"
+            panels.append(Panel(run.name, caption, _draw(pixels, found[key], classes), right, wrong))
         exhibits.append(Exhibit(key, image["file_name"], tuple(panels)))
     return exhibits
 
@@ -229,12 +225,9 @@ def _detections(
     path: Path, truth: Mapping[str, list[Record]], measured: Mapping[IouType, Measured], chosen: set[int]
 ) -> dict[int, list[Record]]:
     """Image id -> what is drawn on it, best first."""
-    mine = [record for record in iterate_results(path) if record["image_id"] in chosen]
-    mine = [record for record in mine if record["score"] >= PICTURE_SCORE]
-    merged: list[Record] = [{} for _ in mine]
-    for kind in measured:
-        for record, checked in zip(merged, read_results(mine, truth, kind), strict=True):
-            record.update(checked)
+    drawn = [one for one in iterate_results(path) if one["image_id"] in chosen and one["score"] >= PICTURE_SCORE]
+    checked = [read_results(drawn, truth, kind) for kind in measured]
+    merged = [dict(ChainMap(*of_one)) for of_one in zip(*checked, strict=True)]
     merged.sort(key=lambda record: -record["score"])
     return {key: [record for record in merged if record["image_id"] == key] for key in chosen}
 
@@ -242,38 +235,32 @@ def _detections(
 def _outcomes(matches: Matches, image_id: int) -> tuple[int, int]:
     """True and false positives among the detections that are drawn."""
     position = matches.image_ids.index(image_id)
-    true_positives = false_positives = 0
-    for of_class in matches.classes:
-        shown = (of_class.images == position) & (of_class.scores >= PICTURE_SCORE)
-        outcomes = of_class.outcomes[ALL, IOU_50, shown]
-        true_positives += int(np.sum(outcomes == TRUE_POSITIVE))
-        false_positives += int(np.sum(outcomes == FALSE_POSITIVE))
+    outcomes = [
+        of_class.outcomes[ALL, IOU_50, (of_class.images == position) & (of_class.scores >= PICTURE_SCORE)]
+        for of_class in matches.classes
+    ]
+    true_positives, false_positives = (
+        sum(int(np.sum(of_class == outcome)) for of_class in outcomes) for outcome in (TRUE_POSITIVE, FALSE_POSITIVE)
+    )
     return true_positives, false_positives
 
 
-def _truth_panel(
-    pixels: Tensor, objects: Sequence[Record], labels: Mapping[int, int], class_names: Sequence[str]
-) -> Panel:
-    texts = [class_names[labels[note["category_id"]]] for note in objects]
-    caption = f"{len(objects)} object{'s' * (len(objects) != 1)}"
-    return Panel("Ground truth", caption, _draw(pixels, objects, labels, texts), len(objects), 0)
-
-
-def _draw(pixels: Tensor, records: Sequence[Record], labels: Mapping[int, int], texts: list[str]) -> Image.Image:
-    classes = torch.tensor([labels[record["category_id"]] for record in records], dtype=torch.int64)
+def _draw(pixels: Tensor, records: Sequence[Record], classes: Mapping[int, tuple[int, str]]) -> Image.Image:
+    """Draw annotations, or detections with their scores; ``classes`` are label and name by the id of the category."""
+    labels = torch.tensor([classes[record["category_id"]][0] for record in records], dtype=torch.int64)
+    names = [classes[record["category_id"]][1] for record in records]
+    texts = [
+        f"{name} {record['score']:.2f}" if "score" in record else name
+        for name, record in zip(names, records, strict=True)
+    ]
+    boxes = torch.tensor([record["bbox"] for record in records], dtype=torch.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]  # COCO's x, y, width, height to x0, y0, x1, y1
     masks = None
     if records and all("segmentation" in record for record in records):
         masks = decode_masks([record["segmentation"] for record in records], pixels.shape[1], pixels.shape[2])
-    picture = tinted(pixels, masks, classes)
+    picture = tinted(pixels, masks, labels)
     zoom = min(readable_zoom(picture.size), LONG_SIDE / max(picture.size))
-    return draw_objects(picture, _corners(records), classes, texts, zoom)
-
-
-def _corners(records: Sequence[Mapping[str, Any]]) -> Tensor:
-    """COCO's x, y, width, height as x0, y0, x1, y1."""
-    boxes = torch.tensor([record["bbox"] for record in records], dtype=torch.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes
+    return draw_objects(picture, boxes, labels, texts, zoom)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resnet_backbone.compare.compare import Comparison, Measured
-from resnet_backbone.compare.sentences import KIND_WORDS, level_text, number, signed
+from resnet_backbone.compare.tables import KIND_WORDS, level_text, number, signed
 from resnet_backbone.metrics.error_types import KINDS
 from resnet_backbone.metrics.matching import FIGURES
 from resnet_backbone.metrics.run_facts import Series
@@ -23,12 +23,36 @@ WIDTH, HEIGHT = 5.2, 3.3  # inches
 MOST_CLASSES = 20  # in the plot of the gains
 MOST_CURVES = 6  # classes with a plot of their own
 
-
 INK, SOFT, GRID = "#1c2430", "#5b6675", "#dfe4ea"
 # Told apart by color-blind readers, too (Okabe and Ito 2008).
 RUN_COLORS = ("#0072b2", "#d55e00", "#009e73", "#b0508a", "#7a6a00", "#3a3f47")
 _DASHES = ("solid", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)), (0, (9, 3)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
+_STYLE: Any = {
+    "svg.hashsalt": "resnet_backbone",  # the same bytes every time
+    "text.parse_math": False,  # names are names, also with a dollar in them
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": SOFT,
+    "axes.edgecolor": GRID,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.pad": 7,
+    "ytick.major.pad": 5,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
 
 
 @dataclass(frozen=True)
@@ -124,41 +148,33 @@ def _most_frequent(measured: Measured, count: int) -> list[str]:
 
 
 def _gain_plot(comparison: Comparison, measured: Measured, key: str, title: str, figures: list[str]) -> Plot:
-    others = list(zip(comparison.runs, measured.bootstrap.runs, strict=True))[1:]
+    first, *names = [run.name for run in comparison.runs]
+    differences = [[of_run.gains[figure].difference for figure in figures] for of_run in measured.bootstrap.runs[1:]]
     labels = [figure.removeprefix("AP-") for figure in figures]
 
     def draw(axes: Axes) -> None:
         axes.axvline(0, color=INK, linewidth=1)
-        for index, (run, of_run) in enumerate(others, start=1):
-            shift = 0.22 * (index - (len(others) + 1) / 2)
-            for place, figure in enumerate(figures):
-                won = of_run.gains[figure].difference
-                if not math.isfinite(won.value):
-                    continue
-                color = RUN_COLORS[index % len(RUN_COLORS)]
-                axes.plot([won.low, won.high], [place + shift] * 2, color=color, linewidth=2.2, solid_capstyle="round")
-                label = run.name if place == 0 else None
-                axes.plot(
-                    [won.value],
-                    [place + shift],
-                    _MARKERS[index % len(_MARKERS)],
-                    color=color,
-                    markersize=6,
-                    label=label,
-                )
+        for index, (name, of_run) in enumerate(zip(names, differences, strict=True), start=1):
+            shift = 0.22 * (index - (len(names) + 1) / 2)
+            known = {place + shift: won for place, won in enumerate(of_run) if math.isfinite(won.value)}
+            lows, highs = [won.low for won in known.values()], [won.high for won in known.values()]
+            axes.hlines(list(known), lows, highs, color=_color(index), linewidth=2.2, capstyle="round", zorder=2)
+            marks = [won.value for won in known.values()]
+            axes.plot(
+                marks, list(known), _MARKERS[index % len(_MARKERS)], color=_color(index), markersize=6, label=name
+            )
         axes.set_yticks(range(len(labels)), labels)
         axes.set_ylim(len(labels) - 0.4, -0.6)
-        axes.set_xlabel(f"difference from {_cut(comparison.runs[0].name)}, points of AP")
+        axes.set_xlabel(f"difference from {_cut(first)}, points of AP")
         axes.grid(axis="y", visible=False)
 
-    alt = "; ".join(
-        f"{run.name}, {label}: {signed(of_run.gains[figure].difference.value)}"
-        for run, of_run in others
-        for figure, label in zip(figures, labels, strict=True)
+    values = "; ".join(
+        f"{name}, {label}: {signed(won.value)}"
+        for name, of_run in zip(names, differences, strict=True)
+        for label, won in zip(labels, of_run, strict=True)
     )
-    level = level_text(measured.bootstrap.level)
-    alt = f"{title}, from {comparison.runs[0].name}, with {level} intervals. {alt}."
-    height = max(HEIGHT, 1.0 + len(figures) * (0.24 if len(others) == 1 else 0.32))
+    alt = f"{title}, from {first}, with {level_text(measured.bootstrap.level)} intervals. {values}."
+    height = max(HEIGHT, 1.0 + len(figures) * (0.24 if len(names) == 1 else 0.32))
     return _plot(key, title, alt, draw, height=height)
 
 
@@ -166,9 +182,9 @@ def _course_plot(comparison: Comparison, key: str, title: str, unit: str, series
     def draw(axes: Axes) -> None:
         for index, points in enumerate(series):
             if points:
-                few = {"marker": _MARKERS[index % len(_MARKERS)], "markersize": 5} if len(points) < 12 else {}
-                line = {**_line(index), **few}
-                axes.plot(*zip(*points, strict=True), **line, label=comparison.runs[index].name)
+                few = len(points) < 12
+                marks: dict[str, Any] = {"marker": _MARKERS[index % len(_MARKERS)], "markersize": 5} if few else {}
+                axes.plot(*zip(*points, strict=True), **_line(index), **marks, label=comparison.runs[index].name)
         axes.set_xlabel("iteration")
         axes.set_ylabel(unit)
         axes.set_xlim(left=0)
@@ -187,11 +203,9 @@ def _bars(
         thickness = 0.8 / len(values)
         for index, of_run in enumerate(values):
             places = [place + thickness * (index - (len(values) - 1) / 2) for place in range(len(KINDS))]
-            color = RUN_COLORS[index % len(RUN_COLORS)]
             name = comparison.runs[index].name
-            bars = axes.barh(places, of_run, thickness * 0.9, color=color, label=name)
-            texts = [number(value, digits) for value in of_run]
-            axes.bar_label(bars, texts, padding=3, color=SOFT, fontsize=8)
+            bars = axes.barh(places, of_run, thickness * 0.9, color=_color(index), label=name)
+            axes.bar_label(bars, [number(value, digits) for value in of_run], padding=3, color=SOFT, fontsize=8)
         axes.set_yticks(range(len(KINDS)), KINDS)
         axes.set_ylim(len(KINDS) - 0.4, -0.6)
         axes.set_xlabel(unit)
@@ -206,41 +220,16 @@ def _bars(
     return _plot(key, title, f"{title}. {alt}.", draw, height=max(HEIGHT, 1.0 + 0.27 * len(KINDS) * len(values)))
 
 
+def _color(index: int) -> str:
+    return RUN_COLORS[index % len(RUN_COLORS)]
+
+
 def _line(index: int) -> dict[str, Any]:
-    return {
-        "color": RUN_COLORS[index % len(RUN_COLORS)],
-        "linestyle": _DASHES[index % len(_DASHES)],
-        "linewidth": 2,
-    }
+    return {"color": _color(index), "linestyle": _DASHES[index % len(_DASHES)], "linewidth": 2}
 
 
 def _plot(key: str, title: str, alt: str, draw: Callable[[Axes], None], *, height: float = HEIGHT) -> Plot:
-    style: Any = {
-        "svg.hashsalt": "resnet_backbone",  # the same bytes every time
-        "text.parse_math": False,  # names are names, also with a dollar in them
-        "font.size": 10,
-        "text.color": INK,
-        "axes.labelcolor": SOFT,
-        "axes.edgecolor": GRID,
-        "axes.facecolor": "none",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": GRID,
-        "grid.linewidth": 0.8,
-        "xtick.color": SOFT,
-        "ytick.color": SOFT,
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-        "xtick.major.pad": 7,
-        "ytick.major.pad": 5,
-        "xtick.major.size": 0,
-        "ytick.major.size": 0,
-        "legend.frameon": False,
-        "legend.fontsize": 9,
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.add_subplot()
         draw(axes)

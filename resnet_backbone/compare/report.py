@@ -1,4 +1,4 @@
-"""Writing a comparison: one HTML page for a browser, and JSON."""
+"""Writing a comparison: one HTML page for a browser, JSON, and a short text for the terminal."""
 
 from __future__ import annotations
 
@@ -12,74 +12,72 @@ import numpy as np
 from tabulate import tabulate
 
 from resnet_backbone.compare.compare import Comparison, Measured
-from resnet_backbone.compare.plots import (
-    class_gain_plots,
-    curve_plots,
-    error_plots,
-    gain_plots,
-    training_plots,
-)
-from resnet_backbone.compare.sentences import (
-    arrows,
-    beside_the_paper,
-    class_sentence,
-    gain_word,
-    is_clear,
-    level_text,
-    number,
-    paper_gain,
-    paper_pair,
-    paper_sentence,
-    percent,
-    signed,
-    signed_span,
-    small_print,
-    span,
-    verdicts,
-)
+from resnet_backbone.compare.plots import class_gain_plots, curve_plots, error_plots, gain_plots, training_plots
+from resnet_backbone.compare.runs import one_backbone
 from resnet_backbone.compare.tables import (
     PageTable,
+    arrows,
     class_tables,
     condition_table,
     cost_table,
     difference_table,
     error_table,
     figure_tables,
+    gain_word,
+    is_clear,
+    level_text,
+    number,
+    paper_pair,
     paper_table,
+    percent,
     shared_table,
+    signed,
+    signed_span,
 )
 from resnet_backbone.files.atomic import write_text
+from resnet_backbone.metrics.bootstrap import GainInterval
 from resnet_backbone.metrics.page import render_page
+from resnet_backbone.metrics.paper import Gain, gain, names_of_data
 
 
 @dataclass(frozen=True)
-class Tile:
-    """One of the large figures on top."""
+class Written:
+    """The files of a comparison."""
 
-    label: str
-    value: str
-    note: str
-    tone: str = ""  # "good", "bad" or ""
+    page: Path
+    json: Path
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> Written:
+    """Write ``index.html`` and ``comparison.json`` into ``folder``, which is made if it must be.
+
+    The page needs nothing but itself: plots and pictures are in it.
+    """
+    written = Written(folder / "index.html", folder / "comparison.json")
+    write_text(written.page, comparison_page(comparison))
+    write_text(written.json, json.dumps(to_dict(comparison), indent=2, allow_nan=False) + "\n")
+    return written
 
 
 def comparison_page(comparison: Comparison) -> str:
     """Return the page as HTML. Names from configs, files and command lines are escaped."""
-    facts = comparison.runs[0].facts
+    main = comparison.main
+    beside_the_paper = not one_backbone(comparison.runs)
     return render_page(
         __package__,
         "page.html.j2",
-        title=f"{' and '.join(run.name for run in comparison.runs)} on {facts.dataset}",
-        dataset=facts.dataset,
-        num_images=facts.num_images,
+        dataset=comparison.runs[0].facts.dataset,
+        num_images=comparison.runs[0].facts.num_images,
         runs=comparison.runs,
         verdicts=verdicts(comparison),
-        tiles=_tiles(comparison),
-        small_print=small_print(comparison),
-        paper_sentence=paper_sentence(comparison) if beside_the_paper(comparison) else "",
-        class_sentence=class_sentence(comparison),
+        tiles=_tiles(comparison, beside_the_paper),
+        bootstrap=main.bootstrap,
+        level=level_text(main.bootstrap.level),
+        classes_by_chance=(1 - main.bootstrap.level) * len(main.class_names),
         cautions=comparison.cautions,
         figures=figure_tables(comparison),
-        paper=paper_table(comparison) if beside_the_paper(comparison) else None,
+        paper_sentence=paper_sentence(comparison) if beside_the_paper else "",
+        paper=paper_table(comparison) if beside_the_paper else None,
         classes=class_tables(comparison),
         errors=error_table(comparison),
         cost=cost_table(comparison),
@@ -96,52 +94,116 @@ def comparison_page(comparison: Comparison) -> str:
     )
 
 
-def _tiles(comparison: Comparison) -> list[Tile]:
-    """AP of every run, the gains over the first, and the paper's where the backbones differ."""
-    bootstrap = comparison.main.bootstrap
-    level = level_text(bootstrap.level)
-    tiles = []
-    for run, of_run in zip(comparison.runs, bootstrap.runs, strict=True):
-        value = of_run.figures["AP"]
-        tiles.append(Tile(run.name, number(value.value), f"AP; {level}: {span(value)}"))
-    for run, of_run in list(zip(comparison.runs, bootstrap.runs, strict=True))[1:]:
-        won = of_run.gains["AP"]
-        tone = ("good" if won.difference.value > 0 else "bad") if is_clear(won) else ""
-        word = gain_word([won])
-        label = word if len(comparison.runs) == 2 else f"{word} of {run.name}"
-        note = f"AP, {percent(won.relative.value)}; {level}: {signed_span(won.difference)}"
-        tiles.append(Tile(label, signed(won.difference.value), note, tone))
-    if not beside_the_paper(comparison):
-        return tiles
-    before, after = paper_pair(comparison)
-    figure, won_there = paper_gain(comparison)
-    note = f"{figure}, {percent(won_there.relative)}; {before.network} to {after.network}, {arrows(before.data)}"
-    tiles.append(Tile("gain in the paper", signed(won_there.absolute), note))
-    return tiles
-
-
-@dataclass(frozen=True)
-class Written:
-    page: Path
-    json: Path
-
-
-def write_comparison(comparison: Comparison, folder: Path) -> Written:
-    """Write ``index.html`` and ``comparison.json`` into ``folder``, which is made if it must be.
-
-    The page needs nothing but itself: plots and pictures are in it.
-    """
-    written = Written(folder / "index.html", folder / "comparison.json")
-    write_text(written.page, comparison_page(comparison))
-    write_text(written.json, json.dumps(to_dict(comparison), indent=2, allow_nan=False) + "\n")
-    return written
-
-
 def summary(comparison: Comparison) -> str:
     """A short text for the terminal: the figures, and the result in a sentence."""
     tables = [_text_table(table) for table in figure_tables(comparison)]
     warnings = [f"warning: {caution}" for caution in comparison.cautions]
     return "\n\n".join([*tables, "\n".join([*warnings, *verdicts(comparison)])])
+
+
+def _text_table(table: PageTable) -> str:
+    rows = [[_one_line(f"{cell.text} ({cell.note})" if cell.note else cell.text) for cell in row] for row in table.rows]
+    headers = [_one_line(column) for column in table.columns]
+    alignment = ["left", *["right"] * (len(headers) - 1)]
+    return tabulate(rows, headers=headers, tablefmt="simple", colalign=alignment, disable_numparse=True)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """One honest sentence for every run after the first."""
+    bootstrap = comparison.main.bootstrap
+    first, *others = [run.name for run in comparison.runs]
+    return [
+        _verdict(name, first, of_run.gains["AP"], level_text(bootstrap.level))
+        for name, of_run in zip(others, bootstrap.runs[1:], strict=True)
+    ]
+
+
+def _verdict(name: str, first: str, won: GainInterval, level: str) -> str:
+    difference = won.difference
+    if math.isnan(difference.value):
+        return f"Nothing can be said of {name} and {first}: the test set has no object to find."
+    if difference.low == difference.high == 0:
+        return f"{name} and {first} reach exactly the same AP."
+    if difference.low == difference.high:
+        return f"Nothing can be said of {name} and {first}: too few test images, or resamples, for an interval."
+    if not is_clear(won):
+        return (
+            f"No difference can be told between {name} and {first}: {signed(difference.value)} AP, and "
+            f"the {level} interval, {signed_span(difference)}, includes zero."
+        )
+    word = "better" if difference.value > 0 else "worse"
+    low, high = sorted((abs(difference.low), abs(difference.high)))
+    digits = 1 if low >= 0.05 else 2
+    size, *bounds = (number(value, digits) for value in (abs(difference.value), low, high))
+    return f"{name} is {word} than {first} by {size} AP ({level}: {' to '.join(bounds)})."
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One of the large figures on top."""
+
+    label: str
+    value: str
+    note: str
+    tone: str = ""  # "good", "bad" or ""
+
+
+def _tiles(comparison: Comparison, beside_the_paper: bool) -> list[Tile]:
+    """AP of every run, the gains over the first, and the paper's where the backbones differ."""
+    bootstrap = comparison.main.bootstrap
+    level = level_text(bootstrap.level)
+    aps, gains = [], []
+    for run, of_run in zip(comparison.runs, bootstrap.runs, strict=True):
+        value = of_run.figures["AP"]
+        aps.append(Tile(run.name, number(value.value), f"AP; {level}: {number(value.low)} to {number(value.high)}"))
+        if won := of_run.gains.get("AP"):
+            tone = ("good" if won.difference.value > 0 else "bad") if is_clear(won) else ""
+            word = gain_word([won])
+            label = word if len(comparison.runs) == 2 else f"{word} of {run.name}"
+            note = f"AP, {percent(won.relative.value)}; {level}: {signed_span(won.difference)}"
+            gains.append(Tile(label, signed(won.difference.value), note, tone))
+    if not beside_the_paper:
+        return aps + gains
+    before, after = paper_pair(comparison)
+    figure, printed = _paper_gain(comparison)
+    note = f"{figure}, {percent(printed.relative)}; {before.network} to {after.network}, {arrows(before.data)}"
+    return [*aps, *gains, Tile("gain in the paper", signed(printed.absolute), note)]
+
+
+def _paper_gain(comparison: Comparison) -> tuple[str, Gain]:
+    """The figure that the paper's pair is compared by, and its gain."""
+    before, after = paper_pair(comparison)
+    figure = "AP" if "AP" in before.figures else "mAP"
+    return figure, gain(before.figures[figure], after.figures[figure])
+
+
+def paper_sentence(comparison: Comparison) -> str:
+    """The paper's gain, with its setting, and how near this comparison is to it."""
+    before, after = paper_pair(comparison)
+    figure, printed = _paper_gain(comparison)
+    dataset = comparison.runs[0].facts.dataset
+    trained_on = {tuple(run.settings.get("DATASETS.TRAIN") or ()) for run in comparison.runs}
+    paper_train, paper_test = names_of_data(before.data)
+    others = []
+    if dataset != paper_test:
+        others.append(f"other data ({dataset})")
+    if {frozenset(names) for names in trained_on} != {paper_train}:
+        training_data = "; ".join(sorted(" and ".join(names) or "not recorded" for names in trained_on))
+        others.append(f"other training data ({training_data})")
+    archs = [run.arch or "not recorded" for run in comparison.runs]
+    if archs[:2] != ["vgg16", "resnet101"]:
+        others.append(f"other backbones ({', '.join(archs)})")
+    near = f" This comparison has {' and '.join(others)}, so the two need not agree." if others else ""
+    return (
+        f"The paper: {before.network} {number(before.figures[figure])}, {after.network} "
+        f"{number(after.figures[figure])} {figure}, a gain of {signed(printed.absolute)} or "
+        f"{number(printed.relative, 0)} % ({before.source}: Faster R-CNN, {arrows(before.data)}, images of 600 "
+        f"pixels).{near}"
+    )
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:
@@ -154,7 +216,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         before.network: before.figures,
         after.network: after.figures,
     }
-    return _plain(
+    return _plain_values(
         {
             "dataset": facts.dataset,
             "num_images": facts.num_images,
@@ -162,7 +224,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
             "baseline": comparison.runs[0].name,
             "verdicts": verdicts(comparison),
             "cautions": comparison.cautions,
-            "paper": paper if beside_the_paper(comparison) else None,
+            "paper": None if one_backbone(comparison.runs) else paper,
             "runs": [
                 {
                     "name": run.name,
@@ -195,47 +257,33 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
 
 
 def _measured_to_dict(comparison: Comparison, measured: Measured) -> dict[str, Any]:
+    bootstrap = measured.bootstrap
     return {
-        "bootstrap": {
-            "samples": measured.bootstrap.samples,
-            "seed": measured.bootstrap.seed,
-            "level": measured.bootstrap.level,
-        },
+        "bootstrap": {"samples": bootstrap.samples, "seed": bootstrap.seed, "level": bootstrap.level},
         "num_objects": measured.num_objects,
         "runs": {
             run.name: {
                 "figures": {key: asdict(interval) for key, interval in of_run.figures.items()},
-                "gains": {key: asdict(gain) for key, gain in of_run.gains.items()},
+                "gains": {key: asdict(won) for key, won in of_run.gains.items()},
                 "precision_recall": {
                     f"{iou}": {"recall": curves[index].recall, "mean": curves[index].mean}
                     for iou, curves in measured.curves.items()
                 },
                 "errors": asdict(measured.errors[index]),
             }
-            for index, (run, of_run) in enumerate(zip(comparison.runs, measured.bootstrap.runs, strict=True))
+            for index, (run, of_run) in enumerate(zip(comparison.runs, bootstrap.runs, strict=True))
         },
     }
 
 
-def _plain(value: Any) -> Any:
+def _plain_values(value: Any) -> Any:
     """For JSON, which has neither arrays of NumPy nor nan."""
     if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): _plain_values(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [_plain_values(part) for part in value]
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return _plain_values(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _text_table(table: PageTable) -> str:
-    rows = [[_one_line(f"{cell.text} ({cell.note})" if cell.note else cell.text) for cell in row] for row in table.rows]
-    headers = [_one_line(column) for column in table.columns]
-    alignment = ["left", *["right"] * (len(headers) - 1)]
-    return tabulate(rows, headers=headers, tablefmt="simple", colalign=alignment, disable_numparse=True)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Finished runs, read from their folders and checked (same data, nothing missing or stale), with training curves."""
+"""Finished runs: read from their folders, checked (same data, nothing missing or stale), and their configs compared."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from resnet_backbone.files.text import read_yaml
 from resnet_backbone.metrics.run_facts import (
@@ -55,7 +55,10 @@ def read_runs(folders: Sequence[Path], names: Sequence[str] = (), dataset: str |
     """
     if len(folders) < 2:
         raise ValueError(f"a comparison needs two runs or more, got {len(folders)}; name their folders")
-    _refuse_the_same_folder(folders)
+    for number, folder in enumerate(folders):
+        for earlier in folders[:number]:
+            if folder.resolve() == earlier.resolve():
+                raise ValueError(f"{earlier} and {folder} are the same folder; name two different runs")
     labels = distinct_names(names, _names_of(folders), "runs")
     runs = [_read_run(folder, name, dataset) for folder, name in zip(folders, labels, strict=True)]
     for run in runs[1:]:
@@ -77,14 +80,6 @@ def distinct_names(given: Sequence[str], usual: Sequence[str], what: str) -> lis
     return names
 
 
-def _refuse_the_same_folder(folders: Sequence[Path]) -> None:
-    seen: dict[Path, Path] = {}
-    for folder in folders:
-        if folder.resolve() in seen:
-            raise ValueError(f"{seen[folder.resolve()]} and {folder} are the same folder; name two different runs")
-        seen[folder.resolve()] = folder
-
-
 def _names_of(folders: Sequence[Path]) -> list[str]:
     """The last part of each path, or as many parts as it takes to tell them apart."""
     parts = [folder.resolve().parts for folder in folders]
@@ -101,7 +96,7 @@ def _read_run(folder: Path, name: str, dataset: str | None) -> EvaluatedRun:
         raise ValueError(f"no folder {folder}; {_FOLDER_OF_A_RUN}")
     if not config_path.is_file():
         raise ValueError(f"{folder} is no run's folder, it has no config.yaml; {_FOLDER_OF_A_RUN}")
-    settings = _read_settings(config_path)
+    settings = dict(_flattened(read_yaml(config_path)))
     training = read_training(folder / METRICS_NAME)
     _refuse_unfinished_training(folder, settings, training)
     inference = _inference_folder(folder, settings, dataset)
@@ -114,21 +109,9 @@ def _read_run(folder: Path, name: str, dataset: str | None) -> EvaluatedRun:
     facts, figures = read_facts(inference), read_figures(inference / METRICS_NAME)
     if dataset is not None and facts.dataset != dataset:
         raise ValueError(f"{folder} was evaluated on {facts.dataset}, not on {dataset}; leave --dataset away")
-    _refuse_earlier_evaluation(folder, settings, training, facts.dataset, figures)
-    return EvaluatedRun(
-        name=name,
-        folder=folder,
-        facts=facts,
-        settings=settings,
-        results_path=inference / RESULTS_NAME,
-        figures=figures,
-        training=training,
-    )
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    values = read_yaml(path)
-    return dict(_flattened(values))
+    run = EvaluatedRun(name, folder, facts, settings, inference / RESULTS_NAME, figures, training)
+    _refuse_earlier_evaluation(run)
+    return run
 
 
 def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -151,23 +134,17 @@ def _refuse_unfinished_training(folder: Path, settings: Mapping[str, Any], train
     )
 
 
-def _refuse_earlier_evaluation(
-    folder: Path,
-    settings: Mapping[str, Any],
-    training: TrainingCurves | None,
-    dataset: str,
-    figures: Mapping[str, Mapping[str, float | None]],
-) -> None:
+def _refuse_earlier_evaluation(run: EvaluatedRun) -> None:
     """An evaluation on the way (TEST.EVAL_PERIOD) leaves the same files as the last one, which may have failed."""
-    course = training.ap.get(dataset) if training else None
-    total = settings.get("SOLVER.MAX_ITER")
+    course = run.training.ap.get(run.facts.dataset) if run.training else None
+    total = run.settings.get("SOLVER.MAX_ITER")
     if not course or total is None:
         return
     iteration, ap = course[-1]
-    if iteration < total and 0 < ap == figures.get("bbox", {}).get("AP"):  # 0 can be the final detector's as well
+    if iteration < total and 0 < ap == run.figures.get("bbox", {}).get("AP"):  # 0 can be the final detector's as well
         raise ValueError(
-            f"{folder} was evaluated after {iteration} of {total} iterations, and not since; evaluate its final "
-            f"detector with:\n  {_evaluate_command(folder, settings)}"
+            f"{run.folder} was evaluated after {iteration} of {total} iterations, and not since; evaluate its final "
+            f"detector with:\n  {_evaluate_command(run.folder, run.settings)}"
         )
 
 
@@ -217,3 +194,163 @@ def _refuse_different_data(first: EvaluatedRun, other: EvaluatedRun) -> None:
 def listed(values: Sequence[str], most: int = 8) -> str:
     """Return the values with commas, the first few of many."""
     return ", ".join(values[:most]) + (f", ... ({len(values)})" if len(values) > most else "")
+
+
+NOT_THERE = "(not there)"
+
+Kind = Literal["backbone", "place", "other"]
+
+# What a backbone brings with it: its layers, its weights and the input they were trained on, the names of its feature
+# maps, and the head that is made of its last layers (fc6 and fc7 with their dropout, or res5).
+_OF_THE_BACKBONE = (
+    "INPUT.FORMAT",
+    "MODEL.BACKBONE.NAME",
+    "MODEL.FPN.IN_FEATURES",
+    "MODEL.PIXEL_MEAN",
+    "MODEL.PIXEL_STD",
+    "MODEL.RESNETS.DEPTH",
+    "MODEL.RESNETS.NORM",
+    "MODEL.RESNETS.OUT_FEATURES",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS",
+    "MODEL.RESNETS.STRIDE_IN_1X1",
+    "MODEL.RESNET_BACKBONE.ARCH",
+    "MODEL.RESNET_BACKBONE.NORM",
+    "MODEL.RESNET_BACKBONE.OUT_FEATURES",
+    "MODEL.ROI_BOX_HEAD.DROPOUT",
+    "MODEL.ROI_BOX_HEAD.NAME",
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
+    "MODEL.ROI_HEADS.IN_FEATURES",
+    "MODEL.ROI_HEADS.NAME",
+    "MODEL.RPN.IN_FEATURES",
+    "MODEL.WEIGHTS",
+)
+_PLACES = ("OUTPUT_DIR", "DATASETS.TEST")  # where files go, and what else was evaluated; the training is the same
+
+# What a reader asks first. Left out where the runs differ, as the list of differences has it then.
+_IN_SHORT = (
+    ("trained on", ("DATASETS.TRAIN",)),
+    ("detector", ("MODEL.META_ARCHITECTURE", "MODEL.ROI_HEADS.NAME")),
+    ("shorter side in training, pixels", ("INPUT.MIN_SIZE_TRAIN",)),
+    ("shorter side in testing, pixels", ("INPUT.MIN_SIZE_TEST",)),
+    ("iterations", ("SOLVER.MAX_ITER",)),
+    ("images an iteration", ("SOLVER.IMS_PER_BATCH",)),
+    ("learning rate", ("SOLVER.BASE_LR",)),
+    ("schedule", ("SOLVER.LR_SCHEDULER_NAME",)),
+    ("warm-up, iterations", ("SOLVER.WARMUP_ITERS",)),
+    ("weight decay", ("SOLVER.WEIGHT_DECAY",)),
+    ("proposals in testing", ("MODEL.RPN.POST_NMS_TOPK_TEST",)),
+    ("seed", ("SEED",)),
+)
+
+
+@dataclass(frozen=True)
+class KeyDifference:
+    """One config key in which the runs differ."""
+
+    key: str
+    values: tuple[str, ...]  # as text, one a run
+    kind: Kind  # "other": nothing about a backbone asks for it, as nothing does where all runs have the same one
+
+
+@dataclass(frozen=True)
+class ConfigComparison:
+    shared: Mapping[str, str]  # name -> value, what all runs have alike
+    differences: tuple[KeyDifference, ...]  # those not forced by the backbone first, then by key
+    num_equal: int  # keys with one value in all runs
+    not_compared: int  # keys that only one of two engines has
+
+
+def compare_settings(runs: Sequence[EvaluatedRun]) -> ConfigComparison:
+    """Compare the configs of the runs key by key. Where their engines differ, only the keys that all have."""
+    everywhere = set.intersection(*(set(run.settings) for run in runs))
+    anywhere = set.union(*(set(run.settings) for run in runs))
+    several_engines = len({run.facts.engine for run in runs}) > 1
+    keys = sorted(everywhere if several_engines else anywhere)
+    differences = []
+    for key in keys:
+        values = tuple(_value_of(run, key) for run in runs)
+        if len(set(values)) > 1:
+            differences.append(KeyDifference(key, values, _kind(key, runs)))
+    differences.sort(key=lambda difference: ("other", "backbone", "place").index(difference.kind))
+    return ConfigComparison(
+        shared=_in_short(runs, {difference.key for difference in differences}),
+        differences=tuple(differences),
+        num_equal=len(keys) - len(differences),
+        not_compared=len(anywhere) - len(keys),
+    )
+
+
+def one_backbone(runs: Sequence[EvaluatedRun]) -> bool:
+    """Whether all runs say that they have the same backbone."""
+    archs = {run.arch for run in runs}
+    return len(archs) == 1 and archs != {""}
+
+
+def cautions(runs: Sequence[EvaluatedRun], settings: ConfigComparison) -> list[str]:
+    """Sentences about what, beside the backbone, may have made the difference."""
+    found = []
+    for what, values in (
+        ("engine", [run.facts.engine for run in runs]),
+        ("version of resnet_backbone", [run.facts.resnet_backbone for run in runs]),
+        ("commit", [run.facts.commit or "none, an installed package" for run in runs]),
+        ("version of torch", [run.facts.torch for run in runs]),
+        ("version of torchvision", [run.facts.torchvision for run in runs]),
+        ("machine", [run.facts.device for run in runs]),
+        ("number of processes", [str(run.facts.processes) for run in runs]),
+    ):
+        if len(set(values)) > 1:
+            pairs = "; ".join(f"{run.name}: {value}" for run, value in zip(runs, values, strict=True))
+            found.append(f"Evaluated with another {what} ({pairs}).")
+    if settings.not_compared:
+        found.append(f"{settings.not_compared} config keys exist in one of the engines only and were not compared.")
+    others = [difference.key for difference in settings.differences if difference.kind == "other"]
+    if len(others) == 1 and one_backbone(runs) and not found:
+        return [f"The runs differ in {others[0]} alone."]
+    if others:
+        sentence = (
+            f"{len(others)} setting{'s' * (len(others) > 1)} that the backbone does not force "
+            f"differ{'s' * (len(others) == 1)}: {', '.join(others)}. The difference is of all of it together."
+        )
+        found.insert(0, sentence)
+    return found
+
+
+def _value_of(run: EvaluatedRun, key: str) -> str:
+    if key not in run.settings:
+        return NOT_THERE
+    if key == "MODEL.WEIGHTS" and run.settings[key] in _checkpoints(run):
+        return "(the run's own checkpoint: it was evaluated again)"
+    return _text(run.settings[key])
+
+
+def _checkpoints(run: EvaluatedRun) -> set[str]:
+    """The names that the run's final detector may have in a config."""
+    return {f"{place}/model_final.pth" for place in (str(run.folder), str(run.settings.get("OUTPUT_DIR")))}
+
+
+def _one_detector(runs: Sequence[EvaluatedRun]) -> bool:
+    """Whether one run was trained, and the others are evaluations of its final detector."""
+    with_training = [run for run in runs if run.training is not None]
+    others = [run.settings.get("MODEL.WEIGHTS") for run in runs if run.training is None]
+    return len(with_training) == 1 and set(others) <= _checkpoints(with_training[0])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_text, value))}]"
+    return '""' if value == "" else str(value)
+
+
+def _kind(key: str, runs: Sequence[EvaluatedRun]) -> Kind:
+    if key in _PLACES or (key == "MODEL.WEIGHTS" and _one_detector(runs)):
+        return "place"
+    return "backbone" if key in _OF_THE_BACKBONE and not one_backbone(runs) else "other"
+
+
+def _in_short(runs: Sequence[EvaluatedRun], different: set[str]) -> dict[str, str]:
+    first = runs[0].settings
+    return {
+        name: ", ".join(_text(first[key]).strip("[]") for key in keys)
+        for name, keys in _IN_SHORT
+        if all(key in first and key not in different for key in keys)
+    }

@@ -12,19 +12,21 @@ import pycocotools.coco
 import pycocotools.cocoeval
 import pytest
 
-from resnet_backbone.compare.report import summary, to_dict, write_comparison
+from resnet_backbone.compare.report import paper_sentence, summary, to_dict, verdicts, write_comparison
 from resnet_backbone.compare.runs import read_runs
-from resnet_backbone.compare.sentences import cost_sentence, number, paper_sentence, signed, verdicts
 from resnet_backbone.compare.tables import (
     FEWEST_OBJECTS,
     class_tables,
     condition_table,
+    cost_sentence,
     cost_table,
     difference_table,
     error_table,
     figure_tables,
+    number,
     paper_table,
     shared_table,
+    signed,
 )
 from resnet_backbone.metrics.bootstrap import Interval
 from resnet_backbone.metrics.coco import SMALL

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from resnet_backbone.compare.runs import read_runs
-from resnet_backbone.compare.settings import NOT_THERE, cautions, compare_settings
+from resnet_backbone.compare.runs import NOT_THERE, cautions, compare_settings, read_runs
 from resnet_backbone.torchvision_plugin.config import load_config
 
 
