@@ -1,18 +1,18 @@
 #!/usr/bin/env python
-"""Reproduce a table of the paper: print the plan, run it or go on with it, and report paper, today and yours.
+"""Reproduce a table of the paper: print the plan, run or resume it, and report paper, today and yours.
 
 Examples:
     python tools/reproduce.py --list
     python tools/reproduce.py --table 8                       # the plan for 8 GPUs and for 1
     python tools/reproduce.py --table 8 --gpus 4 --gpu A100   # for these
-    python tools/reproduce.py --table bccd --run              # run or go on with what is not finished, then report
+    python tools/reproduce.py --table bccd --run              # run or resume what is not finished, then report
     python tools/reproduce.py --table bccd --report           # what is there
     python tools/reproduce.py --table 9 --rows baseline refinement --run
 
 Table 1, parameters and multiply-adds, is counted, not trained: it is printed.
 
-A command that fails ends --run with status 1; the same call goes on from its last checkpoint. Ctrl-C does no harm: the
-same call goes on. Reports are OUTPUT/table_<name>.md and .json.
+A command that fails ends --run with status 1; the same call resumes from its last checkpoint, as it does after Ctrl-C.
+Reports are OUTPUT/table_<name>.md and .json.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None =
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("\ninterrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
     return 0
 
@@ -219,13 +219,13 @@ def parse_args(argv: Sequence[str] | None, tables: Mapping[str, Table]) -> argpa
     what.add_argument("--table", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these; a wrong name says the right ones")
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--run", action="store_true", help="run what is not finished, go on with what was started")
+    action.add_argument("--run", action="store_true", help="run what is not finished, resume what was started")
     action.add_argument("--report", action="store_true", help="the figures of what ran")
     action.add_argument(
         "--measure", action="store_true", help="the plan, with some iterations of each training timed here"
     )
     parser.add_argument("--prepare", action="store_true", help="get missing data first")
-    parser.add_argument("--keep-going", action="store_true", help="go on after a command that failed")
+    parser.add_argument("--keep-going", action="store_true", help="run the others after a command that failed")
     parser.add_argument("--gpus", type=positive, help="how many (default: to run, those of this machine)")
     parser.add_argument("--gpu", metavar="NAME", help="which, for the estimate, such as V100 (default: the one here)")
     parser.add_argument("--images-per-step", type=positive, metavar="N", help="over all GPUs; the schedule follows")

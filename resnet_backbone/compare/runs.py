@@ -129,7 +129,7 @@ def _refuse_unfinished_training(folder: Path, settings: Mapping[str, Any], train
         return
     raise ValueError(
         f"{folder} is not finished: {done} of {total} iterations are recorded"
-        f"{'' if (folder / 'model_final.pth').is_file() else ', and there is no model_final.pth'}; go on with:\n"
+        f"{'' if (folder / 'model_final.pth').is_file() else ', and there is no model_final.pth'}; resume it with:\n"
         f"  {_command(folder, settings)} --resume OUTPUT_DIR {shlex.quote(str(folder))}"
     )
 

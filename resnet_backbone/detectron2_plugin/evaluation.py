@@ -33,7 +33,7 @@ from resnet_backbone.detectron2_plugin.mapper import TensorMapper, boxes_of
 from resnet_backbone.engine.data_errors import Fetched
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.coco import IouType
-from resnet_backbone.metrics.drawing import Sample, evenly_spaced, save_comparison_pictures
+from resnet_backbone.metrics.drawing import PictureSample, evenly_spaced, save_comparison_pictures
 from resnet_backbone.metrics.results import ImageResults, decode_masks, write_results
 from resnet_backbone.metrics.run_facts import CostMeter, write_facts
 from resnet_backbone.metrics.summary import CocoMetrics
@@ -113,7 +113,7 @@ class CocoEvaluator(DatasetEvaluator):
             detections = found[record["image_id"]]
             size = (record["height"], record["width"])
             samples.append(
-                Sample(
+                PictureSample(
                     name=Path(record["file_name"]).name,
                     image=read_image(record["file_name"], size),
                     gt_boxes=boxes_of(truth),

@@ -200,7 +200,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Sample:
+class PictureSample:
     """One image with its ground truth and its detections; boxes are x0 y0 x1 y1 in the image's pixels."""
 
     name: str  # ends up in the picture's file name
@@ -220,7 +220,7 @@ def evenly_spaced(items: Sequence[T]) -> Sequence[T]:
     return [items[i * (len(items) - 1) // max(count - 1, 1)] for i in range(count)]
 
 
-def draw_pair(sample: Sample, class_names: Sequence[str]) -> Tensor:
+def draw_pair(sample: PictureSample, class_names: Sequence[str]) -> Tensor:
     """Draw the ground truth on the left and the detections on the right, each under a line that says which it is.
 
     Detections with a score below ``PICTURE_SCORE`` are not drawn.
@@ -276,7 +276,7 @@ def texts_of(class_names: Sequence[str], labels: Tensor, scores: Tensor) -> list
     return [f"{class_names[label]} {score:.2f}" for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
 
 
-def save_comparison_pictures(folder: Path, samples: Sequence[Sample], class_names: Sequence[str]) -> list[Path]:
+def save_comparison_pictures(folder: Path, samples: Sequence[PictureSample], class_names: Sequence[str]) -> list[Path]:
     """Write one PNG for every sample, as :func:`draw_pair` draws it, and ``grid.png`` with the first twelve.
 
     Returns:

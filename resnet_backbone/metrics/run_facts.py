@@ -150,9 +150,8 @@ class RunFacts:
     parameters: int
     multiply_adds: float | None  # of a mean image, convolutions and matrix products
     images_per_s: float | None  # of the detector alone, one process; the median of its calls
-    peak_memory_mib: (
-        float  # so far, in a training's own evaluation that of the training; tensors on a GPU, the process on a CPU
-    )
+    # So far, in a training's own evaluation that of the training; of tensors on a GPU, of the process on a CPU.
+    peak_memory_mib: float
 
 
 def write_facts(
@@ -333,14 +332,14 @@ def read_training(path: Path) -> TrainingCurves | None:
     if not records:
         return None
     # An evaluation's record may carry the number of iterations, one more than the last of them.
-    trained = [record for record in records if "total_loss" in record]
+    steps = [record for record in records if "total_loss" in record]
     return TrainingCurves(
-        iterations=trained[-1]["iteration"] + 1 if trained else 0,
-        loss=_series(trained, "total_loss"),
-        lr=_series(trained, "lr"),
+        iterations=steps[-1]["iteration"] + 1 if steps else 0,
+        loss=_series(steps, "total_loss"),
+        lr=_series(steps, "lr"),
         ap=_by_test_set(records, "/bbox/AP"),
-        seconds=_seconds(trained),
-        train_error=_series(trained, "train_error"),
+        seconds=_seconds(steps),
+        train_error=_series(steps, "train_error"),
         test_error=_by_test_set(records, "/classification/top1_error"),
     )
 
@@ -361,14 +360,10 @@ def _series(records: Sequence[Mapping[str, Any]], key: str) -> Series:
     return tuple((iteration, value) for iteration, value in sorted(by_iteration.items()) if math.isfinite(value))
 
 
-def _seconds(trained: Sequence[Mapping[str, Any]]) -> float:
+def _seconds(steps: Sequence[Mapping[str, Any]]) -> float:
     """Each record has the median time of an iteration since the record before; 0 where one has none."""
-    times = [record.get("time") for record in trained]
-    if not all(isinstance(time, int | float) and math.isfinite(time) for time in times):
+    times = [record.get("time") for record in steps]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in times):
         return 0.0
-    total, previous = 0.0, 0
-    for record in trained:
-        done = record["iteration"] + 1
-        total += record["time"] * (done - previous)
-        previous = done
-    return total
+    done = [0, *(record["iteration"] + 1 for record in steps)]
+    return sum((value * (after - before) for value, before, after in zip(times, done, done[1:], strict=False)), 0.0)

@@ -23,7 +23,7 @@ from resnet_backbone.reproduce.jobs import FINISHED, OTHER, Job, Jobs, can_resum
 
 logger = logging.getLogger(__name__)
 
-Measure = Callable[[Job], str]  # times real iterations of a training, in words
+Measure = Callable[[Job], str]  # times real iterations of a training, as text
 CONSOLE = "console.log"  # in the folder of a run: all that its commands printed
 _SECONDS_TO_END = 60
 _ITERATIONS = 40  # records are written every 20; the second is without the start
@@ -116,7 +116,7 @@ def _total(jobs: Jobs, gpu_name: str) -> list[str]:
 
 
 def measured_text(job: Job, script: str) -> str:
-    """Train a few iterations of ``job`` and return what its whole training would take, in words.
+    """Train a few iterations of ``job`` and return what the full training would take, as text.
 
     Everything is the config's own (image size, RoIs, images a step, processes) except the weights, which are random and
     barely learn, and the images, which are generated.
@@ -124,25 +124,27 @@ def measured_text(job: Job, script: str) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         generate_shapes(folder / "shapes", num_train=_IMAGES, num_val=1, seed=0)
-        words = job.command(script)
-        words += ["MODEL.WEIGHTS", "", "OUTPUT_DIR", f"{folder}/run"]
+        arguments = job.command(script)
+        arguments += ["MODEL.WEIGHTS", "", "OUTPUT_DIR", f"{folder}/run"]
         if "OWN" in job.cfg.DATASETS:
             own = {
                 "NAME": "timed",
                 "JSON": f"{folder}/shapes/annotations/train.json",
                 "IMAGES": f"{folder}/shapes/train",
             }
-            words += ["DATASETS.OWN", str([own]), "DATASETS.TRAIN", "['timed']"]
+            arguments += ["DATASETS.OWN", str([own]), "DATASETS.TRAIN", "['timed']"]
         else:  # a classifier's: images with a class each
             write_crops(folder / "shapes/annotations/train.json", folder / "shapes/train", folder / "crops")
-            words += ["DATASETS.TRAIN", str([f"{folder}/crops"])]
-        words += ["DATASETS.TEST", "[]", "TEST.EVAL_PERIOD", "0", "SEED", "0"]
-        words += ["SOLVER.MAX_ITER", str(_ITERATIONS), "SOLVER.WARMUP_ITERS", "0", "SOLVER.STEPS", "[]"]
-        words += ["SOLVER.BASE_LR", "1e-9", "SOLVER.CHECKPOINT_PERIOD", "1000"]
-        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, errors="replace", check=False)
+            arguments += ["DATASETS.TRAIN", str([f"{folder}/crops"])]
+        arguments += ["DATASETS.TEST", "[]", "TEST.EVAL_PERIOD", "0", "SEED", "0"]
+        arguments += ["SOLVER.MAX_ITER", str(_ITERATIONS), "SOLVER.WARMUP_ITERS", "0", "SOLVER.STEPS", "[]"]
+        arguments += ["SOLVER.BASE_LR", "1e-9", "SOLVER.CHECKPOINT_PERIOD", "1000"]
+        done = subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, errors="replace", check=False
+        )
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-            return f"could not be timed: {' '.join(last)} (exit status {done.returncode} of {shlex.join(words)})"
+            return f"could not be timed: {' '.join(last)} (exit status {done.returncode} of {shlex.join(arguments)})"
         seconds = _seconds_per_iteration(folder / "run" / "metrics.json")
     hours = seconds * job.schedule.max_iter / 3600
     return (
@@ -161,13 +163,13 @@ class CommandFailed(Exception):
 
 
 def run_jobs(jobs: Jobs, script: str, terminal: TextIO, *, keep_going: bool) -> list[str]:
-    """Run what is not finished, resume what was started. Return what failed, a text each.
+    """Run what is not finished, resume what was started; return a message for each that failed.
 
     Args:
         jobs: of a table.
         script: path of train_net.py.
         terminal: gets all that the commands print.
-        keep_going: go on with the next command after one that failed.
+        keep_going: run the next command after one that failed.
 
     Raises:
         ValueError: a folder holds a run with other settings; nothing was run then.
@@ -182,9 +184,9 @@ def run_jobs(jobs: Jobs, script: str, terminal: TextIO, *, keep_going: bool) -> 
         if read_state(job).status == FINISHED:
             logger.info("%s is finished", job.folder)
             continue
-        words = job.command(script, resume=can_resume(job.folder) and not job.evaluates)
+        arguments = job.command(script, resume=can_resume(job.folder) and not job.evaluates)
         try:
-            run_command(words, terminal, job.folder)
+            run_command(arguments, terminal, job.folder)
         except CommandFailed as error:
             if not keep_going:
                 raise
@@ -212,18 +214,18 @@ def refuse_missing_data(jobs: Jobs) -> None:
         raise FileNotFoundError(f"data that is not there: {names}. Get it with: {commands}, or add --prepare")
 
 
-def run_command(words: Sequence[str], terminal: TextIO, folder: Path | None = None) -> None:
-    """Run ``python WORDS``; what it prints goes to ``terminal``, and into ``folder`` once that is there.
+def run_command(arguments: Sequence[str], terminal: TextIO, folder: Path | None = None) -> None:
+    """Run ``python ARGUMENTS``; what it prints goes to ``terminal``, and into ``folder`` once that is there.
 
     An interruption is handed to the command and all its processes, which end before this returns.
 
     Raises:
         CommandFailed: the status is not 0.
     """
-    printed = shlex.join(["python", *words])
+    printed = shlex.join(["python", *arguments])
     logger.info("running: %s", printed)
     process = subprocess.Popen(
-        [sys.executable, *words],
+        [sys.executable, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",

@@ -11,7 +11,7 @@ from PIL import Image
 from resnet_backbone.metrics.drawing import (
     GAP,
     GRID_PAIRS,
-    Sample,
+    PictureSample,
     draw_pair,
     evenly_spaced,
     save_comparison_pictures,
@@ -33,7 +33,7 @@ def gray(height, width):
 
 def draw(image, **change):
     names = change.pop("class_names", NAMES)
-    return draw_pair(Sample("name", image, **{**NO_BOXES, **change}), names)
+    return draw_pair(PictureSample("name", image, **{**NO_BOXES, **change}), names)
 
 
 def panels(pair):
@@ -206,7 +206,7 @@ def test_masks_are_tinted_in_the_color_of_their_class():
 
 @pytest.mark.parametrize("count", [1, 2, 3, GRID_PAIRS + 2])
 def test_one_picture_a_sample_and_a_grid(count, tmp_path):
-    samples = [Sample(f"../sub dir/same.v{k % 2}.jpg", gray(30 + 7 * k, 40), **NO_BOXES) for k in range(count)]
+    samples = [PictureSample(f"../sub dir/same.v{k % 2}.jpg", gray(30 + 7 * k, 40), **NO_BOXES) for k in range(count)]
     paths = save_comparison_pictures(tmp_path / "pictures", samples, NAMES)
     assert len(paths) == count + 1 and len(set(paths)) == count + 1
     assert paths[0].name == "000_same_v0.png" and paths[-1].name == "grid.png"
@@ -236,7 +236,7 @@ def test_real_images_with_their_annotations(coco_mini, tmp_path):
         boxes[:, 2:] += boxes[:, :2]
         labels = torch.tensor([ids.index(annotation["category_id"]) for annotation in mine])
         picture = torch.from_numpy(image).permute(2, 0, 1)
-        samples.append(Sample(entry["file_name"], picture, boxes, labels, boxes, labels, torch.ones(len(mine))))
+        samples.append(PictureSample(entry["file_name"], picture, boxes, labels, boxes, labels, torch.ones(len(mine))))
     paths = save_comparison_pictures(tmp_path, samples, [names[key] for key in ids])
     for path, sample in zip(paths, samples, strict=False):
         left, right = panels(read(path))

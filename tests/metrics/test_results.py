@@ -139,13 +139,3 @@ def test_held_results_keep_and_send_no_more_than_their_own():
     assert len(pickle.dumps(held)) < 5000
     boxes.zero_()
     assert held.boxes.any()
-
-
-def test_what_does_not_fit_is_not_held():
-    boxes, scores, labels, masks = random_detections(4)
-    with pytest.raises(ValueError, match=r"labels must be 0 to 0, one for each category id; got \["):
-        ImageResults.hold(1, boxes, scores, labels, num_classes=1)
-    with pytest.raises(ValueError, match=r"expected boxes \(N, 4\)"):
-        ImageResults.hold(1, boxes, scores[:3], labels, num_classes=3)
-    with pytest.raises(ValueError, match="one for each box, got 3"):
-        ImageResults.hold(1, boxes, scores, labels, num_classes=3, masks=masks[:3])
