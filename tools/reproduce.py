@@ -30,14 +30,7 @@ import torch
 from resnet_backbone.engine.command_line import run_command_line
 from resnet_backbone.engine.run_folder import ENGINES, choose_engine
 from resnet_backbone.reproduce.jobs import FINISHED, Jobs, LoadConfig, Setting, read_state
-from resnet_backbone.reproduce.plan import (
-    CommandFailed,
-    measured_text,
-    missing_data,
-    plan_text,
-    run_command,
-    run_jobs,
-)
+from resnet_backbone.reproduce.plan import CommandFailed, missing_data, plan_text, run_command, run_jobs
 from resnet_backbone.reproduce.report import collect, report_markdown, write_report
 from resnet_backbone.reproduce.tables import Table, all_tables
 
@@ -86,8 +79,7 @@ def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None =
 def print_plans(plans: Sequence[Jobs], args: argparse.Namespace) -> None:
     job_table = plans[0].table
     for jobs in plans:
-        measure = (lambda job: measured_text(job, script(job_table))) if args.measure else None
-        print(plan_text(jobs, script(job_table), name_of_gpu(args, job_table), measure))
+        print(plan_text(jobs, script(job_table), name_of_gpu(args, job_table), measure=args.measure))
     if not args.gpu and not torch.cuda.is_available() and name_of_gpu(args, job_table):
         print(f"There is no GPU here: the hours are those of {name_of_gpu(args, job_table)}; --gpu names another.")
     words = [word for word in sys.argv if word != "--measure"]

@@ -17,10 +17,9 @@ that are tiny: smaller than half of the smallest anchor, so that no anchor fits 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from torch import Tensor
 from resnet_backbone.data.transforms import SeenImage, Sight
 from resnet_backbone.engine.command_line import plain_text, run_command_line
 from resnet_backbone.engine.run_folder import ENGINES, choose_engine
-from resnet_backbone.metrics.drawing import draw_panel, fit, tile, tinted
+from resnet_backbone.metrics.drawing import draw_panel, save_pictures
 
 GRID_IMAGES = 16
 GRID_CELL = (640, 480)  # width and height in pixels of one image in the grid
@@ -42,18 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         cfg, sight = open_data(args)
         output = args.output or Path(cfg.OUTPUT_DIR) / f"data_{args.split}"
-        output.mkdir(parents=True, exist_ok=True)
         tiny = min(min(sizes) for sizes in cfg.MODEL.ANCHOR_GENERATOR.SIZES) / 2
-        seen = []
-        cells = []
-        for index, image in enumerate(islice(sight.images, args.num)):
-            picture = draw(image, sight.class_names)
-            picture.save(output / f"{index:03d}_{re.sub('[^A-Za-z0-9_-]+', '_', Path(image.name).stem)}.png")
-            if index < GRID_IMAGES:
-                cells.append(fit(picture, GRID_CELL))
-            print(describe(image, tiny))
-            seen.append(image)
-        tile(cells).save(output / "grid.png")
+        seen: list[SeenImage] = []
+
+        def drawn() -> Iterator[tuple[str, Image.Image]]:
+            for image in islice(sight.images, args.num):
+                yield image.name, draw(image, sight.class_names)
+                print(describe(image, tiny))
+                seen.append(image)
+
+        save_pictures(output, drawn(), GRID_IMAGES, GRID_CELL)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"error: {plain_text(error)}", file=sys.stderr)
         return 1
@@ -97,7 +94,7 @@ def draw(image: SeenImage, class_names: Sequence[str]) -> Image.Image:
     padded = "" if image.pixels.shape[1:] == image.size else " in {} x {}".format(*image.pixels.shape[1:])
     title = f"id {image.image_id}: {height} x {width}{padded}, {count(len(image.boxes), 'box', 'boxes')}"
     names = [class_names[label] for label in image.labels.tolist()]
-    return draw_panel(tinted(image.pixels, image.masks, image.labels), title, image.boxes, image.labels, names)
+    return draw_panel(title, image.pixels, image.boxes, image.labels, names, image.masks)
 
 
 def describe(image: SeenImage, tiny: float) -> str:

@@ -18,7 +18,7 @@ from resnet_backbone.compare.runs import ConfigComparison, EvaluatedRun, caution
 from resnet_backbone.metrics.bootstrap import Bootstrap, bootstrap
 from resnet_backbone.metrics.coco import ALL, IOU_50, IouType
 from resnet_backbone.metrics.coco_input import Record, iterate_results, read_ground_truth, read_results
-from resnet_backbone.metrics.drawing import PICTURE_SCORE, draw_objects, readable_zoom, tinted
+from resnet_backbone.metrics.drawing import PICTURE_SCORE, draw_objects
 from resnet_backbone.metrics.error_types import ErrorBreakdown, error_breakdown
 from resnet_backbone.metrics.matching import (
     FALSE_POSITIVE,
@@ -258,9 +258,7 @@ def _draw(pixels: Tensor, records: Sequence[Record], classes: Mapping[int, tuple
     masks = None
     if records and all("segmentation" in record for record in records):
         masks = decode_masks([record["segmentation"] for record in records], pixels.shape[1], pixels.shape[2])
-    picture = tinted(pixels, masks, labels)
-    zoom = min(readable_zoom(picture.size), LONG_SIDE / max(picture.size))
-    return draw_objects(picture, boxes, labels, texts, zoom)
+    return draw_objects(pixels, boxes, labels, texts, masks, LONG_SIDE)
 
 
 @dataclass(frozen=True)

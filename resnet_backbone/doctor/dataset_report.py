@@ -24,7 +24,7 @@ from resnet_backbone.data.images.read import read_image
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.coco import IouType, doubtful_areas
 from resnet_backbone.metrics.coco_input import read_ground_truth
-from resnet_backbone.metrics.drawing import draw_objects, tinted
+from resnet_backbone.metrics.drawing import draw_objects
 from resnet_backbone.metrics.page import render_page
 
 _REFUSED = (ValueError, TypeError, OSError)
@@ -270,8 +270,7 @@ def _photo(path: Path, size: tuple[int, int] | None, marks: _Marks, caption: str
             pixels = read_image(path)
     except (OSError, ValueError) as error:
         return Photo(caption if str(error) in caption else f"{caption}. No picture: {error}")
-    picture = tinted(pixels, None, marks.labels)
-    drawn = draw_objects(picture, marks.corners, marks.labels, marks.texts, LONG_SIDE / max(picture.size))
+    drawn = draw_objects(pixels, marks.corners, marks.labels, marks.texts, max_size=LONG_SIDE)
     return Photo(caption, drawn)
 
 

@@ -9,15 +9,7 @@ from typing import Any, Protocol
 from PIL import Image
 from torch import Tensor
 
-from resnet_backbone.metrics.drawing import (
-    check_boxes,
-    check_image,
-    check_masks,
-    draw_objects,
-    readable_zoom,
-    texts_of,
-    tinted,
-)
+from resnet_backbone.metrics.drawing import check_boxes, check_image, check_masks, draw_objects, texts_of
 from resnet_backbone.metrics.results import encode_masks
 
 
@@ -92,8 +84,4 @@ def draw_detections(
     check_boxes(found.boxes, found.labels, len(class_names), "detections")
     check_masks(found.masks, found.labels, image, "detections")
     texts = texts_of(class_names, found.labels, found.scores)
-    picture = tinted(image, found.masks, found.labels)
-    zoom = readable_zoom(picture.size)
-    if max_size is not None:
-        zoom = min(zoom, max_size / max(picture.size))
-    return draw_objects(picture, found.boxes, found.labels, texts, zoom)
+    return draw_objects(image, found.boxes, found.labels, texts, found.masks, max_size)

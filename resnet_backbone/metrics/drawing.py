@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -67,52 +67,44 @@ def _text_color(background: Color) -> Color:
     return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 125 else PAPER
 
 
-def tinted(image: Tensor, masks: Tensor | None, labels: Tensor) -> Image.Image:
-    """The picture; where there are masks, the pixels of each mixed with the color of its class, the best on top."""
-    pixels = image.permute(1, 2, 0).cpu().numpy()
-    if masks is not None:
-        scene = pixels.copy()
-        for mask, label in reversed(list(zip(masks.cpu().numpy(), labels.tolist(), strict=True))):
-            color = np.array(class_color(label))
-            scene[mask] = ((1 - MASK_OPACITY) * pixels[mask] + MASK_OPACITY * color).round()
-        pixels = scene
-    return Image.fromarray(pixels)
-
-
-def draw_panel(picture: Image.Image, title: str, boxes: Tensor, labels: Tensor, texts: Sequence[str]) -> Image.Image:
-    """One enlarged copy of the picture with its boxes, see :func:`draw_objects`, below a strip with the title."""
-    return under_title(draw_objects(picture, boxes, labels, texts, readable_zoom(picture.size)), title)
-
-
-def readable_zoom(size: tuple[int, int]) -> float:
-    """Return the factor, 1 or more, by which a picture of that width and height is enlarged for its labels."""
-    return max(1.0, SHORTEST_LONG_SIDE / max(size))
-
-
 def draw_objects(
-    picture: Image.Image, boxes: Tensor, labels: Tensor, texts: Sequence[str], zoom: float = 1.0
+    image: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    texts: Sequence[str],
+    masks: Tensor | None = None,
+    max_size: int | None = None,
 ) -> Image.Image:
-    """Return a copy of the picture, ``zoom`` times as large, with boxes and a text at each.
+    """Draw masks, boxes and a text at each box. A small image is enlarged, so that the texts can be read.
 
     Args:
-        picture: RGB.
-        boxes: (N, 4), x0 y0 x1 y1 in pixels of ``picture``, best first: the best lie on top, and their texts where
-            they are read best. What lies outside is cut off.
+        image: uint8, (3, H, W), RGB.
+        boxes: (N, 4), x0 y0 x1 y1 in pixels of the image, best first: the best lie on top, and their texts where they
+            are read best. What lies outside is cut off.
         labels: integer, (N,); a class has the same color in every picture.
         texts: N; PIL's own font has Latin letters only.
-        zoom: above 0.
+        masks: bool, (N, H, W): their pixels are mixed with the color of the class.
+        max_size: the longer side of the picture in pixels at most; None sets no limit.
     """
-    width, height = (max(1, round(side * zoom)) for side in picture.size)
-    if zoom == 1:
-        scene = picture.copy()
-    else:
-        scene = picture.resize((width, height), Image.Resampling.BICUBIC if zoom > 1 else Image.Resampling.LANCZOS)
+    pixels = image.permute(1, 2, 0).cpu().numpy()
+    colors = [class_color(label) for label in labels.tolist()]
+    if masks is not None:
+        blended = pixels.copy()
+        for mask, color in reversed(list(zip(masks.cpu().numpy(), colors, strict=True))):
+            blended[mask] = ((1 - MASK_OPACITY) * pixels[mask] + MASK_OPACITY * np.array(color)).round()
+        pixels = blended
+    scene = Image.fromarray(pixels)
+    zoom = max(1.0, SHORTEST_LONG_SIDE / max(scene.size))
+    if max_size is not None:
+        zoom = min(zoom, max_size / max(scene.size))
+    width, height = (max(1, round(side * zoom)) for side in scene.size)
+    if zoom != 1:
+        scene = scene.resize((width, height), Image.Resampling.BICUBIC if zoom > 1 else Image.Resampling.LANCZOS)
     unit = max(width, height) / 100
     line = max(2, round(0.35 * unit))
     font = ImageFont.load_default(size=max(12, round(2.2 * unit)))
     draw = ImageDraw.Draw(scene)
     corners = [_cut(box, zoom, width, height) for box in boxes.tolist()]
-    colors = [class_color(label) for label in labels.tolist()]
     for box, color in reversed(list(zip(corners, colors, strict=True))):
         draw.rectangle(_grown(box, 1), outline=INK, width=line + 2)
         draw.rectangle(box, outline=color, width=line)
@@ -152,8 +144,11 @@ def _overlap(a: Rectangle, b: Rectangle) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def under_title(scene: Image.Image, title: str) -> Image.Image:
-    """Put a strip with the title above the picture, in letters that fit its width."""
+def draw_panel(
+    title: str, image: Tensor, boxes: Tensor, labels: Tensor, texts: Sequence[str], masks: Tensor | None = None
+) -> Image.Image:
+    """Draw as :func:`draw_objects`, below a strip with the title in letters that fit its width."""
+    scene = draw_objects(image, boxes, labels, texts, masks)
     font_size = max(14, round(0.028 * max(scene.size)))
     while font_size > 8 and ImageFont.load_default(size=font_size).getlength(title) > scene.width - font_size:
         font_size -= 1
@@ -163,30 +158,6 @@ def under_title(scene: Image.Image, title: str) -> Image.Image:
     font = ImageFont.load_default(size=font_size)
     ImageDraw.Draw(panel).text((font_size / 2, strip / 2), title, fill=PAPER, font=font, anchor="lm")
     return panel
-
-
-def fit(picture: Image.Image, cell: tuple[int, int]) -> Image.Image:
-    """Scale the picture, up or down, to the largest size that fits into the cell of that width and height."""
-    zoom = min(cell[0] / picture.width, cell[1] / picture.height)
-    size = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
-    return picture.resize(size, Image.Resampling.LANCZOS)
-
-
-def tile(cells: list[Image.Image]) -> Image.Image:
-    """Put pictures in two columns (one, if there are no more than two), each in the middle of its cell, on white."""
-    columns = 2 if len(cells) > 2 else 1
-    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    cell_width = max(cell.width for cell in cells)
-    row_heights = [max(cell.height for cell in row) for row in rows]
-    size = (columns * cell_width + (columns + 1) * GAP, sum(row_heights) + (len(rows) + 1) * GAP)
-    grid = Image.new("RGB", size, PAPER)
-    top = GAP
-    for row, row_height in zip(rows, row_heights, strict=True):
-        for column, cell in enumerate(row):
-            x = GAP + column * (cell_width + GAP) + (cell_width - cell.width) // 2
-            grid.paste(cell, (x, top + (row_height - cell.height) // 2))
-        top += row_height + GAP
-    return grid
 
 
 logger = logging.getLogger(__name__)
@@ -252,18 +223,20 @@ def draw_pair(sample: PictureSample, class_names: Sequence[str]) -> Tensor:
     shown = best_first[scores[best_first] >= PICTURE_SCORE]
     count = len(sample.gt_boxes)
     left = draw_panel(
-        tinted(image, sample.gt_masks, sample.gt_labels),
         f"Ground truth: {count} object{'s' * (count != 1)}",
+        image,
         sample.gt_boxes,
         sample.gt_labels,
         [class_names[label] for label in sample.gt_labels.tolist()],
+        sample.gt_masks,
     )
     right = draw_panel(
-        tinted(image, None if sample.masks is None else sample.masks[shown], labels[shown]),
         f"Predictions: {len(shown)} with score {PICTURE_SCORE:.2f} or more",
+        image,
         sample.boxes[shown],
         labels[shown],
         texts_of(class_names, labels[shown], scores[shown]),
+        None if sample.masks is None else sample.masks[shown],
     )
     pair = Image.new("RGB", (left.width + GAP + right.width, left.height), PAPER)
     pair.paste(left, (0, 0))
@@ -287,17 +260,57 @@ def save_comparison_pictures(folder: Path, samples: Sequence[PictureSample], cla
     """
     if not samples:
         raise ValueError("there are no samples to draw; give at least one")
+    pairs = (draw_pair(sample, class_names).permute(1, 2, 0).numpy() for sample in samples)
+    named = ((sample.name, Image.fromarray(pair)) for sample, pair in zip(samples, pairs, strict=True))
+    paths = save_pictures(folder, named, GRID_PAIRS, GRID_CELL)
+    logger.info("wrote %d pictures and grid.png to %s", len(samples), folder)
+    return paths
+
+
+def save_pictures(
+    folder: Path, pictures: Iterable[tuple[str, Image.Image]], in_grid: int, cell: tuple[int, int]
+) -> list[Path]:
+    """Write one PNG for every picture, of which there is at least one, and ``grid.png``.
+
+    Args:
+        folder: is made if it must be.
+        pictures: each with the name, or path, of what it shows.
+        in_grid: so many of them, the first, are in the grid.
+        cell: width and height in pixels of each in the grid.
+
+    Returns:
+        The files in the order of the pictures, ``000_<name>.png`` and so on, and ``grid.png`` last.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths, cells = [], []
-    for index, sample in enumerate(samples):
-        drawn = draw_pair(sample, class_names)
-        pair = Image.fromarray(drawn.permute(1, 2, 0).numpy())
-        path = folder / f"{index:03d}_{re.sub('[^A-Za-z0-9_-]+', '_', Path(sample.name).stem)}.png"
-        pair.save(path)
-        paths.append(path)
-        if index < GRID_PAIRS:
-            cells.append(fit(pair, GRID_CELL))
-    grid_path = folder / "grid.png"
-    tile(cells).save(grid_path)
-    logger.info("wrote %d pictures and grid.png to %s", len(paths), folder)
-    return [*paths, grid_path]
+    for index, (name, picture) in enumerate(pictures):
+        paths.append(folder / f"{index:03d}_{re.sub('[^A-Za-z0-9_-]+', '_', Path(name).stem)}.png")
+        picture.save(paths[-1])
+        if index < in_grid:
+            cells.append(_fit(picture, cell))
+    _tile(cells).save(folder / "grid.png")
+    return [*paths, folder / "grid.png"]
+
+
+def _fit(picture: Image.Image, cell: tuple[int, int]) -> Image.Image:
+    """Scale the picture, up or down, to the largest size that fits into the cell of that width and height."""
+    zoom = min(cell[0] / picture.width, cell[1] / picture.height)
+    size = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _tile(cells: list[Image.Image]) -> Image.Image:
+    """Put pictures in two columns (one, if there are no more than two), each in the middle of its cell, on white."""
+    columns = 2 if len(cells) > 2 else 1
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    cell_width = max(cell.width for cell in cells)
+    row_heights = [max(cell.height for cell in row) for row in rows]
+    size = (columns * cell_width + (columns + 1) * GAP, sum(row_heights) + (len(rows) + 1) * GAP)
+    grid = Image.new("RGB", size, PAPER)
+    top = GAP
+    for row, row_height in zip(rows, row_heights, strict=True):
+        for column, cell in enumerate(row):
+            x = GAP + column * (cell_width + GAP) + (cell_width - cell.width) // 2
+            grid.paste(cell, (x, top + (row_height - cell.height) // 2))
+        top += row_height + GAP
+    return grid

@@ -1,4 +1,4 @@
-"""The commands of a table, each training and each evaluation once, in order, and how far each of them has come."""
+"""The jobs of a table, each training and each evaluation once, in order: schedule, command, and how far it has come."""
 
 from __future__ import annotations
 
@@ -10,12 +10,107 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.differences import differences, read_settings
-from resnet_backbone.files.checkpoints import LAST
 from resnet_backbone.metrics.run_facts import FACTS_NAME, METRICS_NAME, RunFacts, read_facts, read_figures
-from resnet_backbone.reproduce.estimate import Schedule, images_for, scale_schedule, schedule_of
 from resnet_backbone.reproduce.tables import ENSEMBLE_SEEDS, Row, Table, Training
 
 LoadConfig = Callable[[str, Sequence[str]], CfgNode]  # an engine's: config file, KEY VALUE words
+
+_KEYS = {
+    "images_per_step": "SOLVER.IMS_PER_BATCH",
+    "base_lr": "SOLVER.BASE_LR",
+    "max_iter": "SOLVER.MAX_ITER",
+    "steps": "SOLVER.STEPS",
+    "warmup_iters": "SOLVER.WARMUP_ITERS",
+    "eval_period": "TEST.EVAL_PERIOD",
+    "checkpoint_period": "SOLVER.CHECKPOINT_PERIOD",
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What changes in SOLVER (and TEST) with the number of images a step; the fields are those of ``_KEYS``."""
+
+    images_per_step: int
+    base_lr: float
+    max_iter: int
+    steps: tuple[int, ...]
+    warmup_iters: int
+    eval_period: int
+    checkpoint_period: int  # scaled, too: VGG-16's 128 checkpoints on one GPU would take 140 GB
+
+    def overrides(self, cfg: CfgNode) -> tuple[str, ...]:
+        """Return the ``KEY VALUE`` words that give ``cfg`` this schedule; none where it has it."""
+        own = schedule_of(cfg)
+        changed = {key: getattr(self, name) for name, key in _KEYS.items() if getattr(self, name) != getattr(own, name)}
+        return tuple(word for key, value in changed.items() for word in (key, _word(value)))
+
+    def text(self) -> str:
+        """One line for people."""
+        drops = f", x0.1 at {' and '.join(f'{step:,}' for step in self.steps)}" if self.steps else ""
+        return (
+            f"{self.max_iter:,} iterations of {self.images_per_step} images, learning rate {self.base_lr:g}"
+            f"{drops}, warm-up {self.warmup_iters:,}"
+        )
+
+
+def schedule_of(cfg: CfgNode) -> Schedule:
+    """Return the schedule that a config describes."""
+    solver = cfg.SOLVER
+    steps = tuple(solver.STEPS) if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR" else ()
+    return Schedule(
+        solver.IMS_PER_BATCH,
+        solver.BASE_LR,
+        solver.MAX_ITER,
+        tuple(step for step in steps if step < solver.MAX_ITER),
+        solver.WARMUP_ITERS,
+        cfg.TEST.EVAL_PERIOD,
+        solver.CHECKPOINT_PERIOD,
+    )
+
+
+def scale_schedule(cfg: CfgNode, images_per_step: int) -> Schedule:
+    """Return the schedule of ``cfg`` for another number of images a step: the rate times k, the iterations through k.
+
+    Source: Goyal et al., arXiv 1706.02677, section 2.1; the arithmetic is that of Detectron2's
+    ``DefaultTrainer.auto_scale_workers``.
+
+    Raises:
+        ValueError: no images.
+    """
+    if images_per_step < 1:
+        raise ValueError(f"a step needs one image or more, got {images_per_step}")
+    own = schedule_of(cfg)
+    factor = images_per_step / own.images_per_step
+    if factor == 1:
+        return own
+    return Schedule(
+        images_per_step,
+        float(f"{own.base_lr * factor:.10g}"),  # as it is printed
+        round(own.max_iter / factor),
+        tuple(round(step / factor) for step in own.steps),
+        round(own.warmup_iters / factor),
+        round(own.eval_period / factor),
+        max(1, round(own.checkpoint_period / factor)),
+    )
+
+
+def images_for(cfg: CfgNode, gpus: int, reference_gpus: int) -> int:
+    """Return how many images a step has on ``gpus``, each with as many as where the config was made for.
+
+    Raises:
+        ValueError: a number of GPUs that the images cannot be shared among.
+    """
+    images = cfg.SOLVER.IMS_PER_BATCH * gpus
+    if gpus < 1 or images % reference_gpus:
+        raise ValueError(
+            f"{cfg.SOLVER.IMS_PER_BATCH} images on {reference_gpus} GPUs do not scale to {gpus}: "
+            f"give --images-per-step, a multiple of {gpus}"
+        )
+    return images // reference_gpus
+
+
+def _word(value: object) -> str:
+    return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 @dataclass(frozen=True)
@@ -152,6 +247,11 @@ class RunState:
     figures: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)  # percent
     facts: RunFacts | None = None
 
+    @property
+    def text(self) -> str:
+        """The status with its detail."""
+        return f"{self.status} ({self.detail})" if self.detail else self.status
+
 
 def read_state(job: Job) -> RunState:
     """Look into a job's folder; nothing is written.
@@ -173,7 +273,7 @@ def read_state(job: Job) -> RunState:
         return RunState(job, FINISHED, figures=figures, facts=facts)
     if job.evaluates:
         return RunState(job, NOT_RUN, _OLDER if evaluation.is_file() else "")
-    return RunState(job, STARTED, f"iteration {last_iteration(job.folder):,} of {job.schedule.max_iter:,}")
+    return RunState(job, STARTED, f"iteration {_last_iteration(job.folder):,} of {job.schedule.max_iter:,}")
 
 
 def _ended(job: Job, evaluation: Path) -> bool:
@@ -194,12 +294,7 @@ def _ended(job: Job, evaluation: Path) -> bool:
     return all(path.stat().st_mtime <= evaluation.stat().st_mtime for path in weights)
 
 
-def can_resume(folder: Path) -> bool:
-    """Return whether a run in this folder has a checkpoint to resume from."""
-    return (folder / LAST).is_file()
-
-
-def last_iteration(folder: Path) -> int:
+def _last_iteration(folder: Path) -> int:
     """Return how many iterations the records of a run tell of, 0 where there are none."""
     path = folder / METRICS_NAME
     last = 0

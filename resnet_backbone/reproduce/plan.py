@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -18,12 +19,12 @@ from resnet_backbone.data.catalog import check_dataset_files, get_dataset
 from resnet_backbone.data.images.classes import missing_classes
 from resnet_backbone.data.prepare.crops import write_crops
 from resnet_backbone.data.prepare.shapes import generate_shapes
-from resnet_backbone.reproduce.estimate import estimate_text, find_gpu, gpu_hours, hours_text
-from resnet_backbone.reproduce.jobs import FINISHED, OTHER, Job, Jobs, can_resume, read_state
+from resnet_backbone.files.checkpoints import LAST
+from resnet_backbone.reproduce.jobs import FINISHED, OTHER, Job, Jobs, Schedule, read_state
+from resnet_backbone.reproduce.tables import V100_FLOPS, Cost
 
 logger = logging.getLogger(__name__)
 
-Measure = Callable[[Job], str]  # times real iterations of a training, as text
 CONSOLE = "console.log"  # in the folder of a run: all that its commands printed
 _SECONDS_TO_END = 60
 _ITERATIONS = 40  # records are written every 20; the second is without the start
@@ -46,14 +47,14 @@ def missing_data(jobs: Iterable[Job]) -> list[tuple[str, str]]:
     return list(missing.items())
 
 
-def plan_text(jobs: Jobs, script: str, gpu_name: str, measure: Measure | None = None) -> str:
+def plan_text(jobs: Jobs, script: str, gpu_name: str, *, measure: bool = False) -> str:
     """Return the plan of ``jobs``.
 
     Args:
         jobs: of one table.
         script: path of the table's tool, as the commands write it.
         gpu_name: as CUDA names it; ``""`` for the CPU.
-        measure: times iterations of a training here; None takes the estimates of what is known.
+        measure: time some iterations of each training here, in place of the estimates from what is known.
 
     Raises:
         ValueError: a run's folder holds what no run writes.
@@ -65,28 +66,17 @@ def plan_text(jobs: Jobs, script: str, gpu_name: str, measure: Measure | None = 
         lines += ["Data that is not there, and how to get it:"]
         lines += [f"  {name}: {command or 'your own data'}" for name, command in missing] + [""]
     for number, job in enumerate(jobs, start=1):
-        lines += [
-            f"{number}. {job.name}: {_status(job)}{_rows(jobs, job)}",
-            *(f"   {line}" for line in _what(job, gpu_name, measure)),
-        ]
+        state = read_state(job)
+        status = state.text + ("; it will not be touched" if state.status == OTHER else "")
+        rows = [row.name for row in jobs.table.rows if job in jobs.of_row(row.key)]
+        names = f" (row{'s' if len(rows) > 1 else ''}: {', '.join(rows)})" if rows else ""
+        lines += [f"{number}. {job.name}: {status}{names}"]
+        lines += [f"   {line}" for line in _description(job, script, gpu_name, measure)]
         lines += [f"   $ {shlex.join(['python', *job.command(script)])}", ""]
-    if measure is None:
-        lines += _total(jobs, gpu_name)
-    return "\n".join(lines)
+    return "\n".join(lines if measure else lines + _total(jobs, gpu_name))
 
 
-def _status(job: Job) -> str:
-    state = read_state(job)
-    detail = f" ({state.detail})" if state.detail else ""
-    return f"{state.status}{detail}" + ("; it will not be touched" if state.status == OTHER else "")
-
-
-def _rows(jobs: Jobs, job: Job) -> str:
-    names = [row.name for row in jobs.table.rows if job in jobs.of_row(row.key)]
-    return f" (row{'s' if len(names) > 1 else ''}: {', '.join(names)})" if names else ""
-
-
-def _what(job: Job, gpu_name: str, measure: Measure | None) -> Iterator[str]:
+def _description(job: Job, script: str, gpu_name: str, measure: bool) -> Iterator[str]:
     if job.evaluates:
         yield "evaluation alone, time not estimated"
         return
@@ -97,10 +87,7 @@ def _what(job: Job, gpu_name: str, measure: Measure | None) -> Iterator[str]:
             f"(torchvision engine: SOLVER.ACCUMULATION_STEPS {passes} in place of the SOLVER values keeps the config's "
             f"{job.own_schedule.max_iter:,} steps of {job.own_schedule.images_per_step} images, in {passes} parts)"
         )
-    if measure is not None:
-        yield measure(job)
-    else:
-        yield estimate_text(job.training.cost, job.schedule, job.gpus, gpu_name)
+    yield _measured(job, script) if measure else estimate_text(job.training.cost, job.schedule, job.gpus, gpu_name)
 
 
 def _total(jobs: Jobs, gpu_name: str) -> list[str]:
@@ -115,7 +102,71 @@ def _total(jobs: Jobs, gpu_name: str) -> list[str]:
     return [f"Together about {total} GPU-hours. Basis:", *(f"  - {text}" for text in basis), ""]
 
 
-def measured_text(job: Job, script: str) -> str:
+@dataclass(frozen=True)
+class Gpu:
+    """How fast a GPU trains a detector in float32 (TF32 in convolutions where it has that)."""
+
+    name: str  # part of the name that CUDA gives it
+    flops: tuple[float, float]  # reached, a second: low and high
+    basis: str
+
+
+def _by_peak(name: str, peak: float) -> Gpu:
+    """A GPU of which only the data sheet is known; detectors reach 12 to 20 % of the dense TF32 peak, it is assumed."""
+    low, high = 0.12 * peak, 0.20 * peak
+    basis = f"{name}: {low / 1e12:.0f} to {high / 1e12:.0f} TFLOP/s assumed, 12 to 20 % of its TF32 peak; not measured"
+    return Gpu(name, (low, high), basis)
+
+
+GPUS = (
+    Gpu("V100", (V100_FLOPS, V100_FLOPS), "V100: the GPU on which Detectron2's zoo was measured"),
+    _by_peak("A100", 156e12),
+    _by_peak("H100", 494e12),
+    _by_peak("H200", 494e12),
+)
+
+
+def find_gpu(name: str) -> Gpu | None:
+    """Return the known GPU whose name is part of ``name`` (CUDA says e.g. ``NVIDIA H200``), or None."""
+    return next((gpu for gpu in GPUS if gpu.name.lower() in name.lower()), None)
+
+
+def gpu_hours(cost: Cost, schedule: Schedule, gpu: Gpu) -> tuple[float, float]:
+    """Return the hours of one GPU that all images of a schedule take, low and high, evaluation not counted."""
+    images = schedule.max_iter * schedule.images_per_step
+    low, high = (images * seconds * V100_FLOPS / 3600 for seconds in cost.v100_seconds)
+    return low / gpu.flops[1], high / gpu.flops[0]
+
+
+def estimate_text(cost: Cost | None, schedule: Schedule, gpus: int, gpu_name: str) -> str:
+    """Return the estimate as one line, without its basis.
+
+    Args:
+        cost: of one image; None where nobody knows.
+        schedule: of the training.
+        gpus: how many share the images.
+        gpu_name: as CUDA names it, or ``""`` for the CPU.
+    """
+    gpu = find_gpu(gpu_name)
+    if not gpu_name:
+        return "time on this CPU not known: --measure times some iterations"
+    if cost is None:
+        return "GPU-hours not known, nobody has measured this training: --measure times some iterations on this machine"
+    if gpu is None:
+        known = ", ".join(known.name for known in GPUS)
+        return f"GPU-hours not known for {gpu_name!r} (known: {known}): --measure times some iterations on this machine"
+    low, high = gpu_hours(cost, schedule, gpu)
+    wall = hours_text(low / gpus, high / gpus)
+    return f"about {hours_text(low, high)} GPU-hours, {wall} h on {gpus} {gpu.name}, without evaluation"
+
+
+def hours_text(low: float, high: float) -> str:
+    """Return ``"124"``, ``"60 to 90"`` or ``"7.1"``."""
+    texts = [f"{value:.0f}" if value >= 10 else f"{value:.2g}" for value in (low, high)]
+    return texts[0] if texts[0] == texts[1] else f"{texts[0]} to {texts[1]}"
+
+
+def _measured(job: Job, script: str) -> str:
     """Train a few iterations of ``job`` and return what the full training would take, as text.
 
     Everything is the config's own (image size, RoIs, images a step, processes) except the weights, which are random and
@@ -177,25 +228,6 @@ def run_jobs(jobs: Jobs, script: str, terminal: TextIO, *, keep_going: bool) -> 
         CommandFailed: a command failed, without ``keep_going``.
         KeyboardInterrupt: passed on when the command that was running has ended.
     """
-    refuse_other_settings(jobs)
-    refuse_missing_data(jobs)
-    failed = []
-    for job in jobs:
-        if read_state(job).status == FINISHED:
-            logger.info("%s is finished", job.folder)
-            continue
-        arguments = job.command(script, resume=can_resume(job.folder) and not job.evaluates)
-        try:
-            run_command(arguments, terminal, job.folder)
-        except CommandFailed as error:
-            if not keep_going:
-                raise
-            failed.append(str(error))
-    return failed
-
-
-def refuse_other_settings(jobs: Jobs) -> None:
-    """Raise ValueError where the folder of a job holds a run with other settings than the plan's."""
     for job in jobs:
         state = read_state(job)
         if state.status == OTHER:
@@ -203,15 +235,23 @@ def refuse_other_settings(jobs: Jobs) -> None:
                 f"{job.folder} holds a run with other settings ({state.detail}): give another --output, the options of "
                 f"that run, or move the folder away"
             )
-
-
-def refuse_missing_data(jobs: Jobs) -> None:
-    """Raise FileNotFoundError where a job that is not finished reads data that is not there: all of it at once."""
-    missing = missing_data(job for job in jobs if read_state(job).status != FINISHED)
-    if missing:
+    if missing := missing_data(job for job in jobs if read_state(job).status != FINISHED):
         names = ", ".join(name for name, _ in missing)
         commands = "; ".join(dict.fromkeys(command or "(your own data: DATASETS.OWN)" for _, command in missing))
         raise FileNotFoundError(f"data that is not there: {names}. Get it with: {commands}, or add --prepare")
+    failed = []
+    for job in jobs:
+        if read_state(job).status == FINISHED:
+            logger.info("%s is finished", job.folder)
+            continue
+        arguments = job.command(script, resume=not job.evaluates and (job.folder / LAST).is_file())
+        try:
+            run_command(arguments, terminal, job.folder)
+        except CommandFailed as error:
+            if not keep_going:
+                raise
+            failed.append(str(error))
+    return failed
 
 
 def run_command(arguments: Sequence[str], terminal: TextIO, folder: Path | None = None) -> None:

@@ -293,7 +293,6 @@ def _runs(result: TableResult) -> str:
     headers = ["folder", "status", "training", "hardware", "engine", "version", "images", "images/s"]
     rows = []
     for run in {run.job.name: run for row in result.rows for run in row.runs}.values():
-        status = run.status + (f" ({run.detail})" if run.detail else "")
         conditions = [NOTHING] * 5
         if facts := run.facts:
             conditions = [
@@ -304,7 +303,7 @@ def _runs(result: TableResult) -> str:
                 NOTHING if facts.images_per_s is None else f"{facts.images_per_s:.2f}",
             ]
         training = "" if run.job.evaluates else run.job.schedule.text()
-        rows.append([str(run.job.folder), status, training, *conditions])
+        rows.append([str(run.job.folder), run.text, training, *conditions])
     return _table(headers, rows)
 
 

@@ -1,4 +1,4 @@
-"""The tables that tools/reproduce.py knows, from ``tables.yaml``: which trainings and evaluations make each row."""
+"""The tables that tools/reproduce.py knows, from ``tables.yaml``: what makes each row, and what its training costs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,56 @@ from typing import Any
 
 from resnet_backbone.files.text import read_yaml
 from resnet_backbone.metrics.paper import PaperRow, ReferenceRow, paper_row, references
-from resnet_backbone.reproduce.estimate import COSTS, Cost, classifier_cost
 
 ENSEMBLE_SEEDS = (0, 1, 2)  # the paper's ensemble has three networks
+
+# Arithmetic a V100 does, floating point operations a second: what Detectron2's zoo implies. Faster R-CNN R101-C4 takes
+# 0.619 s for 2 images of 1463 G multiply-adds a GPU, R50-C4 0.543 s for 2 of 1309 G.
+V100_FLOPS = 9.45e12
+_ZOO = "measured by Detectron2's zoo on 8 V100 with 16 images a step"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image of a training costs."""
+
+    v100_seconds: tuple[float, float]  # on one V100, low and high
+    basis: str
+
+
+def measured_cost(seconds_per_step: float, what: str) -> Cost:
+    """Return the cost of a detector of Detectron2's zoo: 16 images a step, two on each of eight V100."""
+    seconds = seconds_per_step / 2
+    return Cost((seconds, seconds), f"{seconds_per_step:g} s a step for {what}, {_ZOO}")
+
+
+def counted_cost(multiply_adds: float, what: str) -> Cost:
+    """Return the cost of a detector that nobody measured, from its multiply-adds for one training image."""
+    seconds = 2 * multiply_adds / V100_FLOPS
+    return Cost(
+        (seconds, seconds),
+        f"counted, not measured: {multiply_adds / 1e9:.0f} G multiply-adds an image for {what}, "
+        f"at the {V100_FLOPS / 1e12:g} TFLOP/s that Detectron2's zoo reaches on a V100",
+    )
+
+
+def classifier_cost(billions: float, name: str) -> Cost:
+    """Return the cost of a classifier: one image forward (``billions`` of multiply-adds) and twice that backward."""
+    return counted_cost(3 * billions * 1e9, f"training {name} at 224 pixels")
+
+
+# Of detectors, by the names that tables.yaml gives them.
+COSTS = {
+    "r101_fpn": measured_cost(0.286, "Faster R-CNN R101-FPN at 640 to 800 pixels"),
+    "vgg16_modern": Cost(
+        (0.30 / 2, 0.45 / 2),
+        "estimated, not measured: 0.30 to 0.45 s a step of 16 images on 8 V100, from 707 G multiply-adds an image at "
+        "640 to 800 pixels",
+    ),
+    # 600 x 800 pixels, 64 RoIs; conv1 and conv2, or stem and res2, have no backward pass.
+    "r101_paper": counted_cost(373e9, "ResNet-101 at 600 pixels with 64 RoIs"),
+    "vgg16_paper": counted_cost(386e9, "VGG-16 at 600 pixels with 64 RoIs"),
+}
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ from resnet_backbone.classification.config import load_config
 from resnet_backbone.data.prepare.crops import write_crops
 from resnet_backbone.metrics.paper import paper_row
 from resnet_backbone.models.complexity import build_on_meta, complexity
-from resnet_backbone.reproduce.estimate import V100_FLOPS
 from resnet_backbone.reproduce.jobs import Jobs, Setting
 from resnet_backbone.reproduce.plan import missing_data, plan_text
-from resnet_backbone.reproduce.tables import Row, Table, Training, all_tables
+from resnet_backbone.reproduce.tables import V100_FLOPS, Row, Table, Training, all_tables
 
 IMAGENET = {
     row.training.name: row.training

@@ -12,19 +12,9 @@ import torch
 
 from resnet_backbone.classification.config import load_config as load_classifier_config
 from resnet_backbone.config.merge import find_config_file
-from resnet_backbone.reproduce.estimate import (
-    COSTS,
-    Schedule,
-    estimate_text,
-    find_gpu,
-    gpu_hours,
-    measured_cost,
-    scale_schedule,
-    schedule_of,
-)
-from resnet_backbone.reproduce.jobs import Jobs, LoadConfig, Setting
-from resnet_backbone.reproduce.plan import missing_data, plan_text
-from resnet_backbone.reproduce.tables import Table, all_tables
+from resnet_backbone.reproduce.jobs import Jobs, LoadConfig, Schedule, Setting, scale_schedule, schedule_of
+from resnet_backbone.reproduce.plan import estimate_text, find_gpu, gpu_hours, missing_data, plan_text
+from resnet_backbone.reproduce.tables import COSTS, Table, all_tables, measured_cost
 from resnet_backbone.torchvision_plugin.config import load_config
 
 SCRIPT = "tools/train_net.py"
