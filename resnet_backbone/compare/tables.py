@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from resnet_backbone.compare.compare import Comparison, Measured
@@ -133,17 +133,14 @@ def figure_tables(comparison: Comparison) -> list[PageTable]:
     """AP, AP50, AP75 and by size, of boxes and masks; VOC's mAP where it was recorded."""
     tables = []
     for kind, measured in comparison.measured.items():
-        rows = []
-        for figure in FIGURES:
-            note, few = _FIGURE_WORDS[figure], False
-            if figure in _SIZES:
-                classes = measured.matches[0].classes
-                count = sum(int(of_class.num_objects[_SIZES[figure]].sum()) for of_class in classes)
-                note, few = f"{note} ({_objects(count)})", count < FEWEST_OBJECTS
-            rows.append(_figure_row(measured, figure, Cell(figure, note), few))
+        classes = measured.matches[0].classes
+        counts = {name: sum(int(one.num_objects[size].sum()) for one in classes) for name, size in _SIZES.items()}
+        sizes = {figure: f" ({_objects(count)})" for figure, count in counts.items()}
+        headings = {figure: Cell(figure, _FIGURE_WORDS[figure] + sizes.get(figure, "")) for figure in FIGURES}
+        few = {figure for figure, count in counts.items() if count < FEWEST_OBJECTS}
         title = f"Average precision of {KIND_WORDS[kind]}, percent"
-        columns, spare = _columns(measured, comparison, "figure", FIGURES)
-        tables.append(PageTable(f"figures-{kind}", title, columns, tuple(rows), sentence=_SIZE_SENTENCE, spare=spare))
+        table = _ap_table(comparison, measured, f"figures-{kind}", title, "figure", headings, few)
+        tables.append(replace(table, sentence=_SIZE_SENTENCE))
     if all("voc" in run.figures for run in comparison.runs):
         tables.append(_voc_table(comparison))
     return tables
@@ -153,39 +150,39 @@ def class_tables(comparison: Comparison) -> list[PageTable]:
     """AP of every class."""
     tables = []
     for kind, measured in comparison.measured.items():
-        names = {f"AP-{name}": Cell(name, _objects(count)) for name, count in measured.num_objects.items()}
-        rows = tuple(_figure_row(measured, figure, heading) for figure, heading in names.items())
-        columns, spare = _columns(measured, comparison, "class", list(names))
+        headings = {f"AP-{name}": Cell(name, _objects(count)) for name, count in measured.num_objects.items()}
         title = f"AP of every class, {KIND_WORDS[kind]}, percent"
-        tables.append(PageTable(f"classes-{kind}", title, columns, rows, spare=spare))
+        tables.append(_ap_table(comparison, measured, f"classes-{kind}", title, "class", headings))
     return tables
 
 
-def _columns(
-    measured: Measured, comparison: Comparison, first: str, figures: Sequence[str]
-) -> tuple[tuple[str, ...], frozenset[int]]:
-    """The headings, and which of them a narrow page can spare."""
+def _ap_table(
+    comparison: Comparison,
+    measured: Measured,
+    key: str,
+    title: str,
+    first_column: str,
+    headings: Mapping[str, Cell],
+    few: Collection[str] = (),
+) -> PageTable:
+    """A row for each figure in ``headings``; nothing is said of the gains in those that are of ``few`` objects."""
     level = level_text(measured.bootstrap.level)
-    columns = [first, comparison.runs[0].name]
+    columns = [first_column, comparison.runs[0].name]
     for run, of_run in list(zip(comparison.runs, measured.bootstrap.runs, strict=True))[1:]:
-        word = gain_word(of_run.gains[figure] for figure in figures)
-        columns += [run.name, f"{word} ({level})", "relative"]
-    return tuple(columns), frozenset(range(4, len(columns), 3))
+        columns += [run.name, f"{gain_word(of_run.gains[figure] for figure in headings)} ({level})", "relative"]
+    rows = []
+    for figure, heading in headings.items():
+        cells = [heading]
+        for of_run in measured.bootstrap.runs:
+            cells.append(Cell(number(of_run.figures[figure].value, 2)))
+            if won := of_run.gains.get(figure):
+                cells += [_difference_cell(won, figure in few), Cell(percent(won.relative.value))]
+        rows.append(tuple(cells))
+    return PageTable(key, title, tuple(columns), tuple(rows), spare=frozenset(range(4, len(columns), 3)))
 
 
 def _objects(count: int) -> str:
     return f"{count:,} object{'s' * (count != 1)}"
-
-
-def _figure_row(measured: Measured, figure: str, heading: Cell, few: bool = False) -> tuple[Cell, ...]:
-    """The figure of each run; of the gain nothing is said where it is on ``few`` objects."""
-    cells = [heading]
-    for of_run in measured.bootstrap.runs:
-        cells.append(Cell(number(of_run.figures[figure].value, 2)))
-        if won := of_run.gains.get(figure):
-            cells.append(_difference_cell(won, few))
-            cells.append(Cell(percent(won.relative.value)))
-    return tuple(cells)
 
 
 def _difference_cell(won: GainInterval, few: bool = False) -> Cell:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from PIL import Image
 from torch import Tensor
 
-from resnet_backbone.metrics.drawing import check_boxes, check_image, check_masks, draw_objects, texts_of
+from resnet_backbone.metrics.drawing import check_objects, draw_objects, texts_of
 from resnet_backbone.metrics.results import encode_masks
 
 
@@ -80,8 +80,6 @@ def draw_detections(
     Raises:
         ValueError: shapes do not fit each other, a box is not finite, or a label has no class name.
     """
-    check_image(image)
-    check_boxes(found.boxes, found.labels, len(class_names), "detections")
-    check_masks(found.masks, found.labels, image, "detections")
+    check_objects(image, found.boxes, found.labels, found.masks, len(class_names), "detections")
     texts = texts_of(class_names, found.labels, found.scores)
     return draw_objects(image, found.boxes, found.labels, texts, found.masks, max_size)

@@ -30,8 +30,11 @@ def check_image(image: Tensor) -> None:
         raise ValueError(f"expected an image of uint8 and shape (3, H, W), got {image.dtype} and {tuple(image.shape)}")
 
 
-def check_boxes(boxes: Tensor, labels: Tensor, num_classes: int, what: str) -> None:
-    """Raise ValueError where shapes do not fit each other, a box is not finite, or a label has no class."""
+def check_objects(
+    image: Tensor, boxes: Tensor, labels: Tensor, masks: Tensor | None, num_classes: int, what: str
+) -> None:
+    """Raise ValueError where the image is none, shapes do not fit, a box is not finite, or a label has no class."""
+    check_image(image)
     count = len(boxes)
     if boxes.shape != (count, 4) or labels.shape != (count,):
         raise ValueError(
@@ -39,16 +42,11 @@ def check_boxes(boxes: Tensor, labels: Tensor, num_classes: int, what: str) -> N
         )
     if not boxes.isfinite().all():
         raise ValueError(f"{what}: boxes must be finite, got {boxes[~boxes.isfinite().all(1)].tolist()}")
-    outside = [label for label in labels.tolist() if not 0 <= label < num_classes]
-    if outside:
+    if outside := [label for label in labels.tolist() if not 0 <= label < num_classes]:
         raise ValueError(f"{what}: labels must be 0 to {num_classes - 1}, one for each class name; got {outside}")
-
-
-def check_masks(masks: Tensor | None, labels: Tensor, image: Tensor, what: str) -> None:
-    """Raise ValueError unless there are no masks, or bool ones of shape (N, H, W), one for each label."""
-    if masks is not None and (masks.dtype != torch.bool or masks.shape != (len(labels), *image.shape[1:])):
+    if masks is not None and (masks.dtype != torch.bool or masks.shape != (count, *image.shape[1:])):
         raise ValueError(
-            f"{what}: expected masks of bool and shape {(len(labels), *image.shape[1:])}, "
+            f"{what}: expected masks of bool and shape {(count, *image.shape[1:])}, "
             f"got {masks.dtype} and {tuple(masks.shape)}"
         )
 
@@ -209,15 +207,12 @@ def draw_pair(sample: PictureSample, class_names: Sequence[str]) -> Tensor:
             label has no class name.
     """
     image, labels, scores = sample.image, sample.labels, sample.scores
-    check_image(image)
-    check_boxes(sample.gt_boxes, sample.gt_labels, len(class_names), "ground truth")
-    check_boxes(sample.boxes, labels, len(class_names), "detections")
+    check_objects(image, sample.gt_boxes, sample.gt_labels, sample.gt_masks, len(class_names), "ground truth")
+    check_objects(image, sample.boxes, labels, sample.masks, len(class_names), "detections")
     if scores.shape != labels.shape:
         raise ValueError(
             f"expected one score for each of the {len(labels)} detections, got shape {tuple(scores.shape)}"
         )
-    check_masks(sample.gt_masks, sample.gt_labels, image, "ground truth")
-    check_masks(sample.masks, labels, image, "detections")
 
     best_first = scores.argsort(descending=True, stable=True)
     shown = best_first[scores[best_first] >= PICTURE_SCORE]
