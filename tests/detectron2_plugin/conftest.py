@@ -266,7 +266,7 @@ def faster_rcnn() -> Callable[..., tuple[CfgNode, nn.Module]]:
     from detectron2.structures import Boxes
 
     from resnet_backbone.detectron2_plugin.config import load_config
-    from resnet_backbone.detectron2_plugin.context import region_vectors
+    from resnet_backbone.detectron2_plugin.roi_heads import region_vectors
     from resnet_backbone.detectron2_plugin.trained import build_detector
 
     def make(kind: str, *overrides: str) -> tuple[CfgNode, nn.Module]:

@@ -15,7 +15,7 @@ from detectron2.structures import BitMasks, Boxes, Instances  # noqa: E402
 from detectron2.utils.events import EventStorage  # noqa: E402
 
 from resnet_backbone.detectron2_plugin import ContextROIHeads, add_resnet_backbone_config  # noqa: E402
-from resnet_backbone.detectron2_plugin.context import region_vectors  # noqa: E402
+from resnet_backbone.detectron2_plugin.roi_heads import region_vectors  # noqa: E402
 
 CONTEXT = ("MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT", "True")
 KINDS = ("fpn", "c4", "vgg_c5")
