@@ -17,7 +17,6 @@ from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
 from resnet_backbone.doctor.engine import NAME_KEYS
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.models.trunk import Trunk
-from resnet_backbone.torchvision_plugin.backbone import FPNBackbone
 from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint, load_detector
 from resnet_backbone.torchvision_plugin.config import ALLOWED, load_config
 from resnet_backbone.torchvision_plugin.datasets import (
@@ -26,7 +25,7 @@ from resnet_backbone.torchvision_plugin.datasets import (
     open_train_set,
     set_num_classes,
 )
-from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
+from resnet_backbone.torchvision_plugin.detector import Detector, FPNBackbone, build_detector
 from resnet_backbone.torchvision_plugin.roi_heads import Res5BoxHead, VGGBoxHead
 from resnet_backbone.weights import WeightsError
 from resnet_backbone.weights.cache import resolve
