@@ -26,14 +26,13 @@ from resnet_backbone.detectron2_plugin.roi_heads import VGGBoxHead
 from resnet_backbone.detectron2_plugin.trained import build_detector
 from resnet_backbone.doctor import DetectorParts, Section
 from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
-from resnet_backbone.doctor.engine import NAME_KEYS
+from resnet_backbone.doctor.report import NAME_KEYS
 from resnet_backbone.weights import WeightsError
-from resnet_backbone.weights.cache import resolve
 from resnet_backbone.weights.errors import shorten
 
 
 class Detectron2Engine:
-    """See :class:`~resnet_backbone.doctor.engine.Engine`."""
+    """See :class:`~resnet_backbone.doctor.report.Engine`."""
 
     name = "detectron2"
 
@@ -69,9 +68,6 @@ class Detectron2Engine:
         if not training:
             check_evaluator(name)
         return tuple(class_names)
-
-    def resolve(self, source: str) -> str:
-        return resolve(source)
 
     def loads_detector(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.kind == DETECTOR

@@ -1,10 +1,10 @@
-"""Preparing detectors of the torchvision engine for export: rewritten for one image, so that they can be traced."""
+"""Detectors of the torchvision engine for export: rewritten for one image so that they can be traced, and compared."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,19 @@ from resnet_backbone.data.transforms import test_transforms
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.engine.improvements.settings import is_improved
 from resnet_backbone.engine.run_folder import engine_of
-from resnet_backbone.export.exportable import Agreement, Exportable, ExportedFile, Facts, compare_detections
+from resnet_backbone.export.run import TOLERANCES, Agreement, Exportable, ExportedFile, Facts
 from resnet_backbone.models.layers import fold_norms
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.detector import Detector
 from resnet_backbone.torchvision_plugin.mask_heads import masks_of
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
-from resnet_backbone.version import __version__
+from resnet_backbone.torchvision_plugin.roi_heads import MIN_SIDE
 from resnet_backbone.weights.cache import resolve
 
-_MIN_SIDE = 1e-2  # pixels: what torchvision's RoIHeads drop
+# Beyond these, two detections are not the same one.
+_SAME_BOX = 1.0  # pixels
+_SAME_SCORE = 0.01
 
 
 class SingleImageDetector(nn.Module):
@@ -80,7 +82,7 @@ class SingleImageTwoStage(SingleImageDetector):
         class_boxes = heads.box_coder.decode_single(deltas, proposals).unflatten(1, (self.num_classes + 1, 4))[:, 1:]
         places, labels = torch.nonzero(class_scores > self.score_threshold).unbind(dim=1)
         boxes, scores = clip_boxes_to_image(class_boxes[places, labels], size), class_scores[places, labels]
-        keep = remove_small_boxes(boxes, _MIN_SIDE)
+        keep = remove_small_boxes(boxes, MIN_SIDE)
         boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
         keep = suppress_by_class(boxes, scores, labels, self.num_classes, heads.nms_thresh)
         keep = keep[best(scores[keep], heads.detections_per_img)]
@@ -169,7 +171,7 @@ def suppress_by_class(boxes: Tensor, scores: Tensor, labels: Tensor, num_classes
 
 
 # A file has float32, whatever the training had. Its norms are folded, and compared with those that are not.
-_PLAIN = [
+_UNACCELERATED = [
     *("MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "False"),
     *("MODEL.RESNET_BACKBONE.FOLD_NORMS", "False", "MODEL.RESNET_BACKBONE.MEMORY_FORMAT", "contiguous"),
     *("MODEL.RESNET_BACKBONE.PRECISION", "", "MODEL.RESNET_BACKBONE.COMPILE", ""),
@@ -184,7 +186,7 @@ def load_for_export(config_file: str | Path, overrides: Sequence[str]) -> CfgNod
         FileNotFoundError: no such config, or no such checkpoint.
         ValueError: a config or a checkpoint of the other engine, or of what cannot be exported.
     """
-    cfg = load_plain(config_file, overrides)
+    cfg = load_unaccelerated(config_file, overrides)
     path = Path(resolve(cfg.MODEL.WEIGHTS))
     if not path.is_file():
         raise FileNotFoundError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r}: no such file; name the checkpoint of a training")
@@ -196,9 +198,9 @@ def load_for_export(config_file: str | Path, overrides: Sequence[str]) -> CfgNod
     return cfg
 
 
-def load_plain(config_file: str | Path, overrides: Sequence[str]) -> CfgNode:
+def load_unaccelerated(config_file: str | Path, overrides: Sequence[str]) -> CfgNode:
     """Read a config for float32 on the CPU, without what accelerates a backbone; see :func:`load_for_export`."""
-    cfg = load_config(config_file, [*overrides, *_PLAIN])
+    cfg = load_config(config_file, [*overrides, *_UNACCELERATED])
     if is_improved(cfg):
         raise ValueError(
             "TEST.BOX_REFINEMENT, TEST.MULTI_SCALE and TEST.ENSEMBLE run a detector several times and cannot be "
@@ -267,7 +269,6 @@ def _facts(cfg: CfgNode, class_names: Sequence[str], score_threshold: float, sma
         source=Path(cfg.MODEL.WEIGHTS).name,
         input="image: uint8 (3, H, W)",
         channel_order=cfg.INPUT.FORMAT,
-        value_range=(0.0, 255.0),
         mean=tuple(cfg.MODEL.PIXEL_MEAN),
         std=tuple(cfg.MODEL.PIXEL_STD),
         normalises=True,
@@ -278,8 +279,6 @@ def _facts(cfg: CfgNode, class_names: Sequence[str], score_threshold: float, sma
         smallest_side=smallest_side,
         outputs=outputs,
         class_names=tuple(class_names),
-        package_version=__version__,
-        torch_version=torch.__version__,
         score_threshold=score_threshold,
     )
 
@@ -363,3 +362,36 @@ def _detect_all(detector: Detector | RetinaNet, image: Tensor) -> dict[str, Tens
     keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     found = {name: value[keep] for name, value in found.items()}
     return {**found, "labels": found["labels"] - 1}
+
+
+def compare_detections(
+    agreement: Agreement, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], threshold: float
+) -> None:
+    """Compare the detections of one image, each with the one of its label whose box is the nearest.
+
+    Args:
+        agreement: gets the result.
+        expected: ``boxes`` (R, 4) in pixels, ``labels`` (R,), ``scores`` (R,), and where there are any ``masks``, best
+            first.
+        actual: likewise.
+        threshold: a detection that close to this score may be missing on either side.
+    """
+    free = torch.ones(len(actual["labels"]), dtype=torch.bool)
+    unmatched = []
+    for index, (box, label, score) in enumerate(
+        zip(expected["boxes"], expected["labels"], expected["scores"], strict=True)
+    ):
+        alike = free & (actual["labels"] == label) & ((actual["scores"] - score).abs() <= _SAME_SCORE)
+        distances = (actual["boxes"] - box).abs().amax(dim=1).masked_fill(~alike, float("inf"))
+        if not len(distances) or not distances.min() <= _SAME_BOX:
+            unmatched.append(float(score))
+            continue
+        match = int(distances.argmin())
+        free[match] = False
+        agreement.detections += 1
+        for name in expected.keys() - {"labels"}:
+            agreement.add(name, float((actual[name][match] - expected[name][index]).abs().max()))
+    unmatched += actual["scores"][free].tolist()
+    missing = [score for score in unmatched if not abs(score - threshold) <= TOLERANCES["scores"]]
+    agreement.unmatched += len(missing)
+    agreement.detections += len(missing)

@@ -14,7 +14,7 @@ from resnet_backbone.data.catalog import get_dataset
 from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.doctor import DetectorParts, Section
 from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
-from resnet_backbone.doctor.engine import NAME_KEYS
+from resnet_backbone.doctor.report import NAME_KEYS
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint, load_detector
@@ -32,7 +32,7 @@ from resnet_backbone.weights.cache import resolve
 
 
 class TorchvisionEngine:
-    """See :class:`~resnet_backbone.doctor.engine.Engine`."""
+    """See :class:`~resnet_backbone.doctor.report.Engine`."""
 
     name = "torchvision"
 
@@ -55,9 +55,6 @@ class TorchvisionEngine:
         class_names = CocoDataset(spec.json_path, spec.image_folder, training=False).class_names
         open_test_sets(cfg, class_names)
         return class_names
-
-    def resolve(self, source: str) -> str:
-        return resolve(source)
 
     def loads_detector(self, checkpoint: Checkpoint) -> bool:
         return is_own_checkpoint(Path(resolve(checkpoint.source)))

@@ -18,8 +18,7 @@ from resnet_backbone.torchvision_plugin.checkpoint import load_trained
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.detector import Detector
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
-
-_MIN_SIDE = 0.01  # pixels: what torchvision's RoIHeads drop
+from resnet_backbone.torchvision_plugin.roi_heads import MIN_SIDE
 
 
 class TwoStage:
@@ -75,7 +74,7 @@ class Improved(nn.Module):
         parts = [(cfg, detector), *members]
         self.detectors = nn.ModuleList(part for _, part in parts)
         self._channel_order = cfg.INPUT.FORMAT
-        settings = settings_of(cfg, min_side=_MIN_SIDE, first_label=1)
+        settings = settings_of(cfg, min_side=MIN_SIDE, first_label=1)
         self._improved = ImprovedDetector([TwoStage(*part) for part in parts], settings)
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:

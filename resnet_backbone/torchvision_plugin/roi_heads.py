@@ -24,6 +24,8 @@ from resnet_backbone.torchvision_plugin.mask_heads import MaskHead, build_mask_h
 from resnet_backbone.weights import Weights
 from resnet_backbone.weights.catalog import IMAGENET_CLASSES
 
+MIN_SIDE = 0.01  # pixels: torchvision's RoIHeads drop boxes whose width or height is less
+
 
 class ROIPooler(nn.Module):
     """Crop each box from the feature map whose scale suits it.
