@@ -88,7 +88,8 @@ class Detectron2Engine:
 def parts_of(cfg: CfgNode, model: nn.Module) -> DetectorParts:
     """Take apart a detector that ``build_detector(cfg)`` built on the CPU."""
     backbone: Any = model.get_submodule("backbone")
-    trunk = getattr(backbone, "bottom_up", backbone)
+    bottom_up = getattr(backbone, "bottom_up", backbone)
+    trunk = bottom_up.trunk if isinstance(bottom_up, TrunkBackbone) else None
     roi_heads: Any = getattr(model, "roi_heads", None)
     head_parts: dict[str, nn.Module] = {}
     if hasattr(roi_heads, "res5"):
@@ -96,7 +97,7 @@ def parts_of(cfg: CfgNode, model: nn.Module) -> DetectorParts:
     elif isinstance(box_head := getattr(roi_heads, "box_head", None), VGGBoxHead):
         head_parts = {"fc6": box_head.fc6, "fc7": box_head.fc7}
     prepare = partial(_prepare, model, backbone, cfg.INPUT.FORMAT)
-    return DetectorParts(trunk if isinstance(trunk, TrunkBackbone) else None, head_parts, prepare)
+    return DetectorParts(trunk, head_parts, prepare)
 
 
 class _Reached(Exception):
