@@ -81,7 +81,7 @@ class Detectron2Engine:
         set_num_classes(cfg, len(class_names) or learned or 0)
         model = build_detector(cfg).eval()
         if checkpoint is not None:
-            _fill(model, cfg, checkpoint, section)
+            _load(model, cfg, checkpoint, section)
         return parts_of(cfg, model)
 
 
@@ -89,7 +89,8 @@ def parts_of(cfg: CfgNode, model: nn.Module) -> DetectorParts:
     """Take apart a detector that ``build_detector(cfg)`` built on the CPU."""
     backbone: Any = model.get_submodule("backbone")
     bottom_up = getattr(backbone, "bottom_up", backbone)
-    trunk = bottom_up.trunk if isinstance(bottom_up, TrunkBackbone) else None
+    if not isinstance(bottom_up, TrunkBackbone):
+        raise TypeError(f"expected a backbone of this package, got {type(bottom_up).__name__}")
     roi_heads: Any = getattr(model, "roi_heads", None)
     head_parts: dict[str, nn.Module] = {}
     if hasattr(roi_heads, "res5"):
@@ -97,7 +98,7 @@ def parts_of(cfg: CfgNode, model: nn.Module) -> DetectorParts:
     elif isinstance(box_head := getattr(roi_heads, "box_head", None), VGGBoxHead):
         head_parts = {"fc6": box_head.fc6, "fc7": box_head.fc7}
     prepare = partial(_prepare, model, backbone, cfg.INPUT.FORMAT)
-    return DetectorParts(trunk, head_parts, prepare)
+    return DetectorParts(bottom_up.trunk, head_parts, prepare)
 
 
 class _Reached(Exception):
@@ -126,8 +127,8 @@ def _prepare(model: nn.Module, backbone: nn.Module, channel_order: str, image: T
     raise ValueError(f"{type(model).__name__} does not call its backbone")
 
 
-def _fill(model: nn.Module, cfg: CfgNode, checkpoint: Checkpoint, section: Section) -> None:
-    """Load MODEL.WEIGHTS as a run does; of a detector say which layers start anew.
+def _load(model: nn.Module, cfg: CfgNode, checkpoint: Checkpoint, section: Section) -> None:
+    """Load MODEL.WEIGHTS as a run does; of a detector say which tensors are re-initialised.
 
     Raises:
         WeightsError: the trunk does not fit, or the file cannot be loaded.
@@ -141,13 +142,15 @@ def _fill(model: nn.Module, cfg: CfgNode, checkpoint: Checkpoint, section: Secti
         raise WeightsError(f"Detectron2 cannot load {checkpoint.source}: {type(error).__name__}: {error}") from error
     if checkpoint.kind != DETECTOR:
         return
-    if anew := checkpointer.missing:
-        section.warning(
-            f"{len(anew)} tensors of the detector are not in the file, or of another shape, and start anew: "
-            f"{shorten(anew)}"
-        )
-    if unexpected := checkpointer.unexpected:
-        section.warning(f"{len(unexpected)} tensors of the file fit nothing in the detector: {shorten(unexpected)}")
+    for names, what in (
+        (
+            checkpointer.missing,
+            "tensors of the detector are missing in the file, or of another shape, and re-initialised",
+        ),
+        (checkpointer.unexpected, "tensors of the file fit nothing in the detector"),
+    ):
+        if names:
+            section.warning(f"{len(names)} {what}: {shorten(names)}")
 
 
 def _commit() -> str:

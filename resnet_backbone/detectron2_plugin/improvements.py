@@ -68,7 +68,7 @@ class TwoStage:
 
     def region_vectors(self, scale: Scale, boxes: Tensor) -> Tensor:
         _, features = scale.features
-        return region_vectors(self._model.roi_heads, features, [Boxes(boxes)], [scale.size])
+        return region_vectors(self._model.roi_heads, features, [Boxes(boxes)], [scale.size])[1]
 
     def predict(self, vectors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         predictor = self._model.roi_heads.box_predictor

@@ -99,16 +99,15 @@ class ImageNetRes5ROIHeads(Res5ROIHeads):
         if self.training:
             proposals = self.label_and_sample_proposals(proposals, targets)
         boxes = [found.proposal_boxes for found in proposals]
-        crops = crops_with_whole_images(self, features, boxes, [found.image_size for found in proposals])
-        regions = self.res5(crops)
-        predictions = self.box_predictor(join_context(regions.mean(dim=[2, 3]), boxes))
+        regions, vectors = region_vectors(self, features, boxes, [found.image_size for found in proposals])
+        predictions = self.box_predictor(vectors)
         if not self.training:
             found, _ = self.box_predictor.inference(predictions, proposals)
             return self.forward_with_given_boxes(features, found), {}
         losses = self.box_predictor.losses(predictions, proposals)
         if self.mask_on:
             proposals, foreground = select_foreground_proposals(proposals, self.num_classes)
-            losses |= self.mask_head(regions[: -len(boxes)][torch.cat(foreground)], proposals)
+            losses |= self.mask_head(regions[torch.cat(foreground)], proposals)
         return [], losses
 
     @classmethod
@@ -180,48 +179,12 @@ class VGGBoxHead(StrictModule):
         return ShapeSpec(channels=4096)
 
 
-def crops_with_whole_images(
-    heads: ROIHeads, features: Mapping[str, Tensor], boxes: Sequence[Boxes], sizes: Sequence[tuple[int, int]]
-) -> Tensor:
-    """Crop the regions, and behind those of all images each whole image: on a pyramid at the level of such a box.
-
-    One batch for the box head, for norms that take its statistics. Args: see :func:`region_vectors`.
-
-    Returns:
-        (sum of R + N, C, resolution, resolution) for N images.
-    """
-    pooler = heads.box_pooler if isinstance(heads, StandardROIHeads) else heads.pooler
-    maps = [features[name] for name in heads.in_features]
-    whole = [Boxes(own.tensor.new_tensor([[0, 0, w, h]])) for own, (h, w) in zip(boxes, sizes, strict=True)]
-    return torch.cat([pooler(maps, list(boxes)), pooler(maps, whole)])
-
-
-def join_context(vectors: Tensor, boxes: Sequence[Boxes]) -> Tensor:
-    """Put behind each region's vector that of its image.
-
-    Args:
-        vectors: (sum of R + N, C), of :func:`crops_with_whole_images`.
-        boxes: of the regions.
-
-    Returns:
-        (sum of R, 2 C), what the predictors read.
-
-    Source: He et al. 2015, appendix B, "Global context".
-    """
-    counts = torch.tensor([len(own) for own in boxes], device=vectors.device)
-    regions, images = vectors.split([len(vectors) - len(boxes), len(boxes)])
-    return torch.cat([regions, images.repeat_interleave(counts, dim=0)], dim=1)
-
-
-def context_predictor(cfg: CfgNode, plain: FastRCNNOutputLayers) -> FastRCNNOutputLayers:
-    """Return the predictor for vectors with context, of the same names, where ``plain`` reads them without."""
-    return FastRCNNOutputLayers(cfg, ShapeSpec(channels=2 * plain.cls_score.in_features))
-
-
 def region_vectors(
     heads: ROIHeads, features: Mapping[str, Tensor], boxes: list[Boxes], sizes: Sequence[tuple[int, int]]
-) -> Tensor:
-    """Return what the predictors of ``heads`` read: crops, through the box head, with context where there is any.
+) -> tuple[Tensor, Tensor]:
+    """Crop regions and run the box head on them, with context where the heads have it.
+
+    The context is the vector of the whole image as one more region: on a pyramid at the level of such a box.
 
     Args:
         heads: StandardROIHeads or Res5ROIHeads, or heads of ours on them.
@@ -230,21 +193,31 @@ def region_vectors(
         sizes: height and width of each image in pixels, without padding.
 
     Returns:
-        (sum of R, C); with context C is twice that of the box head.
+        What a mask head can share: the crops, or what res5 makes of them, (sum of R, C', H, W); and the vectors that
+        the predictors read, (sum of R, C), with context (sum of R, 2 C).
     """
-    if getattr(heads, "global_context", False):
-        crops = crops_with_whole_images(heads, features, boxes, sizes)
-        return join_context(_to_vectors(heads, crops), boxes)
     maps = [features[name] for name in heads.in_features]
+    pooler = heads.box_pooler if isinstance(heads, StandardROIHeads) else heads.pooler
+    with_context = getattr(heads, "global_context", False)
+    regions = pooler(maps, boxes)
+    if with_context:  # in one batch with the regions, for norms that take its statistics
+        images = [Boxes(own.tensor.new_tensor([[0, 0, w, h]])) for own, (h, w) in zip(boxes, sizes, strict=True)]
+        regions = torch.cat([regions, pooler(maps, images)])
     if isinstance(heads, StandardROIHeads):
-        return _to_vectors(heads, heads.box_pooler(maps, boxes))
-    return _to_vectors(heads, heads.pooler(maps, boxes))
+        vectors = heads.box_head(regions).flatten(1)
+    else:
+        regions = heads.res5(regions)
+        vectors = regions.mean(dim=[2, 3])
+    if not with_context:
+        return regions, vectors
+    vectors, of_images = vectors.split([len(vectors) - len(boxes), len(boxes)])
+    counts = torch.tensor([len(own) for own in boxes], device=vectors.device)
+    return regions[: len(vectors)], torch.cat([vectors, of_images.repeat_interleave(counts, dim=0)], dim=1)
 
 
-def _to_vectors(heads: ROIHeads, crops: Tensor) -> Tensor:
-    if isinstance(heads, StandardROIHeads):
-        return heads.box_head(crops).flatten(1)
-    return heads.res5(crops).mean(dim=[2, 3])
+def context_predictor(cfg: CfgNode, without: FastRCNNOutputLayers) -> FastRCNNOutputLayers:
+    """Return the predictor of vectors with context, of the same names as that of vectors ``without``."""
+    return FastRCNNOutputLayers(cfg, ShapeSpec(channels=2 * without.cls_score.in_features))
 
 
 class ContextROIHeads(StandardROIHeads):
@@ -276,7 +249,7 @@ class ContextROIHeads(StandardROIHeads):
 
     def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances]) -> Any:
         boxes = [found.proposal_boxes for found in proposals]
-        vectors = region_vectors(self, features, boxes, [found.image_size for found in proposals])
+        _, vectors = region_vectors(self, features, boxes, [found.image_size for found in proposals])
         predictions = self.box_predictor(vectors)
         if self.training:
             return self.box_predictor.losses(predictions, proposals)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,12 @@ from resnet_backbone.weights import InputFormat, Weights, WeightsError
 from resnet_backbone.weights.architecture import has_bottlenecks, stage_of
 from resnet_backbone.weights.catalog import IMAGENET_CLASSES
 
-RESIZE, CROP = 256, 224  # pixels, as ImageNet's accuracy is measured
-_TOLERANCE = 0.01  # of a mean or std, in grey levels
-_RGB = "RGB"
+_RESIZE, _CROP = 256, 224  # pixels, as ImageNet's accuracy is measured
+_GREY_LEVELS = 0.01  # by which a mean or std may differ
 UNMEASURABLE = "the detector's pre-processing is not (image - mean) / std, channel by channel"
 TOLERANCE = 1e-3  # of the largest output; float32 in another order of operations stays below 1e-5
-LOGITS = "logits"
-GENERATED = "a generated picture"
+_LOGITS = "logits"
+_GENERATED = "a generated picture"
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class MeasuredInput:
                 f"{wanted.channel_order}"
             )
         if not _close(self.std, wanted.std):
-            without = all(abs(value - 1) < _TOLERANCE for value in self.std)
+            without = _close(self.std, (1.0,) * len(self.std))
             what = "there is no division by the std" if without else f"the std is {_text(self.std)}"
             found.append(f"{what}, the weights want {_text(wanted.std)}")
         if not _close(self.mean, wanted.mean):
@@ -73,8 +72,8 @@ def measure_input(prepare: Callable[[Tensor], Tensor]) -> MeasuredInput | None:
     Returns:
         What it does; None where that is not one channel of the image, scaled and shifted.
     """
-    image = torch.randint(0, 256, (3, CROP, CROP), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    prepared = prepare(image)[0, :, :CROP, :CROP].double().flatten(1)
+    image = torch.randint(0, 256, (3, _CROP, _CROP), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    prepared = prepare(image)[0, :, :_CROP, :_CROP].double().flatten(1)
     pixels = image.double().flatten(1)
     if prepared.shape[0] != len(pixels):
         return None
@@ -85,7 +84,7 @@ def measure_input(prepare: Callable[[Tensor], Tensor]) -> MeasuredInput | None:
         scale, shift, rest = fits[best]
         if rest > 1e-4 or scale <= 0:
             return None
-        order += _RGB[best]
+        order += "RGB"[best]
         means.append(-shift / scale)
         stds.append(1 / scale)
     return MeasuredInput(order, tuple(means), tuple(stds))
@@ -102,7 +101,7 @@ def normalise(image: Tensor, input_format: InputFormat, size: tuple[int, int]) -
 def generated_image() -> Tensor:
     """Return a picture of coloured blots, uint8 (3, 224, 224), always the same."""
     blots = torch.rand(1, 3, 14, 14, generator=torch.Generator().manual_seed(0))
-    smooth = F.interpolate(blots, (CROP, CROP), mode="bicubic", align_corners=False)[0]
+    smooth = F.interpolate(blots, (_CROP, _CROP), mode="bicubic", align_corners=False)[0]
     return (smooth.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
@@ -112,7 +111,7 @@ def read_cropped(path: str | Path) -> Tensor:
     Raises:
         FileNotFoundError, OSError, ValueError: as :func:`read_image`.
     """
-    return transforms.center_crop(transforms.resize(read_image(path), [RESIZE], antialias=True), [CROP, CROP])
+    return transforms.center_crop(transforms.resize(read_image(path), [_RESIZE], antialias=True), [_CROP, _CROP])
 
 
 def _fit_line(x: Tensor, y: Tensor) -> tuple[float, float, float]:
@@ -124,15 +123,14 @@ def _fit_line(x: Tensor, y: Tensor) -> tuple[float, float, float]:
 
 
 def _close(found: tuple[float, ...], wanted: tuple[float, ...]) -> bool:
-    return all(abs(a - b) < _TOLERANCE for a, b in zip(found, wanted, strict=True))
+    return all(abs(a - b) < _GREY_LEVELS for a, b in zip(found, wanted, strict=True))
 
 
 def _text(values: tuple[float, ...]) -> str:
     return "[" + ", ".join(f"{value:.3f}" for value in values) + "]"
 
 
-@dataclass(frozen=True)
-class TrunkComparison:
+class Comparison(NamedTuple):
     """Outcome of :func:`compare`.
 
     Attributes:
@@ -155,31 +153,21 @@ def plain_classifier(weights: Weights, trunk: Trunk | None = None) -> Trunk:
     Raises:
         WeightsError: the file is no whole network.
     """
-    if weights.num_classes:
-        out_features = None
-    elif trunk is not None:
-        out_features = tuple(trunk.feature_info)
-    else:
-        out_features = tuple(dict.fromkeys(map(stage_of, weights.state_dict)))
-    stride_in_1x1 = weights.stride_in_1x1
+    out_features, stride_in_1x1 = None, weights.stride_in_1x1
+    if not weights.num_classes:
+        out_features = list(dict.fromkeys(map(stage_of, weights.state_dict)) if trunk is None else trunk.feature_info)
     if stride_in_1x1 is None:
-        stride_in_1x1 = trunk.stride_in_1x1 if trunk is not None else False
-    return create_model(
-        str(weights.arch),
-        weights=weights,
-        out_features=out_features,
-        stride_in_1x1=stride_in_1x1,
-    ).eval()
+        stride_in_1x1 = trunk is not None and trunk.stride_in_1x1
+    arch = str(weights.arch)
+    return create_model(arch, weights=weights, out_features=out_features, stride_in_1x1=stride_in_1x1).eval()
 
 
 def graft(plain: Trunk, parts: DetectorParts) -> Trunk:
     """Return the plain classifier with the detector's own modules in place of its own; it shares them.
 
     Raises:
-        ValueError: the detector has no trunk of ours, or one with modules that the classifier lacks.
+        ValueError: the trunk has modules that the classifier lacks.
     """
-    if parts.trunk is None:
-        raise ValueError("the detector's backbone is not one of this package")
     own = dict(parts.trunk.named_children())
     unknown = sorted(own.keys() - dict(plain.named_children()).keys())
     if unknown:
@@ -195,16 +183,17 @@ def comparable_output(grafted: Trunk) -> str | None:
     before = None
     for name in grafted.feature_info:
         stage = getattr(grafted, name, None)
-        if isinstance(stage, nn.Module) and any(_is_dilated(module) for module in stage.modules()):
+        layers = stage.modules() if isinstance(stage, nn.Module) else ()
+        if any(isinstance(layer, nn.Conv2d) and layer.dilation != (1, 1) for layer in layers):
             return before
         before = name
-    return LOGITS if grafted.num_classes else before
+    return _LOGITS if grafted.num_classes else before
 
 
 @torch.inference_mode()
 def compare(
     parts: DetectorParts, plain: Trunk, grafted: Trunk, output: str, image: Tensor, weights: Weights
-) -> TrunkComparison:
+) -> Comparison:
     """Run one image through both.
 
     Args:
@@ -222,19 +211,19 @@ def compare(
     wanted = _run(plain, expected, output)
     difference = relative_difference(_run(grafted, prepared, output), wanted)
     if difference < TOLERANCE:
-        return TrunkComparison(difference, ())
+        return Comparison(difference, ())
     measured = measure_input(parts.prepare)
     causes = measured.differences(weights.input_format) if measured else [UNMEASURABLE]
     found = _run(grafted, expected, output)
     if relative_difference(found, wanted) >= TOLERANCE:
         causes.append(_network_cause(found, expected, output, weights))
-    return TrunkComparison(difference, tuple(causes))
+    return Comparison(difference, tuple(causes))
 
 
 @torch.inference_mode()
 def top5(model: Trunk, prepared: Tensor) -> list[dict[str, Any]]:
     """Return the five likeliest classes: ``[{"class": name, "probability": 0..1}, ...]``."""
-    logits = _run(model, prepared, LOGITS)
+    logits = _run(model, prepared, _LOGITS)
     probabilities, classes = logits.softmax(dim=1)[0].topk(min(5, logits.shape[1]))
     names = ResNet18_Weights.IMAGENET1K_V1.meta["categories"] if logits.shape[1] == IMAGENET_CLASSES else None
     return [
@@ -248,17 +237,8 @@ def relative_difference(found: Tensor, wanted: Tensor) -> float:
     return ((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)).item()
 
 
-def _run(model: Trunk, x: Tensor, output: str) -> Tensor:
-    if output != LOGITS:
-        return model.forward_features(x)[output]
-    logits = model(x)
-    if not isinstance(logits, Tensor):
-        raise ValueError(f"{model.arch} has no classifier")
-    return logits
-
-
-def _is_dilated(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.dilation != (1, 1)
+def _run(model: Any, x: Tensor, output: str) -> Tensor:
+    return model(x) if output == _LOGITS else model.forward_features(x)[output]
 
 
 def _network_cause(found: Tensor, expected: Tensor, output: str, weights: Weights) -> str:
@@ -276,8 +256,8 @@ def classify_by_detector(section: Section, parts: DetectorParts, checkpoint: Che
 
     Args:
         section: gets the findings.
-        parts: the detector, filled, with a trunk.
-        checkpoint: what it was filled from; its classifier completes the trunk.
+        parts: the detector, with its weights.
+        checkpoint: where these are from; its classifier completes the trunk.
         images: files; none compares a generated picture and names no classes.
     """
     weights = checkpoint.weights
@@ -291,7 +271,7 @@ def classify_by_detector(section: Section, parts: DetectorParts, checkpoint: Che
         section.reason = "nobody knows which input the weights need"
         return
     output = comparable_output(grafted)
-    if weights.num_classes and output != LOGITS:
+    if weights.num_classes and output != _LOGITS:
         section.warning(
             "the trunk is dilated, so that it sees its images at another scale than the classifier did: its classes "
             f"are less sure, and not comparable; compared is {output or 'nothing'}"
@@ -302,17 +282,15 @@ def classify_by_detector(section: Section, parts: DetectorParts, checkpoint: Che
         section.warning("nobody knows which input the weights need: that is not compared")
     if weights.stride_in_1x1 is None:
         section.warning("nobody knows where these bottlenecks carried their stride: that is not compared")
-    differences: list[float] = []
-    causes: list[str] = []
+    comparisons: list[Comparison] = []
     for name, image in _pictures(section, images):
         if weights.input_format is not None and output is not None:
-            comparison = compare(parts, plain, grafted, output, image, weights)
-            differences.append(comparison.difference)
-            causes += comparison.causes
-        if weights.num_classes and name != GENERATED:
+            comparisons.append(compare(parts, plain, grafted, output, image, weights))
+        if weights.num_classes and name != _GENERATED:
             with torch.inference_mode():
                 _enter_classes(section, name, top5(grafted, parts.prepare(image)))
-    _enter_comparison(section, str(output), differences, list(dict.fromkeys(causes)), len(images))
+    if comparisons:
+        _enter_comparisons(section, str(output), comparisons, f"{len(images)} image(s)" if images else _GENERATED)
 
 
 def classify_alone(loading: Section, section: Section, checkpoint: Checkpoint, images: Sequence[str]) -> None:
@@ -341,12 +319,12 @@ def classify_alone(loading: Section, section: Section, checkpoint: Checkpoint, i
         section.reason = "there are no images: write --images"
     else:
         for name, image in _pictures(section, images):
-            _enter_classes(section, name, top5(plain, normalise(image, weights.input_format, (CROP, CROP))))
+            _enter_classes(section, name, top5(plain, normalise(image, weights.input_format, (_CROP, _CROP))))
 
 
 def _pictures(section: Section, images: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
     if not images:
-        yield GENERATED, generated_image()
+        yield _GENERATED, generated_image()
     for path in images:
         try:
             image = read_cropped(path)
@@ -361,14 +339,10 @@ def _enter_classes(section: Section, name: str, classes: list[dict[str, Any]]) -
     section.ok(f"{name}: " + ", ".join(f"{found['class']} {found['probability']:.1%}" for found in classes))
 
 
-def _enter_comparison(
-    section: Section, output: str, differences: Sequence[float], causes: Sequence[str], num_images: int
-) -> None:
-    if not differences:
-        return
-    worst = max(differences)
-    section.facts |= {"compared": output, "relative_difference": worst, "tolerance": TOLERANCE, "causes": list(causes)}
-    on = f"{num_images} image(s)" if num_images else GENERATED
+def _enter_comparisons(section: Section, output: str, comparisons: Sequence[Comparison], on: str) -> None:
+    worst = max(comparison.difference for comparison in comparisons)
+    causes = list(dict.fromkeys(cause for comparison in comparisons for cause in comparison.causes))
+    section.facts |= {"compared": output, "relative_difference": worst, "tolerance": TOLERANCE, "causes": causes}
     text = f"{output} of the detector's trunk differ by {worst:.1e} of the largest from the plain classifier's, on {on}"
     if worst < TOLERANCE:
         section.ok(text)

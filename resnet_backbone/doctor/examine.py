@@ -74,12 +74,10 @@ def check_tensors(section: Section, parts: DetectorParts, checkpoint: Checkpoint
 
     Args:
         section: gets the report of the loading and the findings.
-        parts: the detector, loaded by its engine, with a trunk.
+        parts: the detector, loaded by its engine.
         checkpoint: what it was loaded from.
         strict: MODEL.RESNET_BACKBONE.STRICT_WEIGHTS; without it a file that fits in part is a warning.
     """
-    if parts.trunk is None:
-        raise ValueError("the detector's backbone is not one of this package")
     reloaded = copy.deepcopy(parts.trunk)
     weights = checkpoint.weights
     try:
@@ -212,7 +210,7 @@ def examine_config(engine: Engine, config_file: str, overrides: Sequence[str], i
         _fit_input(report["input"], cfg, checkpoint)
         compare_with_detector(report["data"], class_names, checkpoint)
     parts = _build(report, engine, cfg, checkpoint, class_names)
-    if parts is not None and parts.trunk is not None and checkpoint is not None:
+    if parts is not None and checkpoint is not None:
         check_tensors(report["weights"], parts, checkpoint, strict=cfg.MODEL.RESNET_BACKBONE.STRICT_WEIGHTS)
         _check_measured(report["input"], parts, checkpoint)
         classify_by_detector(report["classification"], parts, checkpoint, images)

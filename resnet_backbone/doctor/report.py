@@ -162,14 +162,14 @@ class DetectorParts:
     """A detector that was really built, on the CPU and in eval mode, as far as it is the ImageNet classifier.
 
     Attributes:
-        trunk: the detector's own; None where the builder is not one of this package.
+        trunk: the detector's own.
         head_parts: modules of the classifier that its head is made of, by their names there: ``res5``, or ``fc6`` and
             ``fc7``.
         prepare: maps an RGB image, uint8 (3, H, W), to what the trunk gets, float (1, C, H', W'), through the
             detector's own pre-processing.
     """
 
-    trunk: Trunk | None
+    trunk: Trunk
     head_parts: Mapping[str, nn.Module]
     prepare: Callable[[Tensor], Tensor]
 

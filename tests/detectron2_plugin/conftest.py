@@ -279,7 +279,7 @@ def faster_rcnn() -> Callable[..., tuple[CfgNode, nn.Module]]:
             features = model.backbone(images.tensor)
             corners = torch.rand(30, 2) * 40
             boxes = Boxes(torch.cat([corners, corners + 5 + torch.rand(30, 2) * 25], dim=1))
-            vectors = region_vectors(model.roi_heads, features, [boxes], images.image_sizes)
+            _, vectors = region_vectors(model.roi_heads, features, [boxes], images.image_sizes)
             predictor = model.roi_heads.box_predictor
             for layer, spread in ((predictor.cls_score, 1.5), (predictor.bbox_pred, 0.7)):
                 layer.weight.normal_()
