@@ -76,6 +76,7 @@ class TrunkBackbone(StrictModule, Accelerated, Backbone):
             )
         object.__setattr__(self, "trunk", trunk)  # no child: its tensors would have second names
         self._modules, self._parameters, self._buffers = trunk._modules, trunk._parameters, trunk._buffers
+        self.training, self.acceleration = trunk.training, trunk.acceleration
         self.strict_weights = strict_weights
         self.strict_stages = tuple(dict.fromkeys(stage_of(name) for name in self.state_dict()))
         # Projects written for Detectron2's ResNet read these.

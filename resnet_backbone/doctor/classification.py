@@ -142,7 +142,7 @@ class Comparison(NamedTuple):
     causes: tuple[str, ...]
 
 
-def plain_classifier(weights: Weights, trunk: Trunk | None = None) -> Trunk:
+def build_classifier(weights: Weights, trunk: Trunk | None = None) -> Trunk:
     """Build the network of a file, with nothing of a detector's config in it; in eval mode.
 
     Args:
@@ -151,7 +151,7 @@ def plain_classifier(weights: Weights, trunk: Trunk | None = None) -> Trunk:
             where nobody knows it the stride sits where this one has it.
 
     Raises:
-        WeightsError: the file is no whole network.
+        WeightsError: the file is not a complete network.
     """
     out_features, stride_in_1x1 = None, weights.stride_in_1x1
     if not weights.num_classes:
@@ -162,19 +162,19 @@ def plain_classifier(weights: Weights, trunk: Trunk | None = None) -> Trunk:
     return create_model(arch, weights=weights, out_features=out_features, stride_in_1x1=stride_in_1x1).eval()
 
 
-def graft(plain: Trunk, parts: DetectorParts) -> Trunk:
+def graft(classifier: Trunk, parts: DetectorParts) -> Trunk:
     """Return the plain classifier with the detector's own modules in place of its own; it shares them.
 
     Raises:
         ValueError: the trunk has modules that the classifier lacks.
     """
     own = dict(parts.trunk.named_children())
-    unknown = sorted(own.keys() - dict(plain.named_children()).keys())
+    unknown = sorted(own.keys() - dict(classifier.named_children()).keys())
     if unknown:
-        raise ValueError(f"{plain.arch} as a classifier has no {', '.join(unknown)}")
-    own |= {name: part for name, part in parts.head_parts.items() if hasattr(plain, name)}
-    grafted = copy.copy(plain)
-    grafted._modules = {**plain._modules, **own}
+        raise ValueError(f"{classifier.arch} as a classifier has no {', '.join(unknown)}")
+    own |= {name: part for name, part in parts.head_parts.items() if hasattr(classifier, name)}
+    grafted = copy.copy(classifier)
+    grafted._modules = {**classifier._modules, **own}
     return grafted
 
 
@@ -192,23 +192,23 @@ def comparable_output(grafted: Trunk) -> str | None:
 
 @torch.inference_mode()
 def compare(
-    parts: DetectorParts, plain: Trunk, grafted: Trunk, output: str, image: Tensor, weights: Weights
+    parts: DetectorParts, classifier: Trunk, grafted: Trunk, output: str, image: Tensor, weights: Weights
 ) -> Comparison:
     """Run one image through both.
 
     Args:
         parts: the detector.
-        plain: see :func:`plain_classifier`.
+        classifier: see :func:`build_classifier`.
         grafted: see :func:`graft`.
         output: see :func:`comparable_output`.
         image: RGB, uint8 (3, H, W).
-        weights: those of ``plain``, with a known input format.
+        weights: those of ``classifier``, with a known input format.
     """
     if weights.input_format is None:
         raise ValueError(f"{weights.source} does not say which input it was trained on")
     prepared = parts.prepare(image)
     expected = normalise(image, weights.input_format, (prepared.shape[-2], prepared.shape[-1]))
-    wanted = _run(plain, expected, output)
+    wanted = _run(classifier, expected, output)
     difference = relative_difference(_run(grafted, prepared, output), wanted)
     if difference < TOLERANCE:
         return Comparison(difference, ())
@@ -242,10 +242,10 @@ def _run(model: Any, x: Tensor, output: str) -> Tensor:
 
 
 def _network_cause(found: Tensor, expected: Tensor, output: str, weights: Weights) -> str:
-    """Name what makes the detector's network differ from the plain one on the same input."""
+    """Name what makes the detector's network differ from the classifier on the same input."""
     if has_bottlenecks(str(weights.arch)) and weights.stride_in_1x1 is not None:
         place = not weights.stride_in_1x1
-        other = plain_classifier(replace(weights, stride_in_1x1=place))
+        other = build_classifier(replace(weights, stride_in_1x1=place))
         if relative_difference(found, _run(other, expected, output)) < TOLERANCE:
             return f"the stride sits elsewhere in the bottlenecks: write MODEL.RESNETS.STRIDE_IN_1X1: {not place}"
     return "the network itself computes something else: its tensors, norms or layers are not those of the file"
@@ -262,8 +262,8 @@ def classify_by_detector(section: Section, parts: DetectorParts, checkpoint: Che
     """
     weights = checkpoint.weights
     try:
-        plain = plain_classifier(weights, parts.trunk)
-        grafted = graft(plain, parts)
+        classifier = build_classifier(weights, parts.trunk)
+        grafted = graft(classifier, parts)
     except (WeightsError, ValueError) as error:
         section.reason = str(error)
         return
@@ -285,7 +285,7 @@ def classify_by_detector(section: Section, parts: DetectorParts, checkpoint: Che
     comparisons: list[Comparison] = []
     for name, image in _pictures(section, images):
         if weights.input_format is not None and output is not None:
-            comparisons.append(compare(parts, plain, grafted, output, image, weights))
+            comparisons.append(compare(parts, classifier, grafted, output, image, weights))
         if weights.num_classes and name != _GENERATED:
             with torch.inference_mode():
                 _enter_classes(section, name, top5(grafted, parts.prepare(image)))
@@ -304,13 +304,13 @@ def classify_alone(loading: Section, section: Section, checkpoint: Checkpoint, i
     """
     weights = checkpoint.weights
     try:
-        plain = plain_classifier(weights)
+        classifier = build_classifier(weights)
     except WeightsError as error:
         loading.wrong(str(error))
-        section.reason = "the network is not whole"
+        section.reason = "the network is not complete"
         return
-    num_loaded = sum(not name.endswith(COUNTER) for name in plain.state_dict())
-    loading.ok(f"all {num_loaded} tensors of {plain.arch} are there")
+    num_loaded = sum(not name.endswith(COUNTER) for name in classifier.state_dict())
+    loading.ok(f"all {num_loaded} tensors of {classifier.arch} are there")
     if not weights.num_classes:
         section.reason = "the file has no classifier" + (", as detectors have none" * (checkpoint.kind == DETECTOR))
     elif weights.input_format is None:
@@ -319,7 +319,7 @@ def classify_alone(loading: Section, section: Section, checkpoint: Checkpoint, i
         section.reason = "there are no images: write --images"
     else:
         for name, image in _pictures(section, images):
-            _enter_classes(section, name, top5(plain, normalise(image, weights.input_format, (_CROP, _CROP))))
+            _enter_classes(section, name, top5(classifier, normalise(image, weights.input_format, (_CROP, _CROP))))
 
 
 def _pictures(section: Section, images: Sequence[str]) -> Iterator[tuple[str, Tensor]]:

@@ -180,7 +180,7 @@ def examine_config(engine: Engine, config_file: str, overrides: Sequence[str], i
     Args:
         engine: whose run.
         config_file: a path, or a name inside the project's configs.
-        overrides: ``KEY VALUE`` words.
+        overrides: ``KEY VALUE`` pairs, one after another.
         images: files to classify; without any, a generated picture stands for them in the comparison.
     """
     report = Report(config_file, engine.name)
@@ -244,7 +244,7 @@ def examine_checkpoint(source: str, images: Sequence[str] = ()) -> Report:
             section.warning(f"the tensors fit several architectures, {', '.join(fits)}: a config must say which")
         else:
             section.wrong(
-                f"{source} is no whole network that we know: is it complete, is it a ResNeXt or a wide ResNet?"
+                f"{source} is no complete network that we know: is a part missing, is it a ResNeXt or a wide ResNet?"
             )
         report.not_run("nobody knows of which architecture it is")
         return report

@@ -84,7 +84,7 @@ class SingleImageTwoStage(SingleImageDetector):
         boxes, scores = clip_boxes_to_image(class_boxes[places, labels], size), class_scores[places, labels]
         keep = remove_small_boxes(boxes, MIN_SIDE)
         boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
-        keep = suppress_by_class(boxes, scores, labels, self.num_classes, heads.nms_thresh)
+        keep = nms_by_class(boxes, scores, labels, self.num_classes, heads.nms_thresh)
         keep = keep[best(scores[keep], heads.detections_per_img)]
         boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
         if heads.mask_head is None:
@@ -103,7 +103,7 @@ class SingleImageTwoStage(SingleImageDetector):
             boxes = clip_boxes_to_image(rpn.box_coder.decode_single(deltas[top], anchors[top]), size)
             large = remove_small_boxes(boxes, rpn.min_size)
             boxes, scores = boxes[large], scores[top][large].sigmoid()
-            keep = suppress(boxes, scores, rpn.nms_thresh)
+            keep = nms_of_any_count(boxes, scores, rpn.nms_thresh)
             all_boxes.append(boxes[keep])
             all_scores.append(scores[keep])
         return torch.cat(all_boxes)[best(torch.cat(all_scores), rpn.post_nms_top_n())]
@@ -127,7 +127,7 @@ class SingleImageRetinaNet(SingleImageDetector):
             logits, deltas = outputs["cls_logits"][0], outputs["bbox_regression"][0]
             levels.append(detector.decode_level(logits, deltas, anchors, self.score_threshold))
         boxes, scores, labels = (torch.cat(parts) for parts in zip(*levels, strict=True))
-        keep = suppress_by_class(boxes, scores, labels, self.num_classes, detector.nms_thresh)
+        keep = nms_by_class(boxes, scores, labels, self.num_classes, detector.nms_thresh)
         keep = keep[best(scores[keep], detector.detections_per_img)]
         boxes, scores, labels = clip_boxes_to_image(boxes[keep], size), scores[keep], labels[keep]
         keep = torch.where((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))[0]
@@ -146,7 +146,7 @@ def best(scores: Tensor, count: int) -> Tensor:
     return scores.topk(torch.sym_min(count, scores.shape[0])).indices
 
 
-def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+def nms_of_any_count(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """Return what ``torchvision.ops.nms`` keeps, for scores from 0 up.
 
     Of that function torch.export takes for granted that it keeps two boxes or more. Two empty boxes, which overlap
@@ -157,7 +157,7 @@ def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     return nms(boxes, scores, threshold)[:-2]
 
 
-def suppress_by_class(boxes: Tensor, scores: Tensor, labels: Tensor, num_classes: int, threshold: float) -> Tensor:
+def nms_by_class(boxes: Tensor, scores: Tensor, labels: Tensor, num_classes: int, threshold: float) -> Tensor:
     """Return what ``torchvision.ops.batched_nms`` keeps, for labels from 0 to below ``num_classes``.
 
     The classes are moved apart, as there, but onto a square grid instead of along a diagonal: coordinates stay smaller
@@ -167,7 +167,7 @@ def suppress_by_class(boxes: Tensor, scores: Tensor, labels: Tensor, num_classes
     ends = torch.cat([boxes.flatten(), boxes.new_zeros(1)])  # of no boxes, too
     cell = ends.max() - ends.min() + 1
     origin = torch.stack((labels % side, labels // side), dim=1).to(boxes.dtype) * cell
-    return suppress(boxes + origin.repeat(1, 2), scores, threshold)
+    return nms_of_any_count(boxes + origin.repeat(1, 2), scores, threshold)
 
 
 # A file has float32, whatever the training had. Its norms are folded, and compared with those that are not.
@@ -183,14 +183,12 @@ def load_for_export(config_file: str | Path, overrides: Sequence[str]) -> CfgNod
     """Read the config of a trained detector, with MODEL.WEIGHTS in it or among the overrides.
 
     Raises:
-        FileNotFoundError: no such config, or no such checkpoint.
+        FileNotFoundError: no such config.
         ValueError: a config or a checkpoint of the other engine, or of what cannot be exported.
     """
     cfg = load_unaccelerated(config_file, overrides)
     path = Path(resolve(cfg.MODEL.WEIGHTS))
-    if not path.is_file():
-        raise FileNotFoundError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r}: no such file; name the checkpoint of a training")
-    if engine_of(path) != "torchvision":
+    if path.is_file() and engine_of(path) != "torchvision":
         raise ValueError(
             f"{cfg.MODEL.WEIGHTS} is of Detectron2, which has its own tools/deploy/export_model.py; only detectors of "
             f"the torchvision engine are exported here"

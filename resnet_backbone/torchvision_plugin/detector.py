@@ -125,7 +125,7 @@ class Detector(GeneralizedRCNN):
 
 
 def build_detector(cfg: CfgNode, weights: Weights | None = None) -> Detector | RetinaNet:
-    """Build the detector that ``cfg`` describes on the CPU, its trunk (and head, where it is the classifier's) filled.
+    """Build the detector that ``cfg`` describes on the CPU; what is part of the classifier gets its weights.
 
     Args:
         cfg: a checked config, see ``load_config``.

@@ -1,7 +1,4 @@
-"""The second stage: torchvision's RoIHeads with Detectron2's losses, on a box head of one of three kinds.
-
-A mask head goes on where MODEL.MASK_ON says so.
-"""
+"""The second stage: torchvision's RoIHeads with Detectron2's losses, a box head of one of three kinds, and masks."""
 
 from __future__ import annotations
 
@@ -256,9 +253,9 @@ class ROIHeads(RoIHeads):
             regions = self.box_head.to_regions(crops)
             return regions, self.box_head.to_vectors(regions)
         everything = boxes[0].new_tensor([[0, 0, math.inf, math.inf]])
-        whole = [clip_boxes_to_image(everything, size) for size in image_shapes]
+        images = [clip_boxes_to_image(everything, size) for size in image_shapes]
         # In one batch with the regions, for norms that take its statistics.
-        regions = self.box_head.to_regions(torch.cat([crops, self.box_roi_pool(features, whole, image_shapes)]))
+        regions = self.box_head.to_regions(torch.cat([crops, self.box_roi_pool(features, images, image_shapes)]))
         vectors = self.box_head.to_vectors(regions)
         count = crops.shape[0]
         of_images = vectors[count:].split(1)

@@ -180,7 +180,7 @@ class ImprovedDetector:
     With none of them, the detections are those of the one detector itself, to the bit.
 
     Args:
-        detectors: in eval mode, of the same classes in the same order. Overlaps are suppressed in the pixels of the
+        detectors: in eval mode, of the same classes in the same order. NMS works in the pixels of the
             first one's test size.
         settings: of the run, for all detectors.
 
