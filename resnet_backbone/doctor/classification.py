@@ -16,8 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.doctor.checkpoint import COUNTER, DETECTOR, Checkpoint
-from resnet_backbone.doctor.engine import DetectorParts
-from resnet_backbone.doctor.report import Section
+from resnet_backbone.doctor.report import DetectorParts, Section
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import InputFormat, Weights, WeightsError

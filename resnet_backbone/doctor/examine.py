@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import platform
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 import torchvision
@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.combinations import BUILDERS
 from resnet_backbone.config.merge import value_of
-from resnet_backbone.config.weights_input import fit_input, input_of, refuse_unknown_input, required_by, required_input
+from resnet_backbone.config.weights_input import fit_input, input_of, required_by, required_input
 from resnet_backbone.data.catalog import check_same_classes
 from resnet_backbone.doctor.checkpoint import CLASSIFIER, COUNTER, DETECTOR, Checkpoint, config_lines, read_checkpoint
 from resnet_backbone.doctor.classification import UNMEASURABLE, classify_alone, classify_by_detector, measure_input
@@ -288,7 +288,7 @@ def _fit_input(section: Section, cfg: CfgNode, checkpoint: Checkpoint) -> None:
     before = input_of(cfg)
     section.facts["config"] = before
     try:
-        fit_input(cfg, _required(checkpoint, cfg), checkpoint.source)
+        fit_input(cfg, required_by(checkpoint.weights, cfg), checkpoint.source)
     except ValueError as error:
         section.wrong(str(error))
         return
@@ -303,16 +303,6 @@ def _fit_input(section: Section, cfg: CfgNode, checkpoint: Checkpoint) -> None:
         if key != "MODEL.RESNETS.STRIDE_IN_1X1" or has_bottlenecks(cfg.MODEL.RESNET_BACKBONE.ARCH):
             changed = f", from the weights; the config has {before[key]}" if before[key] != value else ""
             section.ok(f"{key}: {value}{changed}")
-
-
-def _required(checkpoint: Checkpoint, cfg: CfgNode) -> dict[str, object]:
-    weights = checkpoint.weights
-    if checkpoint.kind == DETECTOR:
-        if weights.input_format is None:
-            refuse_unknown_input(cfg, checkpoint.source)
-            return {}
-        return required_input(cfg.MODEL.RESNET_BACKBONE.ARCH, weights.input_format, weights.stride_in_1x1)
-    return required_by(weights, cfg)
 
 
 def _build(
@@ -370,11 +360,7 @@ def _check_measured(section: Section, parts: DetectorParts, checkpoint: Checkpoi
     if measured is None:
         section.wrong(UNMEASURABLE)
         return
-    section.facts["measured"] = {
-        "channel_order": measured.channel_order,
-        "mean": list(measured.mean),
-        "std": list(measured.std),
-    }
+    section.facts["measured"] = asdict(measured)
     wanted = checkpoint.weights.input_format
     if wanted is None or section.status == WRONG:
         return
