@@ -27,6 +27,7 @@ from fvcore.common.config import CfgNode  # noqa: E402
 
 from resnet_backbone.detectron2_plugin import add_resnet_backbone_config, to_backbone  # noqa: E402
 from resnet_backbone.models import registry  # noqa: E402
+from resnet_backbone.models.acceleration import Acceleration, accelerate  # noqa: E402
 from resnet_backbone.models.layers import FrozenBatchNorm2d  # noqa: E402
 from resnet_backbone.models.resnet import (
     BasicBlock,  # noqa: E402
@@ -264,6 +265,19 @@ def test_what_projects_read_of_detectron2s_resnet():
         "res3": ShapeSpec(channels=512, stride=8),
         "res5": ShapeSpec(channels=2048, stride=32),
     }
+
+
+def test_backbone_and_trunk_are_one_network():
+    trunk = resnet_backbone.create_model("resnet18", num_classes=0).eval()
+    backbone = to_backbone(trunk)
+    accelerate(backbone, Acceleration(checkpoint_stages=("res3",)), needed=0)
+    assert (backbone.arch, backbone.training, trunk.checkpoint_stages) == ("resnet18", False, ("res3",))
+    backbone.train().double()
+    assert trunk.training and [*backbone.state_dict()] == [*trunk.state_dict()]
+    pairs = zip([*backbone.parameters(), *backbone.buffers()], [*trunk.parameters(), *trunk.buffers()], strict=True)
+    assert all(ours is theirs and ours.dtype != torch.float32 for ours, theirs in pairs)
+    with pytest.raises(AttributeError, match="no_such_layer"):
+        backbone.no_such_layer  # noqa: B018
 
 
 def test_a_classifier_is_no_backbone():
