@@ -179,25 +179,12 @@ _UNACCELERATED = [
 _USUAL_SIDE = 480  # pixels, where the config leaves images as they are
 
 
-def load_for_export(config_file: str | Path, overrides: Sequence[str]) -> CfgNode:
-    """Read the config of a trained detector, with MODEL.WEIGHTS in it or among the overrides.
+def load_unaccelerated(config_file: str | Path, overrides: Sequence[str]) -> CfgNode:
+    """Read a config for float32 on the CPU, without what accelerates a backbone.
 
     Raises:
-        FileNotFoundError: no such config.
-        ValueError: a config or a checkpoint of the other engine, or of what cannot be exported.
+        FileNotFoundError, ValueError: no such config, or one of what cannot be exported.
     """
-    cfg = load_unaccelerated(config_file, overrides)
-    path = Path(resolve(cfg.MODEL.WEIGHTS))
-    if path.is_file() and engine_of(path) != "torchvision":
-        raise ValueError(
-            f"{cfg.MODEL.WEIGHTS} is of Detectron2, which has its own tools/deploy/export_model.py; only detectors of "
-            f"the torchvision engine are exported here"
-        )
-    return cfg
-
-
-def load_unaccelerated(config_file: str | Path, overrides: Sequence[str]) -> CfgNode:
-    """Read a config for float32 on the CPU, without what accelerates a backbone; see :func:`load_for_export`."""
     cfg = load_config(config_file, [*overrides, *_UNACCELERATED])
     if is_improved(cfg):
         raise ValueError(
@@ -208,17 +195,26 @@ def load_unaccelerated(config_file: str | Path, overrides: Sequence[str]) -> Cfg
     return cfg
 
 
-def exportable_detector(cfg: CfgNode, images: Sequence[Path] = ()) -> Exportable:
+def exportable_detector(config_file: str | Path, overrides: Sequence[str], images: Sequence[Path] = ()) -> Exportable:
     """Build a trained detector.
 
     Args:
-        cfg: see :func:`load_for_export`.
+        config_file: of its training.
+        overrides: ``KEY VALUE`` pairs, one after another; MODEL.WEIGHTS, here or in the config, is its checkpoint.
         images: files to compare on, besides drawn ones.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`~resnet_backbone.torchvision_plugin.checkpoint.load_trained`.
+        FileNotFoundError: no such config, or no such checkpoint.
+        ValueError: a config or a checkpoint of the other engine, or of what cannot be exported.
         OSError: an image cannot be read.
     """
+    cfg = load_unaccelerated(config_file, overrides)
+    path = Path(resolve(cfg.MODEL.WEIGHTS))
+    if path.is_file() and engine_of(path) != "torchvision":
+        raise ValueError(
+            f"{cfg.MODEL.WEIGHTS} is of Detectron2, which has its own tools/deploy/export_model.py; only detectors of "
+            f"the torchvision engine are exported here"
+        )
     cfg, detector, class_names = load_trained(cfg)
     return exportable_of(cfg, detector.eval(), class_names, [_resized(cfg, read_image(path)) for path in images])
 
