@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
-from torchvision.ops import batched_nms, box_area, box_iou, clip_boxes_to_image
+from torchvision.ops import batched_nms, box_area, box_iou, clip_boxes_to_image, remove_small_boxes
 
 from resnet_backbone.data.transforms import shortest_edge_size
 from resnet_backbone.engine.improvements.settings import Settings
@@ -34,8 +34,7 @@ def select(probabilities: Tensor, boxes: Tensor, settings: Settings) -> Detectio
     """
     rows, labels = torch.where(probabilities > settings.score_thresh)
     scores, candidates = probabilities[rows, labels], boxes[rows, labels]
-    widths, heights = (candidates[:, 2:] - candidates[:, :2]).unbind(dim=1)
-    large = torch.where((widths >= settings.min_side) & (heights >= settings.min_side))[0]
+    large = remove_small_boxes(candidates, settings.min_side)
     found = Detections(candidates[large], scores[large], labels[large])
     refinement = settings.refinement
     nms_thresh = settings.nms_thresh if refinement is None else refinement.nms_thresh
