@@ -22,11 +22,10 @@ from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
 from resnet_backbone.detectron2_plugin.config import REGISTRIES, load_config
 from resnet_backbone.detectron2_plugin.datasets import register_dataset, set_num_classes
 from resnet_backbone.detectron2_plugin.evaluation import check_evaluator
-from resnet_backbone.detectron2_plugin.roi_heads import VGGBoxHead
 from resnet_backbone.detectron2_plugin.trained import build_detector
 from resnet_backbone.doctor import DetectorParts, Section
 from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
-from resnet_backbone.doctor.report import NAME_KEYS
+from resnet_backbone.doctor.report import NAME_KEYS, classifier_parts
 from resnet_backbone.weights import WeightsError
 from resnet_backbone.weights.errors import shorten
 
@@ -92,11 +91,7 @@ def parts_of(cfg: CfgNode, model: nn.Module) -> DetectorParts:
     if not isinstance(bottom_up, TrunkBackbone):
         raise TypeError(f"expected a backbone of this package, got {type(bottom_up).__name__}")
     roi_heads: Any = getattr(model, "roi_heads", None)
-    head_parts: dict[str, nn.Module] = {}
-    if hasattr(roi_heads, "res5"):
-        head_parts = {"res5": roi_heads.res5}
-    elif isinstance(box_head := getattr(roi_heads, "box_head", None), VGGBoxHead):
-        head_parts = {"fc6": box_head.fc6, "fc7": box_head.fc7}
+    head_parts = classifier_parts(roi_heads, getattr(roi_heads, "box_head", None))
     prepare = partial(_prepare, model, backbone, cfg.INPUT.FORMAT)
     return DetectorParts(bottom_up.trunk, head_parts, prepare)
 

@@ -174,6 +174,11 @@ class DetectorParts:
     prepare: Callable[[Tensor], Tensor]
 
 
+def classifier_parts(*heads: Any) -> dict[str, nn.Module]:
+    """Return the modules of a ResNet's or VGG's classifier that ``heads`` have, by their names; None is no head."""
+    return {name: getattr(head, name) for head in heads for name in ("res5", "fc6", "fc7") if hasattr(head, name)}
+
+
 class Engine(Protocol):
     """What the checks ask of an engine, Detectron2 or torchvision."""
 

@@ -14,7 +14,7 @@ from resnet_backbone.data.catalog import get_dataset
 from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.doctor import DetectorParts, Section
 from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
-from resnet_backbone.doctor.report import NAME_KEYS
+from resnet_backbone.doctor.report import NAME_KEYS, classifier_parts
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint, load_detector
@@ -26,7 +26,6 @@ from resnet_backbone.torchvision_plugin.datasets import (
     set_num_classes,
 )
 from resnet_backbone.torchvision_plugin.detector import Detector, FPNBackbone, build_detector
-from resnet_backbone.torchvision_plugin.roi_heads import Res5BoxHead, VGGBoxHead
 from resnet_backbone.weights import WeightsError
 from resnet_backbone.weights.cache import resolve
 
@@ -90,13 +89,8 @@ def parts_of(cfg: CfgNode, detector: nn.Module) -> DetectorParts:
     trunk = backbone.bottom_up if isinstance(backbone, FPNBackbone) else backbone
     if not isinstance(trunk, Trunk):
         raise TypeError(f"expected a detector of this engine, got one on a {type(trunk).__name__}")
-    head_parts: dict[str, nn.Module] = {}
     box_head = detector.roi_heads.box_head if isinstance(detector, Detector) else None
-    if isinstance(box_head, Res5BoxHead):
-        head_parts = {"res5": box_head.res5}
-    elif isinstance(box_head, VGGBoxHead):
-        head_parts = {"fc6": box_head.fc6, "fc7": box_head.fc7}
-    return DetectorParts(trunk, head_parts, partial(_prepare, detector, cfg.INPUT.FORMAT))
+    return DetectorParts(trunk, classifier_parts(box_head), partial(_prepare, detector, cfg.INPUT.FORMAT))
 
 
 def _prepare(detector: nn.Module, channel_order: str, image: Tensor) -> Tensor:
