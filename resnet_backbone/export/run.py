@@ -76,7 +76,13 @@ class Facts:
 
 
 class ExportedFile(Protocol):
-    """A file that was read back."""
+    """A file that was read back.
+
+    Attributes:
+        facts: the JSON of :class:`Facts` in it.
+    """
+
+    facts: str
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return its outputs, on the CPU."""
@@ -165,7 +171,10 @@ class Format(NamedTuple):
     requirements: tuple[str, ...]
     write: Callable[[ExportedProgram, Exportable, Path], None]
     read: Callable[[Path], ExportedFile]
-    facts: Callable[[Path], str]
+
+    def facts(self, path: Path) -> str:
+        """Return the JSON of :class:`Facts` in a file."""
+        return self.read(path).facts
 
 
 def check_destination(path: Path, format_name: str) -> None:
@@ -306,6 +315,7 @@ class OnnxFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._session = _session(str(path))
+        self.facts: str = self._session.get_modelmeta().custom_metadata_map[FACTS_KEY]
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         (given,) = self._session.get_inputs()
@@ -343,14 +353,6 @@ def _as_runtime_errors() -> Iterator[None]:
         raise RuntimeError(str(error)) from error
 
 
-def read_onnx_facts(path: Path) -> str:
-    """Return the JSON of :class:`Facts` in a file."""
-    import onnx
-
-    model = onnx.load(str(path))
-    return {entry.key: entry.value for entry in model.metadata_props}[FACTS_KEY]
-
-
 def write_torch(program: ExportedProgram, exportable: Exportable, path: Path) -> None:
     """Write what ``torch.export.load`` reads, after ``import torchvision`` for a detector."""
     for module in program.graph_module.modules():
@@ -364,8 +366,10 @@ class TorchFile:
     """See :class:`ExportedFile`."""
 
     def __init__(self, path: Path) -> None:
+        files = {_FACTS_FILE: ""}
         with path.open("rb") as file:
-            self._module = torch.export.load(file).module()
+            self._module = torch.export.load(file, extra_files=files).module()
+        self.facts = files[_FACTS_FILE]
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -375,15 +379,7 @@ class TorchFile:
         self._module.get_buffer("score_threshold").fill_(threshold)
 
 
-def read_torch_facts(path: Path) -> str:
-    """Return the JSON of :class:`Facts` in a file."""
-    files = {_FACTS_FILE: ""}
-    with path.open("rb") as file:
-        torch.export.load(file, extra_files=files)
-    return files[_FACTS_FILE]
-
-
 FORMATS = {
-    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), write_onnx, OnnxFile, read_onnx_facts),
-    "torch": Format(".pt2", (), write_torch, TorchFile, read_torch_facts),
+    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), write_onnx, OnnxFile),
+    "torch": Format(".pt2", (), write_torch, TorchFile),
 }
