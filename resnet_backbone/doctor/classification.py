@@ -25,6 +25,7 @@ from resnet_backbone.weights.catalog import IMAGENET_CLASSES
 
 _RESIZE, _CROP = 256, 224  # pixels, as ImageNet's accuracy is measured
 _GREY_LEVELS = 0.01  # by which a mean or std may differ
+_LINEAR = 1 - 5e-5  # correlation of a channel with the pixels that it is made of
 UNMEASURABLE = "the detector's pre-processing is not (image - mean) / std, channel by channel"
 TOLERANCE = 1e-3  # of the largest output; float32 in another order of operations stays below 1e-5
 _LOGITS = "logits"
@@ -74,19 +75,15 @@ def measure_input(prepare: Callable[[Tensor], Tensor]) -> MeasuredInput | None:
     image = torch.randint(0, 256, (3, _CROP, _CROP), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     prepared = prepare(image)[0, :, :_CROP, :_CROP].double().flatten(1)
     pixels = image.double().flatten(1)
-    if prepared.shape[0] != len(pixels):
+    if len(prepared) != len(pixels):
         return None
-    order, means, stds = "", [], []
-    for channel in prepared:
-        fits = [_fit_line(source, channel) for source in pixels]
-        best = min(range(len(fits)), key=lambda index: fits[index][2])
-        scale, shift, rest = fits[best]
-        if rest > 1e-4 or scale <= 0:
-            return None
-        order += "RGB"[best]
-        means.append(-shift / scale)
-        stds.append(1 / scale)
-    return MeasuredInput(order, tuple(means), tuple(stds))
+    correlations, sources = torch.corrcoef(torch.cat([prepared, pixels]))[:3, 3:].max(dim=1)
+    if not (correlations > _LINEAR).all():  # of a constant channel it is NaN
+        return None
+    order = "".join("RGB"[index] for index in sources.tolist())
+    stds = pixels[sources].std(dim=1) / prepared.std(dim=1)
+    means = pixels[sources].mean(dim=1) - stds * prepared.mean(dim=1)
+    return MeasuredInput(order, tuple(means.tolist()), tuple(stds.tolist()))
 
 
 def normalise(image: Tensor, input_format: InputFormat, size: tuple[int, int]) -> Tensor:
@@ -111,14 +108,6 @@ def read_cropped(path: str | Path) -> Tensor:
         FileNotFoundError, OSError, ValueError: as :func:`read_image`.
     """
     return transforms.center_crop(transforms.resize(read_image(path), [_RESIZE], antialias=True), [_CROP, _CROP])
-
-
-def _fit_line(x: Tensor, y: Tensor) -> tuple[float, float, float]:
-    """Return slope and offset of the line that fits best, and which share of the variance of ``y`` it leaves."""
-    dx, dy = x - x.mean(), y - y.mean()
-    slope = (dx @ dy / (dx @ dx)).item()
-    rest = dy - slope * dx
-    return slope, (y.mean() - slope * x.mean()).item(), (rest @ rest / (dy @ dy).clamp(min=1e-12)).item()
 
 
 def _close(found: tuple[float, ...], wanted: tuple[float, ...]) -> bool:
