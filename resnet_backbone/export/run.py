@@ -173,7 +173,9 @@ class Format(NamedTuple):
     read: Callable[[Path], ExportedFile]
 
     def facts(self, path: Path) -> str:
-        """Return the JSON of :class:`Facts` in a file."""
+        """Return the JSON of :class:`Facts` in a file; FileNotFoundError where there is none."""
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
         return self.read(path).facts
 
 
