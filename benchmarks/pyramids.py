@@ -12,7 +12,7 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 
 from resnet_backbone import create_model, load_weights
 from resnet_backbone.models.acceleration import Acceleration, accelerate, finish_for_inference
-from resnet_backbone.torchvision_plugin.backbone import FPNBackbone
+from resnet_backbone.torchvision_plugin.detector import FPNBackbone
 
 OUT_CHANNELS = 256
 RESNET_FEATURES = ["res2", "res3", "res4", "res5"]

@@ -19,7 +19,7 @@ With --json, one line of JSON a file, and of a video one a frame, is all that is
     boxes          [[x0, y0, x1, y1], ...] in pixels of the image, best first
     labels         names of the classes
     scores         from 0 to 1
-    masks          COCO's compressed run lengths, where the detector gives masks
+    masks          COCO's compressed RLE, where the detector gives masks
     picture        where it was saved
     error          why the file could not be read; only file is there beside it
 
@@ -196,7 +196,7 @@ def _free_name(path: Path, taken: Container[Path]) -> Path:
 def detect_in(medium: Medium, target: Path | None, predictor: Predictor, args: argparse.Namespace) -> bool:
     """Detect in every frame of one input, and save, show and print; return whether it could be read whole."""
     source = str(medium.source)
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     frames = 0
     with ExitStack() as stack:
         try:
@@ -215,7 +215,7 @@ def detect_in(medium: Medium, target: Path | None, predictor: Predictor, args: a
             if image is None:
                 break
             found = predictor(image).scored(args.score)
-            seen.update(predictor.class_names[label] for label in found.labels.tolist())
+            counts.update(predictor.class_names[label] for label in found.labels.tolist())
             if target is not None or args.show:
                 picture = draw_detections(image, found, predictor.class_names, args.max_size)
                 if writer is not None:
@@ -229,9 +229,9 @@ def detect_in(medium: Medium, target: Path | None, predictor: Predictor, args: a
                 print_json(source, frame, image, found, predictor, target)
             frames += 1
     if not args.json:
-        counts = ", ".join(f"{count} {name}" for name, count in seen.most_common()) or "nothing"
+        objects = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
         over = f" in {frames} frames" if medium.is_video else ""
-        print(f"{source}: {counts}{over}{'' if target is None else f' -> {target}'}", flush=True)
+        print(f"{source}: {objects}{over}{'' if target is None else f' -> {target}'}", flush=True)
     return True
 
 

@@ -33,9 +33,8 @@ from pathlib import Path
 
 from resnet_backbone.engine.command_line import run_command_line
 from resnet_backbone.engine.run_folder import find_run
-from resnet_backbone.export.detector import exportable_detector, load_for_export
-from resnet_backbone.export.exportable import Exportable
-from resnet_backbone.export.run import FORMATS, check_destination, export
+from resnet_backbone.export.detector import exportable_detector
+from resnet_backbone.export.run import FORMATS, Exportable, check_destination, export
 from resnet_backbone.export.trunk import exportable_trunk
 from resnet_backbone.weights import DownloadError
 
@@ -104,7 +103,7 @@ def load_exportable(args: argparse.Namespace) -> Exportable:
     if args.run is not None:
         run = find_run(args.run)
         config_file, overrides = run.config_file, ["MODEL.WEIGHTS", str(run.weights), *args.opts]
-    return exportable_detector(load_for_export(config_file, overrides), args.images)
+    return exportable_detector(config_file, overrides, args.images)
 
 
 if __name__ == "__main__":

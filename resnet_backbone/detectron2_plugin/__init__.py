@@ -33,8 +33,7 @@ from resnet_backbone.detectron2_plugin.backbone import (
     to_backbone,
 )
 from resnet_backbone.detectron2_plugin.config import add_resnet_backbone_config
-from resnet_backbone.detectron2_plugin.context import ContextROIHeads
-from resnet_backbone.detectron2_plugin.roi_heads import ImageNetRes5ROIHeads, VGGBoxHead
+from resnet_backbone.detectron2_plugin.roi_heads import ContextROIHeads, ImageNetRes5ROIHeads, VGGBoxHead
 from resnet_backbone.detectron2_plugin.weights import ImageNetHandler
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
@@ -20,12 +20,12 @@ from resnet_backbone.config.combinations import pyramid_strides
 from resnet_backbone.detectron2_plugin.config import check_host_config, check_levels, check_single_scale
 from resnet_backbone.detectron2_plugin.weights import StrictModule
 from resnet_backbone.models.acceleration import Accelerated, accelerate
-from resnet_backbone.models.resnet import ResNet
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.models.vgg import VGG
 from resnet_backbone.weights.architecture import stage_of
 
 Thing = TypeVar("Thing", bound=Any)
+Built = TypeVar("Built", "TrunkBackbone", "PyramidBackbone")
 
 
 def register(registry: Registry, thing: Thing) -> Thing:
@@ -51,17 +51,65 @@ def _file_of(thing: Any) -> Path:
     return Path(inspect.getfile(thing)).resolve()
 
 
-class TrunkBackbone(StrictModule, Trunk, Backbone):
-    """A trunk as Detectron2 wants a backbone: the same module, with the same parameter names, seen through its API."""
+class TrunkBackbone(StrictModule, Accelerated, Backbone):
+    """A trunk as Detectron2 wants a backbone: around the trunk's own modules, under the same parameter names.
 
-    _out_features: list[str]
-    _out_feature_channels: dict[str, int]
-    _out_feature_strides: dict[str, int]
+    Args:
+        trunk: of ``create_model(..., num_classes=0)``, or a network of your own that ``register_model`` knows.
+        strict_weights: see :class:`StrictModule`.
+
+    Attributes:
+        trunk: computes the feature maps. What the backbone itself lacks is read from it: ``arch``, ``feature_info``,
+            ``stride_in_1x1``, ...
+
+    Raises:
+        ValueError: the trunk has a classifier, which a detector would never use.
+    """
+
+    trunk: Trunk
+
+    def __init__(self, trunk: Trunk, *, strict_weights: bool = True) -> None:
+        super().__init__()
+        if trunk.num_classes:
+            raise ValueError(
+                f"{trunk.arch} has a classifier of {trunk.num_classes} classes: build it with num_classes=0"
+            )
+        object.__setattr__(self, "trunk", trunk)  # no child: its tensors would have second names
+        self._modules, self._parameters, self._buffers = trunk._modules, trunk._parameters, trunk._buffers
+        self.training, self.acceleration = trunk.training, trunk.acceleration
+        self.strict_weights = strict_weights
+        self.strict_stages = tuple(dict.fromkeys(stage_of(name) for name in self.state_dict()))
+        # Projects written for Detectron2's ResNet read these.
+        self._out_features = list(trunk.feature_info)
+        self._out_feature_channels = {name: info.channels for name, info in trunk.feature_info.items()}
+        self._out_feature_strides = {name: info.stride for name, info in trunk.feature_info.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "trunk":  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.trunk, name)
+
+    @property
+    def checkpoint_stages(self) -> tuple[str, ...]:
+        """See :class:`~resnet_backbone.models.acceleration.Acceleration`."""
+        return self.trunk.checkpoint_stages
+
+    @checkpoint_stages.setter
+    def checkpoint_stages(self, names: tuple[str, ...]) -> None:
+        self.trunk.checkpoint_stages = names
+
+    def train(self, mode: bool = True) -> TrunkBackbone:
+        """Set the mode of the trunk, too, which looks at its own."""
+        self.trunk.train(mode)
+        return super().train(mode)
 
     @property
     def size_divisibility(self) -> int:
-        """0 without PAD_TO: the feature maps of a ResNet are rounded up, as those of Detectron2's own are."""
-        return self.padded_to(0)
+        """0 without PAD_TO for a ResNet, whose feature maps are rounded up as those of Detectron2's own are.
+
+        For VGG the largest stride: pooling rounds down, so that a rest of the image would be lost.
+        """
+        return self.padded_to(self.trunk.size_divisibility if isinstance(self.trunk, VGG) else 0)
 
     @property
     def padding_constraints(self) -> dict[str, int]:
@@ -70,30 +118,17 @@ class TrunkBackbone(StrictModule, Trunk, Backbone):
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of each feature map, in network order."""
-        return {name: ShapeSpec(channels=info.channels, stride=info.stride) for name, info in self.feature_info.items()}
+        infos = self.trunk.feature_info
+        return {name: ShapeSpec(channels=info.channels, stride=info.stride) for name, info in infos.items()}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalised images (N, C, H, W) to ``{name: (N, channels, H / stride, W / stride)}``."""
-        return self.accelerated(self.forward_features, x)
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Pickle and copy by the class of the trunk: that of the backbone is made of it, and has no name to import."""
-        _, _, *state = super().__reduce_ex__(max(2, protocol))
-        kind = next(kind for kind, own in _CLASSES.items() if own is type(self))
-        return _empty_backbone, (kind,), *state
+        return self.accelerated(self.trunk.forward_features, x)
 
 
-class ResNetBackbone(TrunkBackbone, ResNet):
-    """A residual or plain network as a Detectron2 backbone."""
-
-
-class VGGBackbone(TrunkBackbone, VGG):
-    """VGG as a Detectron2 backbone."""
-
-    @property
-    def size_divisibility(self) -> int:
-        """The largest stride: pooling rounds down, so that a rest of the image would be lost."""
-        return self.padded_to(max(info.stride for info in self.feature_info.values()))
+def to_backbone(trunk: Trunk, *, strict_weights: bool = True) -> TrunkBackbone:
+    """Return a trunk as a Detectron2 backbone, which shares its modules; see :class:`TrunkBackbone`."""
+    return TrunkBackbone(trunk, strict_weights=strict_weights)
 
 
 class PyramidBackbone(Accelerated, FPN):
@@ -111,44 +146,6 @@ class PyramidBackbone(Accelerated, FPN):
         return self.accelerated(super().forward, x)
 
 
-_CLASSES: dict[type[Trunk], type[TrunkBackbone]] = {ResNet: ResNetBackbone, VGG: VGGBackbone}
-
-
-def to_backbone(trunk: Trunk, *, strict_weights: bool = True) -> TrunkBackbone:
-    """Turn a trunk, in place, into a Detectron2 backbone; its modules keep their names.
-
-    Args:
-        trunk: of ``create_model(..., num_classes=0)``, or a network of your own that ``register_model`` knows.
-        strict_weights: see :class:`StrictModule`.
-
-    Raises:
-        ValueError: the trunk has a classifier, which a detector would never use.
-    """
-    if trunk.num_classes:
-        raise ValueError(f"{trunk.arch} has a classifier of {trunk.num_classes} classes: build it with num_classes=0")
-    trunk.__class__ = _backbone_class(type(trunk))
-    backbone = cast(TrunkBackbone, trunk)
-    backbone.strict_weights = strict_weights
-    backbone.strict_stages = tuple(dict.fromkeys(stage_of(name) for name in backbone.state_dict()))
-    # Projects written for Detectron2's ResNet read these.
-    backbone._out_features = list(backbone.feature_info)
-    backbone._out_feature_channels = {name: info.channels for name, info in backbone.feature_info.items()}
-    backbone._out_feature_strides = {name: info.stride for name, info in backbone.feature_info.items()}
-    return backbone
-
-
-def _backbone_class(kind: type[Trunk]) -> type[TrunkBackbone]:
-    if kind not in _CLASSES:
-        _CLASSES[kind] = type(f"{kind.__name__}Backbone", (TrunkBackbone, kind), {})
-    return _CLASSES[kind]
-
-
-def _empty_backbone(kind: type[Trunk]) -> TrunkBackbone:
-    """Return what unpickling fills: a backbone of a class of trunks, without a module in it."""
-    cls = _backbone_class(kind)
-    return cls.__new__(cls)
-
-
 def build_imagenet_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> TrunkBackbone:
     """Build the trunk alone: C4, C5 or DC5, as MODEL.RESNET_BACKBONE.OUT_FEATURES and RES5_DILATION say.
 
@@ -159,10 +156,9 @@ def build_imagenet_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) 
     Raises:
         ValueError: options that contradict each other, or an input that is not the one of MODEL.WEIGHTS.
     """
-    trunk = _build_trunk(cfg)
-    check_single_scale(cfg, list(trunk.feature_info))
-    _accelerate(trunk, cfg)
-    return trunk
+    backbone = _build_trunk(cfg)
+    check_single_scale(cfg, list(backbone.output_shape()))
+    return _accelerated(backbone, cfg)
 
 
 def build_imagenet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> PyramidBackbone:
@@ -171,10 +167,7 @@ def build_imagenet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = No
     On other strides the levels have the names that fit: ``p<n>`` has stride ``2 ** n``. Args and Raises are those of
     :func:`build_imagenet_backbone`.
     """
-    pyramid = build_fpn(_build_trunk(cfg), **_fpn_options(cfg))
-    _accelerate(pyramid, cfg)
-    check_levels(cfg, list(pyramid.output_shape()))
-    return pyramid
+    return _pyramid(build_fpn, cfg)
 
 
 def build_imagenet_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> PyramidBackbone:
@@ -182,10 +175,7 @@ def build_imagenet_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec |
 
     Args and Raises are those of :func:`build_imagenet_backbone`.
     """
-    pyramid = build_retinanet_fpn(_build_trunk(cfg), **_fpn_options(cfg))
-    _accelerate(pyramid, cfg)
-    check_levels(cfg, list(pyramid.output_shape()))
-    return pyramid
+    return _pyramid(build_retinanet_fpn, cfg)
 
 
 def build_fpn(
@@ -226,7 +216,7 @@ def _build_trunk(cfg: CfgNode) -> TrunkBackbone:
         )
     node, source = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.WEIGHTS
     check_host_config(cfg)
-    # Published weights have three channels: with another number, whoever turned strictness off fills the rest anew.
+    # Published weights have three channels: with another number, and strictness off, the rest is trained from scratch.
     if source and (node.STRICT_WEIGHTS or len(cfg.MODEL.PIXEL_MEAN) == 3):
         check_input(cfg, required_by_source(source, node.ARCH), source)
     elif not source:
@@ -234,18 +224,16 @@ def _build_trunk(cfg: CfgNode) -> TrunkBackbone:
     return to_backbone(build_trunk(cfg, out_features=node.OUT_FEATURES), strict_weights=node.STRICT_WEIGHTS)
 
 
-def _accelerate(backbone: TrunkBackbone | PyramidBackbone, cfg: CfgNode) -> None:
-    accelerate(backbone, acceleration_of(cfg), needed=backbone.size_divisibility)
-
-
-def _fpn_options(cfg: CfgNode) -> dict[str, Any]:
+def _pyramid(build: Callable[..., PyramidBackbone], cfg: CfgNode) -> PyramidBackbone:
     fpn = cfg.MODEL.FPN
-    return {
-        "in_features": fpn.IN_FEATURES,
-        "out_channels": fpn.OUT_CHANNELS,
-        "norm": fpn.NORM,
-        "fuse_type": fpn.FUSE_TYPE,
-    }
+    pyramid = build(_build_trunk(cfg), fpn.IN_FEATURES, fpn.OUT_CHANNELS, norm=fpn.NORM, fuse_type=fpn.FUSE_TYPE)
+    check_levels(cfg, list(pyramid.output_shape()))
+    return _accelerated(pyramid, cfg)
+
+
+def _accelerated(backbone: Built, cfg: CfgNode) -> Built:
+    accelerate(backbone, acceleration_of(cfg), needed=backbone.size_divisibility)
+    return backbone
 
 
 for _builder in (build_imagenet_backbone, build_imagenet_fpn_backbone, build_imagenet_retinanet_fpn_backbone):

@@ -22,18 +22,16 @@ from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
 from resnet_backbone.detectron2_plugin.config import REGISTRIES, load_config
 from resnet_backbone.detectron2_plugin.datasets import register_dataset, set_num_classes
 from resnet_backbone.detectron2_plugin.evaluation import check_evaluator
-from resnet_backbone.detectron2_plugin.roi_heads import VGGBoxHead
 from resnet_backbone.detectron2_plugin.trained import build_detector
 from resnet_backbone.doctor import DetectorParts, Section
 from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
-from resnet_backbone.doctor.engine import NAME_KEYS
+from resnet_backbone.doctor.report import NAME_KEYS, classifier_parts
 from resnet_backbone.weights import WeightsError
-from resnet_backbone.weights.cache import resolve
 from resnet_backbone.weights.errors import shorten
 
 
 class Detectron2Engine:
-    """See :class:`~resnet_backbone.doctor.engine.Engine`."""
+    """See :class:`~resnet_backbone.doctor.report.Engine`."""
 
     name = "detectron2"
 
@@ -70,9 +68,6 @@ class Detectron2Engine:
             check_evaluator(name)
         return tuple(class_names)
 
-    def resolve(self, source: str) -> str:
-        return resolve(source)
-
     def loads_detector(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.kind == DETECTOR
 
@@ -85,22 +80,20 @@ class Detectron2Engine:
         set_num_classes(cfg, len(class_names) or learned or 0)
         model = build_detector(cfg).eval()
         if checkpoint is not None:
-            _fill(model, cfg, checkpoint, section)
+            _load(model, cfg, checkpoint, section)
         return parts_of(cfg, model)
 
 
 def parts_of(cfg: CfgNode, model: nn.Module) -> DetectorParts:
     """Take apart a detector that ``build_detector(cfg)`` built on the CPU."""
     backbone: Any = model.get_submodule("backbone")
-    trunk = getattr(backbone, "bottom_up", backbone)
+    bottom_up = getattr(backbone, "bottom_up", backbone)
+    if not isinstance(bottom_up, TrunkBackbone):
+        raise TypeError(f"expected a backbone of this package, got {type(bottom_up).__name__}")
     roi_heads: Any = getattr(model, "roi_heads", None)
-    head_parts: dict[str, nn.Module] = {}
-    if hasattr(roi_heads, "res5"):
-        head_parts = {"res5": roi_heads.res5}
-    elif isinstance(box_head := getattr(roi_heads, "box_head", None), VGGBoxHead):
-        head_parts = {"fc6": box_head.fc6, "fc7": box_head.fc7}
+    head_parts = classifier_parts(roi_heads, getattr(roi_heads, "box_head", None))
     prepare = partial(_prepare, model, backbone, cfg.INPUT.FORMAT)
-    return DetectorParts(trunk if isinstance(trunk, TrunkBackbone) else None, head_parts, prepare)
+    return DetectorParts(bottom_up.trunk, head_parts, prepare)
 
 
 class _Reached(Exception):
@@ -129,8 +122,8 @@ def _prepare(model: nn.Module, backbone: nn.Module, channel_order: str, image: T
     raise ValueError(f"{type(model).__name__} does not call its backbone")
 
 
-def _fill(model: nn.Module, cfg: CfgNode, checkpoint: Checkpoint, section: Section) -> None:
-    """Load MODEL.WEIGHTS as a run does; of a detector say which layers start anew.
+def _load(model: nn.Module, cfg: CfgNode, checkpoint: Checkpoint, section: Section) -> None:
+    """Load MODEL.WEIGHTS as a run does; of a detector say which tensors are re-initialised.
 
     Raises:
         WeightsError: the trunk does not fit, or the file cannot be loaded.
@@ -144,13 +137,15 @@ def _fill(model: nn.Module, cfg: CfgNode, checkpoint: Checkpoint, section: Secti
         raise WeightsError(f"Detectron2 cannot load {checkpoint.source}: {type(error).__name__}: {error}") from error
     if checkpoint.kind != DETECTOR:
         return
-    if anew := checkpointer.missing:
-        section.warning(
-            f"{len(anew)} tensors of the detector are not in the file, or of another shape, and start anew: "
-            f"{shorten(anew)}"
-        )
-    if unexpected := checkpointer.unexpected:
-        section.warning(f"{len(unexpected)} tensors of the file fit nothing in the detector: {shorten(unexpected)}")
+    for names, what in (
+        (
+            checkpointer.missing,
+            "tensors of the detector are missing in the file, or of another shape, and re-initialised",
+        ),
+        (checkpointer.unexpected, "tensors of the file fit nothing in the detector"),
+    ):
+        if names:
+            section.warning(f"{len(names)} {what}: {shorten(names)}")
 
 
 def _commit() -> str:

@@ -1,4 +1,4 @@
-"""The improvements of Table 9 on Detectron2: its R-CNN taken apart, and the one that evaluates original images."""
+"""Box refinement, multi-scale testing and ensembles around Detectron2's Faster R-CNN."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from resnet_backbone.detectron2_plugin.config import load_config
-from resnet_backbone.detectron2_plugin.context import ContextROIHeads, region_vectors
 from resnet_backbone.detectron2_plugin.mapper import read_image, size_of, to_tensor
-from resnet_backbone.detectron2_plugin.roi_heads import ImageNetRes5ROIHeads
+from resnet_backbone.detectron2_plugin.roi_heads import ContextROIHeads, ImageNetRes5ROIHeads, region_vectors
 from resnet_backbone.detectron2_plugin.trained import load_trained
-from resnet_backbone.engine.improvements.second_stage import ImprovedDetector, Scale
+from resnet_backbone.engine.improvements.second_stage import ImprovedDetector, Scale, load_ensemble
 from resnet_backbone.engine.improvements.settings import Settings, is_improved, settings_of
-from resnet_backbone.engine.run_folder import engine_of, find_run
 from resnet_backbone.models.acceleration import lasting_features
 
 # What a subclass of these heads may not have of its own: the way from regions to boxes.
@@ -70,7 +68,7 @@ class TwoStage:
 
     def region_vectors(self, scale: Scale, boxes: Tensor) -> Tensor:
         _, features = scale.features
-        return region_vectors(self._model.roi_heads, features, [Boxes(boxes)], [scale.size])
+        return region_vectors(self._model.roi_heads, features, [Boxes(boxes)], [scale.size])[1]
 
     def predict(self, vectors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         predictor = self._model.roi_heads.box_predictor
@@ -124,47 +122,29 @@ class ImprovedRCNN(nn.Module):
 
     def detect(self, image: Tensor) -> Instances:
         """Detect in one original image, uint8 (3, H, W), RGB; see :meth:`forward`."""
-        boxes, scores, labels = self._improved(image)
+        found = self._improved(image)
         size = (image.shape[-2], image.shape[-1])
-        return Instances(size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=labels)
+        return Instances(size, pred_boxes=Boxes(found.boxes), scores=found.scores, pred_classes=found.labels)
 
 
 def build_improved(cfg: CfgNode, model: nn.Module, class_names: Sequence[str]) -> ImprovedRCNN | None:
     """Return the detector with what TEST asks for around it, or None where it asks for nothing.
 
-    The other detectors of an ensemble are read from the runs that TEST.ENSEMBLE names. Each has its own channel order,
-    pixel mean and test size; nothing else of TEST in their configs counts.
-
     Args:
         cfg: of the run; checked.
         model: of the run.
-        class_names: of the run, which the others must have learned, in this order.
+        class_names: of the run.
 
     Raises:
-        FileNotFoundError: a folder has no ``config.yaml`` or no checkpoint.
-        ValueError: a detector is no Faster R-CNN; or one of the others is of the other engine, of other classes, or
-            its files do not fit each other.
+        FileNotFoundError, ValueError: see :func:`~resnet_backbone.engine.improvements.second_stage.load_ensemble`; or
+            a detector is no Faster R-CNN.
     """
     if not is_improved(cfg):
         return None
-    parts = [(cfg, model)]
-    for name in cfg.TEST.ENSEMBLE:
-        try:
-            parts.append(_load_member(name, class_names, cfg.MODEL.DEVICE))
-        except (FileNotFoundError, ValueError) as error:
-            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-            raise kind(f"TEST.ENSEMBLE {name}: {error}") from error
-    return ImprovedRCNN(parts, settings_of(cfg))
-
-
-def _load_member(folder: str, class_names: Sequence[str], device: str) -> tuple[CfgNode, nn.Module]:
-    config_file, weights = find_run(folder)
-    if engine_of(weights) != "detectron2":
-        raise ValueError(f"{weights} is of the torchvision engine; evaluate with --engine torchvision")
-    trained = load_trained(load_config(config_file, ["MODEL.WEIGHTS", str(weights), "MODEL.DEVICE", device]))
-    if trained.class_names != tuple(class_names):
-        raise ValueError(f"it learned the classes {list(trained.class_names)}, this run has {list(class_names)}")
-    return trained.cfg, trained.model
+    members = load_ensemble(
+        cfg, class_names, "detectron2", lambda config_file, overrides: load_trained(load_config(config_file, overrides))
+    )
+    return ImprovedRCNN([(cfg, model), *members], settings_of(cfg))
 
 
 def _is_faster_rcnn(model: nn.Module) -> bool:

@@ -1,7 +1,14 @@
-"""Heads that are a part of the ImageNet classifier: res5 of a ResNet, fc6 and fc7 of VGG."""
+"""Heads: parts of the ImageNet classifier (res5 of a ResNet, fc6 and fc7 of VGG), and global context.
+
+With global context (MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT, in ``ContextROIHeads`` and ``ImageNetRes5ROIHeads``) the
+predictors read behind each region's vector that of the whole image.
+
+Source: He et al. 2015 (arXiv 1512.03385), appendix B, "Global context".
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,14 +16,19 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import Res5ROIHeads, select_foreground_proposals
-from detectron2.structures import ImageList, Instances
+from detectron2.modeling.roi_heads import (
+    FastRCNNOutputLayers,
+    Res5ROIHeads,
+    ROIHeads,
+    StandardROIHeads,
+    select_foreground_proposals,
+)
+from detectron2.structures import Boxes, ImageList, Instances
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from resnet_backbone.config import build_trunk
 from resnet_backbone.detectron2_plugin.backbone import register
-from resnet_backbone.detectron2_plugin.context import context_predictor, crops_with_whole_images, join_context
 from resnet_backbone.detectron2_plugin.weights import StrictModule
 from resnet_backbone.models.layers import scale_weights
 from resnet_backbone.models.trunk import Trunk
@@ -87,16 +99,15 @@ class ImageNetRes5ROIHeads(Res5ROIHeads):
         if self.training:
             proposals = self.label_and_sample_proposals(proposals, targets)
         boxes = [found.proposal_boxes for found in proposals]
-        crops = crops_with_whole_images(self, features, boxes, [found.image_size for found in proposals])
-        regions = self.res5(crops)
-        predictions = self.box_predictor(join_context(regions.mean(dim=[2, 3]), boxes))
+        regions, vectors = region_vectors(self, features, boxes, [found.image_size for found in proposals])
+        predictions = self.box_predictor(vectors)
         if not self.training:
             found, _ = self.box_predictor.inference(predictions, proposals)
             return self.forward_with_given_boxes(features, found), {}
         losses = self.box_predictor.losses(predictions, proposals)
         if self.mask_on:
             proposals, foreground = select_foreground_proposals(proposals, self.num_classes)
-            losses |= self.mask_head(regions[: -len(boxes)][torch.cat(foreground)], proposals)
+            losses |= self.mask_head(regions[torch.cat(foreground)], proposals)
         return [], losses
 
     @classmethod
@@ -168,5 +179,83 @@ class VGGBoxHead(StrictModule):
         return ShapeSpec(channels=4096)
 
 
+def region_vectors(
+    heads: ROIHeads, features: Mapping[str, Tensor], boxes: list[Boxes], sizes: Sequence[tuple[int, int]]
+) -> tuple[Tensor, Tensor]:
+    """Crop regions and run the box head on them, with context where the heads have it.
+
+    The context is the vector of the whole image as one more region: on a pyramid at the level of such a box.
+
+    Args:
+        heads: StandardROIHeads or Res5ROIHeads, or heads of ours on them.
+        features: of the backbone.
+        boxes: (R, 4) of each image, in pixels.
+        sizes: height and width of each image in pixels, without padding.
+
+    Returns:
+        What a mask head can share: the crops, or what res5 makes of them, (sum of R, C', H, W); and the vectors that
+        the predictors read, (sum of R, C), with context (sum of R, 2 C).
+    """
+    maps = [features[name] for name in heads.in_features]
+    pooler = heads.box_pooler if isinstance(heads, StandardROIHeads) else heads.pooler
+    with_context = getattr(heads, "global_context", False)
+    regions = pooler(maps, boxes)
+    if with_context:  # in one batch with the regions, for norms that take its statistics
+        images = [Boxes(own.tensor.new_tensor([[0, 0, w, h]])) for own, (h, w) in zip(boxes, sizes, strict=True)]
+        regions = torch.cat([regions, pooler(maps, images)])
+    if isinstance(heads, StandardROIHeads):
+        vectors = heads.box_head(regions).flatten(1)
+    else:
+        regions = heads.res5(regions)
+        vectors = regions.mean(dim=[2, 3])
+    if not with_context:
+        return regions, vectors
+    vectors, of_images = vectors.split([len(vectors) - len(boxes), len(boxes)])
+    counts = torch.tensor([len(own) for own in boxes], device=vectors.device)
+    return regions[: len(vectors)], torch.cat([vectors, of_images.repeat_interleave(counts, dim=0)], dim=1)
+
+
+def context_predictor(cfg: CfgNode, without: FastRCNNOutputLayers) -> FastRCNNOutputLayers:
+    """Return the predictor of vectors with context, of the same names as that of vectors ``without``."""
+    return FastRCNNOutputLayers(cfg, ShapeSpec(channels=2 * without.cls_score.in_features))
+
+
+class ContextROIHeads(StandardROIHeads):
+    """StandardROIHeads with global context, for a pyramid, C5 and VGG; masks stay as they are there.
+
+    The whole image goes through the pooler and the box head as one more region. Parameters have the names that they
+    have without context; ``box_predictor`` reads twice as many channels.
+
+    Raises:
+        ValueError: MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT is off, or a key does not go with it.
+    """
+
+    global_context = True
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        box = cfg.MODEL.ROI_BOX_HEAD
+        if not box.GLOBAL_CONTEXT:
+            raise ValueError(
+                "MODEL.ROI_HEADS.NAME ContextROIHeads needs MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT: True; without context "
+                "write MODEL.ROI_HEADS.NAME: StandardROIHeads"
+            )
+        if box.TRAIN_ON_PRED_BOXES:
+            raise ValueError(
+                "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES does not go with GLOBAL_CONTEXT; write one of both as False"
+            )
+        parts = super()._init_box_head(cfg, input_shape)
+        return {**parts, "box_predictor": context_predictor(cfg, parts["box_predictor"])}
+
+    def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances]) -> Any:
+        boxes = [found.proposal_boxes for found in proposals]
+        _, vectors = region_vectors(self, features, boxes, [found.image_size for found in proposals])
+        predictions = self.box_predictor(vectors)
+        if self.training:
+            return self.box_predictor.losses(predictions, proposals)
+        return self.box_predictor.inference(predictions, proposals)[0]
+
+
 register(ROI_HEADS_REGISTRY, ImageNetRes5ROIHeads)
+register(ROI_HEADS_REGISTRY, ContextROIHeads)
 register(ROI_BOX_HEAD_REGISTRY, VGGBoxHead)

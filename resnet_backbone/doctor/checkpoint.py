@@ -29,7 +29,7 @@ _SCORES = ("roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file, or a name of the catalog, that was read and is whole.
+    """A file, or a name of the catalog, that was read and is complete.
 
     Attributes:
         source: as the user wrote it.
@@ -157,10 +157,10 @@ def _read_detector(source: str, weights: Weights, raw: RawFile) -> Checkpoint:
     bad = [name for name, tensor in raw.tensors.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise WeightsError(f"{source} has {len(bad)} tensors with values that are not finite: {shorten(bad)}")
-    told = raw.metadata.get("input")
-    if isinstance(told, Mapping) and told.keys() >= set(INPUT_KEYS):
-        input_format = InputFormat(told["INPUT.FORMAT"], told["MODEL.PIXEL_MEAN"], told["MODEL.PIXEL_STD"])
-        stride = told["MODEL.RESNETS.STRIDE_IN_1X1"] if weights.stride_in_1x1 is None else weights.stride_in_1x1
+    recorded = raw.metadata.get("input")
+    if isinstance(recorded, Mapping) and recorded.keys() >= set(INPUT_KEYS):
+        input_format = InputFormat(recorded["INPUT.FORMAT"], recorded["MODEL.PIXEL_MEAN"], recorded["MODEL.PIXEL_STD"])
+        stride = recorded["MODEL.RESNETS.STRIDE_IN_1X1"] if weights.stride_in_1x1 is None else weights.stride_in_1x1
         weights = replace(weights, input_format=input_format, stride_in_1x1=stride)
     names = tuple(raw.metadata.get("class_names") or ())
     num_detected = len(names) or _num_scored(raw.tensors)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,21 +16,20 @@ from torchvision.transforms.v2 import functional as transforms
 
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.doctor.checkpoint import COUNTER, DETECTOR, Checkpoint
-from resnet_backbone.doctor.engine import DetectorParts
-from resnet_backbone.doctor.report import Section
+from resnet_backbone.doctor.report import DetectorParts, Section
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import InputFormat, Weights, WeightsError
 from resnet_backbone.weights.architecture import has_bottlenecks, stage_of
 from resnet_backbone.weights.catalog import IMAGENET_CLASSES
 
-RESIZE, CROP = 256, 224  # pixels, as ImageNet's accuracy is measured
-_TOLERANCE = 0.01  # of a mean or std, in grey levels
-_RGB = "RGB"
+_RESIZE, _CROP = 256, 224  # pixels, as ImageNet's accuracy is measured
+_GREY_LEVELS = 0.01  # by which a mean or std may differ
+_LINEAR = 1 - 5e-5  # correlation of a channel with the pixels that it is made of
 UNMEASURABLE = "the detector's pre-processing is not (image - mean) / std, channel by channel"
 TOLERANCE = 1e-3  # of the largest output; float32 in another order of operations stays below 1e-5
-LOGITS = "logits"
-GENERATED = "a generated picture"
+_LOGITS = "logits"
+_GENERATED = "a generated picture"
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class MeasuredInput:
                 f"{wanted.channel_order}"
             )
         if not _close(self.std, wanted.std):
-            without = all(abs(value - 1) < _TOLERANCE for value in self.std)
+            without = _close(self.std, (1.0,) * len(self.std))
             what = "there is no division by the std" if without else f"the std is {_text(self.std)}"
             found.append(f"{what}, the weights want {_text(wanted.std)}")
         if not _close(self.mean, wanted.mean):
@@ -73,22 +72,18 @@ def measure_input(prepare: Callable[[Tensor], Tensor]) -> MeasuredInput | None:
     Returns:
         What it does; None where that is not one channel of the image, scaled and shifted.
     """
-    image = torch.randint(0, 256, (3, CROP, CROP), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    prepared = prepare(image)[0, :, :CROP, :CROP].double().flatten(1)
+    image = torch.randint(0, 256, (3, _CROP, _CROP), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    prepared = prepare(image)[0, :, :_CROP, :_CROP].double().flatten(1)
     pixels = image.double().flatten(1)
-    if prepared.shape[0] != len(pixels):
+    if len(prepared) != len(pixels):
         return None
-    order, means, stds = "", [], []
-    for channel in prepared:
-        fits = [_fit_line(source, channel) for source in pixels]
-        best = min(range(len(fits)), key=lambda index: fits[index][2])
-        scale, shift, rest = fits[best]
-        if rest > 1e-4 or scale <= 0:
-            return None
-        order += _RGB[best]
-        means.append(-shift / scale)
-        stds.append(1 / scale)
-    return MeasuredInput(order, tuple(means), tuple(stds))
+    correlations, sources = torch.corrcoef(torch.cat([prepared, pixels]))[:3, 3:].max(dim=1)
+    if not (correlations > _LINEAR).all():  # of a constant channel it is NaN
+        return None
+    order = "".join("RGB"[index] for index in sources.tolist())
+    stds = pixels[sources].std(dim=1) / prepared.std(dim=1)
+    means = pixels[sources].mean(dim=1) - stds * prepared.mean(dim=1)
+    return MeasuredInput(order, tuple(means.tolist()), tuple(stds.tolist()))
 
 
 def normalise(image: Tensor, input_format: InputFormat, size: tuple[int, int]) -> Tensor:
@@ -102,7 +97,7 @@ def normalise(image: Tensor, input_format: InputFormat, size: tuple[int, int]) -
 def generated_image() -> Tensor:
     """Return a picture of coloured blots, uint8 (3, 224, 224), always the same."""
     blots = torch.rand(1, 3, 14, 14, generator=torch.Generator().manual_seed(0))
-    smooth = F.interpolate(blots, (CROP, CROP), mode="bicubic", align_corners=False)[0]
+    smooth = F.interpolate(blots, (_CROP, _CROP), mode="bicubic", align_corners=False)[0]
     return (smooth.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
@@ -112,27 +107,18 @@ def read_cropped(path: str | Path) -> Tensor:
     Raises:
         FileNotFoundError, OSError, ValueError: as :func:`read_image`.
     """
-    return transforms.center_crop(transforms.resize(read_image(path), [RESIZE], antialias=True), [CROP, CROP])
-
-
-def _fit_line(x: Tensor, y: Tensor) -> tuple[float, float, float]:
-    """Return slope and offset of the line that fits best, and which share of the variance of ``y`` it leaves."""
-    dx, dy = x - x.mean(), y - y.mean()
-    slope = (dx @ dy / (dx @ dx)).item()
-    rest = dy - slope * dx
-    return slope, (y.mean() - slope * x.mean()).item(), (rest @ rest / (dy @ dy).clamp(min=1e-12)).item()
+    return transforms.center_crop(transforms.resize(read_image(path), [_RESIZE], antialias=True), [_CROP, _CROP])
 
 
 def _close(found: tuple[float, ...], wanted: tuple[float, ...]) -> bool:
-    return all(abs(a - b) < _TOLERANCE for a, b in zip(found, wanted, strict=True))
+    return all(abs(a - b) < _GREY_LEVELS for a, b in zip(found, wanted, strict=True))
 
 
 def _text(values: tuple[float, ...]) -> str:
     return "[" + ", ".join(f"{value:.3f}" for value in values) + "]"
 
 
-@dataclass(frozen=True)
-class TrunkComparison:
+class Comparison(NamedTuple):
     """Outcome of :func:`compare`.
 
     Attributes:
@@ -144,7 +130,7 @@ class TrunkComparison:
     causes: tuple[str, ...]
 
 
-def plain_classifier(weights: Weights, trunk: Trunk | None = None) -> Trunk:
+def build_classifier(weights: Weights, trunk: Trunk | None = None) -> Trunk:
     """Build the network of a file, with nothing of a detector's config in it; in eval mode.
 
     Args:
@@ -153,40 +139,30 @@ def plain_classifier(weights: Weights, trunk: Trunk | None = None) -> Trunk:
             where nobody knows it the stride sits where this one has it.
 
     Raises:
-        WeightsError: the file is no whole network.
+        WeightsError: the file is not a complete network.
     """
-    if weights.num_classes:
-        out_features = None
-    elif trunk is not None:
-        out_features = tuple(trunk.feature_info)
-    else:
-        out_features = tuple(dict.fromkeys(map(stage_of, weights.state_dict)))
-    stride_in_1x1 = weights.stride_in_1x1
+    out_features, stride_in_1x1 = None, weights.stride_in_1x1
+    if not weights.num_classes:
+        out_features = list(dict.fromkeys(map(stage_of, weights.state_dict)) if trunk is None else trunk.feature_info)
     if stride_in_1x1 is None:
-        stride_in_1x1 = trunk.stride_in_1x1 if trunk is not None else False
-    return create_model(
-        str(weights.arch),
-        weights=weights,
-        out_features=out_features,
-        stride_in_1x1=stride_in_1x1,
-    ).eval()
+        stride_in_1x1 = trunk is not None and trunk.stride_in_1x1
+    arch = str(weights.arch)
+    return create_model(arch, weights=weights, out_features=out_features, stride_in_1x1=stride_in_1x1).eval()
 
 
-def graft(plain: Trunk, parts: DetectorParts) -> Trunk:
+def graft(classifier: Trunk, parts: DetectorParts) -> Trunk:
     """Return the plain classifier with the detector's own modules in place of its own; it shares them.
 
     Raises:
-        ValueError: the detector has no trunk of ours, or one with modules that the classifier lacks.
+        ValueError: the trunk has modules that the classifier lacks.
     """
-    if parts.trunk is None:
-        raise ValueError("the detector's backbone is not one of this package")
     own = dict(parts.trunk.named_children())
-    unknown = sorted(own.keys() - dict(plain.named_children()).keys())
+    unknown = sorted(own.keys() - dict(classifier.named_children()).keys())
     if unknown:
-        raise ValueError(f"{plain.arch} as a classifier has no {', '.join(unknown)}")
-    own |= {name: part for name, part in parts.head_parts.items() if hasattr(plain, name)}
-    grafted = copy.copy(plain)
-    grafted._modules = {**plain._modules, **own}
+        raise ValueError(f"{classifier.arch} as a classifier has no {', '.join(unknown)}")
+    own |= {name: part for name, part in parts.head_parts.items() if hasattr(classifier, name)}
+    grafted = copy.copy(classifier)
+    grafted._modules = {**classifier._modules, **own}
     return grafted
 
 
@@ -195,46 +171,47 @@ def comparable_output(grafted: Trunk) -> str | None:
     before = None
     for name in grafted.feature_info:
         stage = getattr(grafted, name, None)
-        if isinstance(stage, nn.Module) and any(_is_dilated(module) for module in stage.modules()):
+        layers = stage.modules() if isinstance(stage, nn.Module) else ()
+        if any(isinstance(layer, nn.Conv2d) and layer.dilation != (1, 1) for layer in layers):
             return before
         before = name
-    return LOGITS if grafted.num_classes else before
+    return _LOGITS if grafted.num_classes else before
 
 
 @torch.inference_mode()
 def compare(
-    parts: DetectorParts, plain: Trunk, grafted: Trunk, output: str, image: Tensor, weights: Weights
-) -> TrunkComparison:
+    parts: DetectorParts, classifier: Trunk, grafted: Trunk, output: str, image: Tensor, weights: Weights
+) -> Comparison:
     """Run one image through both.
 
     Args:
         parts: the detector.
-        plain: see :func:`plain_classifier`.
+        classifier: see :func:`build_classifier`.
         grafted: see :func:`graft`.
         output: see :func:`comparable_output`.
         image: RGB, uint8 (3, H, W).
-        weights: those of ``plain``, with a known input format.
+        weights: those of ``classifier``, with a known input format.
     """
     if weights.input_format is None:
         raise ValueError(f"{weights.source} does not say which input it was trained on")
     prepared = parts.prepare(image)
     expected = normalise(image, weights.input_format, (prepared.shape[-2], prepared.shape[-1]))
-    wanted = _run(plain, expected, output)
+    wanted = _run(classifier, expected, output)
     difference = relative_difference(_run(grafted, prepared, output), wanted)
     if difference < TOLERANCE:
-        return TrunkComparison(difference, ())
+        return Comparison(difference, ())
     measured = measure_input(parts.prepare)
     causes = measured.differences(weights.input_format) if measured else [UNMEASURABLE]
     found = _run(grafted, expected, output)
     if relative_difference(found, wanted) >= TOLERANCE:
         causes.append(_network_cause(found, expected, output, weights))
-    return TrunkComparison(difference, tuple(causes))
+    return Comparison(difference, tuple(causes))
 
 
 @torch.inference_mode()
 def top5(model: Trunk, prepared: Tensor) -> list[dict[str, Any]]:
     """Return the five likeliest classes: ``[{"class": name, "probability": 0..1}, ...]``."""
-    logits = _run(model, prepared, LOGITS)
+    logits = _run(model, prepared, _LOGITS)
     probabilities, classes = logits.softmax(dim=1)[0].topk(min(5, logits.shape[1]))
     names = ResNet18_Weights.IMAGENET1K_V1.meta["categories"] if logits.shape[1] == IMAGENET_CLASSES else None
     return [
@@ -248,24 +225,15 @@ def relative_difference(found: Tensor, wanted: Tensor) -> float:
     return ((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)).item()
 
 
-def _run(model: Trunk, x: Tensor, output: str) -> Tensor:
-    if output != LOGITS:
-        return model.forward_features(x)[output]
-    logits = model(x)
-    if not isinstance(logits, Tensor):
-        raise ValueError(f"{model.arch} has no classifier")
-    return logits
-
-
-def _is_dilated(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.dilation != (1, 1)
+def _run(model: Any, x: Tensor, output: str) -> Tensor:
+    return model(x) if output == _LOGITS else model.forward_features(x)[output]
 
 
 def _network_cause(found: Tensor, expected: Tensor, output: str, weights: Weights) -> str:
-    """Name what makes the detector's network differ from the plain one on the same input."""
+    """Name what makes the detector's network differ from the classifier on the same input."""
     if has_bottlenecks(str(weights.arch)) and weights.stride_in_1x1 is not None:
         place = not weights.stride_in_1x1
-        other = plain_classifier(replace(weights, stride_in_1x1=place))
+        other = build_classifier(replace(weights, stride_in_1x1=place))
         if relative_difference(found, _run(other, expected, output)) < TOLERANCE:
             return f"the stride sits elsewhere in the bottlenecks: write MODEL.RESNETS.STRIDE_IN_1X1: {not place}"
     return "the network itself computes something else: its tensors, norms or layers are not those of the file"
@@ -276,14 +244,14 @@ def classify_by_detector(section: Section, parts: DetectorParts, checkpoint: Che
 
     Args:
         section: gets the findings.
-        parts: the detector, filled, with a trunk.
-        checkpoint: what it was filled from; its classifier completes the trunk.
+        parts: the detector, with its weights.
+        checkpoint: where these are from; its classifier completes the trunk.
         images: files; none compares a generated picture and names no classes.
     """
     weights = checkpoint.weights
     try:
-        plain = plain_classifier(weights, parts.trunk)
-        grafted = graft(plain, parts)
+        classifier = build_classifier(weights, parts.trunk)
+        grafted = graft(classifier, parts)
     except (WeightsError, ValueError) as error:
         section.reason = str(error)
         return
@@ -291,7 +259,7 @@ def classify_by_detector(section: Section, parts: DetectorParts, checkpoint: Che
         section.reason = "nobody knows which input the weights need"
         return
     output = comparable_output(grafted)
-    if weights.num_classes and output != LOGITS:
+    if weights.num_classes and output != _LOGITS:
         section.warning(
             "the trunk is dilated, so that it sees its images at another scale than the classifier did: its classes "
             f"are less sure, and not comparable; compared is {output or 'nothing'}"
@@ -302,17 +270,15 @@ def classify_by_detector(section: Section, parts: DetectorParts, checkpoint: Che
         section.warning("nobody knows which input the weights need: that is not compared")
     if weights.stride_in_1x1 is None:
         section.warning("nobody knows where these bottlenecks carried their stride: that is not compared")
-    differences: list[float] = []
-    causes: list[str] = []
+    comparisons: list[Comparison] = []
     for name, image in _pictures(section, images):
         if weights.input_format is not None and output is not None:
-            comparison = compare(parts, plain, grafted, output, image, weights)
-            differences.append(comparison.difference)
-            causes += comparison.causes
-        if weights.num_classes and name != GENERATED:
+            comparisons.append(compare(parts, classifier, grafted, output, image, weights))
+        if weights.num_classes and name != _GENERATED:
             with torch.inference_mode():
                 _enter_classes(section, name, top5(grafted, parts.prepare(image)))
-    _enter_comparison(section, str(output), differences, list(dict.fromkeys(causes)), len(images))
+    if comparisons:
+        _enter_comparisons(section, str(output), comparisons, f"{len(images)} image(s)" if images else _GENERATED)
 
 
 def classify_alone(loading: Section, section: Section, checkpoint: Checkpoint, images: Sequence[str]) -> None:
@@ -326,13 +292,13 @@ def classify_alone(loading: Section, section: Section, checkpoint: Checkpoint, i
     """
     weights = checkpoint.weights
     try:
-        plain = plain_classifier(weights)
+        classifier = build_classifier(weights)
     except WeightsError as error:
         loading.wrong(str(error))
-        section.reason = "the network is not whole"
+        section.reason = "the network is not complete"
         return
-    num_loaded = sum(not name.endswith(COUNTER) for name in plain.state_dict())
-    loading.ok(f"all {num_loaded} tensors of {plain.arch} are there")
+    num_loaded = sum(not name.endswith(COUNTER) for name in classifier.state_dict())
+    loading.ok(f"all {num_loaded} tensors of {classifier.arch} are there")
     if not weights.num_classes:
         section.reason = "the file has no classifier" + (", as detectors have none" * (checkpoint.kind == DETECTOR))
     elif weights.input_format is None:
@@ -341,12 +307,12 @@ def classify_alone(loading: Section, section: Section, checkpoint: Checkpoint, i
         section.reason = "there are no images: write --images"
     else:
         for name, image in _pictures(section, images):
-            _enter_classes(section, name, top5(plain, normalise(image, weights.input_format, (CROP, CROP))))
+            _enter_classes(section, name, top5(classifier, normalise(image, weights.input_format, (_CROP, _CROP))))
 
 
 def _pictures(section: Section, images: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
     if not images:
-        yield GENERATED, generated_image()
+        yield _GENERATED, generated_image()
     for path in images:
         try:
             image = read_cropped(path)
@@ -361,14 +327,10 @@ def _enter_classes(section: Section, name: str, classes: list[dict[str, Any]]) -
     section.ok(f"{name}: " + ", ".join(f"{found['class']} {found['probability']:.1%}" for found in classes))
 
 
-def _enter_comparison(
-    section: Section, output: str, differences: Sequence[float], causes: Sequence[str], num_images: int
-) -> None:
-    if not differences:
-        return
-    worst = max(differences)
-    section.facts |= {"compared": output, "relative_difference": worst, "tolerance": TOLERANCE, "causes": list(causes)}
-    on = f"{num_images} image(s)" if num_images else GENERATED
+def _enter_comparisons(section: Section, output: str, comparisons: Sequence[Comparison], on: str) -> None:
+    worst = max(comparison.difference for comparison in comparisons)
+    causes = list(dict.fromkeys(cause for comparison in comparisons for cause in comparison.causes))
+    section.facts |= {"compared": output, "relative_difference": worst, "tolerance": TOLERANCE, "causes": causes}
     text = f"{output} of the detector's trunk differ by {worst:.1e} of the largest from the plain classifier's, on {on}"
     if worst < TOLERANCE:
         section.ok(text)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -176,33 +176,30 @@ def _files(checked: Checked, folder: Path) -> ImageFiles:
 
 LONG_SIDE = 360  # pixels, of a picture
 _BADGES = {"stop": "bad", "drop": "warning", "fix": "warning", "keep": "quiet"}
-_WORDS = {"stop": "stops", "drop": "left out", "fix": "repaired", "keep": "kept"}
+_OUTCOMES = {"stop": "stops", "drop": "left out", "fix": "repaired", "keep": "kept"}
 
 
-@dataclass(frozen=True)
-class Photo:
+class Photo(NamedTuple):
     """A picture of an example, or why there is none."""
 
     caption: str
     picture: Image.Image | None = None
 
 
-@dataclass(frozen=True)
-class _Marks:
+class _Boxes(NamedTuple):
     """What is drawn on an image."""
 
-    corners: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # (N, 4), x1 y1 x2 y2 in pixels
-    labels: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # (N,)
+    corners: torch.Tensor = torch.zeros(0, 4)  # (N, 4), x1 y1 x2 y2 in pixels
+    labels: torch.Tensor = torch.zeros(0, dtype=torch.int64)  # (N,)
     texts: Sequence[str] = ()  # N
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One finding on the page."""
 
     finding: Finding
     badge: str
-    word: str
+    outcome: str
     photos: list[Photo]
     lines: list[str]  # examples without a picture
 
@@ -225,10 +222,10 @@ def _entry(finding: Finding, one: CheckedSet) -> Entry:
             lines.append(example.line())
             continue
         path = one.what.image_folder / example.file_name
-        photos.append(_photo(path, _size(example, one), _marks(example, one), example.line()))
+        photos.append(_photo(path, _size(example, one), _boxes(example, one), example.line()))
         if example.twin is not None:
-            photos.append(_photo(example.twin, None, _Marks(), str(example.twin)))
-    return Entry(finding, _BADGES[finding.action], _WORDS[finding.action], photos, lines)
+            photos.append(_photo(example.twin, None, _Boxes(), str(example.twin)))
+    return Entry(finding, _BADGES[finding.action], _OUTCOMES[finding.action], photos, lines)
 
 
 def _rows(example: Example, one: CheckedSet) -> np.ndarray:
@@ -247,21 +244,21 @@ def _size(example: Example, one: CheckedSet) -> tuple[int, int] | None:
     return height, width
 
 
-def _marks(example: Example, one: CheckedSet) -> _Marks:
+def _boxes(example: Example, one: CheckedSet) -> _Boxes:
     """The box that is meant; where an image is meant, all of its boxes that are used."""
     if example.box is not None:
         x, y, width, height = example.box
         corners = torch.tensor([[x, y, x + width, y + height]], dtype=torch.float64)
-        return _Marks(corners, torch.zeros(1, dtype=torch.int64), ("here",)) if corners.isfinite().all() else _Marks()
+        return _Boxes(corners, torch.zeros(1, dtype=torch.int64), ("here",)) if corners.isfinite().all() else _Boxes()
     checked, rows = one.checked, _rows(example, one)
     if checked is None or not len(rows):
-        return _Marks()
+        return _Boxes()
     own = checked.used & (checked.image_rows == rows[0])
     labels = torch.from_numpy(checked.labels[own])
-    return _Marks(torch.from_numpy(checked.corners[own]), labels, [checked.class_names[label] for label in labels])
+    return _Boxes(torch.from_numpy(checked.corners[own]), labels, [checked.class_names[label] for label in labels])
 
 
-def _photo(path: Path, size: tuple[int, int] | None, marks: _Marks, caption: str) -> Photo:
+def _photo(path: Path, size: tuple[int, int] | None, boxes: _Boxes, caption: str) -> Photo:
     """An image in the frame of its annotations where it has their size, else upright."""
     try:
         try:
@@ -270,7 +267,7 @@ def _photo(path: Path, size: tuple[int, int] | None, marks: _Marks, caption: str
             pixels = read_image(path)
     except (OSError, ValueError) as error:
         return Photo(caption if str(error) in caption else f"{caption}. No picture: {error}")
-    drawn = draw_objects(pixels, marks.corners, marks.labels, marks.texts, max_size=LONG_SIDE)
+    drawn = draw_objects(pixels, boxes.corners, boxes.labels, boxes.texts, max_size=LONG_SIDE)
     return Photo(caption, drawn)
 
 

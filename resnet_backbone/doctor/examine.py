@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 
 import torch
 import torchvision
 from fvcore.common.config import CfgNode
 
+from resnet_backbone.config.combinations import BUILDERS
 from resnet_backbone.config.merge import value_of
-from resnet_backbone.config.weights_input import fit_input, input_of, refuse_unknown_input, required_by, required_input
+from resnet_backbone.config.weights_input import fit_input, input_of, required_by, required_input
 from resnet_backbone.data.catalog import check_same_classes
 from resnet_backbone.doctor.checkpoint import CLASSIFIER, COUNTER, DETECTOR, Checkpoint, config_lines, read_checkpoint
 from resnet_backbone.doctor.classification import UNMEASURABLE, classify_alone, classify_by_detector, measure_input
-from resnet_backbone.doctor.engine import DetectorParts, Engine
-from resnet_backbone.doctor.report import NOT_RUN, WRONG, Report, Section
+from resnet_backbone.doctor.report import NOT_RUN, WRONG, DetectorParts, Engine, Report, Section
 from resnet_backbone.models.registry import list_models
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import WeightsError, load_weights
 from resnet_backbone.weights.architecture import candidate_archs, has_bottlenecks
+from resnet_backbone.weights.cache import resolve
 from resnet_backbone.weights.errors import SHOWN_NAMES, shorten
 
 _REFUSED = (ValueError, TypeError, OSError)
@@ -54,23 +55,18 @@ def check_versions(section: Section) -> None:
 
 def pair_problem(torch_version: str, torchvision_version: str) -> str:
     """Say what is wrong with a pair of versions such as ``"2.14.1+cpu"`` and ``"0.29.1"``; ``""`` for nothing."""
-    wanted = torchvision_minor_of(torch_version)
-    found = torchvision_version.split(".")[:2]
-    if wanted is not None and found != ["0", str(wanted)]:
-        return (
-            f"torchvision {torchvision_version} is not of torch {torch_version}: that one's is 0.{wanted}; write "
-            f"pip install 'torchvision==0.{wanted}.*'"
-        )
+    major, minor, *_ = torch_version.split(".")
+    if major == "2" and minor.isdigit():
+        wanted = f"0.{_FIRST_MINOR + int(minor)}"
+        if torchvision_version.split(".")[:2] != wanted.split("."):
+            return (
+                f"torchvision {torchvision_version} is not of torch {torch_version}: that one's is {wanted}; write "
+                f"pip install 'torchvision=={wanted}.*'"
+            )
     builds = [version.partition("+")[2] for version in (torch_version, torchvision_version)]
     if all(builds) and builds[0] != builds[1]:
         return f"torch is built for {builds[0]}, torchvision for {builds[1]}; install both from one index"
     return ""
-
-
-def torchvision_minor_of(torch_version: str) -> int | None:
-    """Return N of the torchvision 0.N that belongs to a torch 2.x; None for another torch."""
-    major, minor, *_ = torch_version.split(".")
-    return _FIRST_MINOR + int(minor) if major == "2" and minor.isdigit() else None
 
 
 def check_tensors(section: Section, parts: DetectorParts, checkpoint: Checkpoint, *, strict: bool) -> None:
@@ -78,21 +74,19 @@ def check_tensors(section: Section, parts: DetectorParts, checkpoint: Checkpoint
 
     Args:
         section: gets the report of the loading and the findings.
-        parts: the detector, filled by its engine, with a trunk.
-        checkpoint: what it was filled from.
+        parts: the detector, loaded by its engine.
+        checkpoint: what it was loaded from.
         strict: MODEL.RESNET_BACKBONE.STRICT_WEIGHTS; without it a file that fits in part is a warning.
     """
-    if parts.trunk is None:
-        raise ValueError("the detector's backbone is not one of this package")
-    anew = copy.deepcopy(parts.trunk)
+    reloaded = copy.deepcopy(parts.trunk)
     weights = checkpoint.weights
     try:
-        report = load_weights(anew, weights)
+        report = load_weights(reloaded, weights)
     except WeightsError as error:
         (section.wrong if strict else section.warning)(str(error))
         return
     section.facts["load"] = report.to_dict()
-    expected = {name: tensor for name, tensor in anew.state_dict().items() if not name.endswith(COUNTER)}
+    expected = {name: tensor for name, tensor in reloaded.state_dict().items() if not name.endswith(COUNTER)}
     found = parts.trunk.state_dict()
     for part, module in parts.head_parts.items():
         for name, tensor in module.state_dict().items():
@@ -178,25 +172,21 @@ def _described(class_names: Sequence[str]) -> str:
     return f"the classes {list(class_names[:SHOWN_NAMES])}{more}" if class_names else "no classes of things"
 
 
-_OUR_BUILDERS = "build_imagenet_"  # how their names begin
-_MODEL_KEY = "MODEL.RESNET_BACKBONE.ARCH"
-
-
 def examine_config(engine: Engine, config_file: str, overrides: Sequence[str], images: Sequence[str] = ()) -> Report:
-    """Go through what a run does before its first step, on the CPU, and say of each part whether it fits.
+    """Do what a run does before its first step, on the CPU, and say of each part whether it fits.
 
     Weights are downloaded as by the run itself; nothing else is written.
 
     Args:
         engine: whose run.
         config_file: a path, or a name inside the project's configs.
-        overrides: ``KEY VALUE`` words.
+        overrides: ``KEY VALUE`` pairs, one after another.
         images: files to classify; without any, a generated picture stands for them in the comparison.
     """
     report = Report(config_file, engine.name)
     check_versions(report["versions"])
     engine.check_versions(report["versions"])
-    known = {**engine.known_names(), _MODEL_KEY: list_models()}
+    known = {**engine.known_names(), "MODEL.RESNET_BACKBONE.ARCH": list_models()}
     report["registry"].facts |= {key: sorted(names) for key, names in known.items()}
     try:
         cfg = engine.load_config(config_file, overrides)
@@ -204,24 +194,23 @@ def examine_config(engine: Engine, config_file: str, overrides: Sequence[str], i
         report["config"].wrong(str(error))
         report.not_run("the config cannot be used")
         return report
-    _check_names(report["registry"], known, cfg)
+    for key, names in known.items():  # those that are not registered were refused by load_config
+        if value_of(cfg, key) in names:
+            report["registry"].ok(f"{key}: {value_of(cfg, key)}, one of {len(names)}")
     class_names = check_datasets(report["data"], engine, cfg)
-    if report["registry"].status == WRONG:
-        report.not_run("a name in the config is not registered")
-        return report
-    if not cfg.MODEL.BACKBONE.NAME.startswith(_OUR_BUILDERS):
+    if cfg.MODEL.BACKBONE.NAME not in BUILDERS:
         report["config"].warning(
             f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} is none of this package's builders: what it makes of "
             f"MODEL.WEIGHTS is not looked at"
         )
         report.not_run("the backbone is none of this package's")
         return report
-    checkpoint = _read(report, engine, cfg)
+    checkpoint = _read_checkpoint(report, engine, cfg)
     if checkpoint is not None:
         _fit_input(report["input"], cfg, checkpoint)
         compare_with_detector(report["data"], class_names, checkpoint)
     parts = _build(report, engine, cfg, checkpoint, class_names)
-    if parts is not None and parts.trunk is not None and checkpoint is not None:
+    if parts is not None and checkpoint is not None:
         check_tensors(report["weights"], parts, checkpoint, strict=cfg.MODEL.RESNET_BACKBONE.STRICT_WEIGHTS)
         _check_measured(report["input"], parts, checkpoint)
         classify_by_detector(report["classification"], parts, checkpoint, images)
@@ -255,7 +244,7 @@ def examine_checkpoint(source: str, images: Sequence[str] = ()) -> Report:
             section.warning(f"the tensors fit several architectures, {', '.join(fits)}: a config must say which")
         else:
             section.wrong(
-                f"{source} is no whole network that we know: is it complete, is it a ResNeXt or a wide ResNet?"
+                f"{source} is no complete network that we know: is a part missing, is it a ResNeXt or a wide ResNet?"
             )
         report.not_run("nobody knows of which architecture it is")
         return report
@@ -271,18 +260,7 @@ def examine_checkpoint(source: str, images: Sequence[str] = ()) -> Report:
     return report
 
 
-def _check_names(section: Section, known: Mapping[str, Sequence[str]], cfg: CfgNode) -> None:
-    for key, names in known.items():
-        name = value_of(cfg, key)
-        if name == "":  # no such part
-            continue
-        if name in names:
-            section.ok(f"{key}: {name}, one of {len(names)}")
-        else:
-            section.wrong(f"{key} {name!r} is not registered; write one of {', '.join(sorted(names))}")
-
-
-def _read(report: Report, engine: Engine, cfg: CfgNode) -> Checkpoint | None:
+def _read_checkpoint(report: Report, engine: Engine, cfg: CfgNode) -> Checkpoint | None:
     section, source = report["weights"], cfg.MODEL.WEIGHTS
     if not source:
         section.ok("MODEL.WEIGHTS is empty: the detector starts from random weights")
@@ -290,7 +268,7 @@ def _read(report: Report, engine: Engine, cfg: CfgNode) -> Checkpoint | None:
         report.not_run("MODEL.WEIGHTS is empty: random weights know no classes", "classification")
         return None
     try:
-        checkpoint = read_checkpoint(engine.resolve(source), cfg.MODEL.RESNET_BACKBONE.ARCH, source)
+        checkpoint = read_checkpoint(resolve(source), cfg.MODEL.RESNET_BACKBONE.ARCH, source)
     except _REFUSED as error:
         section.wrong(str(error))
         report.not_run("MODEL.WEIGHTS cannot be used", "input", "classification")
@@ -298,7 +276,9 @@ def _read(report: Report, engine: Engine, cfg: CfgNode) -> Checkpoint | None:
     section.facts |= checkpoint.facts()
     section.ok(checkpoint.summary())
     if checkpoint.kind == DETECTOR and not engine.loads_detector(checkpoint):
-        section.warning(f"the {engine.name} engine takes the trunk alone of this detector, its heads start anew")
+        section.warning(
+            f"the {engine.name} engine takes the trunk alone of this detector: its heads are re-initialised"
+        )
         return replace(checkpoint, kind=CLASSIFIER)
     return checkpoint
 
@@ -308,7 +288,7 @@ def _fit_input(section: Section, cfg: CfgNode, checkpoint: Checkpoint) -> None:
     before = input_of(cfg)
     section.facts["config"] = before
     try:
-        fit_input(cfg, _required(checkpoint, cfg), checkpoint.source)
+        fit_input(cfg, required_by(checkpoint.weights, cfg), checkpoint.source)
     except ValueError as error:
         section.wrong(str(error))
         return
@@ -325,21 +305,11 @@ def _fit_input(section: Section, cfg: CfgNode, checkpoint: Checkpoint) -> None:
             section.ok(f"{key}: {value}{changed}")
 
 
-def _required(checkpoint: Checkpoint, cfg: CfgNode) -> dict[str, object]:
-    weights = checkpoint.weights
-    if checkpoint.kind == DETECTOR:
-        if weights.input_format is None:
-            refuse_unknown_input(cfg, checkpoint.source)
-            return {}
-        return required_input(cfg.MODEL.RESNET_BACKBONE.ARCH, weights.input_format, weights.stride_in_1x1)
-    return required_by(weights, cfg)
-
-
 def _build(
     report: Report, engine: Engine, cfg: CfgNode, checkpoint: Checkpoint | None, class_names: tuple[str, ...]
 ) -> DetectorParts | None:
-    """Build and fill the detector; where its weights are refused, at least see whether it can be built."""
-    section = report["config"]
+    """Build and load the detector; where its weights are refused, at least see whether it can be built."""
+    section, what = report["config"], f"{cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.NAME}"
     if checkpoint is not None or not cfg.MODEL.WEIGHTS:
         try:
             with section.with_logged_warnings():
@@ -347,21 +317,21 @@ def _build(
         except WeightsError as error:
             report["weights"].wrong(str(error))
         except ValueError as error:
-            if str(error) not in report["input"].texts(WRONG):  # Detectron2's builders look at the input, too
+            if report["input"].status != WRONG:  # which Detectron2's builders look at, too
                 section.wrong(str(error))
                 return None
         else:
-            section.ok(f"it can be built: {cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.NAME}")
+            section.ok(f"it can be built: {what}")
             return parts
-    unfilled = cfg.clone()
-    unfilled.MODEL.WEIGHTS = ""
+    without = cfg.clone()
+    without.MODEL.WEIGHTS = ""
     try:
-        with Section("unfilled").with_logged_warnings():  # of random weights, which nobody asked for
-            engine.build(unfilled, None, class_names, section)
+        with Section("without weights").with_logged_warnings():  # of random weights, which nobody asked for
+            engine.build(without, None, class_names, section)
     except ValueError as error:
         section.wrong(str(error))
     else:
-        section.ok(f"it can be built without its weights: {cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.NAME}")
+        section.ok(f"it can be built without its weights: {what}")
     return None
 
 
@@ -390,11 +360,7 @@ def _check_measured(section: Section, parts: DetectorParts, checkpoint: Checkpoi
     if measured is None:
         section.wrong(UNMEASURABLE)
         return
-    section.facts["measured"] = {
-        "channel_order": measured.channel_order,
-        "mean": list(measured.mean),
-        "std": list(measured.std),
-    }
+    section.facts["measured"] = asdict(measured)
     wanted = checkpoint.weights.input_format
     if wanted is None or section.status == WRONG:
         return

@@ -1,12 +1,18 @@
-"""The report of tools/doctor.py: findings by section, as text and as JSON."""
+"""The report of tools/doctor.py (findings by section, as text and JSON), and what an engine brings to its checks."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from resnet_backbone.doctor.checkpoint import Checkpoint
+from resnet_backbone.models.trunk import Trunk
 
 SECTIONS = ("versions", "registry", "config", "weights", "input", "data", "classification")
 OK, WARNING, WRONG, NOT_RUN = "ok", "warning", "wrong", "not run"
@@ -145,3 +151,78 @@ def report_of_missing_engine(subject: str, engine: str, error: ImportError) -> R
     report["versions"].wrong(f"the {engine} engine cannot be imported: {error}")
     report.not_run(f"the {engine} engine cannot be imported")
     return report
+
+
+# Keys that name a part of a detector.
+NAME_KEYS = ("MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME", "MODEL.ROI_HEADS.NAME", "MODEL.ROI_BOX_HEAD.NAME")
+
+
+@dataclass(frozen=True)
+class DetectorParts:
+    """A detector that was really built, on the CPU and in eval mode, as far as it is the ImageNet classifier.
+
+    Attributes:
+        trunk: the detector's own.
+        head_parts: modules of the classifier that its head is made of, by their names there: ``res5``, or ``fc6`` and
+            ``fc7``.
+        prepare: maps an RGB image, uint8 (3, H, W), to what the trunk gets, float (1, C, H', W'), through the
+            detector's own pre-processing.
+    """
+
+    trunk: Trunk
+    head_parts: Mapping[str, nn.Module]
+    prepare: Callable[[Tensor], Tensor]
+
+
+def classifier_parts(*heads: Any) -> dict[str, nn.Module]:
+    """Return the modules of a ResNet's or VGG's classifier that ``heads`` have, by their names; None is no head."""
+    return {name: getattr(head, name) for head in heads for name in ("res5", "fc6", "fc7") if hasattr(head, name)}
+
+
+class Engine(Protocol):
+    """What the checks ask of an engine, Detectron2 or torchvision."""
+
+    name: str
+
+    def check_versions(self, section: Section) -> None:
+        """Enter what the engine's own installation is, and what is wrong with it."""
+
+    def known_names(self) -> Mapping[str, Sequence[str]]:
+        """Return the names that are registered for each of ``NAME_KEYS``."""
+
+    def load_config(self, config_file: str, overrides: Sequence[str]) -> CfgNode:
+        """Read a config as tools/train_net.py does, with its errors: FileNotFoundError, ValueError."""
+
+    def open_dataset(self, name: str, cfg: CfgNode, *, training: bool) -> tuple[str, ...]:
+        """Open and check one data set as a run does.
+
+        Args:
+            name: in DATASETS.
+            cfg: not changed.
+            training: True where it is to be trained on, False where it is to be scored.
+
+        Returns:
+            The names of its classes; none where it has stuff only.
+
+        Raises:
+            FileNotFoundError, ValueError, TypeError: what a run ends with.
+        """
+
+    def loads_detector(self, checkpoint: Checkpoint) -> bool:
+        """Return whether a run takes all of this detector, and not its trunk alone."""
+
+    def build(
+        self, cfg: CfgNode, checkpoint: Checkpoint | None, class_names: tuple[str, ...], section: Section
+    ) -> DetectorParts:
+        """Build the detector that ``cfg`` describes and load it as a run does; None leaves it random.
+
+        Args:
+            cfg: not changed.
+            checkpoint: what MODEL.WEIGHTS names.
+            class_names: of the data; where there are none, a detector has those of the checkpoint, else NUM_CLASSES.
+            section: gets findings about the loading.
+
+        Raises:
+            WeightsError: the weights do not fit.
+            ValueError: parts that do not fit each other.
+        """

@@ -1,10 +1,10 @@
-"""Preparing detectors of the torchvision engine for export: rewritten for one image, so that they can be traced."""
+"""Detectors of the torchvision engine for export: rewritten for one image so that they can be traced, and compared."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,19 @@ from resnet_backbone.data.transforms import test_transforms
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.engine.improvements.settings import is_improved
 from resnet_backbone.engine.run_folder import engine_of
-from resnet_backbone.export.exportable import Agreement, Exportable, ExportedFile, Facts, compare_detections
+from resnet_backbone.export.run import TOLERANCES, Agreement, Exportable, ExportedFile, Facts
 from resnet_backbone.models.layers import fold_norms
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.detector import Detector
 from resnet_backbone.torchvision_plugin.mask_heads import masks_of
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
-from resnet_backbone.version import __version__
+from resnet_backbone.torchvision_plugin.roi_heads import MIN_SIDE
 from resnet_backbone.weights.cache import resolve
 
-_MIN_SIDE = 1e-2  # pixels: what torchvision's RoIHeads drop
+# Beyond these, two detections are not the same one.
+_SAME_BOX = 1.0  # pixels
+_SAME_SCORE = 0.01
 
 
 class SingleImageDetector(nn.Module):
@@ -80,9 +82,9 @@ class SingleImageTwoStage(SingleImageDetector):
         class_boxes = heads.box_coder.decode_single(deltas, proposals).unflatten(1, (self.num_classes + 1, 4))[:, 1:]
         places, labels = torch.nonzero(class_scores > self.score_threshold).unbind(dim=1)
         boxes, scores = clip_boxes_to_image(class_boxes[places, labels], size), class_scores[places, labels]
-        keep = remove_small_boxes(boxes, _MIN_SIDE)
+        keep = remove_small_boxes(boxes, MIN_SIDE)
         boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
-        keep = suppress_by_class(boxes, scores, labels, self.num_classes, heads.nms_thresh)
+        keep = nms_by_class(boxes, scores, labels, self.num_classes, heads.nms_thresh)
         keep = keep[best(scores[keep], heads.detections_per_img)]
         boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
         if heads.mask_head is None:
@@ -101,7 +103,7 @@ class SingleImageTwoStage(SingleImageDetector):
             boxes = clip_boxes_to_image(rpn.box_coder.decode_single(deltas[top], anchors[top]), size)
             large = remove_small_boxes(boxes, rpn.min_size)
             boxes, scores = boxes[large], scores[top][large].sigmoid()
-            keep = suppress(boxes, scores, rpn.nms_thresh)
+            keep = nms_of_any_count(boxes, scores, rpn.nms_thresh)
             all_boxes.append(boxes[keep])
             all_scores.append(scores[keep])
         return torch.cat(all_boxes)[best(torch.cat(all_scores), rpn.post_nms_top_n())]
@@ -125,7 +127,7 @@ class SingleImageRetinaNet(SingleImageDetector):
             logits, deltas = outputs["cls_logits"][0], outputs["bbox_regression"][0]
             levels.append(detector.decode_level(logits, deltas, anchors, self.score_threshold))
         boxes, scores, labels = (torch.cat(parts) for parts in zip(*levels, strict=True))
-        keep = suppress_by_class(boxes, scores, labels, self.num_classes, detector.nms_thresh)
+        keep = nms_by_class(boxes, scores, labels, self.num_classes, detector.nms_thresh)
         keep = keep[best(scores[keep], detector.detections_per_img)]
         boxes, scores, labels = clip_boxes_to_image(boxes[keep], size), scores[keep], labels[keep]
         keep = torch.where((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))[0]
@@ -144,7 +146,7 @@ def best(scores: Tensor, count: int) -> Tensor:
     return scores.topk(torch.sym_min(count, scores.shape[0])).indices
 
 
-def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+def nms_of_any_count(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """Return what ``torchvision.ops.nms`` keeps, for scores from 0 up.
 
     Of that function torch.export takes for granted that it keeps two boxes or more. Two empty boxes, which overlap
@@ -155,7 +157,7 @@ def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     return nms(boxes, scores, threshold)[:-2]
 
 
-def suppress_by_class(boxes: Tensor, scores: Tensor, labels: Tensor, num_classes: int, threshold: float) -> Tensor:
+def nms_by_class(boxes: Tensor, scores: Tensor, labels: Tensor, num_classes: int, threshold: float) -> Tensor:
     """Return what ``torchvision.ops.batched_nms`` keeps, for labels from 0 to below ``num_classes``.
 
     The classes are moved apart, as there, but onto a square grid instead of along a diagonal: coordinates stay smaller
@@ -165,11 +167,11 @@ def suppress_by_class(boxes: Tensor, scores: Tensor, labels: Tensor, num_classes
     ends = torch.cat([boxes.flatten(), boxes.new_zeros(1)])  # of no boxes, too
     cell = ends.max() - ends.min() + 1
     origin = torch.stack((labels % side, labels // side), dim=1).to(boxes.dtype) * cell
-    return suppress(boxes + origin.repeat(1, 2), scores, threshold)
+    return nms_of_any_count(boxes + origin.repeat(1, 2), scores, threshold)
 
 
 # A file has float32, whatever the training had. Its norms are folded, and compared with those that are not.
-_PLAIN = [
+_UNACCELERATED = [
     *("MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "False"),
     *("MODEL.RESNET_BACKBONE.FOLD_NORMS", "False", "MODEL.RESNET_BACKBONE.MEMORY_FORMAT", "contiguous"),
     *("MODEL.RESNET_BACKBONE.PRECISION", "", "MODEL.RESNET_BACKBONE.COMPILE", ""),
@@ -177,28 +179,13 @@ _PLAIN = [
 _USUAL_SIDE = 480  # pixels, where the config leaves images as they are
 
 
-def load_for_export(config_file: str | Path, overrides: Sequence[str]) -> CfgNode:
-    """Read the config of a trained detector, with MODEL.WEIGHTS in it or among the overrides.
+def load_unaccelerated(config_file: str | Path, overrides: Sequence[str]) -> CfgNode:
+    """Read a config for float32 on the CPU, without what accelerates a backbone.
 
     Raises:
-        FileNotFoundError: no such config, or no such checkpoint.
-        ValueError: a config or a checkpoint of the other engine, or of what cannot be exported.
+        FileNotFoundError, ValueError: no such config, or one of what cannot be exported.
     """
-    cfg = load_plain(config_file, overrides)
-    path = Path(resolve(cfg.MODEL.WEIGHTS))
-    if not path.is_file():
-        raise FileNotFoundError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r}: no such file; name the checkpoint of a training")
-    if engine_of(path) != "torchvision":
-        raise ValueError(
-            f"{cfg.MODEL.WEIGHTS} is of Detectron2, which has its own tools/deploy/export_model.py; only detectors of "
-            f"the torchvision engine are exported here"
-        )
-    return cfg
-
-
-def load_plain(config_file: str | Path, overrides: Sequence[str]) -> CfgNode:
-    """Read a config for float32 on the CPU, without what accelerates a backbone; see :func:`load_for_export`."""
-    cfg = load_config(config_file, [*overrides, *_PLAIN])
+    cfg = load_config(config_file, [*overrides, *_UNACCELERATED])
     if is_improved(cfg):
         raise ValueError(
             "TEST.BOX_REFINEMENT, TEST.MULTI_SCALE and TEST.ENSEMBLE run a detector several times and cannot be "
@@ -208,17 +195,26 @@ def load_plain(config_file: str | Path, overrides: Sequence[str]) -> CfgNode:
     return cfg
 
 
-def exportable_detector(cfg: CfgNode, images: Sequence[Path] = ()) -> Exportable:
+def exportable_detector(config_file: str | Path, overrides: Sequence[str], images: Sequence[Path] = ()) -> Exportable:
     """Build a trained detector.
 
     Args:
-        cfg: see :func:`load_for_export`.
+        config_file: of its training.
+        overrides: ``KEY VALUE`` pairs, one after another; MODEL.WEIGHTS, here or in the config, is its checkpoint.
         images: files to compare on, besides drawn ones.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`~resnet_backbone.torchvision_plugin.checkpoint.load_trained`.
+        FileNotFoundError: no such config, or no such checkpoint.
+        ValueError: a config or a checkpoint of the other engine, or of what cannot be exported.
         OSError: an image cannot be read.
     """
+    cfg = load_unaccelerated(config_file, overrides)
+    path = Path(resolve(cfg.MODEL.WEIGHTS))
+    if path.is_file() and engine_of(path) != "torchvision":
+        raise ValueError(
+            f"{cfg.MODEL.WEIGHTS} is of Detectron2, which has its own tools/deploy/export_model.py; only detectors of "
+            f"the torchvision engine are exported here"
+        )
     cfg, detector, class_names = load_trained(cfg)
     return exportable_of(cfg, detector.eval(), class_names, [_resized(cfg, read_image(path)) for path in images])
 
@@ -267,7 +263,6 @@ def _facts(cfg: CfgNode, class_names: Sequence[str], score_threshold: float, sma
         source=Path(cfg.MODEL.WEIGHTS).name,
         input="image: uint8 (3, H, W)",
         channel_order=cfg.INPUT.FORMAT,
-        value_range=(0.0, 255.0),
         mean=tuple(cfg.MODEL.PIXEL_MEAN),
         std=tuple(cfg.MODEL.PIXEL_STD),
         normalises=True,
@@ -278,8 +273,6 @@ def _facts(cfg: CfgNode, class_names: Sequence[str], score_threshold: float, sma
         smallest_side=smallest_side,
         outputs=outputs,
         class_names=tuple(class_names),
-        package_version=__version__,
-        torch_version=torch.__version__,
         score_threshold=score_threshold,
     )
 
@@ -363,3 +356,36 @@ def _detect_all(detector: Detector | RetinaNet, image: Tensor) -> dict[str, Tens
     keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     found = {name: value[keep] for name, value in found.items()}
     return {**found, "labels": found["labels"] - 1}
+
+
+def compare_detections(
+    agreement: Agreement, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], threshold: float
+) -> None:
+    """Compare the detections of one image, each with the one of its label whose box is the nearest.
+
+    Args:
+        agreement: gets the result.
+        expected: ``boxes`` (R, 4) in pixels, ``labels`` (R,), ``scores`` (R,), and where there are any ``masks``, best
+            first.
+        actual: likewise.
+        threshold: a detection that close to this score may be missing on either side.
+    """
+    free = torch.ones(len(actual["labels"]), dtype=torch.bool)
+    unmatched = []
+    for index, (box, label, score) in enumerate(
+        zip(expected["boxes"], expected["labels"], expected["scores"], strict=True)
+    ):
+        alike = free & (actual["labels"] == label) & ((actual["scores"] - score).abs() <= _SAME_SCORE)
+        distances = (actual["boxes"] - box).abs().amax(dim=1).masked_fill(~alike, float("inf"))
+        if not len(distances) or not distances.min() <= _SAME_BOX:
+            unmatched.append(float(score))
+            continue
+        match = int(distances.argmin())
+        free[match] = False
+        agreement.detections += 1
+        for name in expected.keys() - {"labels"}:
+            agreement.add(name, float((actual[name][match] - expected[name][index]).abs().max()))
+    unmatched += actual["scores"][free].tolist()
+    missing = [score for score in unmatched if not abs(score - threshold) <= TOLERANCES["scores"]]
+    agreement.unmatched += len(missing)
+    agreement.detections += len(missing)

@@ -3,24 +3,165 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torchvision  # noqa: F401  (the operators that the translation table names)
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from resnet_backbone.export.exportable import FACTS_KEY, Agreement, Exportable, ExportedFile
 from resnet_backbone.files.atomic import replacing
+from resnet_backbone.version import __version__
 
 _TESTED = "2.14"  # of torch
+FACTS_KEY = "resnet_backbone"  # of the entry in metadata_props of ONNX; in a .pt2, the file FACTS_KEY.json
 _FACTS_FILE = f"{FACTS_KEY}.json"  # in a .pt2
+
+# Largest differences that pass. Sums in another order explain far less: 1e-3 pixels, 1e-5 of a score.
+TOLERANCES = {"boxes": 0.05, "scores": 5e-4, "masks": 5e-3}  # pixels, and probabilities
+RELATIVE_TOLERANCE = 1e-4  # of feature maps and logits, to the largest value
+_EXCEPTIONS = 100  # one detection in so many may be decided otherwise, where it is within rounding of a threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a file says of itself: plain values, kept as JSON.
+
+    Attributes:
+        task: ``features``, ``classification``, ``detection`` or ``segmentation``.
+        architecture: of the trunk, as in ``resnet50``; of a detector after its meta-architecture.
+        source: name of the file that the weights are from.
+        input: name, shape and type of the only input.
+        channel_order: ``RGB`` or ``BGR``.
+        value_range: of the pixels, before ``mean`` and ``std`` where these are applied outside.
+        mean: for each channel, in ``channel_order``, on the scale of ``value_range``.
+        std: likewise; ``(pixel - mean) / std``.
+        normalises: whether the file does that itself; if not, it is done before.
+        resize: what is done to an image before; empty where nothing is known.
+        smallest_side: pixels, the least height and width for which the file is promised to work.
+        outputs: names, in their order, to shapes and meaning.
+        class_names: in the order of the labels or logits; empty where nobody said.
+        score_threshold: of a detector, in the tensor ``score_threshold`` of the file.
+        package_version: of resnet_backbone.
+        torch_version: of torch.
+    """
+
+    task: str
+    architecture: str
+    source: str
+    input: str
+    channel_order: str
+    value_range: tuple[float, float] = (0.0, 255.0)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    normalises: bool
+    resize: str
+    smallest_side: int
+    outputs: dict[str, str]
+    class_names: tuple[str, ...]
+    package_version: str = __version__
+    torch_version: str = str(torch.__version__)
+    score_threshold: float | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+
+class ExportedFile(Protocol):
+    """A file that was read back.
+
+    Attributes:
+        facts: the JSON of :class:`Facts` in it.
+    """
+
+    facts: str
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return its outputs, on the CPU."""
+        ...
+
+    def set_score_threshold(self, threshold: float) -> None:
+        """Run with another value in the tensor ``score_threshold`` from now on; the file stays as it is."""
+        ...
+
+
+@dataclass
+class Agreement:
+    """What was compared, image after image.
+
+    Attributes:
+        images: shapes of what was run.
+        detections: how many were compared; of a trunk 0.
+        unmatched: detections that only one side has.
+        largest: differences by output; of feature maps and logits relative to the largest value.
+    """
+
+    images: list[tuple[int, ...]] = field(default_factory=list)
+    detections: int = 0
+    unmatched: int = 0
+    largest: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, difference: float) -> None:
+        """Note a difference; NaN counts as infinite."""
+        difference = difference if difference == difference else float("inf")
+        self.largest[name] = max(self.largest.get(name, 0.0), difference)
+
+    def problems(self) -> list[str]:
+        """Return what speaks against the file; empty where it agrees."""
+        found = [
+            f"{name} differ by {value:.3g}, more than {TOLERANCES.get(name, RELATIVE_TOLERANCE)}"
+            for name, value in self.largest.items()
+            if value > TOLERANCES.get(name, RELATIVE_TOLERANCE)
+        ]
+        if self.unmatched > self.detections // _EXCEPTIONS:
+            found.append(f"{self.unmatched} of {self.detections} detections have no counterpart")
+        if not self.largest:
+            found.append("nothing was found on any image, so nothing was compared: name images with objects")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A network with all that exporting it takes.
+
+    Attributes:
+        module: in eval mode; takes one tensor and returns a tuple of them.
+        input_name: of that tensor.
+        example: it is traced with; no size in it is one that the network handles otherwise than others.
+        axes: of the input, those whose size varies, by name.
+        output_axes: likewise of every output.
+        facts: for the file.
+        check: compares a file with the network in PyTorch, see :class:`Agreement`.
+    """
+
+    module: nn.Module
+    input_name: str
+    example: Tensor
+    axes: dict[int, str]
+    output_axes: dict[int, str]
+    facts: Facts
+    check: Callable[[ExportedFile], Agreement]
+
+
+def compare_tensors(agreement: Agreement, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> None:
+    """Compare feature maps or logits of the same names."""
+    for name, want in expected.items():
+        have = actual[name]
+        if have.shape != want.shape:
+            agreement.add(name, float("inf"))
+        else:
+            agreement.add(name, float((have - want).abs().max() / want.abs().max().clamp(min=1e-12)))
 
 
 class Format(NamedTuple):
@@ -30,7 +171,12 @@ class Format(NamedTuple):
     requirements: tuple[str, ...]
     write: Callable[[ExportedProgram, Exportable, Path], None]
     read: Callable[[Path], ExportedFile]
-    facts: Callable[[Path], str]
+
+    def facts(self, path: Path) -> str:
+        """Return the JSON of :class:`Facts` in a file; FileNotFoundError where there is none."""
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        return self.read(path).facts
 
 
 def check_destination(path: Path, format_name: str) -> None:
@@ -166,11 +312,12 @@ def _forget_origin(graph: Any) -> None:
 
 
 class OnnxFile:
-    """See :class:`~resnet_backbone.export.exportable.ExportedFile`."""
+    """See :class:`ExportedFile`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._session = _session(str(path))
+        self.facts: str = self._session.get_modelmeta().custom_metadata_map[FACTS_KEY]
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         (given,) = self._session.get_inputs()
@@ -208,14 +355,6 @@ def _as_runtime_errors() -> Iterator[None]:
         raise RuntimeError(str(error)) from error
 
 
-def read_onnx_facts(path: Path) -> str:
-    """Return the JSON of :class:`~resnet_backbone.export.exportable.Facts` in a file."""
-    import onnx
-
-    model = onnx.load(str(path))
-    return {entry.key: entry.value for entry in model.metadata_props}[FACTS_KEY]
-
-
 def write_torch(program: ExportedProgram, exportable: Exportable, path: Path) -> None:
     """Write what ``torch.export.load`` reads, after ``import torchvision`` for a detector."""
     for module in program.graph_module.modules():
@@ -226,11 +365,13 @@ def write_torch(program: ExportedProgram, exportable: Exportable, path: Path) ->
 
 
 class TorchFile:
-    """See :class:`~resnet_backbone.export.exportable.ExportedFile`."""
+    """See :class:`ExportedFile`."""
 
     def __init__(self, path: Path) -> None:
+        files = {_FACTS_FILE: ""}
         with path.open("rb") as file:
-            self._module = torch.export.load(file).module()
+            self._module = torch.export.load(file, extra_files=files).module()
+        self.facts = files[_FACTS_FILE]
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -240,15 +381,7 @@ class TorchFile:
         self._module.get_buffer("score_threshold").fill_(threshold)
 
 
-def read_torch_facts(path: Path) -> str:
-    """Return the JSON of :class:`~resnet_backbone.export.exportable.Facts` in a file."""
-    files = {_FACTS_FILE: ""}
-    with path.open("rb") as file:
-        torch.export.load(file, extra_files=files)
-    return files[_FACTS_FILE]
-
-
 FORMATS = {
-    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), write_onnx, OnnxFile, read_onnx_facts),
-    "torch": Format(".pt2", (), write_torch, TorchFile, read_torch_facts),
+    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), write_onnx, OnnxFile),
+    "torch": Format(".pt2", (), write_torch, TorchFile),
 }

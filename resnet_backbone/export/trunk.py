@@ -1,4 +1,4 @@
-"""Preparing classifiers and backbones for export."""
+"""Classifiers and backbones for export."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from resnet_backbone.export.exportable import Agreement, Exportable, ExportedFile, Facts, compare_tensors
+from resnet_backbone.export.run import Agreement, Exportable, ExportedFile, Facts, compare_tensors
 from resnet_backbone.models.layers import fold_norms
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
-from resnet_backbone.version import __version__
 from resnet_backbone.weights import InputFormat, TestTransform, Weights, WeightsError, read_weights
 
 
@@ -76,7 +75,6 @@ def exportable_of(model: Trunk, weights: Weights, pixels: InputFormat) -> Export
         source=Path(weights.source).name,
         input=f"images: float32 (N, {model.in_channels}, H, W), normalised",
         channel_order=pixels.channel_order,
-        value_range=(0.0, 255.0),
         mean=pixels.mean,
         std=pixels.std,
         normalises=False,
@@ -84,8 +82,6 @@ def exportable_of(model: Trunk, weights: Weights, pixels: InputFormat) -> Export
         smallest_side=2 * stride,
         outputs=outputs,
         class_names=weights.class_names if classifies else (),
-        package_version=__version__,
-        torch_version=torch.__version__,
     )
 
     def check(file: ExportedFile) -> Agreement:

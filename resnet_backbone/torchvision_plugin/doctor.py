@@ -14,10 +14,9 @@ from resnet_backbone.data.catalog import get_dataset
 from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.doctor import DetectorParts, Section
 from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
-from resnet_backbone.doctor.engine import NAME_KEYS
+from resnet_backbone.doctor.report import NAME_KEYS, classifier_parts
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.models.trunk import Trunk
-from resnet_backbone.torchvision_plugin.backbone import FPNBackbone
 from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint, load_detector
 from resnet_backbone.torchvision_plugin.config import ALLOWED, load_config
 from resnet_backbone.torchvision_plugin.datasets import (
@@ -26,14 +25,13 @@ from resnet_backbone.torchvision_plugin.datasets import (
     open_train_set,
     set_num_classes,
 )
-from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
-from resnet_backbone.torchvision_plugin.roi_heads import Res5BoxHead, VGGBoxHead
+from resnet_backbone.torchvision_plugin.detector import Detector, FPNBackbone, build_detector
 from resnet_backbone.weights import WeightsError
 from resnet_backbone.weights.cache import resolve
 
 
 class TorchvisionEngine:
-    """See :class:`~resnet_backbone.doctor.engine.Engine`."""
+    """See :class:`~resnet_backbone.doctor.report.Engine`."""
 
     name = "torchvision"
 
@@ -56,9 +54,6 @@ class TorchvisionEngine:
         class_names = CocoDataset(spec.json_path, spec.image_folder, training=False).class_names
         open_test_sets(cfg, class_names)
         return class_names
-
-    def resolve(self, source: str) -> str:
-        return resolve(source)
 
     def loads_detector(self, checkpoint: Checkpoint) -> bool:
         return is_own_checkpoint(Path(resolve(checkpoint.source)))
@@ -94,13 +89,8 @@ def parts_of(cfg: CfgNode, detector: nn.Module) -> DetectorParts:
     trunk = backbone.bottom_up if isinstance(backbone, FPNBackbone) else backbone
     if not isinstance(trunk, Trunk):
         raise TypeError(f"expected a detector of this engine, got one on a {type(trunk).__name__}")
-    head_parts: dict[str, nn.Module] = {}
     box_head = detector.roi_heads.box_head if isinstance(detector, Detector) else None
-    if isinstance(box_head, Res5BoxHead):
-        head_parts = {"res5": box_head.res5}
-    elif isinstance(box_head, VGGBoxHead):
-        head_parts = {"fc6": box_head.fc6, "fc7": box_head.fc7}
-    return DetectorParts(trunk, head_parts, partial(_prepare, detector, cfg.INPUT.FORMAT))
+    return DetectorParts(trunk, classifier_parts(box_head), partial(_prepare, detector, cfg.INPUT.FORMAT))
 
 
 def _prepare(detector: nn.Module, channel_order: str, image: Tensor) -> Tensor:

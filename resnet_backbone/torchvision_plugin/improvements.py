@@ -1,8 +1,9 @@
-"""The improvements of Table 9 on this engine: its detector taken apart, and the one that evaluates original images."""
+"""Box refinement, multi-scale testing and ensembles around the torchvision engine's Faster R-CNN."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
@@ -10,16 +11,14 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
 from resnet_backbone.engine.batches import reorder_channels
-from resnet_backbone.engine.improvements.second_stage import Detections, ImprovedDetector, Scale
+from resnet_backbone.engine.improvements.second_stage import ImprovedDetector, Scale, load_ensemble
 from resnet_backbone.engine.improvements.settings import is_improved, settings_of
-from resnet_backbone.engine.run_folder import engine_of, find_run
 from resnet_backbone.models.acceleration import lasting_features
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.detector import Detector
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
-
-_MIN_SIDE = 0.01  # pixels: what torchvision's RoIHeads drop
+from resnet_backbone.torchvision_plugin.roi_heads import MIN_SIDE
 
 
 class TwoStage:
@@ -75,51 +74,36 @@ class Improved(nn.Module):
         parts = [(cfg, detector), *members]
         self.detectors = nn.ModuleList(part for _, part in parts)
         self._channel_order = cfg.INPUT.FORMAT
-        settings = settings_of(cfg, min_side=_MIN_SIDE, first_label=1)
+        settings = settings_of(cfg, min_side=MIN_SIDE, first_label=1)
         self._improved = ImprovedDetector([TwoStage(*part) for part in parts], settings)
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Return for each original image, uint8 (3, H, W), what ``Detector`` does, in its pixels."""
         found = [self._improved(reorder_channels(image, self._channel_order)) for image in images]  # and back to RGB
-        return [_as_torchvision(detections) for detections in found]
+        return [{"boxes": one.boxes, "scores": one.scores, "labels": one.labels + 1} for one in found]
 
 
 def build_improved(cfg: CfgNode, detector: Detector | RetinaNet, class_names: Sequence[str]) -> Improved | None:
     """Return the detector with what TEST asks for around it, or None where it asks for nothing.
 
-    The other detectors of an ensemble are read from the runs that TEST.ENSEMBLE names, onto the CPU. Each has its own
-    channel order, pixel mean and test size; nothing else of TEST in their configs counts.
-
     Args:
         cfg: of the run; checked.
         detector: of the run.
-        class_names: of the run, which the others must have learned, in this order.
+        class_names: of the run.
 
     Raises:
-        FileNotFoundError: a folder has no ``config.yaml`` or no checkpoint.
-        ValueError: a detector has no second stage, or one for masks; or one of the others is of the other engine, of
-            other classes, or its files do not fit each other.
+        FileNotFoundError, ValueError: see :func:`~resnet_backbone.engine.improvements.second_stage.load_ensemble`; or
+            a detector has no second stage, or one for masks.
     """
     if not is_improved(cfg):
         return None
-    members = []
-    for name in cfg.TEST.ENSEMBLE:
-        try:
-            members.append(_load_member(name, class_names, cfg.MODEL.DEVICE))
-        except (FileNotFoundError, ValueError) as error:
-            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-            raise kind(f"TEST.ENSEMBLE {name}: {error}") from error
+    members = load_ensemble(cfg, class_names, "torchvision", _load)
     return Improved(cfg, _two_stages(cfg, detector), members)
 
 
-def _load_member(folder: str, class_names: Sequence[str], device: str) -> tuple[CfgNode, Detector]:
-    config_file, weights = find_run(folder)
-    if engine_of(weights) != "torchvision":
-        raise ValueError(f"{weights} is of Detectron2; evaluate with --engine detectron2")
-    trained = load_trained(load_config(config_file, ["MODEL.WEIGHTS", str(weights), "MODEL.DEVICE", device]))
-    if trained.class_names != tuple(class_names):
-        raise ValueError(f"it learned the classes {list(trained.class_names)}, this run has {list(class_names)}")
-    return trained.cfg, _two_stages(trained.cfg, trained.detector)
+def _load(config_file: Path, overrides: Sequence[str]) -> tuple[CfgNode, Detector, tuple[str, ...]]:
+    trained = load_trained(load_config(config_file, overrides))
+    return trained.cfg, _two_stages(trained.cfg, trained.detector), trained.class_names
 
 
 def _two_stages(cfg: CfgNode, detector: Detector | RetinaNet) -> Detector:
@@ -129,8 +113,3 @@ def _two_stages(cfg: CfgNode, detector: Detector | RetinaNet) -> Detector:
             f"{cfg.MODEL.META_ARCHITECTURE} with MODEL.MASK_ON {cfg.MODEL.MASK_ON}"
         )
     return detector
-
-
-def _as_torchvision(detections: Detections) -> dict[str, Tensor]:
-    """Labels count from 1."""
-    return {"boxes": detections.boxes, "scores": detections.scores, "labels": detections.labels + 1}

@@ -20,7 +20,6 @@ from resnet_backbone.data.coco.dataset import CocoDataset, Target
 from resnet_backbone.data.coco.masks import decode_segmentation
 from resnet_backbone.data.transforms import SeenImage, Sight, pad_masks, restore_pixels
 from resnet_backbone.engine.batches import reorder_channels
-from resnet_backbone.torchvision_plugin.backbone import build_backbone
 from resnet_backbone.torchvision_plugin.datasets import (
     build_test_loader,
     build_train_loader,
@@ -28,7 +27,7 @@ from resnet_backbone.torchvision_plugin.datasets import (
     open_test_sets,
     open_train_set,
 )
-from resnet_backbone.torchvision_plugin.detector import Preprocess
+from resnet_backbone.torchvision_plugin.detector import Preprocess, build_backbone
 from resnet_backbone.torchvision_plugin.inference import without_transforms
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 import torchvision.models.detection.retinanet as tv
@@ -11,8 +13,8 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, sigmoid_focal_loss
 
 from resnet_backbone.engine.launch import mean_over_processes
-from resnet_backbone.torchvision_plugin.backbone import FPNBackbone
-from resnet_backbone.torchvision_plugin.rpn import AnchorGenerator
+from resnet_backbone.models.trunk import FeatureInfo
+from resnet_backbone.torchvision_plugin.rpn import build_anchors
 
 _MOMENTUM = 0.9  # of the running number of positive anchors
 _INITIAL_NORMALIZER = 100.0
@@ -23,8 +25,6 @@ class Float32Head(tv.RetinaNetHead):
 
     def __init__(self, in_channels: int, num_anchors: int, num_classes: int, prior_prob: float) -> None:
         super().__init__(in_channels, num_anchors, num_classes)
-        if not 0 < prior_prob < 1:
-            raise ValueError(f"MODEL.RETINANET.PRIOR_PROB is {prior_prob}; it must lie between 0 and 1")
         self.classification_head = tv.RetinaNetClassificationHead(in_channels, num_anchors, num_classes, prior_prob)
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
@@ -36,47 +36,31 @@ class RetinaNet(tv.RetinaNet):
 
     It is called as :class:`~resnet_backbone.torchvision_plugin.detector.Detector` is. Against torchvision's, as in
     Detectron2: losses are divided by a running mean of the number of positive anchors, not by each image's own number;
-    boxes are cut at the image's edge after the suppression of overlaps, not before; anchors are not rounded. Other
-    than Detectron2, the running mean is one for all processes and part of the checkpoint, so that a resumed run goes on
-    as if never stopped.
+    boxes are cut at the image's edge after NMS, not before; anchors are not rounded. Unlike
+    Detectron2, the running mean is one for all processes and part of the checkpoint, so that a resumed run is the one
+    that never stopped.
 
     Args:
         cfg: reads MODEL.RETINANET, ANCHOR_GENERATOR and TEST.DETECTIONS_PER_IMAGE.
         backbone: a feature pyramid, all of whose levels are used.
+        feature_info: of the levels.
         transform: normalises and pads the images.
-
-    Raises:
-        ValueError: MODEL.RETINANET.IN_FEATURES are not the levels, or the anchors do not fit them.
 
     Source: Lin et al. 2017 (arXiv 1708.02002); Detectron2, ``modeling/meta_arch/retinanet.py``.
     """
 
-    def __init__(self, cfg: CfgNode, backbone: nn.Module, transform: nn.Module) -> None:
+    def __init__(
+        self, cfg: CfgNode, backbone: nn.Module, feature_info: Mapping[str, FeatureInfo], transform: nn.Module
+    ) -> None:
         node = cfg.MODEL.RETINANET
-        if not isinstance(backbone, FPNBackbone):
-            raise ValueError(
-                f"MODEL.META_ARCHITECTURE RetinaNet needs a feature pyramid, MODEL.BACKBONE.NAME: "
-                f"build_imagenet_retinanet_fpn_backbone; found {cfg.MODEL.BACKBONE.NAME}"
-            )
-        if list(node.IN_FEATURES) != list(backbone.feature_info):
-            raise ValueError(
-                f"MODEL.RETINANET.IN_FEATURES {list(node.IN_FEATURES)} must be all levels of the pyramid: "
-                f"{list(backbone.feature_info)}"
-            )
-        anchors = AnchorGenerator(
-            cfg.MODEL.ANCHOR_GENERATOR.SIZES,
-            cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS,
-            [info.stride for info in backbone.feature_info.values()],
-            cfg.MODEL.ANCHOR_GENERATOR.OFFSET,
-        )
-        counts = set(anchors.num_anchors_per_location())
-        if len(counts) != 1:
-            raise ValueError("every level of MODEL.RETINANET.IN_FEATURES needs the same number of anchors")
+        levels = list(feature_info.values())
+        anchors = build_anchors(cfg, levels)
         background, foreground = node.IOU_THRESHOLDS
+        head = Float32Head(levels[0].channels, anchors.num_anchors_per_location()[0], node.NUM_CLASSES, node.PRIOR_PROB)
         super().__init__(
             backbone,
             node.NUM_CLASSES,
-            head=Float32Head(backbone.out_channels, counts.pop(), node.NUM_CLASSES, node.PRIOR_PROB),
+            head=head,
             proposal_matcher=Matcher(foreground, background, allow_low_quality_matches=True),
             score_thresh=node.SCORE_THRESH_TEST,
             nms_thresh=node.NMS_THRESH_TEST,

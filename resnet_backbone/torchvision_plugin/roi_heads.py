@@ -1,7 +1,4 @@
-"""The second stage: torchvision's RoIHeads with Detectron2's losses, on a box head of one of three kinds.
-
-A mask head goes on where MODEL.MASK_ON says so.
-"""
+"""The second stage: torchvision's RoIHeads with Detectron2's losses, a box head of one of three kinds, and masks."""
 
 from __future__ import annotations
 
@@ -23,6 +20,8 @@ from resnet_backbone.models.trunk import FeatureInfo
 from resnet_backbone.torchvision_plugin.mask_heads import MaskHead, build_mask_head, mask_loss, masks_of
 from resnet_backbone.weights import Weights
 from resnet_backbone.weights.catalog import IMAGENET_CLASSES
+
+MIN_SIDE = 0.01  # pixels: torchvision's RoIHeads drop boxes whose width or height is less
 
 
 class ROIPooler(nn.Module):
@@ -49,10 +48,6 @@ class ROIPooler(nn.Module):
         self.pooler_type = pooler_type
         self.min_level = int(math.log2(strides[0]))
         self.max_level = int(math.log2(strides[-1]))
-        if 2**self.min_level != strides[0] or self.max_level - self.min_level != len(strides) - 1:
-            raise ValueError(
-                f"strides of MODEL.ROI_HEADS.IN_FEATURES must double from level to level, got {self.strides}"
-            )
 
     def forward(
         self, feature_maps: Mapping[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -106,8 +101,6 @@ class FastRCNNConvFCHead(BoxHead):
     """New fully connected layers of FC_DIM units on a feature pyramid's crops; its initialisation is Detectron2's."""
 
     def __init__(self, in_channels: int, resolution: int, num_fc: int, fc_dim: int) -> None:
-        if num_fc < 1:
-            raise ValueError(f"MODEL.ROI_BOX_HEAD.NUM_FC must be 1 or more, got {num_fc}")
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
         size = in_channels * resolution**2
@@ -260,9 +253,9 @@ class ROIHeads(RoIHeads):
             regions = self.box_head.to_regions(crops)
             return regions, self.box_head.to_vectors(regions)
         everything = boxes[0].new_tensor([[0, 0, math.inf, math.inf]])
-        whole = [clip_boxes_to_image(everything, size) for size in image_shapes]
+        images = [clip_boxes_to_image(everything, size) for size in image_shapes]
         # In one batch with the regions, for norms that take its statistics.
-        regions = self.box_head.to_regions(torch.cat([crops, self.box_roi_pool(features, whole, image_shapes)]))
+        regions = self.box_head.to_regions(torch.cat([crops, self.box_roi_pool(features, images, image_shapes)]))
         vectors = self.box_head.to_vectors(regions)
         count = crops.shape[0]
         of_images = vectors[count:].split(1)
@@ -314,15 +307,9 @@ def build_roi_heads(cfg: CfgNode, feature_info: Mapping[str, FeatureInfo], weigh
     """Build the second stage on a backbone's features; heads that are part of the classifier take its weights.
 
     Raises:
-        ValueError: the head does not fit the trunk or its feature maps.
+        ValueError: weights without the layers of the head.
     """
-    in_features = list(cfg.MODEL.ROI_HEADS.IN_FEATURES)
-    channels = {info.channels for name, info in feature_info.items() if name in in_features}
-    if not set(in_features) <= set(feature_info) or len(channels) != 1:
-        raise ValueError(
-            f"MODEL.ROI_HEADS.IN_FEATURES {in_features} must be some of {list(feature_info)}, with the same channels"
-        )
-    in_channels = channels.pop()
+    in_channels = feature_info[cfg.MODEL.ROI_HEADS.IN_FEATURES[0]].channels
     box_head = _build_box_head(cfg, in_channels, weights)
     if not cfg.MODEL.MASK_ON:
         return ROIHeads(cfg, feature_info, box_head)
@@ -346,19 +333,9 @@ def _build_pooler(cfg: CfgNode, feature_info: Mapping[str, FeatureInfo], head: C
 def _build_box_head(cfg: CfgNode, in_channels: int, weights: Weights | None) -> BoxHead:
     arch, box = cfg.MODEL.RESNET_BACKBONE.ARCH, cfg.MODEL.ROI_BOX_HEAD
     if cfg.MODEL.ROI_HEADS.NAME == "ImageNetRes5ROIHeads":
-        if arch.startswith("vgg") or list(cfg.MODEL.ROI_HEADS.IN_FEATURES) != ["res4"]:
-            raise ValueError(
-                f"MODEL.ROI_HEADS.NAME ImageNetRes5ROIHeads runs res5 on crops of res4: it needs a ResNet (not {arch}) "
-                f"and MODEL.ROI_HEADS.IN_FEATURES: [res4]"
-            )
         classifier = build_trunk(cfg, out_features=["res5"], weights=weights, freeze_at=0)
         return Res5BoxHead(classifier.get_submodule("res5"), classifier.feature_info["res5"].channels)
     if box.NAME == "VGGBoxHead":
-        if not arch.startswith("vgg") or box.POOLER_RESOLUTION != 7 or in_channels != 512:
-            raise ValueError(
-                f"MODEL.ROI_BOX_HEAD.NAME VGGBoxHead runs fc6 and fc7 on 7x7 crops of conv5: it needs a VGG "
-                f"(not {arch}), MODEL.ROI_HEADS.IN_FEATURES: [conv5] and POOLER_RESOLUTION: 7"
-            )
         if weights is not None and weights.num_classes == 0:
             raise ValueError(
                 f"MODEL.WEIGHTS {weights.source} holds no fc6 and fc7 for MODEL.ROI_BOX_HEAD.NAME VGGBoxHead; take "
@@ -367,8 +344,4 @@ def _build_box_head(cfg: CfgNode, in_channels: int, weights: Weights | None) -> 
         num_classes = weights.num_classes if weights is not None else IMAGENET_CLASSES
         classifier = build_trunk(cfg, out_features=["pool5"], num_classes=num_classes, weights=weights)
         return VGGBoxHead(classifier.get_submodule("fc6"), classifier.get_submodule("fc7"), box.DROPOUT)
-    if box.NAME == "FastRCNNConvFCHead":
-        return FastRCNNConvFCHead(in_channels, box.POOLER_RESOLUTION, box.NUM_FC, box.FC_DIM)
-    raise ValueError(
-        "MODEL.ROI_HEADS.NAME StandardROIHeads needs MODEL.ROI_BOX_HEAD.NAME: FastRCNNConvFCHead or VGGBoxHead"
-    )
+    return FastRCNNConvFCHead(in_channels, box.POOLER_RESOLUTION, box.NUM_FC, box.FC_DIM)

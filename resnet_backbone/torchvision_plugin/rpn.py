@@ -25,9 +25,6 @@ class AnchorGenerator(nn.Module):
         strides: pixels per cell, for each level.
         offset: where in its cell the first anchor's centre lies, in cells, from 0 to 1.
 
-    Raises:
-        ValueError: the number of lists is neither one nor the number of levels.
-
     Source: Detectron2, ``modeling/anchor_generator.py``.
     """
 
@@ -41,8 +38,9 @@ class AnchorGenerator(nn.Module):
         super().__init__()
         self.strides = tuple(strides)
         self.offset = offset
-        sizes = _one_per_level("SIZES", sizes, len(strides))
-        aspect_ratios = _one_per_level("ASPECT_RATIOS", aspect_ratios, len(strides))
+        sizes, aspect_ratios = (
+            list(lists) * len(strides) if len(lists) == 1 else lists for lists in (sizes, aspect_ratios)
+        )
         for level, (s, r) in enumerate(zip(sizes, aspect_ratios, strict=True)):
             self.register_buffer(f"cell_{level}", _cell_anchors(s, r), persistent=False)
 
@@ -70,16 +68,6 @@ class AnchorGenerator(nn.Module):
         return anchors
 
 
-def _one_per_level(key: str, values: Sequence[Sequence[float]], levels: int) -> Sequence[Sequence[float]]:
-    if len(values) == 1:
-        return list(values) * levels
-    if len(values) != levels:
-        raise ValueError(
-            f"MODEL.ANCHOR_GENERATOR.{key} has {len(values)} lists for {levels} levels: write 1 or {levels}"
-        )
-    return values
-
-
 def _cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
     anchors = []
     for size in sizes:
@@ -88,6 +76,12 @@ def _cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Ten
             height = ratio * width
             anchors.append([-width / 2, -height / 2, width / 2, height / 2])
     return torch.tensor(anchors)
+
+
+def build_anchors(cfg: CfgNode, levels: Sequence[FeatureInfo]) -> AnchorGenerator:
+    """Build what MODEL.ANCHOR_GENERATOR describes, on these levels; each has the same number of anchors a cell."""
+    node = cfg.MODEL.ANCHOR_GENERATOR
+    return AnchorGenerator(node.SIZES, node.ASPECT_RATIOS, [level.stride for level in levels], node.OFFSET)
 
 
 class Float32RPNHead(RPNHead):
@@ -107,22 +101,11 @@ class RPN(RegionProposalNetwork):
 
     def __init__(self, cfg: CfgNode, feature_info: Mapping[str, FeatureInfo]) -> None:
         node = cfg.MODEL.RPN
-        unknown = [name for name in node.IN_FEATURES if name not in feature_info]
-        if unknown or not node.IN_FEATURES:
-            raise ValueError(f"MODEL.RPN.IN_FEATURES {list(node.IN_FEATURES)} must be some of {list(feature_info)}")
-        infos = [feature_info[name] for name in node.IN_FEATURES]
-        anchors = AnchorGenerator(
-            cfg.MODEL.ANCHOR_GENERATOR.SIZES,
-            cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS,
-            [info.stride for info in infos],
-            cfg.MODEL.ANCHOR_GENERATOR.OFFSET,
-        )
-        counts = set(anchors.num_anchors_per_location())
-        if len(counts) != 1 or len({info.channels for info in infos}) != 1:
-            raise ValueError("every level of MODEL.RPN.IN_FEATURES needs the same channels and number of anchors")
+        levels = [feature_info[name] for name in node.IN_FEATURES]
+        anchors = build_anchors(cfg, levels)
         super().__init__(
             anchors,
-            Float32RPNHead(infos[0].channels, counts.pop()),
+            Float32RPNHead(levels[0].channels, anchors.num_anchors_per_location()[0]),
             fg_iou_thresh=node.IOU_THRESHOLDS[1],
             bg_iou_thresh=node.IOU_THRESHOLDS[0],
             batch_size_per_image=node.BATCH_SIZE_PER_IMAGE,

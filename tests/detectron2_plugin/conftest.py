@@ -266,7 +266,7 @@ def faster_rcnn() -> Callable[..., tuple[CfgNode, nn.Module]]:
     from detectron2.structures import Boxes
 
     from resnet_backbone.detectron2_plugin.config import load_config
-    from resnet_backbone.detectron2_plugin.context import region_vectors
+    from resnet_backbone.detectron2_plugin.roi_heads import region_vectors
     from resnet_backbone.detectron2_plugin.trained import build_detector
 
     def make(kind: str, *overrides: str) -> tuple[CfgNode, nn.Module]:
@@ -279,7 +279,7 @@ def faster_rcnn() -> Callable[..., tuple[CfgNode, nn.Module]]:
             features = model.backbone(images.tensor)
             corners = torch.rand(30, 2) * 40
             boxes = Boxes(torch.cat([corners, corners + 5 + torch.rand(30, 2) * 25], dim=1))
-            vectors = region_vectors(model.roi_heads, features, [boxes], images.image_sizes)
+            _, vectors = region_vectors(model.roi_heads, features, [boxes], images.image_sizes)
             predictor = model.roi_heads.box_predictor
             for layer, spread in ((predictor.cls_score, 1.5), (predictor.bbox_pred, 0.7)):
                 layer.weight.normal_()

@@ -15,7 +15,7 @@ from detectron2.structures import BitMasks, Boxes, Instances  # noqa: E402
 from detectron2.utils.events import EventStorage  # noqa: E402
 
 from resnet_backbone.detectron2_plugin import ContextROIHeads, add_resnet_backbone_config  # noqa: E402
-from resnet_backbone.detectron2_plugin.context import region_vectors  # noqa: E402
+from resnet_backbone.detectron2_plugin.roi_heads import region_vectors  # noqa: E402
 
 CONTEXT = ("MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT", "True")
 KINDS = ("fpn", "c4", "vgg_c5")
@@ -51,7 +51,7 @@ def test_the_whole_image_is_one_more_region(faster_rcnn, pixels, kind):
     images = model.preprocess_image([{"image": pixels(*size)} for size in SIZES])
     features = model.backbone(images.tensor)
     boxes = [torch.tensor([[3.0, 4, 40, 50], [10, 10, 90, 60]]), torch.zeros(0, 4), torch.tensor([[0.0, 0, 9, 9]])]
-    found = region_vectors(heads, features, [Boxes(own) for own in boxes], SIZES)
+    _, found = region_vectors(heads, features, [Boxes(own) for own in boxes], SIZES)
 
     def vector(image: int, box: Tensor) -> Tensor:
         maps = [features[name][image : image + 1] for name in heads.in_features]

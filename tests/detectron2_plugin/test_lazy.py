@@ -206,6 +206,8 @@ def test_every_option_of_a_trunk_arrives():
     with torch.device("meta"):
         assert not instantiate(model.backbone).strict_weights
         assert not instantiate(model.roi_heads.res5).strict_weights
+    with pytest.raises(TypeError, match="unexpected keyword argument 'depth'"):
+        trunk_node("resnet50", ["res4"], depth=50)
 
 
 @pytest.mark.parametrize("node", [fpn_node, retinanet_fpn_node])

@@ -83,7 +83,7 @@ def damage(state, how: str):
     [
         ("not finite", "not finite: res4.0.conv1.weight"),
         ("a tensor short", "res3.1.conv2.norm.running_var"),
-        ("a block short", "no whole network that we know"),
+        ("a block short", "no complete network that we know"),
         ("of another network", "encoder.weight"),
     ],
 )

@@ -13,13 +13,13 @@ from resnet_backbone.doctor import DetectorParts, Report, Section
 from resnet_backbone.doctor.checkpoint import read_checkpoint
 from resnet_backbone.doctor.classification import (
     TOLERANCE,
+    build_classifier,
     comparable_output,
     compare,
     generated_image,
     graft,
     measure_input,
     normalise,
-    plain_classifier,
 )
 from resnet_backbone.doctor.examine import check_tensors, pair_problem
 from resnet_backbone.models.resnet import Bottleneck
@@ -52,9 +52,9 @@ def built(engine, packaged_file):
 
 
 def compared(checkpoint, parts: DetectorParts):
-    plain = plain_classifier(checkpoint.weights, parts.trunk)
-    grafted = graft(plain, parts)
-    return compare(parts, plain, grafted, comparable_output(grafted), generated_image(), checkpoint.weights)
+    classifier = build_classifier(checkpoint.weights, parts.trunk)
+    grafted = graft(classifier, parts)
+    return compare(parts, classifier, grafted, comparable_output(grafted), generated_image(), checkpoint.weights)
 
 
 def with_input(parts: DetectorParts, change) -> DetectorParts:
@@ -83,7 +83,6 @@ def test_the_std_forgotten(built):
 
 def test_the_stride_elsewhere(built):
     checkpoint, parts = built("faster/r50_c4.yaml")
-    assert parts.trunk is not None
     for block in [*parts.trunk.modules(), *(m for part in parts.head_parts.values() for m in part.modules())]:
         if isinstance(block, Bottleneck):
             block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
@@ -97,7 +96,6 @@ def test_the_stride_elsewhere(built):
 @pytest.mark.parametrize("in_head", [False, True])
 def test_a_tensor_that_is_not_the_files(built, in_head):
     checkpoint, parts = built("faster/r18_c4.yaml")
-    assert parts.trunk is not None
     broken = parts.head_parts["res5"] if in_head else parts.trunk.get_submodule("res3")
     with torch.no_grad():
         broken.get_parameter("0.conv2.weight").mul_(1.5)
@@ -125,10 +123,10 @@ def test_what_is_no_mean_and_std_is_not_measured():
 
 def test_a_trunk_that_the_classifier_does_not_have(packaged_file):
     weights = read_checkpoint(str(packaged_file("resnet18"))).weights
-    trunk = plain_classifier(weights)
+    trunk = build_classifier(weights)
     trunk.add_module("extra", nn.Identity())
     with pytest.raises(ValueError, match="resnet18 as a classifier has no extra"):
-        graft(plain_classifier(weights), DetectorParts(trunk, {}, lambda image: image))
+        graft(build_classifier(weights), DetectorParts(trunk, {}, lambda image: image))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from resnet_backbone.export.detector import load_plain
+from resnet_backbone.export.detector import load_unaccelerated
 from resnet_backbone.torchvision_plugin.detector import build_detector
 from resnet_backbone.torchvision_plugin.inference import rescale
 
@@ -64,7 +64,7 @@ def build() -> Callable:
     def make(name: str, *overrides: str) -> tuple:
         torch.manual_seed(0)
         config, own, factor = DETECTORS[name]
-        cfg = load_plain(config, [*TINY, *own, *overrides])
+        cfg = load_unaccelerated(config, [*TINY, *own, *overrides])
         detector = build_detector(cfg).eval()
         with torch.no_grad():
             for key, parameter in detector.named_parameters():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from resnet_backbone.export.detector import low_threshold
-from resnet_backbone.export.exportable import Agreement, compare_detections, compare_tensors
+from resnet_backbone.export.detector import compare_detections, low_threshold
+from resnet_backbone.export.run import Agreement, compare_tensors
 
 
 def detections(count: int = 5) -> dict[str, torch.Tensor]:

@@ -121,7 +121,7 @@ def test_suppression_by_class(num_classes):
     """Against torchvision's, on boxes that overlap much, some of them outside of the image."""
     from torchvision.ops.boxes import _batched_nms_vanilla
 
-    from resnet_backbone.export.detector import suppress_by_class
+    from resnet_backbone.export.detector import nms_by_class
 
     rng = np.random.default_rng(num_classes)
     for count in (0, 1, 2, 400):
@@ -129,6 +129,6 @@ def test_suppression_by_class(num_classes):
         boxes = torch.cat([corner, corner + torch.from_numpy(rng.uniform(1, 60, (count, 2))).float()], dim=1)
         scores = torch.from_numpy(rng.permutation(count) / max(count, 1)).float()
         labels = torch.from_numpy(rng.integers(num_classes, size=count))
-        kept = suppress_by_class(boxes, scores, labels, num_classes, 0.3)
+        kept = nms_by_class(boxes, scores, labels, num_classes, 0.3)
         expected = _batched_nms_vanilla(boxes, scores, labels, 0.3)
         assert kept.tolist() == expected.tolist()

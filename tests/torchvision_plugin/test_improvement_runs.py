@@ -144,7 +144,9 @@ def test_an_ensemble_says_what_is_wrong_with_a_folder(tiny, tmp_path):
         ensemble(tmp_path / "member")
     theirs = {"proposal_generator.rpn_head.conv.weight": torch.zeros(1), "backbone.stem.conv1.weight": torch.zeros(1)}
     torch.save({**state, "model": theirs}, checkpoint)
-    with pytest.raises(ValueError, match=r"TEST.ENSEMBLE .*is of Detectron2; evaluate with --engine detectron2"):
+    with pytest.raises(
+        ValueError, match=r"TEST.ENSEMBLE .*is of the detectron2 engine; evaluate with --engine detectron2"
+    ):
         ensemble(tmp_path / "member")
 
 

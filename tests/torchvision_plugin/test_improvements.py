@@ -14,6 +14,7 @@ from resnet_backbone.data.transforms import test_transforms
 from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
 from resnet_backbone.torchvision_plugin.improvements import Improved, TwoStage
 from resnet_backbone.torchvision_plugin.inference import rescale
+from resnet_backbone.torchvision_plugin.roi_heads import MIN_SIDE
 
 CONTEXT = ["MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT", "True"]
 SMALL = [
@@ -178,6 +179,15 @@ def test_an_ensemble_of_the_same_detector_twice_finds_the_same(build):
     once, twice = improved(cfg, detector, image), improved(cfg, detector, image, [(cfg, detector)])
     for name, value in once.items():
         torch.testing.assert_close(twice[name], value, atol=1e-4, rtol=1e-5)  # a larger batch rounds otherwise
+
+
+@torch.inference_mode()
+def test_boxes_too_thin_are_those_that_torchvision_drops(build):
+    _, detector = build("fpn")
+    proposals = torch.tensor([[10.0, 10, 10 + width, 20] for width in (0.9 * MIN_SIDE, 1.1 * MIN_SIDE)])
+    logits, deltas = torch.zeros(2, 4), torch.zeros(2, 16)  # equally sure of three classes and the background
+    (boxes,), _, (labels,) = detector.roi_heads.postprocess_detections(logits, deltas, [proposals], [(64, 64)])
+    assert sorted(labels.tolist()) == [1, 2, 3] and torch.equal(boxes, proposals[1:].expand(3, 4))
 
 
 @torch.inference_mode()

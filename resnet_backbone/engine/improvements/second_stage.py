@@ -1,39 +1,21 @@
-"""The second stage as in the paper's Table 9: box refinement with voting, multi-scale testing and ensembles."""
+"""Box refinement with voting, multi-scale testing and ensembles at test time, as in the paper's Table 9."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
+from fvcore.common.config import CfgNode
 from torch import Tensor
-from torchvision.ops import batched_nms, box_iou
-from torchvision.ops.boxes import box_area
+from torchvision.ops import batched_nms, box_area, box_iou, clip_boxes_to_image, remove_small_boxes
 
 from resnet_backbone.data.transforms import shortest_edge_size
 from resnet_backbone.engine.improvements.settings import Settings
-
-
-class Detections(NamedTuple):
-    """Of one image, best first.
-
-    Attributes:
-        boxes: float32 (R, 4), XYXY in pixels.
-        scores: float32 (R,), from 0 to 1.
-        labels: int64 (R,), from 0.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-
-
-def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return boxes (..., 4), XYXY, cut at the edges of an image of ``size``, (height, width)."""
-    height, width = size
-    x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
-    return torch.stack([x, y], dim=-1).flatten(-2)
+from resnet_backbone.engine.run_folder import engine_of, find_run
+from resnet_backbone.metrics.detections import Detections
 
 
 def carry(boxes: Tensor, from_size: tuple[int, int], to_size: tuple[int, int]) -> Tensor:
@@ -43,7 +25,7 @@ def carry(boxes: Tensor, from_size: tuple[int, int], to_size: tuple[int, int]) -
 
 
 def select(probabilities: Tensor, boxes: Tensor, settings: Settings) -> Detections:
-    """Take the predictions above the score threshold, suppress overlaps, and vote where there is refinement.
+    """Take the predictions above the score threshold, apply NMS within each class, and vote where there is refinement.
 
     Args:
         probabilities: (R, K) of the foreground classes.
@@ -52,16 +34,15 @@ def select(probabilities: Tensor, boxes: Tensor, settings: Settings) -> Detectio
     """
     rows, labels = torch.where(probabilities > settings.score_thresh)
     scores, candidates = probabilities[rows, labels], boxes[rows, labels]
-    widths, heights = (candidates[:, 2:] - candidates[:, :2]).unbind(dim=1)
-    large = torch.where((widths >= settings.min_side) & (heights >= settings.min_side))[0]
+    large = remove_small_boxes(candidates, settings.min_side)
     found = Detections(candidates[large], scores[large], labels[large])
     refinement = settings.refinement
     nms_thresh = settings.nms_thresh if refinement is None else refinement.nms_thresh
     # Boxes of different classes are kept apart by shifts in proportion to these numbers, which round the boxes.
     numbers = found.labels + settings.first_label
     keep = batched_nms(found.boxes, found.scores, numbers, nms_thresh)[: settings.max_detections]
-    kept = Detections(*(values[keep] for values in found))
-    return kept if refinement is None else kept._replace(boxes=vote(kept, found, refinement.vote_thresh))
+    kept = Detections(found.boxes[keep], found.scores[keep], found.labels[keep])
+    return kept if refinement is None else replace(kept, boxes=vote(kept, found, refinement.vote_thresh))
 
 
 def vote(kept: Detections, voters: Detections, threshold: float) -> Tensor:
@@ -69,7 +50,7 @@ def vote(kept: Detections, voters: Detections, threshold: float) -> Tensor:
 
     Args:
         kept: which boxes; each is one of the voters.
-        voters: every prediction above the score threshold, suppressed ones too.
+        voters: every prediction above the score threshold, those that NMS drops too.
         threshold: the IoU from which a box has a vote; a kept box always has one.
 
     Returns:
@@ -84,7 +65,7 @@ def vote(kept: Detections, voters: Detections, threshold: float) -> Tensor:
     return torch.where(total > 0, weights @ voters.boxes.double() / total, kept.boxes.double()).to(kept.boxes)
 
 
-_IDEAL_AREA = 224**2  # pixels: what the classifier was trained on
+_CLASSIFIER_AREA = 224**2  # pixels: what the classifier was trained on
 
 
 def resized(size: tuple[int, int], short_edge: int, max_size: int) -> tuple[int, int]:
@@ -113,13 +94,12 @@ def adjacent_scales(boxes: Tensor, size: tuple[int, int], sizes: Sequence[tuple[
     Networks on Convolutional Feature Maps" (arXiv 1504.06066), "Maxout for Scale Selection".
     """
     factors = torch.tensor([h * w / (size[0] * size[1]) for h, w in sizes], dtype=torch.float64, device=boxes.device)
-    distances = (box_area(boxes).double()[:, None] * factors - _IDEAL_AREA).abs()
+    distances = (box_area(boxes).double()[:, None] * factors - _CLASSIFIER_AREA).abs()
     best = distances.argmin(dim=1, keepdim=True)
     if len(sizes) == 1:
         return best
-    # Outside of the list there is nothing: infinitely far.
-    far = distances.new_full((len(boxes), 1), torch.inf)
-    padded = torch.cat([far, distances, far], dim=1)
+    outside = distances.new_full((len(boxes), 1), torch.inf)  # of the list: never the nearer neighbour
+    padded = torch.cat([outside, distances, outside], dim=1)
     below, above = padded.gather(1, best), padded.gather(1, best + 2)
     return torch.cat([best, torch.where(below <= above, best - 1, best + 1)], dim=1)
 
@@ -141,7 +121,7 @@ class TwoStageDetector(Protocol):
     """A trained Faster R-CNN in eval mode, taken apart: image -> proposals -> vectors -> scores and boxes.
 
     Boxes are float32 (R, 4), XYXY in pixels, on the detector's device. R may be 0 in :meth:`region_vectors` and
-    :meth:`predict`. Run in this order at one size, and followed by the suppression of overlaps, the parts must give to
+    :meth:`predict`. Run in this order at one size, and followed by NMS, the parts must give to
     the bit what the engine's own detector gives.
     """
 
@@ -194,12 +174,12 @@ class ImprovedDetector:
       ("maxout") of its vectors at two adjacent sizes, which ``scales.adjacent_scales`` chooses.
     - **Box refinement**: each proposal's regressed box, that of its most probable foreground class where every class
       has one, is clipped and takes the proposal's place: new vector, new probabilities, new boxes. Old and new
-      predictions together go through the suppression of overlaps within each class, and box voting.
+      predictions together go through NMS within each class, and box voting.
 
     With none of them, the detections are those of the one detector itself, to the bit.
 
     Args:
-        detectors: in eval mode, of the same classes in the same order. Overlaps are suppressed in the pixels of the
+        detectors: in eval mode, of the same classes in the same order. NMS works in the pixels of the
             first one's test size.
         settings: of the run, for all detectors.
 
@@ -224,14 +204,14 @@ class ImprovedDetector:
         if not len(proposals):
             return Detections(proposals, proposals[:, 0], proposals[:, 0].long())
         found = select(*self._predict(views, proposals, frame), self.settings)
-        boxes = clip(carry(found.boxes, frame, original), original)
+        boxes = clip_boxes_to_image(carry(found.boxes, frame, original), original)
         keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         return Detections(boxes[keep], found.scores[keep], found.labels[keep])
 
     def _predict(self, views: Sequence[_View], proposals: Tensor, frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return the probabilities (R, K) and the clipped boxes (R, K, 4) of all passes over the second stage."""
         probabilities, boxes = _mean_prediction(views, proposals)
-        boxes = clip(boxes, frame)
+        boxes = clip_boxes_to_image(boxes, frame)
         if self.settings.refinement is None:
             return probabilities, boxes
         best = probabilities.argmax(dim=1)
@@ -240,7 +220,7 @@ class ImprovedDetector:
         if not len(refined):
             return probabilities, boxes
         new_probabilities, new_boxes = _mean_prediction(views, refined)
-        return torch.cat([probabilities, new_probabilities]), torch.cat([boxes, clip(new_boxes, frame)])
+        return torch.cat([probabilities, new_probabilities]), torch.cat([boxes, clip_boxes_to_image(new_boxes, frame)])
 
 
 class _View:
@@ -296,3 +276,44 @@ def _mean_prediction(views: Sequence[_View], boxes: Tensor) -> tuple[Tensor, Ten
         return predictions[0]
     probabilities, regressed = zip(*predictions, strict=True)
     return torch.stack(probabilities).mean(dim=0), torch.stack(regressed).mean(dim=0)
+
+
+Model = TypeVar("Model")
+
+
+def load_ensemble(
+    cfg: CfgNode,
+    class_names: Sequence[str],
+    engine: str,
+    load: Callable[[Path, Sequence[str]], tuple[CfgNode, Model, tuple[str, ...]]],
+) -> list[tuple[CfgNode, Model]]:
+    """Load the other detectors of an ensemble, each with its config, from the runs that TEST.ENSEMBLE names.
+
+    Each keeps its own channel order, pixel mean and test size; nothing else of TEST in its config counts.
+
+    Args:
+        cfg: of the run; checked.
+        class_names: of the run, which the others must have learned, in this order.
+        engine: of the run.
+        load: reads a config file with overrides, and returns the config, the trained detector and its classes.
+
+    Raises:
+        FileNotFoundError: a folder has no ``config.yaml`` or no checkpoint.
+        ValueError: one of the others is of another engine, of other classes, or its files do not fit each other.
+    """
+    members = []
+    for name in cfg.TEST.ENSEMBLE:
+        try:
+            config_file, weights = find_run(name)
+            found_engine = engine_of(weights)
+            if found_engine != engine:
+                raise ValueError(f"{weights} is of the {found_engine} engine; evaluate with --engine {found_engine}")
+            overrides = ["MODEL.WEIGHTS", str(weights), "MODEL.DEVICE", cfg.MODEL.DEVICE]
+            member_cfg, model, learned = load(config_file, overrides)
+            if learned != tuple(class_names):
+                raise ValueError(f"it learned the classes {list(learned)}, this run has {list(class_names)}")
+        except (FileNotFoundError, ValueError) as error:
+            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+            raise kind(f"TEST.ENSEMBLE {name}: {error}") from error
+        members.append((member_cfg, model))
+    return members

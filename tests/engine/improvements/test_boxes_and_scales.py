@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 
 from resnet_backbone.engine.improvements.second_stage import (
-    Detections,
     ImprovedDetector,
     adjacent_scales,
     carry,
-    clip,
     pyramid,
     resized,
     select,
     vote,
 )
 from resnet_backbone.engine.improvements.settings import BoxRefinement, Settings
+from resnet_backbone.metrics.detections import Detections
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def test_voting_on_paper():
     """IoU of the first two is 80 / 120; the third is of another class, the fourth too far."""
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 2, 10, 12], [0, 0, 10, 10], [0, 6, 10, 16]])
     voters = Detections(boxes, torch.tensor([0.9, 0.3, 0.8, 0.7]), torch.tensor([0, 0, 1, 0]))
-    kept = Detections(*(values[:1] for values in voters))
+    kept = Detections(voters.boxes[:1], voters.scores[:1], voters.labels[:1])
     torch.testing.assert_close(vote(kept, voters, 0.5), torch.tensor([[0.0, 0.5, 10, 10.5]]))
     torch.testing.assert_close(vote(kept, voters, 0.7), boxes[:1])
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -87,7 +86,6 @@ def test_predictions_that_are_too_thin_are_dropped(min_side, kept):
 def test_boxes_move_with_the_image():
     boxes = torch.tensor([[[10.0, 20, 30, 40]], [[-5, 10, 200, 90]]])
     assert carry(boxes, (50, 100), (100, 300)).tolist() == [[[30, 40, 90, 80]], [[-15, 20, 600, 180]]]
-    assert clip(boxes, (50, 100)).tolist() == [[[10, 20, 30, 40]], [[0, 10, 100, 50]]]
 
 
 def test_sizes_that_the_limit_makes_equal_come_once():
