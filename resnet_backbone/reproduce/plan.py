@@ -16,8 +16,7 @@ from typing import TextIO
 
 from resnet_backbone.data.catalog import check_dataset_files, get_dataset
 from resnet_backbone.data.images.classes import missing_classes
-from resnet_backbone.data.prepare.crops import write_crops
-from resnet_backbone.data.prepare.shapes import generate_shapes
+from resnet_backbone.data.prepare.shapes import generate_shapes, write_crops
 from resnet_backbone.reproduce.estimate import estimate_text, find_gpu, gpu_hours, hours_text
 from resnet_backbone.reproduce.jobs import Job, Jobs
 from resnet_backbone.reproduce.results import FINISHED, OTHER, can_resume, read_state
