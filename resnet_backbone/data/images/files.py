@@ -58,7 +58,7 @@ def find_missing_images(files: ImageFiles) -> tuple[list[Finding], list[int]]:
     for row in range(len(files)):
         path = files.path(row)
         if path.parent not in there:
-            there[path.parent] = set(_regular_files(path.parent))
+            there[path.parent] = _regular_files(path.parent)
         if path.name not in there[path.parent]:
             missing.append(row)
     note = find_spellings(files.folder, [files.file_names[row] for row in missing]) if missing else ""
@@ -181,12 +181,12 @@ def _files_below(folder: Path) -> Iterator[str]:
         yield from names if below == "." else (f"{below}/{name}" for name in names)
 
 
-def _regular_files(folder: Path) -> list[str]:
+def _regular_files(folder: Path) -> set[str]:
     """Names of what can be read as a file; links are followed. A pipe would be waited for without end."""
     if not folder.is_dir():
-        return []
+        return set()
     with os.scandir(folder) as entries:
-        return [entry.name for entry in entries if entry.is_file()]
+        return {entry.name for entry in entries if entry.is_file()}
 
 
 def find_shared_files(train: Mapping[str, ImageFiles], test: ImageFiles) -> tuple[list[Finding], list[int]]:
@@ -203,10 +203,10 @@ def find_shared_files(train: Mapping[str, ImageFiles], test: ImageFiles) -> tupl
             folders[path.parent] = path.parent.resolve()
         return folders[path.parent], path.name
 
-    trained = {place(files, row): name for name, files in train.items() for row in range(len(files))}
-    shared = [row for row in range(len(test)) if place(test, row) in trained]
+    sets = {place(files, row): name for name, files in train.items() for row in range(len(files))}
+    shared = [row for row in range(len(test)) if place(test, row) in sets]
 
     def example(row: int) -> Example:
-        return test.example(row, f"{test.path(row)} is in {trained[place(test, row)]}, too")
+        return test.example(row, f"{test.path(row)} is in {sets[place(test, row)]}, too")
 
     return find("shared_file", shared, len(test), example), shared
