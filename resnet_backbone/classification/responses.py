@@ -125,16 +125,13 @@ class _Meter:
     def add(self, values: Tensor) -> None:
         """Add a batch, in parts: float64 takes twice the memory."""
         for part in values.split(max(1, _MOST_AT_ONCE // max(1, values[:1].numel()))):
-            self._add(part.double())
-
-    def _add(self, values: Tensor) -> None:
-        variance, mean = torch.var_mean(values, correction=0)
-        added = values.numel()
-        total = self.count + added
-        step = mean.item() - self.mean
-        self._squares += variance.item() * added + step**2 * self.count * added / total
-        self.mean += step * added / total
-        self.count = total
+            variance, mean = torch.var_mean(part.double(), correction=0)
+            added = part.numel()
+            total = self.count + added
+            step = mean.item() - self.mean
+            self._squares += variance.item() * added + step**2 * self.count * added / total
+            self.mean += step * added / total
+            self.count = total
 
 
 @contextmanager

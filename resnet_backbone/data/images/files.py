@@ -11,6 +11,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
@@ -53,14 +54,8 @@ def find_missing_images(files: ImageFiles) -> tuple[list[Finding], list[int]]:
     Returns:
         The finding, and the rows that are meant.
     """
-    there: dict[Path, set[str]] = {}
-    missing = []
-    for row in range(len(files)):
-        path = files.path(row)
-        if path.parent not in there:
-            there[path.parent] = _regular_files(path.parent)
-        if path.name not in there[path.parent]:
-            missing.append(row)
+    listed = cache(_regular_files)
+    missing = [row for row in range(len(files)) if files.path(row).name not in listed(files.path(row).parent)]
     note = find_spellings(files.folder, [files.file_names[row] for row in missing]) if missing else ""
     if len(missing) == len(files) and not note:
         note = f"not one of them is there: is {files.folder} their folder?"
@@ -195,13 +190,11 @@ def find_shared_files(train: Mapping[str, ImageFiles], test: ImageFiles) -> tupl
     Returns:
         The finding, and the rows of ``test`` that are meant.
     """
-    folders: dict[Path, Path] = {}
+    resolved = cache(Path.resolve)
 
     def place(files: ImageFiles, row: int) -> tuple[Path, str]:
         path = files.path(row)
-        if path.parent not in folders:
-            folders[path.parent] = path.parent.resolve()
-        return folders[path.parent], path.name
+        return resolved(path.parent), path.name
 
     sets = {place(files, row): name for name, files in train.items() for row in range(len(files))}
     shared = [row for row in range(len(test)) if place(test, row) in sets]

@@ -136,7 +136,7 @@ class VocFolder:
         with_ending = [line for line in lines if line.lower().endswith(endings)]
         cut = {line: line.removesuffix(Path(line).suffix) for line in with_ending if not self._is_known(line)}
         stems = [cut.get(line, line) for line in lines]
-        kept = [stem for stem in stems if not any(is_hidden(part) and part != ".." for part in Path(stem).parts)]
+        kept = [stem for stem in stems if not any(is_hidden(part) for part in stem.split("/") if part.strip("."))]
         if len(kept) < len(stems):
             self.notes.append(f"{path}: left out {len(stems) - len(kept)} hidden files that it lists")
         return _checked_names(kept, path)

@@ -20,6 +20,7 @@ _MAX_SIDE = 1_000_000  # pixels
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 _NOT_STATED = ("", "unspecified")
+_NOT_OF_FILES = ("utf-7", "unicode-escape", "raw-unicode-escape", "idna", "punycode")  # ASCII would mean other text
 _DECLARED = re.compile(rb"""(?:\xef\xbb\xbf)?\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""")
 
 
@@ -207,6 +208,8 @@ def _read_text(path: Path) -> str:
     elif encoding.lower().startswith(("utf8", "utf-8", "utf_8", "utf-16", "utf-32")):
         encoding = "utf-8-sig"  # also of the others, as the declaration could be read byte by byte
     try:
+        if codecs.lookup(encoding).name in _NOT_OF_FILES:
+            raise LookupError("no encoding of files")
         return data.decode(encoding)
     except (LookupError, UnicodeError) as error:
         raise ValueError(f"{path}: is not text in {encoding} ({error}); correct its encoding") from error
