@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_backbone.data.catalog import datasets_root
-from resnet_backbone.data.prepare.bccd import BCCD_URL, prepare_bccd
+from resnet_backbone.data.prepare.voc import BCCD_URL, prepare_bccd
 from resnet_backbone.engine.command_line import run_command_line
 
 

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_backbone.data.catalog import datasets_root
-from resnet_backbone.data.prepare.crops import write_crops
-from resnet_backbone.data.prepare.shapes import generate_shapes
+from resnet_backbone.data.prepare.shapes import generate_shapes, write_crops
 from resnet_backbone.engine.command_line import run_command_line
 
 

@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from fvcore.common.config import CfgNode
 from PIL import Image
 
-from resnet_backbone.data.transforms import SeenImage
+from resnet_backbone.data.transforms import InputImage
 
 TINY = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7", "DATASETS.TEST", "[]"),
@@ -202,7 +202,7 @@ def test_pictures_lines_and_warnings(engine, visualize, tmp_path):
 
 def test_boxes_that_vanished_are_told(load_script):
     tool = load_script("tools/visualize_data.py")
-    image = SeenImage(
+    image = InputImage(
         image_id=5,
         name="x.png",
         pixels=torch.zeros(3, 64, 96, dtype=torch.uint8),

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_backbone.classification.complexity_table import complexity_rows, stages_text, table_markdown, table_text
+from resnet_backbone.classification.complexity_table import complexity_rows, stages_text, table_text
 from resnet_backbone.classification.curves import read_curves, write_curves
 from resnet_backbone.classification.responses import measure_sources, responses_text, write_responses
 from resnet_backbone.data.images.classes import open_classes
@@ -36,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def print_table(args: argparse.Namespace) -> None:
-    rows = complexity_rows()
-    print(table_markdown(rows) if args.markdown else table_text(rows))
+    print(table_text(complexity_rows(), markdown=args.markdown))
 
 
 def print_stages(args: argparse.Namespace) -> None:

@@ -21,12 +21,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from resnet_backbone.classification.ensemble import check_members, score_members
-from resnet_backbone.classification.evaluate import check_folder, score_text, write_score
+from resnet_backbone.classification.evaluate import (
+    check_folder,
+    check_members,
+    score_members,
+    score_text,
+    write_score,
+)
 from resnet_backbone.classification.network import weights_file
-from resnet_backbone.classification.predict import DTYPES, Progress
+from resnet_backbone.classification.predict import DTYPES
 from resnet_backbone.classification.transforms import KINDS, SCALES, Views
 from resnet_backbone.data.images.classes import open_classes
 from resnet_backbone.engine.command_line import plain_text, run_command_line
@@ -50,7 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             batch_size=args.batch_size,
             num_workers=args.num_workers,
             dtype=DTYPES[args.dtype],
-            progress=progress_bar,
         )
         print(score_text(score, views))
         if args.output is not None:
@@ -86,18 +89,6 @@ def transform_of(args: argparse.Namespace) -> TestTransform | None:
     if args.resize is None or args.crop is None:
         raise ValueError("--resize and --crop go together, as in --resize 256 --crop 224; --interpolation needs both")
     return TestTransform(args.resize, args.crop, args.interpolation or "bilinear")
-
-
-def progress_bar(name: str) -> Progress:
-    bar = tqdm(desc=name, unit="image", disable=None)  # none where nobody watches
-
-    def show(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-
-    return show
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

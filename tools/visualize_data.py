@@ -27,7 +27,7 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 from torch import Tensor
 
-from resnet_backbone.data.transforms import SeenImage, Sight
+from resnet_backbone.data.transforms import InputImage, InputImages
 from resnet_backbone.engine.command_line import plain_text, run_command_line
 from resnet_backbone.engine.run_folder import ENGINES, choose_engine
 from resnet_backbone.metrics.drawing import draw_panel, save_pictures
@@ -39,14 +39,14 @@ GRID_CELL = (640, 480)  # width and height in pixels of one image in the grid
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
-        cfg, sight = open_data(args)
+        cfg, inputs = open_data(args)
         output = args.output or Path(cfg.OUTPUT_DIR) / f"data_{args.split}"
         tiny = min(min(sizes) for sizes in cfg.MODEL.ANCHOR_GENERATOR.SIZES) / 2
-        seen: list[SeenImage] = []
+        seen: list[InputImage] = []
 
         def drawn() -> Iterator[tuple[str, Image.Image]]:
-            for image in islice(sight.images, args.num):
-                yield image.name, draw(image, sight.class_names)
+            for image in islice(inputs.images, args.num):
+                yield image.name, draw(image, inputs.class_names)
                 print(describe(image, tiny))
                 seen.append(image)
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"error: {plain_text(error)}", file=sys.stderr)
         return 1
-    print("\n".join(summarise(seen, sight.class_names, tiny)))
+    print("\n".join(summarise(seen, inputs.class_names, tiny)))
     print(f"wrote {len(seen)} pictures and grid.png to {output}")
     return 0
 
@@ -75,7 +75,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def open_data(args: argparse.Namespace) -> tuple[CfgNode, Sight]:
+def open_data(args: argparse.Namespace) -> tuple[CfgNode, InputImages]:
     if choose_engine(args.engine) == "detectron2":
         from resnet_backbone.detectron2_plugin import config as detectron2_config
         from resnet_backbone.detectron2_plugin import network_input as detectron2_sight
@@ -89,7 +89,7 @@ def open_data(args: argparse.Namespace) -> tuple[CfgNode, Sight]:
     return cfg, open_sight(cfg, training=args.split == "train")
 
 
-def draw(image: SeenImage, class_names: Sequence[str]) -> Image.Image:
+def draw(image: InputImage, class_names: Sequence[str]) -> Image.Image:
     height, width = image.size
     padded = "" if image.pixels.shape[1:] == image.size else " in {} x {}".format(*image.pixels.shape[1:])
     title = f"id {image.image_id}: {height} x {width}{padded}, {count(len(image.boxes), 'box', 'boxes')}"
@@ -97,7 +97,7 @@ def draw(image: SeenImage, class_names: Sequence[str]) -> Image.Image:
     return draw_panel(title, image.pixels, image.boxes, image.labels, names, image.masks)
 
 
-def describe(image: SeenImage, tiny: float) -> str:
+def describe(image: InputImage, tiny: float) -> str:
     """One line: what it was, what it is, what is on it. Sizes are height x width."""
     before, now = (f"{size[0]} x {size[1]}" for size in (image.original_size, image.size))
     padded = "{} x {}".format(*image.pixels.shape[1:])
@@ -107,7 +107,7 @@ def describe(image: SeenImage, tiny: float) -> str:
     return line + "".join(f", {number} {what}" for number, what in extra if number)
 
 
-def summarise(seen: Sequence[SeenImage], class_names: Sequence[str], tiny: float) -> list[str]:
+def summarise(seen: Sequence[InputImage], class_names: Sequence[str], tiny: float) -> list[str]:
     found = Counter(class_names[label] for image in seen for label in image.labels.tolist())
     boxes = ", ".join(f"{number} {name}" for name, number in found.most_common()) or "none"
     lines = [f"{count(len(seen), 'image', 'images')}; boxes: {boxes}"]
@@ -126,11 +126,11 @@ def summarise(seen: Sequence[SeenImage], class_names: Sequence[str], tiny: float
     return lines
 
 
-def vanished(image: SeenImage) -> int:
+def vanished(image: InputImage) -> int:
     return image.annotated - len(image.boxes)
 
 
-def is_tiny(image: SeenImage, tiny: float) -> Tensor:
+def is_tiny(image: InputImage, tiny: float) -> Tensor:
     return (image.boxes[:, 2:] - image.boxes[:, :2]).prod(dim=1) < tiny**2
 
 

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
 from tabulate import tabulate
 
 from resnet_backbone.metrics.paper import paper_rows
-from resnet_backbone.models.complexity import Complexity, build_on_meta, complexity, usual_size
+from resnet_backbone.models.complexity import Complexity, StageComplexity, build_on_meta, complexity, usual_size
 from resnet_backbone.models.registry import list_models
 from resnet_backbone.weights.architecture import has_bottlenecks
 
-HEADERS = (
-    "network",
-    "options",
-    "pixels",
-    "parameters, M",
-    "multiply-adds, G",
-    "activations, M",
-    "the paper",
-    "difference",
-    "note",
-)
+HEADERS = ("network", "options", "pixels", "parameters, M", "multiply-adds, G", "activations, M") + (
+    "the paper", "difference", "note",
+)  # fmt: skip
 EXPLANATION = """\
 For one image. Multiply-adds are those of convolutions and matrix products; activations are what convolutions and linear
 layers return. Difference: ours from the figure that the paper prints (Table 1 and its text, Table 6), in percent of it.
@@ -57,71 +49,55 @@ class ComplexityRow:
         return self.cost.arch
 
     @property
+    def ours(self) -> float:
+        """What is compared with the paper's figure: millions of parameters, or billions of multiply-adds."""
+        return self.cost.parameters / 1e6 if self.counts_parameters else self.cost.multiply_adds / 1e9
+
+    @property
     def difference(self) -> float | None:
         """Ours from the paper's figure, in percent of it; None without one."""
-        if self.printed is None:
-            return None
-        return 100 * (_ours(self.cost, self.counts_parameters) / self.printed - 1)
+        return None if self.printed is None else 100 * (self.ours / self.printed - 1)
 
     def cells(self) -> tuple[str, ...]:
         """What stands below :data:`HEADERS`."""
-        options = ", ".join(f"{name}={value}" for name, value in self.options.items())
         unit = "M parameters" if self.counts_parameters else "G"
-        difference = self.difference
         return (
             self.arch,
-            options or NOTHING,
+            ", ".join(f"{name}={value}" for name, value in self.options.items()) or NOTHING,
             str(self.cost.size[0]),
             f"{self.cost.parameters / 1e6:.3f}",
             f"{self.cost.multiply_adds / 1e9:.3f}",
             f"{self.cost.activations / 1e6:.2f}",
             NOTHING if self.printed is None else f"{self.printed} {unit}",
-            NOTHING if difference is None else f"{difference:+.1f} %",
+            NOTHING if self.difference is None else f"{self.difference:+.1f} %",
             self.note,
         )
 
 
 def complexity_rows() -> list[ComplexityRow]:
     """Count every network of the registry; those that the paper has with other options than ours, with these, too."""
-    rows = []
-    for arch in list_models():
-        rows.append(_row(arch, {}))
-        if options := _options_of_the_paper(arch):
-            rows.append(_row(arch, options))
-    return rows
+    return [complexity_row(arch, options) for arch in list_models() for options in _options(arch)]
 
 
-def table_text(rows: Sequence[ComplexityRow]) -> str:
-    """Return the table for a terminal."""
-    return f"{_table(rows, 'simple')}\n\n{EXPLANATION}"
-
-
-def table_markdown(rows: Sequence[ComplexityRow]) -> str:
-    """Return the table as Markdown."""
-    return f"{_table(rows, 'github')}\n\n{EXPLANATION}\n"
+def table_text(rows: Sequence[ComplexityRow], *, markdown: bool = False) -> str:
+    """Return the table for a terminal, or as Markdown."""
+    cells = [row.cells() for row in rows]
+    style, alignment = "github" if markdown else "simple", (*_align(2, 8), "left")
+    table = tabulate(cells, HEADERS, style, disable_numparse=True, colalign=alignment)
+    return f"{table}\n\n{EXPLANATION}"
 
 
 def stages_text(cost: Complexity) -> str:
     """Return one network's stages for a terminal."""
     headers = ("stage", "output", "parameters", "multiply-adds, M", "activations, M")
-    rows = [
-        (
-            stage.name,
-            " x ".join(map(str, stage.output_size)),
-            f"{stage.parameters:,}",
-            f"{stage.multiply_adds / 1e6:,.2f}",
-            f"{stage.activations / 1e6:.3f}",
-        )
-        for stage in cost.stages
+    parts: list[tuple[str, str, StageComplexity | Complexity]] = [
+        (stage.name, " x ".join(map(str, stage.output_size)), stage) for stage in cost.stages
     ]
-    total = (
-        "total",
-        "",
-        f"{cost.parameters:,}",
-        f"{cost.multiply_adds / 1e6:,.2f}",
-        f"{cost.activations / 1e6:.3f}",
-    )
-    table = tabulate([*rows, total], headers, "simple", disable_numparse=True, colalign=_align(2, len(headers)))
+    rows = [
+        (name, output, f"{part.parameters:,}", f"{part.multiply_adds / 1e6:,.2f}", f"{part.activations / 1e6:.3f}")
+        for name, output, part in [*parts, ("total", "", cost)]
+    ]
+    table = tabulate(rows, headers, "simple", disable_numparse=True, colalign=_align(2, len(headers)))
     height, width = cost.size
     return f"{cost.arch}, one image of {height} x {width} pixels\n\n{table}"
 
@@ -139,35 +115,29 @@ def printed_how(value: float, printed: float) -> str:
     return "rounded" if rounded else "truncated" if truncated else ""
 
 
-def _options_of_the_paper(arch: str) -> dict[str, str | bool]:
-    """Return those that differ from what ``create_model`` takes without any."""
-    if has_bottlenecks(arch):
-        return {"stride_in_1x1": True}
-    return {"shortcut": "A"} if arch in ("resnet18", "resnet34") else {}
-
-
-def _row(arch: str, options: Mapping[str, str | bool]) -> ComplexityRow:
+def complexity_row(arch: str, options: Mapping[str, str | bool]) -> ComplexityRow:
+    """Count one network, built with ``options`` of ``create_model``."""
     cost = complexity(build_on_meta(arch, **options), usual_size(arch))
     counts_parameters = arch.startswith("cifar_")
     table, figure = (6, "parameters") if counts_parameters else (1, "multiply_adds")
     printed = next((getattr(row, figure) for row in paper_rows(table) if row.arch == arch), None)
-    notes = [*_verdict(_ours(cost, counts_parameters), printed), *_notes(arch, options, cost)]
-    return ComplexityRow(dict(options), cost, printed, counts_parameters, "; ".join(notes))
+    row = ComplexityRow(dict(options), cost, printed, counts_parameters, "")
+    return replace(row, note="; ".join([*_verdict(row.ours, printed), *_notes(arch, options, cost)]))
 
 
-def _ours(cost: Complexity, counts_parameters: bool) -> float:
-    """What is compared with the paper's figure: millions of parameters, or billions of multiply-adds."""
-    return cost.parameters / 1e6 if counts_parameters else cost.multiply_adds / 1e9
+def _options(arch: str) -> list[dict[str, str | bool]]:
+    """Return no options, and those of the paper where they differ from what ``create_model`` takes without any."""
+    if has_bottlenecks(arch):
+        return [{}, {"stride_in_1x1": True}]
+    return [{}, {"shortcut": "A"}] if arch in ("resnet18", "resnet34") else [{}]
 
 
-def _verdict(ours: float, printed: float | None) -> Iterator[str]:
+def _verdict(ours: float, printed: float | None) -> list[str]:
     """Say whether the paper's figure is ours rounded, or truncated."""
     how = "" if printed is None else printed_how(ours, printed)
-    if how == "truncated":
-        right = Decimal(str(ours)).quantize(Decimal(str(printed)), ROUND_HALF_UP)
-        yield f"printed truncated, rounds to {right}"
-    elif how:
-        yield "printed rounded"
+    if how != "truncated":
+        return ["printed rounded"] if how else []
+    return [f"printed truncated, rounds to {Decimal(str(ours)).quantize(Decimal(str(printed)), ROUND_HALF_UP)}"]
 
 
 def _notes(arch: str, options: Mapping[str, str | bool], cost: Complexity) -> Iterator[str]:
@@ -191,11 +161,6 @@ def _notes(arch: str, options: Mapping[str, str | bool], cost: Complexity) -> It
         yield "stride in the first 1x1, as the paper's released models"
     else:
         yield "v1.5, as torchvision: stride in the 3x3, larger first 1x1"
-
-
-def _table(rows: Sequence[ComplexityRow], style: str) -> str:
-    cells = [row.cells() for row in rows]
-    return tabulate(cells, HEADERS, style, disable_numparse=True, colalign=_align(2, 8) + ("left",))
 
 
 def _align(texts: int, columns: int) -> tuple[str, ...]:

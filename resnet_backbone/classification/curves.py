@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -20,39 +20,15 @@ from resnet_backbone.compare.runs import distinct_names
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.run_facts import Series, TrainingCurves, read_training
 
-STYLE: Any = {"text.parse_math": False, "font.size": 10}  # names are names, also with a dollar in them
-
-
-def colors(count: int) -> list[str]:
-    """Return ``count`` colours: those of the comparison's page, which colour-blind readers tell apart, while they last.
-
-    Those of more than they are, up to twenty, are told apart by most readers; then they begin again.
-    """
-    if count <= len(RUN_COLORS):
-        return list(RUN_COLORS[:count])
-    many = matplotlib.colormaps["tab20"]
-    return [to_hex(many(index % many.N)) for index in range(count)]
-
-
-def plain(axes: Axes) -> None:
-    """Begin both axes at 0, with a grid and no frame."""
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.grid(color=GRID)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 SMOOTHED_SHARE = 0.02  # of the records of a run: the width of the running mean in the plot
 _DASHES: tuple[Literal["solid", "dashdot", "dotted"], ...] = ("solid", "dashdot", "dotted")  # of the test sets
+_STYLE: Any = {"text.parse_math": False, "font.size": 10}  # names are names, also with a dollar in them
 
 
-@dataclass(frozen=True)
-class RunCurves:
-    """One run: its name in the plot, its folder, and what was recorded."""
+class RunCurves(NamedTuple):
+    """One run: its name in the plot, and what was recorded."""
 
     name: str
-    folder: Path
     training: TrainingCurves
 
 
@@ -72,7 +48,7 @@ def read_curves(folders: Sequence[Path], names: Sequence[str] = ()) -> list[RunC
     if not folders:
         raise ValueError("there are no runs to draw; name the folder of one or more")
     labels = distinct_names(names, [folder.resolve().name for folder in folders], "runs")
-    return [RunCurves(name, folder, _read(folder)) for name, folder in zip(labels, folders, strict=True)]
+    return [RunCurves(name, _read(folder)) for name, folder in zip(labels, folders, strict=True)]
 
 
 def _read(folder: Path) -> TrainingCurves:
@@ -91,22 +67,14 @@ def _read(folder: Path) -> TrainingCurves:
 def write_curves(runs: Sequence[RunCurves], folder: Path) -> tuple[Path, Path]:
     """Write ``curves.csv``, all points as they were recorded, and ``curves.png``, and return their paths."""
     table, picture = folder / "curves.csv", folder / "curves.png"
-    write_text(table, _csv(runs))
+    rows: list[tuple[object, ...]] = [("run", "curve", "test_set", "iteration", "error_percent")]
+    for run in runs:
+        rows += [(run.name, "train", "", *point) for point in run.training.train_error]
+        for test_set, points in run.training.test_error.items():
+            rows += [(run.name, "test", test_set, *point) for point in points]
+    write_csv(table, rows)
     plot_curves(runs, picture)
     return table, picture
-
-
-def _csv(runs: Sequence[RunCurves]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("run", "curve", "test_set", "iteration", "error_percent"))
-    for run in runs:
-        for iteration, error in run.training.train_error:
-            writer.writerow((run.name, "train", "", iteration, error))
-        for test_set, points in run.training.test_error.items():
-            for iteration, error in points:
-                writer.writerow((run.name, "test", test_set, iteration, error))
-    return file.getvalue()
 
 
 def running_mean(points: Series, width: int) -> Series:
@@ -131,8 +99,7 @@ def plot_curves(runs: Sequence[RunCurves], path: Path) -> None:
     records. The axis ends a half above the largest error of the second half of a run: as in the paper's figures, the
     beginning, where every network guesses, is cut off.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 5), layout="constrained")
+    with drawing(path, width=8, height=5) as figure:
         axes = figure.add_subplot()
         test_sets = list(dict.fromkeys(name for run in runs for name in run.training.test_error))
         drawn: list[Series] = []
@@ -141,13 +108,11 @@ def plot_curves(runs: Sequence[RunCurves], path: Path) -> None:
         axes.set_title("Training error (dashed) and test error (bold)", loc="left", fontsize=11)
         axes.set_xlabel("iteration")
         axes.set_ylabel("top-1 error, percent")
-        plain(axes)
+        start_at_zero(axes)
         axes.set_ylim(top=_top(drawn))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         handles = _legend(runs, test_sets)
         figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
 
 
 def _draw(axes: Axes, run: RunCurves, color: str, test_sets: Sequence[str]) -> list[Series]:
@@ -174,13 +139,47 @@ def _top(drawn: Sequence[Series]) -> float:
 
 def _legend(runs: Sequence[RunCurves], test_sets: Sequence[str]) -> list[Line2D]:
     """The runs by their colours, then, where there are several test sets, these by their dashes."""
-    handles = [
-        Line2D([], [], color=color, linewidth=2.2, label=run.name)
-        for run, color in zip(runs, colors(len(runs)), strict=True)
-    ]
+    lines = [(run.name, color, _DASHES[0]) for run, color in zip(runs, colors(len(runs)), strict=True)]
     if len(test_sets) > 1:
-        handles += [
-            Line2D([], [], color="black", linewidth=2.2, linestyle=_DASHES[index % len(_DASHES)], label=test_set)
-            for index, test_set in enumerate(test_sets)
-        ]
-    return handles
+        lines += [(name, "black", _DASHES[index % len(_DASHES)]) for index, name in enumerate(test_sets)]
+    return [Line2D([], [], color=color, linestyle=dashes, linewidth=2.2, label=name) for name, color, dashes in lines]
+
+
+# What the plots and tables of other analyses are made with, too
+
+
+@contextmanager
+def drawing(path: Path, *, width: float, height: float) -> Iterator[Figure]:
+    """Give a figure of this size, in inches, to draw on, and save it as ``path``, whose folder is made."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+
+
+def colors(count: int) -> list[str]:
+    """Return ``count`` colours: those of the comparison's page, which colour-blind readers tell apart, while they last.
+
+    Those of more than they are, up to twenty, are told apart by most readers; then they begin again.
+    """
+    if count <= len(RUN_COLORS):
+        return list(RUN_COLORS[:count])
+    many = matplotlib.colormaps["tab20"]
+    return [to_hex(many(index % many.N)) for index in range(count)]
+
+
+def start_at_zero(axes: Axes) -> None:
+    """Begin both axes at 0, with a grid and no frame."""
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.grid(color=GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write rows, the first of which are the names of the columns, as a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())

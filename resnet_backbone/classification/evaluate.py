@@ -1,34 +1,175 @@
-"""Evaluation of a classifier: on a test set over all processes, as a table for a terminal, and the files written."""
+"""Evaluating classifiers: each by itself and several as an ensemble, the table, the files, and the test of a training.
+
+Source of the ensemble: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), Table 5.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tabulate import tabulate
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
-from resnet_backbone.classification.device_images import DeviceImages
-from resnet_backbone.classification.ensemble import EnsembleScore, Member, MemberScore
-from resnet_backbone.classification.predict import Classifier, evaluating, load_classifier, predict
-from resnet_backbone.classification.transforms import ONE_CROP, Views
+from resnet_backbone.classification.predict import (
+    Classifier,
+    Member,
+    dense_window,
+    describe,
+    evaluating,
+    load_classifier,
+    predict,
+)
+from resnet_backbone.classification.transforms import ONE_CROP, DeviceImages, Views
 from resnet_backbone.data.images.classes import ClassDataset
 from resnet_backbone.engine.run_folder import CONFIG, FINAL
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.files.checkpoints import LAST
 from resnet_backbone.metrics.classification import TOP, ClassificationMetrics, error_text, score_classes
 from resnet_backbone.metrics.run_facts import FACTS_NAME, CostMeter, environment, hash_labels, write_facts
+from resnet_backbone.models.complexity import build_on_meta
+from resnet_backbone.weights import TestTransform, WeightsError, read_weights
 
 METRICS_NAME, PREDICTIONS_NAME = "metrics.json", "predictions.csv"
+
+
+@dataclass(frozen=True)
+class MemberScore:
+    """What one classifier reached, and how many images a second went through it, reading and decoding included."""
+
+    member: Member
+    metrics: ClassificationMetrics
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class EnsembleScore:
+    """What several classifiers reached, or one.
+
+    Attributes:
+        members: each by itself.
+        metrics: of the mean of their probabilities.
+        probabilities: that mean, float32, (N, K).
+    """
+
+    members: tuple[MemberScore, ...]
+    metrics: ClassificationMetrics
+    probabilities: Tensor
+
+
+def check_members(
+    sources: Sequence[str], dataset: ClassDataset, views: Views, test_transform: TestTransform | None = None
+) -> list[Member]:
+    """Read several weights and check that each can be tested on ``dataset``, before the first one is.
+
+    Args:
+        sources: one or more catalog names or files.
+        dataset: its classes must be theirs.
+        views: what they will be shown.
+        test_transform: of those that do not say one.
+
+    Raises:
+        ValueError: no source or one twice, a transform that nobody needs, other classes than those of the data, scales
+            that are too small; and what ``load_classifier`` raises.
+    """
+    if not sources:
+        raise ValueError("no weights to evaluate: give one or more, such as imagenet://resnet50/IMAGENET1K_V1")
+    twice = sorted({source for source in sources if list(sources).count(source) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is given twice; an ensemble needs different weights")
+    members = [_check_member(source, dataset, views, test_transform) for source in sources]
+    if test_transform is not None and not any(member.given_transform for member in members):
+        raise ValueError(
+            "a test transform is given (--resize, --crop), and all of the weights say their own: leave it out"
+        )
+    return members
+
+
+def _check_member(source: str, dataset: ClassDataset, views: Views, test_transform: TestTransform | None) -> Member:
+    weights = read_weights(source)
+    member = describe(weights, None if weights.test_transform else test_transform)
+    views.check(member.test_transform)
+    _check_classes(member.name, weights.num_classes, weights.class_names, dataset)
+    if views.kind == "multi-scale":
+        model = build_on_meta(member.arch, num_classes=weights.num_classes)
+        dense_window(model, member.name, member.test_transform.crop, views.scales, torch.device("meta"))
+    return member
+
+
+def _check_classes(name: str, num_classes: int, class_names: Sequence[str], dataset: ClassDataset) -> None:
+    """Raise WeightsError where a classifier tells other classes apart than those of the data.
+
+    Published classifiers do not say their classes: of these the number alone can be checked. They have ImageNet's in
+    the order of the sorted WordNet ids, which is that of ImageNet's folders.
+    """
+    expected = dataset.class_names
+    if num_classes != len(expected):
+        raise WeightsError(
+            f"{name} tells {num_classes} classes apart, {dataset.source} has {len(expected)} "
+            f"({', '.join(expected[:4])}, ...); take data of its classes, or weights that were trained on these"
+        )
+    if class_names and tuple(class_names) != tuple(expected):
+        number = next(i for i, pair in enumerate(zip(class_names, expected, strict=True)) if pair[0] != pair[1])
+        same = sorted(class_names) == sorted(expected)
+        how = "the same classes in another order" if same else "other classes"
+        raise WeightsError(
+            f"{name} and {dataset.source} have {how}: class {number} is {class_names[number]!r} there and "
+            f"{expected[number]!r} here; give the folders the names of the classifier's classes"
+        )
+
+
+def score_members(
+    members: Sequence[Member],
+    dataset: ClassDataset,
+    views: Views,
+    *,
+    device: torch.device | str,
+    batch_size: int,
+    num_workers: int,
+    dtype: torch.dtype = torch.float32,
+) -> EnsembleScore:
+    """Run classifiers one after another, so that memory holds one, and score each and the mean of all.
+
+    Every image is shown to each of them in the way that its own test transform says.
+
+    Args:
+        members: what :func:`check_members` returned for the same data and views.
+        dataset, views, device, batch_size, num_workers, dtype: as of
+            :func:`~resnet_backbone.classification.predict.predict`.
+
+    Raises:
+        ValueError: as ``predict``; or probabilities that are not finite.
+    """
+    labels = torch.from_numpy(dataset.labels)
+    total = torch.zeros(len(dataset), len(dataset.class_names), dtype=torch.float64)
+    scores = []
+    for member in members:
+        classifier = load_classifier(member.source, test_transform=member.test_transform)
+        start = time.perf_counter()
+        _, probabilities = predict(
+            classifier,
+            dataset,
+            views,
+            device=device,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            dtype=dtype,
+        )
+        images_per_s = len(dataset) / (time.perf_counter() - start)
+        del classifier  # before the next one is built
+        scores.append(MemberScore(member, score_classes(probabilities, labels), images_per_s))
+        total += probabilities
+    mean = (total / len(members)).float()
+    return EnsembleScore(tuple(scores), score_classes(mean, labels), mean)
 
 
 def score_text(score: EnsembleScore, views: Views) -> str:
@@ -106,7 +247,6 @@ def write_score(
     Returns:
         Their paths.
     """
-    names = [dataset.image_name(index) for index in range(len(dataset))]
     facts = {
         **environment(device),
         "dtype": dtype,
@@ -114,7 +254,7 @@ def write_score(
         "scales": list(views.scales) if views.kind == "multi-scale" else None,  # pixels
         "dataset": dataset.source,
         "location": str(dataset.location.absolute()),
-        "labels_sha256": hash_labels(names, dataset.labels.tolist()),
+        "labels_sha256": data_hash(dataset),
         "num_images": len(dataset),
         "class_names": list(dataset.class_names),
         # Name, SHA-256, transform, published accuracy, and figures of each classifier.
@@ -126,35 +266,42 @@ def write_score(
     texts = {
         METRICS_NAME: json.dumps(score.metrics.to_dict(), indent=2) + "\n",
         FACTS_NAME: json.dumps(facts, indent=2) + "\n",
-        PREDICTIONS_NAME: predictions_csv(score.probabilities, dataset, names),
+        PREDICTIONS_NAME: predictions_csv(score.probabilities, dataset),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
     return [folder / name for name in texts]
 
 
-def predictions_csv(probabilities: torch.Tensor, dataset: ClassDataset, names: Sequence[str]) -> str:
+def predictions_csv(probabilities: Tensor, dataset: ClassDataset) -> str:
     """Return a line an image: its name, its class, and the five likeliest classes with their probabilities."""
-    shown = min(TOP, probabilities.shape[1])
-    top = probabilities.topk(shown)
-    classes = dataset.class_names
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    headers = [(f"class{rank}", f"probability{rank}") for rank in range(1, shown + 1)]
-    writer.writerow(["image", "label", *(header for pair in headers for header in pair)])
-    found = zip(names, dataset.labels.tolist(), top.indices.tolist(), top.values.tolist(), strict=True)
-    for name, label, indices, values in found:
-        pairs = [(classes[index], f"{value:.6g}") for index, value in zip(indices, values, strict=True)]
-        writer.writerow([name, classes[label], *(item for pair in pairs for item in pair)])
-    return out.getvalue()
+    count = min(TOP, probabilities.shape[1])
+    top = probabilities.topk(count)
+    names = dataset.class_names
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"{column}{rank}" for rank in range(1, count + 1) for column in ("class", "probability")]
+    writer.writerow(["image", "label", *columns])
+    for index, likeliest in enumerate(zip(top.indices.tolist(), top.values.tolist(), strict=True)):
+        row = [dataset.image_name(index), names[int(dataset.labels[index])]]
+        for label, probability in zip(*likeliest, strict=True):
+            row += [names[label], f"{probability:.6g}"]
+        writer.writerow(row)
+    return text.getvalue()
 
 
+def data_hash(data: ClassDataset) -> str:
+    """Return :func:`~resnet_backbone.metrics.run_facts.hash_labels` of a data set: which images it has, and of what."""
+    return hash_labels([data.image_name(index) for index in range(len(data))], data.labels.tolist())
+
+
+@dataclass
 class Scorer:
     """Scores classifiers on one test set, in float32 whatever they were trained in.
 
     Half the precision makes some classes equally likely, and ties count as errors.
 
-    Args:
+    Attributes:
         dataset: the test set.
         accelerator: the processes that share its images, each taken by one of them alone.
         batch_size: images in one forward pass of a process.
@@ -162,25 +309,15 @@ class Scorer:
         on_device: the same images, kept on the device as the trained network reads them; for 1-crop.
     """
 
-    def __init__(
-        self,
-        dataset: ClassDataset,
-        accelerator: Accelerator,
-        *,
-        batch_size: int,
-        num_workers: int,
-        on_device: DeviceImages | None = None,
-    ) -> None:
-        self.dataset = dataset
-        self.accelerator = accelerator
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.on_device = on_device
-        self._labels = torch.from_numpy(dataset.labels)
+    dataset: ClassDataset
+    accelerator: Accelerator
+    batch_size: int
+    num_workers: int
+    on_device: DeviceImages | None = None
 
     def quick(self, classifier: Classifier) -> ClassificationMetrics:
         """Return the figures of the centre crop of every image."""
-        return score_classes(self._own_probabilities(classifier, ONE_CROP), self._labels)
+        return self._score(self._own_probabilities(classifier, ONE_CROP))
 
     def full(
         self, classifier: Classifier, views: Views, folder: Path, members: Sequence[Member] = ()
@@ -200,9 +337,8 @@ class Scorer:
         with meter if views == ONE_CROP else nullcontext():
             probabilities = self._own_probabilities(classifier, views)
         for member in members:
-            other = load_classifier(member.source)
-            probabilities += self._gathered(*self._predicted(other, views))
-        metrics = score_classes(probabilities / (1 + len(members)), self._labels)
+            probabilities += self._probabilities(load_classifier(member.source), views)
+        metrics = self._score(probabilities / (1 + len(members)))
         if self.accelerator.is_main_process:
             data = self.dataset
             write_facts(
@@ -221,54 +357,42 @@ class Scorer:
             write_text(folder / METRICS_NAME, json.dumps(metrics.to_dict(), indent=2) + "\n")
         return metrics
 
+    def _score(self, probabilities: Tensor) -> ClassificationMetrics:
+        return score_classes(probabilities, torch.from_numpy(self.dataset.labels))
+
     def _own_probabilities(self, classifier: Classifier, views: Views) -> Tensor:
         """Return what the classifier that the images on the device are prepared for says of all, (N, K)."""
         if self.on_device is None or views != ONE_CROP:
-            return self._gathered(*self._predicted(classifier, views))
+            return self._probabilities(classifier, views)
+        indices, probabilities = [], []
         accelerator = self.accelerator
         place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
         batches = self.on_device.test_batches(self.batch_size, **place)
-        return self._gathered(*classify_batches(classifier.model, batches, accelerator.device))
+        with evaluating(classifier.model, accelerator.device, torch.float32):
+            for numbers, images in batches:
+                indices.append(numbers)
+                probabilities.append(classifier.model(images).float().softmax(1))
+        return self._gathered(torch.cat(indices).cpu(), torch.cat(probabilities).cpu())
 
-    def _predicted(self, classifier: Classifier, views: Views) -> tuple[Tensor, Tensor]:
-        """Return indices and probabilities of this process's share."""
-        accelerator = self.accelerator
-        total = -(-(len(self.dataset) - accelerator.process_index) // accelerator.num_processes)
-        with tqdm(total=total, desc=classifier.name, unit="image", disable=None, leave=False) as bar:
-            return predict(
-                classifier,
-                self.dataset,
-                views,
-                device=accelerator.device,
-                batch_size=self.batch_size,
-                num_workers=self.num_workers,
-                rank=accelerator.process_index,
-                world_size=accelerator.num_processes,
-                progress=lambda done, _: bar.update(done - bar.n),
-            )
+    def _probabilities(self, classifier: Classifier, views: Views) -> Tensor:
+        """Return what a classifier says of all images, (N, K)."""
+        share = predict(
+            classifier,
+            self.dataset,
+            views,
+            device=self.accelerator.device,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+        )
+        return self._gathered(*share)
 
     def _gathered(self, indices: Tensor, share: Tensor) -> Tensor:
         """Return the probabilities of all images, (N, K), on every process."""
         if self.accelerator.num_processes == 1:
             return share
-        whole = torch.empty(len(self.dataset), share.shape[1])
+        gathered = torch.empty(len(self.dataset), share.shape[1])
         for part_indices, part in gather_object([(indices, share)]):
-            whole[part_indices] = part
-        return whole
-
-
-def data_hash(data: ClassDataset) -> str:
-    """Return :func:`~resnet_backbone.metrics.run_facts.hash_labels` of a data set: which images it has, and of what."""
-    return hash_labels([data.image_name(index) for index in range(len(data))], data.labels.tolist())
-
-
-def classify_batches(
-    model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return indices (n,) and probabilities (n, K), both on the CPU, of batches of (indices, images)."""
-    indices, probabilities = [], []
-    with evaluating(model, device, torch.float32):
-        for numbers, images in batches:
-            indices.append(numbers)
-            probabilities.append(model(images).float().softmax(1))
-    return torch.cat(indices).cpu(), torch.cat(probabilities).cpu()
+            gathered[part_indices] = part
+        return gathered

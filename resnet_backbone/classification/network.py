@@ -31,6 +31,10 @@ from resnet_backbone.weights.cache import resolve
 
 logger = logging.getLogger(__name__)
 
+WEIGHTS = "weights.pth"  # in OUTPUT_DIR: the packaged network, for tools/train_net.py and any Detectron2 project
+_BLOCK = re.compile(r"res\d\.\d+")
+_KEYS = {"model", "arch", "class_names", "input", "test_transform"}
+
 
 class Start(NamedTuple):
     """What a network starts from: at most one of the two; He et al.'s initialisation without."""
@@ -52,19 +56,19 @@ class Start(NamedTuple):
             return tuple(self.checkpoint["class_names"])
         return self.weights.class_names if self.weights else ()
 
-    def check_network(self, cfg: CfgNode, *, goes_on: bool) -> None:
+    def check_network(self, cfg: CfgNode, *, exact: bool) -> None:
         """Raise ValueError where the tensors hide that ``cfg`` describes another network than was trained.
 
         Args:
             cfg: of the run.
-            goes_on: the same training is resumed, or its network evaluated: stochastic depth may not change either.
+            exact: the same training is resumed, or its network evaluated: stochastic depth may not change either.
         """
         if self.checkpoint is None:
             return
-        trained = {"MODEL.ARCH": self.checkpoint["arch"], "MODEL.STRIDE_IN_1X1": self.checkpoint["stride_in_1x1"]}
-        if goes_on:
-            trained["MODEL.STOCHASTIC_DEPTH"] = self.checkpoint.get("stochastic_depth", 0.0)
-        for key, value in trained.items():
+        facts = {"MODEL.ARCH": self.checkpoint["arch"], "MODEL.STRIDE_IN_1X1": self.checkpoint["stride_in_1x1"]}
+        if exact:
+            facts["MODEL.STOCHASTIC_DEPTH"] = self.checkpoint.get("stochastic_depth", 0.0)
+        for key, value in facts.items():
             if value_of(cfg, key) != value:
                 raise ValueError(
                     f"the checkpoint was trained with {key} {value}, not {value_of(cfg, key)}; write {value}"
@@ -88,7 +92,7 @@ def read_start(cfg: CfgNode) -> Start:
     if not source:
         return Start()
     path = Path(resolve(source))
-    if is_own_checkpoint(path):
+    if is_checkpoint(path, _is_classifier):
         return Start(checkpoint=load_checkpoint(path))
     return Start(weights=read_weights(source, arch=cfg.MODEL.ARCH))
 
@@ -149,16 +153,6 @@ def build_network(cfg: CfgNode, num_classes: int, start: Start) -> Trunk:
     if node.CHANNELS_LAST:
         network.to(memory_format=torch.channels_last)
     return network
-
-
-WEIGHTS = "weights.pth"  # in OUTPUT_DIR: the packaged network, for tools/train_net.py and any Detectron2 project
-_BLOCK = re.compile(r"res\d\.\d+")
-_KEYS = {"model", "arch", "class_names", "input", "test_transform"}
-
-
-def is_own_checkpoint(path: Path) -> bool:
-    """Return whether ``path`` is a checkpoint of a classifier's training."""
-    return is_checkpoint(path, _is_classifier)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

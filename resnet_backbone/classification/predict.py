@@ -1,25 +1,24 @@
-"""Loading a classifier, and its class probabilities for every image of a data set."""
+"""Loading a classifier, and predicting class probabilities for every image of a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
-from resnet_backbone.classification.transforms import Views, one_crop, ten_crops, whole_images
+from resnet_backbone.classification.transforms import Views, multi_scale, one_crop, ten_crops
 from resnet_backbone.data.images.classes import ClassDataset
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import InputFormat, TestTransform, Weights, WeightsError, read_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-Progress = Callable[[int, int], None]  # called with the number of images that are done, and of all
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,33 @@ class Classifier:
     name: str
 
 
+@dataclass(frozen=True)
+class Member:
+    """A classifier that can be tested: what is known of it before it is built.
+
+    Attributes:
+        source: as a user names it.
+        name: for tables.
+        arch: architecture.
+        sha256: of its file.
+        input_format: the pixels that it reads.
+        test_transform: how images are brought to its size.
+        given_transform: whether the user said ``test_transform``, and not the weights.
+        acc1: published top-1, of one crop, in percent; None where unknown.
+        acc5: likewise, top-5.
+    """
+
+    source: str
+    name: str
+    arch: str
+    sha256: str
+    input_format: InputFormat
+    test_transform: TestTransform
+    given_transform: bool
+    acc1: float | None
+    acc5: float | None
+
+
 def load_classifier(source: str | Path, *, test_transform: TestTransform | None = None) -> Classifier:
     """Build a classifier from published weights or a file that says what it is.
 
@@ -49,25 +75,15 @@ def load_classifier(source: str | Path, *, test_transform: TestTransform | None 
         test_transform: where the source does not say one.
 
     Raises:
-        WeightsError: no classifier in the file, a fact that is missing, or a transform that contradicts the file's; and
-            what ``read_weights`` raises.
+        WeightsError: as :func:`describe`; and what ``read_weights`` raises.
     """
     weights = read_weights(source)
-    known = classifier_facts(weights, test_transform)
+    known = describe(weights, test_transform)
     model = create_model(known.arch, weights=weights)
     return Classifier(model, known.input_format, known.test_transform, weights.class_names, known.name)
 
 
-class ClassifierFacts(NamedTuple):
-    """What weights must say before they can be tested; see :class:`Classifier`."""
-
-    name: str
-    arch: str
-    input_format: InputFormat
-    test_transform: TestTransform
-
-
-def classifier_facts(weights: Weights, test_transform: TestTransform | None = None) -> ClassifierFacts:
+def describe(weights: Weights, test_transform: TestTransform | None = None) -> Member:
     """Return what it takes to test a classifier.
 
     Args:
@@ -75,7 +91,7 @@ def classifier_facts(weights: Weights, test_transform: TestTransform | None = No
         test_transform: where they do not say one.
 
     Raises:
-        WeightsError: as :func:`load_classifier`.
+        WeightsError: no classifier in the file, a fact that is missing, or a transform that contradicts the file's.
     """
     source = weights.source
     arch = weights.known_arch()
@@ -96,7 +112,17 @@ def classifier_facts(weights: Weights, test_transform: TestTransform | None = No
             f"{source} does not say how images are resized and cropped for its test: write --resize and --crop, as in "
             f"--resize 256 --crop 224; in Python test_transform=TestTransform(256, 224)"
         )
-    return ClassifierFacts(source.rpartition("://")[2], arch, weights.input_format, transform)
+    return Member(
+        source=source,
+        name=source.rpartition("://")[2],
+        arch=arch,
+        sha256=weights.sha256,
+        input_format=weights.input_format,
+        test_transform=transform,
+        given_transform=weights.test_transform is None,
+        acc1=weights.acc1,
+        acc5=weights.acc5,
+    )
 
 
 def predict(
@@ -110,12 +136,12 @@ def predict(
     rank: int = 0,
     world_size: int = 1,
     dtype: torch.dtype = torch.float32,
-    progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Classify images number ``rank``, ``rank + world_size``, ... of a data set: each once, none left out.
 
     Of ten crops the probabilities are averaged. Of whole images the logits are averaged over the positions of each,
-    then the probabilities over mirror images and scales. The random state of the process stays as it is.
+    then the probabilities over mirror images and scales. The random state of the process stays as it is. A terminal
+    gets a progress bar.
 
     Args:
         classifier: its network is moved to ``device`` and is used in evaluation mode; the mode is restored.
@@ -127,7 +153,6 @@ def predict(
         num_workers: processes that decode images; 0 is none besides this one.
         rank, world_size: this process's share.
         dtype: float32, or that of autocast, bfloat16 or float16. Probabilities are computed in float32.
-        progress: called after every batch.
 
     Returns:
         The numbers of the images, int64 (n,), in the order of the data set, and the probabilities, float32 (n, K), both
@@ -143,33 +168,31 @@ def predict(
     model.to(device)
     numbers = range(rank, len(dataset), world_size)
     loader = DataLoader(
-        _Shown(dataset, numbers, classifier, views),
+        _ViewsDataset(dataset, numbers, classifier, views),
         batch_size={"1-crop": batch_size, "10-crop": max(1, batch_size // 10), "multi-scale": None}[views.kind],
         num_workers=num_workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # otherwise the loader would draw a seed from the process's own
     )
     parts = [torch.empty(0, model.num_classes)]
-    with evaluating(model, device, dtype, varying_sizes=views.kind == "multi-scale"):
+    bar = tqdm(total=len(numbers), desc=classifier.name, unit="image", disable=None, leave=False)
+    with evaluating(model, device, dtype, varying_sizes=views.kind == "multi-scale"), bar:
         window = 0
         if views.kind == "multi-scale":
             window = dense_window(model, classifier.name, classifier.test_transform.crop, views.scales, device)
-        done = 0
-        for shown in loader:
+        for images in loader:
             if views.kind == "multi-scale":
-                probabilities = _of_whole_image(model, [images.to(device) for images in shown], window)
+                probabilities = _of_scales(model, [scaled.to(device) for scaled in images], window)
             elif views.kind == "10-crop":
-                probabilities = _of_crops(model, shown.to(device, non_blocking=True))
+                probabilities = _of_crops(model, images.to(device, non_blocking=True))
             else:
-                probabilities = _softmax(model(shown.to(device, non_blocking=True)))
+                probabilities = _softmax(model(images.to(device, non_blocking=True)))
             parts.append(probabilities.cpu())
-            done += len(probabilities)
-            if progress is not None:
-                progress(done, len(numbers))
+            bar.update(len(probabilities))
     return torch.tensor(numbers, dtype=torch.int64), torch.cat(parts)
 
 
-class _Shown(Dataset[Tensor | list[Tensor]]):
+class _ViewsDataset(Dataset[Tensor | list[Tensor]]):
     """The views of some images of a data set."""
 
     def __init__(self, dataset: ClassDataset, numbers: Sequence[int], classifier: Classifier, views: Views) -> None:
@@ -185,9 +208,9 @@ class _Shown(Dataset[Tensor | list[Tensor]]):
     def __getitem__(self, index: int) -> Tensor | list[Tensor]:
         image, _ = self.dataset[self.numbers[index]]
         if self.views.kind == "multi-scale":
-            return whole_images(image, self.input_format, self.transform, self.views.scales)
-        show = ten_crops if self.views.kind == "10-crop" else one_crop
-        return show(image, self.input_format, self.transform)
+            return multi_scale(image, self.input_format, self.transform, self.views.scales)
+        crop = ten_crops if self.views.kind == "10-crop" else one_crop
+        return crop(image, self.input_format, self.transform)
 
 
 @contextmanager
@@ -249,9 +272,9 @@ def _of_crops(model: Trunk, crops: Tensor) -> Tensor:
     return _softmax(model(crops.flatten(0, 1))).unflatten(0, crops.shape[:2]).mean(1)
 
 
-def _of_whole_image(model: Trunk, sizes: list[Tensor], window: int) -> Tensor:
-    """Return the probabilities (1, K) of one image from ``(2, 3, H, W)`` for every size."""
-    maps = (model.forward_dense_head(_last_features(model, images), window) for images in sizes)
+def _of_scales(model: Trunk, scaled: list[Tensor], window: int) -> Tensor:
+    """Return the probabilities (1, K) of one image from ``(2, 3, H, W)`` for every scale."""
+    maps = (model.forward_dense_head(_last_features(model, images), window) for images in scaled)
     return torch.stack([_softmax(logits.float().mean((2, 3))) for logits in maps]).mean((0, 1))[None]
 
 

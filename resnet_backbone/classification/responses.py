@@ -13,31 +13,26 @@ Stochastic depth's factor on the residual is not in it.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from resnet_backbone.classification.curves import STYLE, colors, plain
+from resnet_backbone.classification.curves import colors, drawing, start_at_zero, write_csv
 from resnet_backbone.classification.network import weights_file
 from resnet_backbone.classification.predict import Classifier, evaluating, load_classifier
 from resnet_backbone.classification.transforms import one_crop
 from resnet_backbone.compare.runs import distinct_names
 from resnet_backbone.data.images.classes import ClassDataset
-from resnet_backbone.files.atomic import write_text
 from resnet_backbone.models.layers import ConvNormActivation
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import TestTransform
@@ -130,16 +125,13 @@ class _Meter:
     def add(self, values: Tensor) -> None:
         """Add a batch, in parts: float64 takes twice the memory."""
         for part in values.split(max(1, _MOST_AT_ONCE // max(1, values[:1].numel()))):
-            self._add(part.double())
-
-    def _add(self, values: Tensor) -> None:
-        variance, mean = torch.var_mean(values, correction=0)
-        added = values.numel()
-        total = self.count + added
-        step = mean.item() - self.mean
-        self._squares += variance.item() * added + step**2 * self.count * added / total
-        self.mean += step * added / total
-        self.count = total
+            variance, mean = torch.var_mean(part.double(), correction=0)
+            added = part.numel()
+            total = self.count + added
+            step = mean.item() - self.mean
+            self._squares += variance.item() * added + step**2 * self.count * added / total
+            self.mean += step * added / total
+            self.count = total
 
 
 @contextmanager
@@ -148,18 +140,13 @@ def _measured(layers: Mapping[str, ConvNormActivation], meters: Mapping[str, _Me
 
     For as long, a layer leaves its ReLU to the hook, so that the network computes what it always does.
     """
-    activations = {name: layer.activation for name, layer in layers.items()}
-    handles = []
-    try:
+    with ExitStack() as undo:
         for name, layer in layers.items():
-            handles.append(layer.register_forward_hook(_measure(meters[name], activations[name])))
+            hook = layer.register_forward_hook(_measure(meters[name], layer.activation))
+            undo.callback(hook.remove)
+            undo.callback(setattr, layer, "activation", layer.activation)
             layer.activation = False
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for name, layer in layers.items():
-            layer.activation = activations[name]
 
 
 def _measure(meter: _Meter, activation: bool) -> Callable[..., Tensor]:
@@ -234,19 +221,9 @@ def responses_text(responses: Sequence[Responses]) -> str:
     rows = []
     for one in responses:
         stds = [layer.std for layer in one.layers]
-        largest, smallest = one.by_magnitude[0], one.by_magnitude[-1]
-        rows.append(
-            (
-                one.name,
-                one.arch,
-                str(one.num_images),
-                str(len(stds)),
-                f"{statistics.mean(stds):.3f}",
-                f"{statistics.median(stds):.3f}",
-                f"{largest.std:.3f} ({largest.name})",
-                f"{smallest.std:.3f} ({smallest.name})",
-            )
-        )
+        ends = [f"{layer.std:.3f} ({layer.name})" for layer in (one.by_magnitude[0], one.by_magnitude[-1])]
+        averages = [f"{average(stds):.3f}" for average in (statistics.mean, statistics.median)]
+        rows.append((one.name, one.arch, str(one.num_images), str(len(stds)), *averages, *ends))
     headers = ("network", "architecture", "images", "3x3 layers", "mean std", "median std", "largest", "smallest")
     return tabulate(rows, headers, "simple", disable_numparse=True)
 
@@ -254,27 +231,20 @@ def responses_text(responses: Sequence[Responses]) -> str:
 def write_responses(responses: Sequence[Responses], folder: Path) -> tuple[Path, Path]:
     """Write ``responses.csv``, a line a layer, and ``responses.png``, and return their paths."""
     table, picture = folder / "responses.csv", folder / "responses.png"
-    write_text(table, _responses_csv(responses))
-    plot_responses(responses, picture)
-    return table, picture
-
-
-def _responses_csv(responses: Sequence[Responses]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("network", "arch", "images", "index", "layer", "mean", "std", "rank"))  # both counted from 1
+    rows: list[tuple[object, ...]] = [("network", "arch", "images", "index", "layer", "mean", "std", "rank")]
     for one in responses:
         ranks = {layer.name: rank for rank, layer in enumerate(one.by_magnitude, start=1)}
         for index, layer in enumerate(one.layers, start=1):
             numbers = (layer.mean, layer.std, ranks[layer.name])
-            writer.writerow((one.name, one.arch, one.num_images, index, layer.name, *numbers))
-    return file.getvalue()
+            rows.append((one.name, one.arch, one.num_images, index, layer.name, *numbers))
+    write_csv(table, rows)
+    plot_responses(responses, picture)
+    return table, picture
 
 
 def plot_responses(responses: Sequence[Responses], path: Path) -> None:
     """Draw all networks, as Figure 7: layers in their order above, sorted below; those without shortcuts dashed."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 6.4), layout="constrained")
+    with drawing(path, width=8, height=6.4) as figure:
         above, below = figure.subplots(2, 1, sharey=True)
         for one, color in zip(responses, colors(len(responses)), strict=True):
             style: dict[str, Any] = {
@@ -293,7 +263,5 @@ def plot_responses(responses: Sequence[Responses], path: Path) -> None:
         for axes in (above, below):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylabel("standard deviation of responses")
-            plain(axes)
+            start_at_zero(axes)
         figure.legend(loc="outside lower center", ncols=min(3, len(responses)), frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)

@@ -14,9 +14,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
-from resnet_backbone.classification.device_images import DeviceImages
-from resnet_backbone.classification.ensemble import Member, check_members
-from resnet_backbone.classification.evaluate import Scorer, data_hash
+from resnet_backbone.classification.evaluate import Scorer, check_members, data_hash
 from resnet_backbone.classification.network import (
     WEIGHTS,
     Start,
@@ -28,9 +26,9 @@ from resnet_backbone.classification.network import (
     read_start,
     weights_file,
 )
-from resnet_backbone.classification.predict import Classifier, dense_window
+from resnet_backbone.classification.predict import Classifier, Member, dense_window
 from resnet_backbone.classification.trainer import Batch, Trainer
-from resnet_backbone.classification.transforms import ONE_CROP, Views, training_transform
+from resnet_backbone.classification.transforms import ONE_CROP, DeviceImages, Views, training_transform
 from resnet_backbone.config.acceleration import check_compiler
 from resnet_backbone.config.differences import warn_of_changes
 from resnet_backbone.data.catalog import check_same_classes
@@ -93,7 +91,7 @@ class Run:
         if eval_only and not start.num_classes:
             raise ValueError(f"--eval-only needs a trained classifier in MODEL.WEIGHTS, found {cfg.MODEL.WEIGHTS!r}")
         fit_input(cfg, start)
-        start.check_network(cfg, goes_on=resumed is not None or eval_only)
+        start.check_network(cfg, exact=resumed is not None or eval_only)
         if resumed and self.accelerator.is_main_process:
             warn_of_changes(self.output_dir, cfg)
         self.class_names = self._class_names(start, eval_only)

@@ -1,11 +1,12 @@
-"""Image transforms of classification: training augmentation, and test views (centre, ten crops, several sizes)."""
+"""Image transforms of classification: training augmentation, test views, and both for images kept on the GPU."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from PIL import Image
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as F
 
+from resnet_backbone.data.images.classes import ClassDataset
+from resnet_backbone.engine.batches import BatchSampler, derive_seed
 from resnet_backbone.weights import InputFormat, TestTransform
 
 
@@ -101,7 +104,7 @@ class Views:
 
     Attributes:
         kind: ``"1-crop"``, see :func:`one_crop`; ``"10-crop"``, see :func:`ten_crops`; or ``"multi-scale"``, see
-            :func:`whole_images`.
+            :func:`multi_scale`.
         scales: lengths of the shorter side, in pixels, each once; of multi-scale alone.
 
     Raises:
@@ -115,8 +118,8 @@ class Views:
         object.__setattr__(self, "scales", tuple(self.scales))
         if self.kind not in KINDS:
             raise ValueError(f"unknown views {self.kind!r}; write one of {', '.join(KINDS)}")
-        whole = all(isinstance(scale, int) and not isinstance(scale, bool) and scale > 0 for scale in self.scales)
-        if not whole or not self.scales or len(set(self.scales)) < len(self.scales):
+        pixels = all(isinstance(scale, int) and not isinstance(scale, bool) and scale > 0 for scale in self.scales)
+        if not pixels or not self.scales or len(set(self.scales)) < len(self.scales):
             raise ValueError(
                 f"scales are {list(self.scales)}; write one or more lengths in whole pixels, each once, as in "
                 f"{list(SCALES)}"
@@ -170,7 +173,7 @@ def ten_crops(image: Image.Image, input_format: InputFormat, transform: TestTran
     return torch.stack([to_input(crop, input_format) for crop in crops])
 
 
-def whole_images(
+def multi_scale(
     image: Image.Image, input_format: InputFormat, transform: TestTransform, scales: Sequence[int]
 ) -> list[Tensor]:
     """Return the whole image at several sizes, each together with its mirror image.
@@ -196,8 +199,107 @@ def resize(image: Image.Image, shorter_side: int, transform: TestTransform) -> I
 
 def to_input(image: Image.Image, input_format: InputFormat) -> Tensor:
     """Return an RGB image as a network reads it: float32, (3, H, W), normalised, in the channel order of the format."""
-    pixels = F.convert_image_dtype(F.pil_to_tensor(image), torch.float32)
-    if input_format.channel_order == "BGR":
-        pixels = pixels.flip(0)
-    mean, std = ([value / 255 for value in values] for values in (input_format.mean, input_format.std))
-    return F.normalize(pixels, mean, std)
+    pixels = rgb_normalise(input_format)(F.convert_image_dtype(F.pil_to_tensor(image), torch.float32))
+    return pixels.flip(0) if input_format.channel_order == "BGR" else pixels
+
+
+class DeviceImages:
+    """All images of a small data set, decoded and kept as uint8 on a device, and augmented there a batch at a time.
+
+    Args:
+        dataset: its images are brought to one size by resize and centre crop.
+        transform: of that.
+        input_format: of the batches.
+        device: where the images are kept and augmented.
+        pad: pixels of mean colour on each side of every image, kept with it.
+
+    Raises:
+        ValueError: the images need more memory than the device has free.
+    """
+
+    def __init__(
+        self,
+        dataset: ClassDataset,
+        transform: TestTransform,
+        input_format: InputFormat,
+        device: torch.device,
+        *,
+        pad: int = 0,
+    ) -> None:
+        self.size = transform.crop
+        self.pad = pad
+        side = self.size + 2 * pad
+        _check_memory(len(dataset) * side * side * 3, device)
+        pixels = np.empty((len(dataset), side, side, 3), np.uint8)
+        pixels[:] = mean_color(input_format)
+        for index in range(len(dataset)):
+            image = F.center_crop(resize(dataset[index][0], transform.resize, transform), [self.size])
+            pixels[index, pad : pad + self.size, pad : pad + self.size] = np.asarray(image)
+        self.pixels = torch.from_numpy(pixels).to(device)  # channels last
+        self.labels = torch.from_numpy(dataset.labels).to(device)
+        self._reverse = input_format.channel_order == "BGR"
+        self._mean, self._std = (
+            torch.tensor(_rgb(input_format, values), device=device) / 255
+            for values in (input_format.mean, input_format.std)
+        )
+        self._span = torch.arange(self.size, device=device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def unchanged(self, indices: Tensor) -> Tensor:
+        """Return images (N, 3, size, size), normalised, as they are."""
+        span = self._span + self.pad
+        return self._normalise(self.pixels[indices[:, None, None], span[None, :, None], span[None, None, :]])
+
+    def augmented(self, indices: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
+        """Return images (N, 3, size, size), normalised, each a random crop of the padded image, mirrored half the time.
+
+        Args:
+            indices: (N,), on the device.
+            generator: of the CPU, so that the crops are the same on every device.
+            flip: whether to mirror at all.
+        """
+        device, count = self.pixels.device, len(indices)
+        offsets = torch.randint(0, 2 * self.pad + 1, (2, count), generator=generator).to(device)
+        mirrored = (torch.rand(count, generator=generator) < 0.5).to(device) & flip
+        rows = offsets[0, :, None] + self._span
+        columns = offsets[1, :, None] + torch.where(mirrored[:, None], self._span.flip(0), self._span)
+        return self._normalise(self.pixels[indices[:, None, None], rows[:, :, None], columns[:, None, :]])
+
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        images = (pixels.float() / 255 - self._mean) / self._std
+        images = images.permute(0, 3, 1, 2)  # in memory it stays channels last
+        return images.flip(1) if self._reverse else images
+
+    def training_batches(
+        self, batch_size: int, *, seed: int, flip: bool, rank: int, world_size: int, start: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield endless batches of images (N, 3, size, size) and labels (N,).
+
+        Their order is that of :class:`~resnet_backbone.engine.batches.BatchSampler`.
+        What a batch holds depends on ``seed``, its number and the process alone.
+        """
+        sampler = BatchSampler(
+            np.ones(len(self)), batch_size, group=False, seed=seed, rank=rank, world_size=world_size, start=start
+        )
+        for number, draws in enumerate(sampler, start=start):
+            generator = torch.Generator().manual_seed(derive_seed(seed, rank, number))
+            indices = torch.tensor([index for _, index in draws]).to(self.pixels.device, non_blocking=True)
+            yield self.augmented(indices, generator, flip=flip), self.labels[indices]
+
+    def test_batches(self, batch_size: int, *, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (indices, images) of one process's share, every image once over all processes."""
+        for indices in torch.arange(rank, len(self), world_size, device=self.pixels.device).split(batch_size):
+            yield indices, self.unchanged(indices)
+
+
+def _check_memory(needed: int, device: torch.device) -> None:
+    if device.type != "cuda":
+        return
+    free, _ = torch.cuda.mem_get_info(device)
+    if needed > 0.8 * free:
+        raise ValueError(
+            f"DATALOADER.ON_DEVICE would keep {needed / 1e9:.1f} GB of images on a GPU with {free / 1e9:.1f} GB free; "
+            f"write DATALOADER.ON_DEVICE False"
+        )

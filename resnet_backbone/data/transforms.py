@@ -173,8 +173,8 @@ class RemoveVanished(torch.nn.Module):
 
 
 @dataclass(frozen=True)
-class SeenImage:
-    """One image of a batch, after the transforms, padded to the batch; boxes and masks are in its pixels."""
+class InputImage:
+    """One image as a network reads it: after the transforms, padded to its batch; boxes and masks are in its pixels."""
 
     image_id: int | str
     name: str  # of the file
@@ -187,11 +187,11 @@ class SeenImage:
     annotated: int  # boxes that the annotation file has for the image, crowd regions left out
 
 
-class Sight(NamedTuple):
-    """The images of a loader, one after another."""
+class InputImages(NamedTuple):
+    """The images of a loader, as a network reads them, one after another."""
 
     class_names: tuple[str, ...]
-    images: Iterator[SeenImage]
+    images: Iterator[InputImage]
 
 
 def restore_pixels(batch: Tensor, mean: Sequence[float], std: Sequence[float], channel_order: str) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from resnet_backbone.config import fit_input, required_by_source
 from resnet_backbone.data.coco.masks import decode_segmentation
-from resnet_backbone.data.transforms import SeenImage, Sight, pad_masks, restore_pixels
+from resnet_backbone.data.transforms import InputImage, InputImages, pad_masks, restore_pixels
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
 from resnet_backbone.detectron2_plugin.loader import ResumableLoader
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper, boxes_of
@@ -33,7 +33,7 @@ class _KeepingMapper:
         return {**self.mapper(record), "notes": notes}
 
 
-def open_sight(cfg: CfgNode, *, training: bool) -> Sight:
+def open_sight(cfg: CfgNode, *, training: bool) -> InputImages:
     """Open the data of a config as a run in one process does.
 
     Args:
@@ -58,10 +58,10 @@ def open_sight(cfg: CfgNode, *, training: bool) -> Sight:
     model = build_detector(cfg)
     if not hasattr(model, "preprocess_image"):
         raise ValueError(f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is not one of boxes")
-    return Sight(tuple(class_names), _images(cfg, model, training=training))
+    return InputImages(tuple(class_names), _images(cfg, model, training=training))
 
 
-def _images(cfg: CfgNode, model: nn.Module, *, training: bool) -> Iterator[SeenImage]:
+def _images(cfg: CfgNode, model: nn.Module, *, training: bool) -> Iterator[InputImage]:
     for batch in _batches(cfg, training=training):
         normalised: Any = model.preprocess_image(batch)  # type: ignore[operator]
         pixels = restore_pixels(normalised.tensor, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT)
@@ -77,7 +77,7 @@ def _batches(cfg: CfgNode, *, training: bool) -> Iterator[list[dict[str, Any]]]:
         yield from build_detection_test_loader(cfg, name, mapper=mapper)
 
 
-def _seen(row: Tensor, image: dict[str, Any]) -> SeenImage:
+def _seen(row: Tensor, image: dict[str, Any]) -> InputImage:
     size = (image["image"].shape[-2], image["image"].shape[-1])
     original_size = (image["height"], image["width"])
     if "instances" in image:
@@ -85,7 +85,7 @@ def _seen(row: Tensor, image: dict[str, Any]) -> SeenImage:
     else:  # the mapper of the evaluation gives none
         boxes, labels = _scaled_boxes(image["notes"], original_size, size)
     masks = _masks(image["instances"], *size) if "instances" in image else None
-    return SeenImage(
+    return InputImage(
         image_id=image["image_id"],
         name=Path(image["file_name"]).name,
         pixels=row,

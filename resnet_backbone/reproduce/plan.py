@@ -17,8 +17,7 @@ from typing import TextIO
 
 from resnet_backbone.data.catalog import check_dataset_files, get_dataset
 from resnet_backbone.data.images.classes import missing_classes
-from resnet_backbone.data.prepare.crops import write_crops
-from resnet_backbone.data.prepare.shapes import generate_shapes
+from resnet_backbone.data.prepare.shapes import generate_shapes, write_crops
 from resnet_backbone.files.checkpoints import LAST
 from resnet_backbone.reproduce.jobs import FINISHED, OTHER, Job, Jobs, Schedule, read_state
 from resnet_backbone.reproduce.tables import V100_FLOPS, Cost

@@ -18,7 +18,7 @@ from resnet_backbone.config import fit_input, required_by_source
 from resnet_backbone.data.catalog import get_dataset
 from resnet_backbone.data.coco.dataset import CocoDataset, Target
 from resnet_backbone.data.coco.masks import decode_segmentation
-from resnet_backbone.data.transforms import SeenImage, Sight, pad_masks, restore_pixels
+from resnet_backbone.data.transforms import InputImage, InputImages, pad_masks, restore_pixels
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.torchvision_plugin.datasets import (
     build_test_loader,
@@ -31,7 +31,7 @@ from resnet_backbone.torchvision_plugin.detector import Preprocess, build_backbo
 from resnet_backbone.torchvision_plugin.inference import without_transforms
 
 
-def open_sight(cfg: CfgNode, *, training: bool) -> Sight:
+def open_sight(cfg: CfgNode, *, training: bool) -> InputImages:
     """Open the data of a config as a run in one process does.
 
     Args:
@@ -52,13 +52,13 @@ def open_sight(cfg: CfgNode, *, training: bool) -> Sight:
     return _training_images(cfg, preprocess) if training else _test_images(cfg, preprocess)
 
 
-def _training_images(cfg: CfgNode, preprocess: Preprocess) -> Sight:
+def _training_images(cfg: CfgNode, preprocess: Preprocess) -> InputImages:
     train_set = open_train_set(cfg)
     seed = cfg.SEED if cfg.SEED >= 0 else random.SystemRandom().randrange(2**31)
     loader = build_train_loader(cfg, train_set.dataset, train_set.sizes, seed=seed, rank=0, world_size=1, start=0)
     parts: Any = train_set.dataset  # a ConcatDataset of CocoDatasets
 
-    def images() -> Iterator[SeenImage]:
+    def images() -> Iterator[InputImage]:
         # The sampler says which samples the loader takes: the same ones every time it is asked.
         for draws, (batch, targets) in zip(loader.batch_sampler or (), loader, strict=False):
             pixels = _pixels(cfg, preprocess, batch)
@@ -67,17 +67,17 @@ def _training_images(cfg: CfgNode, preprocess: Preprocess) -> Sight:
                 untouched = without_transforms(dataset)[own_index][1]
                 yield _seen(row, image, target, dataset.image_path(own_index), len(untouched["boxes"]))
 
-    return Sight(train_set.class_names, images())
+    return InputImages(train_set.class_names, images())
 
 
-def _test_images(cfg: CfgNode, preprocess: Preprocess) -> Sight:
+def _test_images(cfg: CfgNode, preprocess: Preprocess) -> InputImages:
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: name the data set to look at")
     spec = get_dataset(cfg.DATASETS.TEST[0], cfg.DATASETS.OWN)
     class_names = CocoDataset(spec.json_path, spec.image_folder, training=False).class_names
     datasets = open_test_sets(cfg, class_names)
 
-    def images() -> Iterator[SeenImage]:
+    def images() -> Iterator[InputImage]:
         for dataset in datasets.values():
             loader = build_test_loader(cfg, dataset, rank=0, world_size=1)
             for index, (batch, (target,)) in enumerate(loader):
@@ -88,7 +88,7 @@ def _test_images(cfg: CfgNode, preprocess: Preprocess) -> Sight:
                 (row,) = _pixels(cfg, preprocess, batch)
                 yield _seen(row, batch[0], target, dataset.image_path(index), int(single.sum()))
 
-    return Sight(class_names, images())
+    return InputImages(class_names, images())
 
 
 def _locate(parts: ConcatDataset[Any], index: int) -> tuple[CocoDataset, int]:
@@ -104,10 +104,10 @@ def _pixels(cfg: CfgNode, preprocess: Preprocess, batch: list[Tensor]) -> Tensor
     return restore_pixels(normalised.tensors, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT)
 
 
-def _seen(row: Tensor, image: Tensor, target: Target, path: Path, annotated: int) -> SeenImage:
+def _seen(row: Tensor, image: Tensor, target: Target, path: Path, annotated: int) -> InputImage:
     size = (image.shape[-2], image.shape[-1])
     masks = _masks(target, *size)
-    return SeenImage(
+    return InputImage(
         image_id=target["image_id"],
         name=path.name,
         pixels=row,

@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from resnet_backbone import create_model, list_models
-from resnet_backbone.classification import complexity_table
+from resnet_backbone.classification.complexity_table import complexity_row
 from resnet_backbone.classification.responses import measure_responses, measure_sources, spread
 from resnet_backbone.data.images.classes import open_classes
 from resnet_backbone.weights import InputFormat, TestTransform, package_weights
@@ -70,7 +70,7 @@ def test_table(tool, capsys, monkeypatch):
     assert tool.main(["table"]) == 0
     text = capsys.readouterr().out
     assert all(f"\n{arch} " in text for arch in list_models())
-    row = complexity_table._row("cifar_plain20", {})
+    row = complexity_row("cifar_plain20", {})
     monkeypatch.setattr(tool, "complexity_rows", lambda: [row])
     assert tool.main(["table", "--markdown"]) == 0
     assert "\n| cifar_plain20 | " in capsys.readouterr().out

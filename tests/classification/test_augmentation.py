@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from resnet_backbone.classification.config import load_config
-from resnet_backbone.classification.device_images import DeviceImages
-from resnet_backbone.classification.transforms import ColorJitterAlexNet, mean_color, training_transform
+from resnet_backbone.classification.transforms import ColorJitterAlexNet, DeviceImages, mean_color, training_transform
 from resnet_backbone.data.images.classes import open_classes
 from resnet_backbone.engine.batches import BatchSampler
 from resnet_backbone.weights import InputFormat, TestTransform
@@ -97,7 +96,7 @@ def kept(dataset, input_format=RGB, pad=4, size=32):
 @pytest.mark.parametrize("input_format", [RGB, BGR], ids=["RGB", "BGR"])
 @pytest.mark.parametrize("pad", [0, 4])
 def test_images_on_the_device_are_those_of_the_files(dataset, input_format, pad):
-    images = kept(dataset, input_format, pad).plain(torch.arange(len(dataset)))
+    images = kept(dataset, input_format, pad).unchanged(torch.arange(len(dataset)))
     assert images.is_contiguous(memory_format=torch.channels_last)
     for index in range(len(dataset)):
         pixels = np.asarray(dataset[index][0]).astype(np.float32)
@@ -110,7 +109,7 @@ def test_images_on_the_device_are_those_of_the_files(dataset, input_format, pad)
 def test_crops_on_the_device_are_crops_of_the_padded_image(dataset):
     images = kept(dataset, NO_CHANGE)
     indices = torch.arange(len(dataset))
-    plain = images.plain(indices)
+    plain = images.unchanged(indices)
     padded = F.pad(plain, (4, 4, 4, 4))
     seen = set()
     for seed in range(80):
@@ -131,7 +130,7 @@ def test_without_flip_nothing_is_mirrored(dataset):
     images = kept(dataset, pad=0)
     indices = torch.arange(len(dataset))
     out = images.augmented(indices, torch.Generator().manual_seed(0), flip=False)
-    assert torch.equal(out, images.plain(indices))
+    assert torch.equal(out, images.unchanged(indices))
 
 
 def test_the_batches_of_the_device_follow_the_sampler_and_start_anywhere(dataset):
@@ -143,7 +142,7 @@ def test_the_batches_of_the_device_follow_the_sampler_and_start_anywhere(dataset
     for _ in range(8):
         pixels, labels = next(batches)
         indices = torch.tensor([index for _, index in next(sampler)])
-        assert torch.equal(pixels, images.plain(indices))
+        assert torch.equal(pixels, images.unchanged(indices))
         assert torch.equal(labels, torch.from_numpy(dataset.labels)[indices])
         whole.append(pixels)
     padded = kept(dataset)
@@ -159,7 +158,7 @@ def test_images_of_other_sizes_are_brought_to_one(tmp_path):
         (tmp_path / "a").mkdir(exist_ok=True)
         picture(*size).save(tmp_path / "a" / f"{index}.png")
     images = kept(open_classes(str(tmp_path)))
-    assert images.plain(torch.arange(3)).shape == (3, 3, 32, 32)
+    assert images.unchanged(torch.arange(3)).shape == (3, 3, 32, 32)
 
 
 def test_shares_of_a_test_set_are_every_image_once(dataset):

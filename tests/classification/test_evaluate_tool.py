@@ -14,8 +14,8 @@ import torchvision
 from PIL import Image
 
 from resnet_backbone import create_model
-from resnet_backbone.classification.ensemble import EnsembleScore, Member, MemberScore
-from resnet_backbone.classification.evaluate import score_text
+from resnet_backbone.classification.evaluate import EnsembleScore, MemberScore, score_text
+from resnet_backbone.classification.predict import Member
 from resnet_backbone.classification.transforms import ONE_CROP, Views
 from resnet_backbone.data.images.classes import open_classes
 from resnet_backbone.data.prepare.cifar10 import prepare_cifar10

@@ -7,6 +7,7 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from torchvision.models import ResNet50_Weights
 from torchvision.transforms import functional as F
 
 from resnet_backbone import create_model, load_weights
-from resnet_backbone.classification import ensemble
-from resnet_backbone.classification.ensemble import check_members, score_members
+from resnet_backbone.classification import evaluate
+from resnet_backbone.classification import predict as predicting
+from resnet_backbone.classification.evaluate import check_members, score_members
 from resnet_backbone.classification.predict import Classifier, load_classifier, predict
 from resnet_backbone.classification.transforms import ONE_CROP, Views
 from resnet_backbone.data.images.classes import open_classes
@@ -348,18 +350,14 @@ def test_more_processes_than_images(two_images):
     assert [indices.tolist() for indices, _ in shares] == [[0], [1], [], [], []]
 
 
-def test_batches_change_rounding_alone_and_workers_nothing(folders):
+def test_batches_change_rounding_alone_and_workers_nothing(folders, monkeypatch):
     alone = run(ours("resnet18"), folders, ONE_CROP, SMALL)
-    counts: list[tuple[int, int]] = []
-    batches = run(
-        ours("resnet18"),
-        folders,
-        ONE_CROP,
-        SMALL,
-        batch_size=4,
-        progress=lambda done, total: counts.append((done, total)),
-    )
-    assert counts == [(4, 11), (8, 11), (11, 11)]  # the last one is not full
+    with monkeypatch.context() as patch:
+        bar = MagicMock()
+        patch.setattr(predicting, "tqdm", bar)
+        batches = run(ours("resnet18"), folders, ONE_CROP, SMALL, batch_size=4)
+        assert bar.call_args.kwargs["total"] == 11
+        assert [call.args for call in bar.return_value.update.call_args_list] == [(4,), (4,), (3,)]
     torch.testing.assert_close(batches, alone, atol=1e-6, rtol=1e-4)
     assert torch.equal(run(ours("resnet18"), folders, ONE_CROP, SMALL, batch_size=4, num_workers=2), batches)
 
@@ -434,7 +432,7 @@ def test_one_network_is_in_memory_at_a_time(folders, tmp_path, monkeypatch):
         built.append(weakref.ref(loaded.model))
         return loaded
 
-    monkeypatch.setattr(ensemble, "load_classifier", load)
+    monkeypatch.setattr(evaluate, "load_classifier", load)
     dataset = open_classes(str(folders))
     members = check_members(sources, dataset, ONE_CROP)
     score_members(members, dataset, ONE_CROP, device="cpu", batch_size=8, num_workers=0)
@@ -505,18 +503,16 @@ def test_a_trunk_cannot_classify(folders):
         run(create_model("cifar_resnet20", num_classes=0), folders, ONE_CROP, TestTransform(32, 32))
 
 
-def test_scales_that_are_too_small_are_refused_before_the_first_image(folders):
-    def never(done: int, total: int) -> None:
-        raise RuntimeError("an image was classified")
-
+def test_scales_that_are_too_small_are_refused_before_the_first_image(folders, monkeypatch):
+    monkeypatch.setattr(predicting, "multi_scale", lambda *_: pytest.fail("an image was read"))
     with pytest.raises(ValueError) as caught:
-        run(own("plain18"), folders, Views("multi-scale", (128, 96, 32)), TestTransform(75, 64), progress=never)
+        run(own("plain18"), folders, Views("multi-scale", (128, 96, 32)), TestTransform(75, 64))
     assert str(caught.value) == (
         "scale 32 gives tested a map of 1 x 1 cells, and its head reads 2 x 2, those of a crop of 64 pixels; write "
         "scales of 64 or more"
     )
     with pytest.raises(ValueError, match=r"fc6 of vgg16_bn reads 7 x 7 cells, not 8 x 8: images of 224 pixels"):
-        run(ours("vgg16_bn"), folders, Views("multi-scale", (256,)), TestTransform(256, 256), progress=never)
+        run(ours("vgg16_bn"), folders, Views("multi-scale", (256,)), TestTransform(256, 256))
 
 
 def test_scales_below_the_crop_with_the_same_map_are_right(two_images):

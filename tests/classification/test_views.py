@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torchvision.models import ResNet18_Weights, ResNet50_Weights, VGG16_BN_Weights, VGG16_Weights
 from torchvision.transforms import functional as F
 
-from resnet_backbone.classification.transforms import KINDS, ONE_CROP, SCALES, Views, one_crop, ten_crops, whole_images
+from resnet_backbone.classification.transforms import KINDS, ONE_CROP, SCALES, Views, multi_scale, one_crop, ten_crops
 from resnet_backbone.data.images.classes import read_rgb
 from resnet_backbone.weights import InputFormat, TestTransform, get_entry
 from resnet_backbone.weights.input_format import MSRA_BGR, TORCHVISION_RGB
@@ -101,9 +101,9 @@ def test_ten_crops_are_corners_and_centre_of_the_image_and_of_its_mirror_image(s
 
 
 @pytest.mark.parametrize("size", [(300, 200), (201, 333), (37, 51)])
-def test_whole_images_are_the_image_and_its_mirror_image_at_every_size(size):
+def test_multi_scale_are_the_image_and_its_mirror_image_at_every_size(size):
     width, height = size
-    found = whole_images(noise(*size), TORCHVISION_RGB, TestTransform(75, 64), (64, 97))
+    found = multi_scale(noise(*size), TORCHVISION_RGB, TestTransform(75, 64), (64, 97))
     assert len(found) == 2
     for scale, images in zip((64, 97), found, strict=True):
         long = int(scale * max(size) / min(size))

@@ -16,12 +16,12 @@ from PIL import Image, ImageEnhance
 
 from resnet_backbone.data.coco.findings import Finding
 from resnet_backbone.data.images.checks import (
-    LOOKS_SAME,
+    NEAR_DUPLICATE_BITS,
     check_opened,
     compare_images,
-    nearest_looks,
+    difference_hash,
+    nearest_hashes,
     read_image_facts,
-    small_hash,
 )
 from resnet_backbone.data.images.files import ImageFiles, find_missing_images, find_shared_files
 from resnet_backbone.data.images.read import read_image
@@ -164,7 +164,7 @@ def test_copies_look_the_same_and_other_photographs_do_not(coco_mini):
     """Of 40 photographs: at a quality of 40, at half of the size, brighter by a fifth; and each against the others."""
     paths = sorted((coco_mini / "val2017").glob("*.jpg"))[:40]
     images = [Image.open(path).convert("RGB") for path in paths]
-    hashes = np.stack([small_hash(_pixels(image))[0] for image in images])
+    hashes = np.stack([difference_hash(_pixels(image))[0] for image in images])
 
     def at_quality(image: Image.Image) -> Image.Image:
         file = io.BytesIO()
@@ -176,18 +176,18 @@ def test_copies_look_the_same_and_other_photographs_do_not(coco_mini):
         lambda image: image.resize((image.width // 2, image.height // 2)),
         lambda image: ImageEnhance.Brightness(image).enhance(1.2),
     ):
-        copies = np.stack([small_hash(_pixels(copy(image)))[0] for image in images])
-        distances, places = nearest_looks(copies, hashes)
-        assert places.tolist() == list(range(40)) and np.percentile(distances, 90) <= LOOKS_SAME
-    others = [nearest_looks(hashes[i : i + 1], np.delete(hashes, i, axis=0))[0][0] for i in range(40)]
-    assert min(others) > LOOKS_SAME
+        copies = np.stack([difference_hash(_pixels(copy(image)))[0] for image in images])
+        distances, places = nearest_hashes(copies, hashes)
+        assert places.tolist() == list(range(40)) and np.percentile(distances, 90) <= NEAR_DUPLICATE_BITS
+    others = [nearest_hashes(hashes[i : i + 1], np.delete(hashes, i, axis=0))[0][0] for i in range(40)]
+    assert min(others) > NEAR_DUPLICATE_BITS
 
 
 def test_nearest_looks_counts_bits():
     rng = np.random.default_rng(0)
     looks, others = (rng.integers(0, 256, (n, 32), dtype=np.uint8) for n in (3, 5000))
     differing = np.unpackbits(looks[:, None] ^ others[None], axis=2).sum(axis=2)
-    distances, places = nearest_looks(looks, others)
+    distances, places = nearest_hashes(looks, others)
     assert distances.tolist() == differing.min(axis=1).tolist() and places.tolist() == differing.argmin(axis=1).tolist()
 
 

@@ -16,7 +16,7 @@ from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.data.images.classes import open_classes
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.data.prepare.cifar10 import CLASSES, IMAGES_PER_CLASS, prepare_cifar10
-from resnet_backbone.data.prepare.crops import write_crops
+from resnet_backbone.data.prepare.shapes import write_crops
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.run_facts import hash_labels
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resnet_backbone.data.images.read import decode_plain_jpeg, read_image, read_interleaved
+from resnet_backbone.data.images.read import decode_like_pillow, read_image, read_interleaved
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "4:4:4": {"subsampling": 0},
@@ -45,7 +45,7 @@ def by_pillow(data: bytes) -> np.ndarray:
 
 def decode(data: bytes) -> torch.Tensor | None:
     with Image.open(io.BytesIO(data)) as image:
-        return decode_plain_jpeg(image)
+        return decode_like_pillow(image)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 13), (16, 16), (17, 33), (61, 90)], ids=str)
@@ -86,7 +86,7 @@ def test_other_formats_are_left_to_pillow():
     buffer = io.BytesIO()
     Image.new("RGB", (5, 4)).save(buffer, "png")
     assert decode(buffer.getvalue()) is None
-    assert decode_plain_jpeg(Image.new("RGB", (5, 4))) is None
+    assert decode_like_pillow(Image.new("RGB", (5, 4))) is None
 
 
 def test_pillow_goes_on_where_it_was_left(tmp_path):

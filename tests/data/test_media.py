@@ -36,7 +36,7 @@ def test_a_folder_is_searched_by_the_endings_and_the_rest_counted(folder):
 
 
 def test_a_file_that_is_named_is_taken_whatever_its_ending(folder):
-    assert find_media([str(folder / "strange")]).found == [Medium(folder / "strange", Path("strange"), False)]
+    assert find_media([str(folder / "strange")]).found == [Medium(folder / "strange", Path("strange"))]
 
 
 def test_patterns(folder, monkeypatch):
@@ -54,9 +54,9 @@ def test_a_file_counts_once_and_one_with_the_letters_of_a_pattern_is_itself(fold
 
 def test_a_number_is_a_camera_unless_a_file_has_that_name(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    assert find_media(["0"]).found == [Medium(0, Path("camera_0"), True)]
+    assert find_media(["0"]).found == [Medium(0, Path("camera_0"))]
     (folder / "0").write_bytes(b"")
-    assert find_media(["0"]).found == [Medium(Path("0"), Path("0"), False)]
+    assert find_media(["0"]).found == [Medium(Path("0"), Path("0"))]
 
 
 @pytest.mark.parametrize("word", ["nowhere.jpg", "nowhere/*.jpg", "", "-1", "~nobody.knows/a.jpg"])

@@ -180,7 +180,7 @@ def test_coco_images_that_got_lost_are_fetched_again(serve, web, tmp_path):
     fetch_coco(folder, release, base_url=serve(web))
     (folder / "val2017" / "000000000001.jpg").unlink()
     (folder / "train2017" / "000000000002.jpg").write_bytes(b"")
-    assert "1 of 2 images are missing or empty" in split_problems(folder, release.val)[0]
+    assert "1 of 2 files are missing or empty" in split_problems(folder, release.val)[0]
     assert "000000000002.jpg" in split_problems(folder, release.train)[0]
     fetch_coco(folder, release, base_url=serve(web))
     assert not split_problems(folder, release.val) and not split_problems(folder, release.train)

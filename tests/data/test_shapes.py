@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from resnet_backbone.data.coco.dataset import CocoDataset
-from resnet_backbone.data.prepare.shapes import SHAPE_NAMES, draw_image, generate_shapes, shape_outline
+from resnet_backbone.data.prepare.shapes import SHAPE_NAMES, SHAPES, draw_image, generate_shapes
 
 
 @pytest.fixture(scope="module")
@@ -122,16 +122,11 @@ def test_some_shapes_hide_others(shapes):
 
 @pytest.mark.parametrize("name", SHAPE_NAMES)
 def test_outlines(name):
-    corners = shape_outline(name, 10.0)
+    corners = 10.0 * SHAPES[name]
     assert np.isclose(np.linalg.norm(corners, axis=1).max(), 10)
     assert cv2.contourArea(corners.astype(np.float32)) > 100
     expected = {"circle": 96, "square": 4, "triangle": 3, "star": 10, "cross": 12}
     assert len(corners) == expected[name]
-
-
-def test_unknown_outline():
-    with pytest.raises(ValueError, match="'heart'"):
-        shape_outline("heart", 1.0)
 
 
 def test_small_images_work(tmp_path):

@@ -431,7 +431,7 @@ def test_encodings_that_are_not_so(tmp_path, declared):
     root = voc(tmp_path, "")
     start = f'<?xml version="1.0" encoding="{declared}"?>'.encode()
     (root / "Annotations/image_0.xml").write_bytes(start + TEXT.format("+").encode().replace(b"+", b"\xff\xff"))
-    with pytest.raises(ValueError, match=r"image_0\.xml: (is not text in gbk|not a well-formed)"):
+    with pytest.raises(ValueError, match=r"image_0\.xml: (is not text in|not a well-formed)"):
         voc_to_coco(root, "train", ["a"])
 
 

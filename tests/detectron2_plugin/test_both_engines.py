@@ -25,7 +25,7 @@ from torch import nn  # noqa: E402
 
 from resnet_backbone.data.coco.dataset import CocoDataset  # noqa: E402
 from resnet_backbone.data.images.read import read_image  # noqa: E402
-from resnet_backbone.data.transforms import SeenImage, train_transforms  # noqa: E402
+from resnet_backbone.data.transforms import InputImage, train_transforms  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.datasets import register_datasets  # noqa: E402
 from resnet_backbone.detectron2_plugin.evaluation import CocoEvaluator, evaluate  # noqa: E402
@@ -138,8 +138,8 @@ def configs(tmp_path: Path, *overrides: str) -> tuple[CfgNode, CfgNode]:
     return load_torchvision_config("mask/r50_fpn.yaml", words), load_config("mask/r50_fpn.yaml", words)
 
 
-def by_id(images: Iterator[SeenImage], count: int) -> dict[Any, SeenImage]:
-    found: dict[Any, SeenImage] = {}
+def by_id(images: Iterator[InputImage], count: int) -> dict[Any, InputImage]:
+    found: dict[Any, InputImage] = {}
     for image in images:
         found[image.image_id] = image
         if len(found) == count:

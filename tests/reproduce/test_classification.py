@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from resnet_backbone.classification.config import load_config
-from resnet_backbone.data.prepare.crops import write_crops
+from resnet_backbone.data.prepare.shapes import write_crops
 from resnet_backbone.metrics.paper import paper_row
 from resnet_backbone.models.complexity import build_on_meta, complexity
 from resnet_backbone.reproduce.jobs import Jobs, Setting

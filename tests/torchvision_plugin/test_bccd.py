@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resnet_backbone.data.prepare.bccd import prepare_bccd
+from resnet_backbone.data.prepare.voc import prepare_bccd
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.run import Run
 

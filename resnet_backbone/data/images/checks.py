@@ -5,26 +5,27 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from PIL import ExifTags
 from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import DataLoader, Dataset
 
 from resnet_backbone.data.coco.findings import Example, Finding, find
 from resnet_backbone.data.images.files import ImageFiles, find_shared_files
-from resnet_backbone.data.images.read import open_image, read_interleaved
+from resnet_backbone.data.images.read import exif_orientation, open_image, read_interleaved
+
+logger = logging.getLogger(__name__)
 
 HASH_BITS = 256
+NEAR_DUPLICATE_BITS = 40  # of 256 bits that differ, at most; unrelated photographs differ in 80 or more
 _CELLS = (16, 17)  # rows and columns of a coarse picture; the hash says which of two neighbours in a row is lighter
-_PLAIN = 4.0  # levels of 255; a coarse picture that varies less says nothing about its looks
+_FEATURELESS = 4.0  # levels of 255; a coarse picture that varies less says nothing about its looks
 _SAMPLED_SIDE = 256  # pixels; larger images are read at every second pixel, or fewer, for their looks
 _MAX_WORKERS, _IMAGES_A_WORKER = 8, 32
-_EXIF_ERRORS = (OSError, SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error)
+_USUAL_MODES = ("RGB", "L")
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class ImageFacts:
         orientation: EXIF's, 1 for upright.
         upright: the annotation file has the size of the image turned upright.
         digest: of its pixels as RGB, in the frame of the annotation file.
-        looks: uint8 (32,), the bits of the small hash.
-        plain: it has too little in it to be recognised by its looks.
+        looks: uint8 (32,), see :func:`difference_hash`.
+        featureless: it has too little in it to be recognised by its looks.
     """
 
     fault: str
@@ -49,7 +50,10 @@ class ImageFacts:
     upright: bool = True
     digest: bytes = b""
     looks: np.ndarray = field(default_factory=lambda: np.zeros(HASH_BITS // 8, dtype=np.uint8))
-    plain: bool = True
+    featureless: bool = True
+
+
+_Opened = tuple[ImageFiles, list[ImageFacts]]
 
 
 def read_image_facts(files: ImageFiles, workers: int | None = None) -> list[ImageFacts]:
@@ -79,59 +83,49 @@ class _Facts(Dataset[ImageFacts]):
         return len(self.files)
 
     def __getitem__(self, row: int) -> ImageFacts:
+        path = self.files.path(row)
         height, width = self.files.sizes[row].tolist()
-        return image_facts(self.files, row, (height, width))
-
-
-def image_facts(files: ImageFiles, row: int, size: tuple[int, int]) -> ImageFacts:
-    """Open one image, whose (height, width) in pixels the annotation file states."""
-    path = files.path(row)
-    try:
-        pixels = read_interleaved(path, size)
-    except OSError as error:
-        return ImageFacts(str(error))
-    except ValueError as error:
-        return ImageFacts(str(error), readable=True)
-    with open_image(path) as image:
-        stored, mode = image.size[::-1], image.mode
         try:
-            found = image.getexif().get(ExifTags.Base.Orientation, 1)
-        except _EXIF_ERRORS:
-            found = 1
-    orientation = found if isinstance(found, int) and 1 <= found <= 8 else 1
-    upright = stored[::-1] if orientation >= 5 else stored
-    digest = hashlib.blake2b(str(tuple(pixels.shape)).encode(), digest_size=16)
-    digest.update(pixels.permute(1, 2, 0).contiguous().numpy().data)
-    looks, plain = small_hash(pixels)
-    return ImageFacts("", True, mode, orientation, upright == size, digest.digest(), looks, plain)
+            pixels = read_interleaved(path, (height, width))
+        except OSError as error:
+            return ImageFacts(str(error))
+        except ValueError as error:
+            return ImageFacts(str(error), readable=True)
+        with open_image(path) as image:
+            stored, mode, orientation = image.size[::-1], image.mode, exif_orientation(image)
+        upright = (stored[::-1] if orientation >= 5 else stored) == (height, width)
+        digest = hashlib.blake2b(str(tuple(pixels.shape)).encode(), digest_size=16)
+        digest.update(pixels.permute(1, 2, 0).contiguous().numpy().data)
+        return ImageFacts("", True, mode, orientation, upright, digest.digest(), *difference_hash(pixels))
 
 
-def small_hash(pixels: torch.Tensor) -> tuple[np.ndarray, bool]:
-    """Return the hash of an image's looks, which another size, quality or brightness hardly changes.
+def difference_hash(pixels: torch.Tensor) -> tuple[np.ndarray, bool]:
+    """Return the hash of what an image shows, which another size, quality or brightness hardly changes.
 
     Args:
         pixels: uint8 (3, H, W).
 
     Returns:
-        uint8 (32,), a "difference hash" of 256 bits, and whether the image is too plain for it to mean anything.
+        uint8 (32,), the difference hash (dHash) of 256 bits, and whether the image has too little in it for it to mean
+        anything.
     """
     step = max(1, min(pixels.shape[1:]) // _SAMPLED_SIDE)
     gray = pixels[:, ::step, ::step].float().mean(dim=0)
     coarse = adaptive_avg_pool2d(gray[None, None], _CELLS)[0, 0].numpy()
-    return np.packbits(coarse[:, 1:] > coarse[:, :-1]), bool(coarse.std() < _PLAIN)
+    return np.packbits(coarse[:, 1:] > coarse[:, :-1]), bool(coarse.std() < _FEATURELESS)
 
 
-def nearest_looks(looks: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find for each small hash the most similar one of others.
+def nearest_hashes(hashes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find for each difference hash the most similar one of others.
 
     Args:
-        looks: uint8 (N, 32).
+        hashes: uint8 (N, 32).
         others: uint8 (M, 32), M 1 or more.
 
     Returns:
         The bits that differ, int64 (N,), and the position in ``others``, int64 (N,).
     """
-    mine, theirs = (np.unpackbits(hashes, axis=1).astype(np.float32) * 2 - 1 for hashes in (looks, others))
+    mine, theirs = (np.unpackbits(bits, axis=1).astype(np.float32) * 2 - 1 for bits in (hashes, others))
     distances = np.full(len(mine), HASH_BITS + 1, dtype=np.int64)
     places = np.zeros(len(mine), dtype=np.int64)
     for start in range(0, len(theirs), 4096):
@@ -144,14 +138,6 @@ def nearest_looks(looks: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np
             distances[block][closer] = differing[closer]
             places[block][closer] = best[closer] + start
     return distances, places
-
-
-logger = logging.getLogger(__name__)
-
-LOOKS_SAME = 40  # of 256 bits that differ, at most; unrelated photographs differ in 80 or more
-_USUAL_MODES = ("RGB", "L")
-
-Opened = tuple[ImageFiles, list[ImageFacts]]
 
 
 def compare_images(
@@ -170,18 +156,18 @@ def compare_images(
     Raises:
         OSError: a process that reads images was killed.
     """
-    trained = [_open(name, files) for name, files in train.items()] if deep else []
-    found = [(name, check_opened(*trained[index]) if deep else []) for index, name in enumerate(train)]
+    opened = [_open(name, files) for name, files in train.items()] if deep else []
+    found = [(name, check_opened(*opened[index]) if deep else []) for index, name in enumerate(train)]
     for name, files in test.items():
         findings, shared = find_shared_files(train, files)
         if deep:
-            opened = _open(name, files)
-            findings += [*check_opened(*opened), *_find_known_content(trained, opened, shared)]
+            of_test = _open(name, files)
+            findings += [*check_opened(*of_test), *_find_known_content(opened, of_test, shared)]
         found.append((name, findings))
     return found
 
 
-def _open(name: str, files: ImageFiles) -> Opened:
+def _open(name: str, files: ImageFiles) -> _Opened:
     logger.info("%s: opening %d images", name, len(files))
     return files, read_image_facts(files)
 
@@ -225,27 +211,27 @@ def check_opened(files: ImageFiles, facts: Sequence[ImageFacts]) -> list[Finding
     ]
 
 
-def _find_known_content(train: Sequence[Opened], test: Opened, shared: Sequence[int]) -> list[Finding]:
+def _find_known_content(train: Sequence[_Opened], test: _Opened, shared: Sequence[int]) -> list[Finding]:
     """Images to score that are trained on under another file, or look so."""
     files, facts = test
-    trained = [(of, row, fact) for of, all_facts in train for row, fact in enumerate(all_facts) if not fact.fault]
-    known = {fact.digest: of.path(row) for of, row, fact in trained}
-    rest = [row for row in sorted(set(range(len(files))) - set(shared)) if not facts[row].fault]
-    equal = [row for row in rest if facts[row].digest in known]
+    usable = [(of.path(row), fact) for of, all_facts in train for row, fact in enumerate(all_facts) if not fact.fault]
+    paths = {fact.digest: path for path, fact in usable}
+    others = [row for row in sorted(set(range(len(files))) - set(shared)) if not facts[row].fault]
+    equal = [row for row in others if facts[row].digest in paths]
 
     def same(row: int) -> Example:
-        twin = known[facts[row].digest]
+        twin = paths[facts[row].digest]
         return files.example(row, f"has the pixels of {twin}", twin)
 
     findings = find("shared_content", equal, len(files), same)
-    asked = [row for row in rest if facts[row].digest not in known and not facts[row].plain]
-    telling = [(of.path(row), fact.looks) for of, row, fact in trained if not fact.plain]
+    asked = [row for row in others if facts[row].digest not in paths and not facts[row].featureless]
+    telling = [(path, fact.looks) for path, fact in usable if not fact.featureless]
     if not asked or not telling:
         return findings
     looks = np.stack([facts[row].looks for row in asked])
-    distances, places = nearest_looks(looks, np.stack([of_trained for _, of_trained in telling]))
+    distances, places = nearest_hashes(looks, np.stack([of_train for _, of_train in telling]))
     nearest = zip(asked, distances.tolist(), places.tolist(), strict=True)
-    alike = {row: (telling[place][0], distance) for row, distance, place in nearest if distance <= LOOKS_SAME}
+    alike = {row: (telling[place][0], distance) for row, distance, place in nearest if distance <= NEAR_DUPLICATE_BITS}
 
     def similar(row: int) -> Example:
         twin, distance = alike[row]

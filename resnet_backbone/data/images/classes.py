@@ -26,28 +26,21 @@ logger = logging.getLogger(__name__)
 
 TORCHVISION = "torchvision://"
 
-# name: (folder of class folders, how to get it), below the root.
-_BUILTIN = {
-    "imagenet_train": ("imagenet/train", "see datasets/README.md: ImageNet has to be asked for at image-net.org"),
-    "imagenet_val": ("imagenet/val", "see datasets/README.md: ImageNet has to be asked for at image-net.org"),
-    "cifar10_jpeg_train": ("cifar10_jpeg/train", "python datasets/prepare_cifar10.py"),
-    "cifar10_jpeg_test": ("cifar10_jpeg/test", "python datasets/prepare_cifar10.py"),
-    "shapes_crops_train": ("shapes_crops/train", "python datasets/prepare_shapes.py --crops"),
-    "shapes_crops_val": ("shapes_crops/val", "python datasets/prepare_shapes.py --crops"),
+_IMAGENET = "see datasets/README.md: ImageNet has to be asked for at image-net.org"
+_CIFAR10 = "python datasets/prepare_cifar10.py"
+_CROPS = "python datasets/prepare_shapes.py --crops"
+_BUILTIN = {  # name: folder of class folders, below the root; how to get it
+    "imagenet_train": ("imagenet/train", _IMAGENET),
+    "imagenet_val": ("imagenet/val", _IMAGENET),
+    "cifar10_jpeg_train": ("cifar10_jpeg/train", _CIFAR10),
+    "cifar10_jpeg_test": ("cifar10_jpeg/test", _CIFAR10),
+    "shapes_crops_train": ("shapes_crops/train", _CROPS),
+    "shapes_crops_val": ("shapes_crops/val", _CROPS),
 }
 # Those whose items are an RGB image and the number of its class.
 _OF_TORCHVISION = (
-    "CIFAR10",
-    "CIFAR100",
-    "DTD",
-    "Flowers102",
-    "Food101",
-    "GTSRB",
-    "Imagenette",
-    "ImageNet",
-    "STL10",
-    "SVHN",
-)
+    "CIFAR10", "CIFAR100", "DTD", "Flowers102", "Food101", "GTSRB", "Imagenette", "ImageNet", "STL10", "SVHN",
+)  # fmt: skip
 _SPLITS = {"train": True, "test": False, "val": False}  # of the data sets that ask whether it is for training
 
 
@@ -176,10 +169,10 @@ class _ClassFolders(torchvision_datasets.ImageFolder):
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         names, _ = super().find_classes(directory)
         self.hidden.update(filter(is_hidden, names))
-        seen = [name for name in names if not is_hidden(name)]
-        if not seen:
+        classes = [name for name in names if not is_hidden(name)]
+        if not classes:
             raise FileNotFoundError(f"Couldn't find any class folder in {directory}.")
-        return seen, {name: label for label, name in enumerate(seen)}
+        return classes, {name: label for label, name in enumerate(classes)}
 
     def _is_image(self, path: str) -> bool:
         if not path.lower().endswith(self._endings):
@@ -234,7 +227,7 @@ def _open_torchvision(source: str) -> ClassDataset:
     return ClassDataset(source, root, _class_names(found, labels), labels, partial(_read_item, found))
 
 
-# Functions of the module, as workers of a loader get them by name where they are started anew.
+# Functions of the module, as workers of a loader get them by name where it starts them without fork.
 def _read_path(folder: Path, names: PackedBytes, index: int) -> Image.Image:
     return read_rgb(folder / os.fsdecode(names[index]))
 

@@ -11,6 +11,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
@@ -53,14 +54,8 @@ def find_missing_images(files: ImageFiles) -> tuple[list[Finding], list[int]]:
     Returns:
         The finding, and the rows that are meant.
     """
-    there: dict[Path, set[str]] = {}
-    missing = []
-    for row in range(len(files)):
-        path = files.path(row)
-        if path.parent not in there:
-            there[path.parent] = set(_regular_files(path.parent))
-        if path.name not in there[path.parent]:
-            missing.append(row)
+    listed = cache(_regular_files)
+    missing = [row for row in range(len(files)) if files.path(row).name not in listed(files.path(row).parent)]
     note = find_spellings(files.folder, [files.file_names[row] for row in missing]) if missing else ""
     if len(missing) == len(files) and not note:
         note = f"not one of them is there: is {files.folder} their folder?"
@@ -181,12 +176,12 @@ def _files_below(folder: Path) -> Iterator[str]:
         yield from names if below == "." else (f"{below}/{name}" for name in names)
 
 
-def _regular_files(folder: Path) -> list[str]:
+def _regular_files(folder: Path) -> set[str]:
     """Names of what can be read as a file; links are followed. A pipe would be waited for without end."""
     if not folder.is_dir():
-        return []
+        return set()
     with os.scandir(folder) as entries:
-        return [entry.name for entry in entries if entry.is_file()]
+        return {entry.name for entry in entries if entry.is_file()}
 
 
 def find_shared_files(train: Mapping[str, ImageFiles], test: ImageFiles) -> tuple[list[Finding], list[int]]:
@@ -195,18 +190,16 @@ def find_shared_files(train: Mapping[str, ImageFiles], test: ImageFiles) -> tupl
     Returns:
         The finding, and the rows of ``test`` that are meant.
     """
-    folders: dict[Path, Path] = {}
+    resolved = cache(Path.resolve)
 
     def place(files: ImageFiles, row: int) -> tuple[Path, str]:
         path = files.path(row)
-        if path.parent not in folders:
-            folders[path.parent] = path.parent.resolve()
-        return folders[path.parent], path.name
+        return resolved(path.parent), path.name
 
-    trained = {place(files, row): name for name, files in train.items() for row in range(len(files))}
-    shared = [row for row in range(len(test)) if place(test, row) in trained]
+    sets = {place(files, row): name for name, files in train.items() for row in range(len(files))}
+    shared = [row for row in range(len(test)) if place(test, row) in sets]
 
     def example(row: int) -> Example:
-        return test.example(row, f"{test.path(row)} is in {trained[place(test, row)]}, too")
+        return test.example(row, f"{test.path(row)} is in {sets[place(test, row)]}, too")
 
     return find("shared_file", shared, len(test), example), shared

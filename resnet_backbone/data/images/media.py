@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import cv2
@@ -18,11 +17,14 @@ from torch import Tensor
 
 from resnet_backbone.data.images.read import FORMATS
 
+logger = logging.getLogger(__name__)
+
 # What desktops, servers and notebooks put beside a user's files, in lower case; and all whose names begin with a dot.
 _OF_SYSTEMS = frozenset(
     ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "$recycle.bin")
     + ("system volume information", "lost+found", "__pycache__")
 )
+DEFAULT_FPS = 25.0  # of a camera or file that does not say it
 VIDEOS = ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .flv .ts .3gp .ogv"
 
 
@@ -45,7 +47,11 @@ class Medium(NamedTuple):
 
     source: Path | int  # a file, or the number of a camera
     name: Path  # below the folder that was named; of a single file its name
-    is_video: bool
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it has frames, not one image."""
+        return isinstance(self.source, int) or self.source.suffix.lower() in VIDEOS.split()
 
 
 class Media(NamedTuple):
@@ -55,71 +61,57 @@ class Media(NamedTuple):
     skipped: int  # files in folders that are neither images nor videos, or hidden
 
 
-def find_media(words: Sequence[str]) -> Media:
-    """Find what ``words`` name, in their order, every file once.
+def find_media(sources: Sequence[str]) -> Media:
+    """Find what ``sources`` name, in their order, every file once.
 
     Args:
-        words: each a file, a folder (searched with all that is below it, by the endings of the names, sorted), a
+        sources: each a file, a folder (searched with all that is below it, by the endings of the names, sorted), a
             pattern such as ``photos/*.jpg`` or ``photos/**/a*``, or the number of a camera, ``0`` for the first. A file
             of an unknown ending that is named by itself is taken for an image.
 
     Raises:
-        FileNotFoundError: a word names nothing, or there is no image or video among all that they name.
+        FileNotFoundError: a source names nothing, or there is no image or video among all that they name.
     """
     found: dict[Path | int, Medium] = {}
     skipped: set[Path] = set()
-    for word in words:
-        for medium in _media(word, skipped):
+    for source in sources:
+        for medium in _media(source, skipped):
             key = medium.source if isinstance(medium.source, int) else medium.source.resolve()
             found.setdefault(key, medium)
     if not found:
         raise FileNotFoundError(
-            f"no image and no video in {' '.join(words)} ({len(skipped)} other files); they are told by their endings: "
-            f"{' '.join(sorted(image_endings()))} {VIDEOS}; name a hidden file by itself"
+            f"no image and no video in {' '.join(sources)} ({len(skipped)} other files); they are told by their "
+            f"endings: {' '.join(sorted(image_endings()))} {VIDEOS}; name a hidden file by itself"
         )
     return Media(list(found.values()), len(skipped))
 
 
-def _media(word: str, skipped: set[Path]) -> list[Medium]:
+def _media(source: str, skipped: set[Path]) -> list[Medium]:
     try:
-        path = Path(word).expanduser()
+        path = Path(source).expanduser()
     except RuntimeError:  # "~somebody" whom this machine does not know
-        path = Path(word)
-    if word and path.exists():
-        return _below(path, skipped) if path.is_dir() else [_medium(path, path.name)]
-    if word.isascii() and word.isdigit():
-        return [Medium(int(word), Path(f"camera_{word}"), is_video=True)]
-    matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if word else []
-    if not matches:
-        raise FileNotFoundError(
-            f"{word!r}: no such file or folder, no pattern that matches any, and no number of a camera"
-        )
-    files = [match for match in matches if match.is_file()]
-    named = path.parts  # a hidden folder that the pattern itself has is meant
-    return [medium for match in files for medium in _of_known_kind(match, match.name, skipped, named)]
-
-
-def _below(folder: Path, skipped: set[Path]) -> list[Medium]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [medium for path in files for medium in _of_known_kind(path, path.relative_to(folder), skipped)]
-
-
-def _of_known_kind(path: Path, name: Path | str, skipped: set[Path], named: Sequence[str] = ()) -> list[Medium]:
-    below = path.parts if named else Path(name).parts
-    hidden = any(is_hidden(part) and part not in named for part in below)
-    if hidden or path.suffix.lower() not in {*image_endings(), *VIDEOS.split()}:
-        skipped.add(path.resolve())
-        return []
-    return [_medium(path, name)]
-
-
-def _medium(path: Path, name: str | Path) -> Medium:
-    return Medium(path, Path(name), is_video=path.suffix.lower() in VIDEOS.split())
-
-
-logger = logging.getLogger(__name__)
-
-DEFAULT_FPS = 25.0  # of a camera or file that does not say it
+        path = Path(source)
+    if source and path.is_dir():
+        files = {file: file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()}
+    elif source and path.exists():
+        return [Medium(path, Path(path.name))]
+    elif source.isascii() and source.isdigit():
+        return [Medium(int(source), Path(f"camera_{source}"))]
+    else:
+        matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if source else []
+        if not matches:
+            raise FileNotFoundError(
+                f"{source!r}: no such file or folder, no pattern that matches any, and no number of a camera"
+            )
+        files = {match: Path(match.name) for match in matches if match.is_file()}
+    found = []
+    for file, name in files.items():
+        hidden = any(map(is_hidden, set(file.parts) - set(path.parts)))  # those that are named are meant
+        if hidden or file.suffix.lower() not in {*image_endings(), *VIDEOS.split()}:
+            skipped.add(file.resolve())
+        else:
+            found.append(Medium(file, name))
+    return found
 
 
 class VideoReader:
@@ -166,9 +158,7 @@ class VideoReader:
     def __enter__(self) -> VideoReader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._capture.release()
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -183,12 +173,8 @@ class VideoReader:
         if number == 0:
             raise OSError(f"{self._name}: not one frame can be read; replace the file or take it out")
         if self.frame_count is not None and number < self.frame_count:
-            logger.warning(
-                "%s: %d of %d frames could be read; the file is damaged or cut off",
-                self._name,
-                number,
-                self.frame_count,
-            )
+            counts = (number, self.frame_count)
+            logger.warning("%s: %d of %d frames could be read; the file is damaged or cut off", self._name, *counts)
 
 
 def _check_name(path: Path) -> None:
@@ -222,9 +208,7 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._writer is None:
             return
         self._writer.release()

@@ -16,41 +16,10 @@ try:
 except ImportError:  # torchvision 0.29 says that a later one will be without it
     decode_jpeg = None
 
-_END_OF_IMAGE = b"\xff\xd9"
-_MAX_FILE_BYTES = 1 << 28  # larger ones are for Pillow, which reads no more of a file than it needs
-
-
-def decode_plain_jpeg(image: Image.Image) -> torch.Tensor | None:
-    """Decode an image that Pillow has opened and not read, where both decoders are known to agree to the bit.
-
-    Both are libjpeg-turbo. Pillow goes on where the decoder here stops, and says what is wrong.
-
-    Args:
-        image: of ``Image.open``; its file is open.
-
-    Returns:
-        uint8 tensor of shape (3, H, W), RGB, as stored; in memory H x W x 3. None where it is no gray or
-        three-component JPEG file that ends as it should, libjpeg refuses it, or this torchvision has no decoder.
-    """
-    if not isinstance(image, ImageFile.ImageFile) or image.format != "JPEG" or image.mode not in ("L", "RGB"):
-        return None
-    if decode_jpeg is None or image.fp is None:
-        return None
-    if image.fp.seek(0, os.SEEK_END) > _MAX_FILE_BYTES:
-        return None
-    image.fp.seek(0)
-    data = image.fp.read()
-    if not data.endswith(_END_OF_IMAGE):
-        return None
-    try:
-        pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
-    except RuntimeError:
-        return None
-    return pixels if pixels.shape == (3, image.height, image.width) else None
-
-
 logger = logging.getLogger(__name__)
 
+_END_OF_IMAGE = b"\xff\xd9"
+_MAX_FILE_BYTES = 1 << 28  # larger ones are for Pillow, which reads no more of a file than it needs
 _SWAPS_SIDES = (5, 6, 7, 8)
 # EXIF orientation to the dimensions of (3, H, W) that are reversed, after a swap of the sides, to show the picture
 # upright (EXIF 2.32, tag 0x0112); 1 is upright already.
@@ -92,10 +61,10 @@ def read_interleaved(path: str | Path, size: tuple[int, int] | None = None) -> t
     path = Path(path)
     try:
         with open_image(path) as image:
-            pixels = decode_plain_jpeg(image)
+            pixels = decode_like_pillow(image)
             if pixels is None:
                 image.load()
-            orientation = _orientation(image, path)
+            orientation = exif_orientation(image)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such image file") from None
     except Exception as error:  # of a broken file Pillow's decoders raise nearly anything
@@ -118,6 +87,33 @@ def read_interleaved(path: str | Path, size: tuple[int, int] | None = None) -> t
     return pixels
 
 
+def decode_like_pillow(image: Image.Image) -> torch.Tensor | None:
+    """Decode an image that Pillow has opened and not read, where both decoders are known to agree to the bit.
+
+    Both are libjpeg-turbo. Pillow goes on where the decoder here stops, and says what is wrong.
+
+    Args:
+        image: of ``Image.open``; its file is open.
+
+    Returns:
+        uint8 tensor of shape (3, H, W), RGB, as stored; in memory H x W x 3. None where it is no gray or
+        three-component JPEG file that ends as it should, libjpeg refuses it, or this torchvision has no decoder.
+    """
+    if not isinstance(image, ImageFile.ImageFile) or image.format != "JPEG" or image.mode not in ("L", "RGB"):
+        return None
+    if decode_jpeg is None or image.fp is None or image.fp.seek(0, os.SEEK_END) > _MAX_FILE_BYTES:
+        return None
+    image.fp.seek(0)
+    data = image.fp.read()
+    if not data.endswith(_END_OF_IMAGE):
+        return None
+    try:
+        pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    except RuntimeError:
+        return None
+    return pixels if pixels.shape == (3, image.height, image.width) else None
+
+
 def open_image(path: str | Path | IO[bytes]) -> Image.Image:
     """Open an image file, given by path or opened itself, of one of :data:`FORMATS`, without decoding it.
 
@@ -130,13 +126,18 @@ def open_image(path: str | Path | IO[bytes]) -> Image.Image:
     return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def _orientation(image: Image.Image, path: Path) -> int:
+def exif_orientation(image: Image.Image) -> int:
+    """Return how an opened image is stored: 1 for upright, also where its EXIF block is damaged or has another value.
+
+    A damaged block is logged as a warning.
+    """
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception as error:  # as above
-        logger.warning("%s: its EXIF block is damaged (%s); read without turning it", path, error)
+    except Exception as error:  # of a broken file Pillow raises nearly anything
+        name = getattr(image, "filename", "an image")
+        logger.warning("%s: its EXIF block is damaged (%s); read without turning it", name, error)
         return 1
-    return value if isinstance(value, int) else 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def to_rgb(image: Image.Image, path: str | Path) -> Image.Image:

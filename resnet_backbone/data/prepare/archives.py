@@ -1,4 +1,4 @@
-"""Fetching a published archive, and unpacking it without trusting it."""
+"""Published archives: downloading, unpacking without trusting them, and checking that all files are there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -28,6 +29,7 @@ _PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _EXTENDED = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _MAX_EXTENDED_BYTES = 8192
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may ask for gigabytes to unpack a byte
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,17 @@ class Archive:
 class _Member:
     name: str
     size: int  # bytes, unpacked
-    plain: bool  # a file that is stored as one, see _selected
-    open: Callable[[], IO[bytes]]
+    regular: bool  # a file that is stored as one, see _selected
+    open: Callable[[], IO[bytes] | None]  # None of what is not regular
+
+
+_Open = Callable[[Path], AbstractContextManager[Iterator[_Member]]]
 
 
 def fetch_archive(archive: Archive, base_url: str, folder: Path, *, select: Select) -> None:
     """Download an archive into ``folder``, unpack it there, and delete it when everything is unpacked.
 
-    An interrupted call goes on where it stopped. An archive that is there already is taken if its MD5 is right.
+    An interrupted call resumes where it stopped. An archive that is there already is taken if its MD5 is right.
 
     Args:
         archive: what to fetch from ``base_url``.
@@ -88,7 +93,7 @@ def check_md5(path: Path, md5: str) -> None:
 def extract_zip(archive: str | Path, folder: str | Path, *, select: Select, max_bytes: int) -> int:
     """Unpack the selected members of a zip file, each checked by its CRC and appearing only when it is whole.
 
-    A member whose file is there with the right size is skipped, so an interrupted run goes on where it stopped.
+    A member whose file is there with the right size is skipped, so an interrupted run resumes where it stopped.
 
     Args:
         archive: a zip file.
@@ -105,29 +110,29 @@ def extract_zip(archive: str | Path, folder: str | Path, *, select: Select, max_
             encrypted, two have the same path, or they unpack to more than ``max_bytes``.
         OSError: the disk is full; the message says how much is needed.
     """
-    archive = _existing(archive)
-    try:
-        with zipfile.ZipFile(archive) as source:
-            members = _listed(_zip_members(source), archive, "a zip file")
-            return _extract_all(members, archive, Path(folder), select, max_bytes)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise _damaged(archive, "a zip file", error) from error
-    except ValueError as error:
-        raise error if str(archive) in str(error) else _damaged(archive, "a zip file", error) from error
+    return _unpack(Path(archive), "a zip file", _zip_members, Path(folder), select, max_bytes)
 
 
 def extract_tar(archive: str | Path, folder: str | Path, *, select: Select, max_bytes: int) -> int:
     """Do with a tar file, not compressed, what :func:`extract_zip` does with a zip file.
 
-    A tar file has no checksums of its contents: check the hash of the whole before.
+    A tar file has no checksums of its contents: check its hash before.
     """
-    archive = _existing(archive)
-    try:
-        with _opened_tar(archive) as source:
-            members = _listed(_tar_members(source), archive, "a plain tar file")
-            return _extract_all(members, archive, Path(folder), select, max_bytes)
-    except tarfile.TarError as error:
-        raise _damaged(archive, "a plain tar file", error) from error
+    return _unpack(Path(archive), "a plain tar file", _tar_members, Path(folder), select, max_bytes)
+
+
+def select_below(*prefixes: str) -> Select:
+    """Select the members whose names begin with one of these, under their own names."""
+    return lambda name: name if name.startswith(prefixes) else None
+
+
+def missing_files(folder: Path, names: Collection[str]) -> list[str]:
+    """Say in one text, or none, how many of these files of a folder are missing or empty."""
+    there = {file.name for file in folder.iterdir() if file.stat().st_size} if folder.is_dir() else set()
+    missing = sorted(set(names) - there)
+    if not missing:
+        return []
+    return [f"{len(missing)} of {len(names)} files are missing or empty in {folder}, such as {missing[0]}"]
 
 
 class _BoundedInfo(tarfile.TarInfo):
@@ -139,57 +144,52 @@ class _BoundedInfo(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc]  # what tarfile's own comments name for subclasses
 
 
-def _opened_tar(archive: Path) -> tarfile.TarFile:
-    try:
-        return tarfile.open(archive, "r:", tarinfo=_BoundedInfo)
-    except tarfile.TarError:
-        raise
-    except Exception as error:  # tarfile trusts the numbers in headers, and raises nearly anything
-        raise _damaged(archive, "a plain tar file", error) from error
+@contextmanager
+def _zip_members(archive: Path) -> Iterator[Iterator[_Member]]:
+    def members() -> Iterator[_Member]:
+        for info in source.infolist():
+            if not info.is_dir():
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                regular = kind in (0, stat.S_IFREG) and not info.flag_bits & 1 and info.compress_type in _ZIP_METHODS
+                yield _Member(info.filename, info.file_size, regular, partial(source.open, info))
+
+    with zipfile.ZipFile(archive) as source:
+        yield members()
 
 
-def _damaged(archive: Path, kind: str, error: Exception) -> ValueError:
-    reason = str(error)[:300] or type(error).__name__
-    return ValueError(f"{archive}: damaged, or not {kind} ({reason}); delete it and download it again")
+@contextmanager
+def _tar_members(archive: Path) -> Iterator[Iterator[_Member]]:
+    def members() -> Iterator[_Member]:
+        for info in source:
+            if not info.isdir():
+                regular = info.isfile() and not info.issparse()
+                yield _Member(info.name, info.size, regular, partial(source.extractfile, info))
+
+    with tarfile.open(archive, "r:", tarinfo=_BoundedInfo) as source:
+        yield members()
 
 
-def _listed(members: Iterator[_Member], archive: Path, kind: str) -> list[_Member]:
-    try:
-        listed = list(islice(members, _MAX_MEMBERS + 1))
-    except Exception as error:  # as in _opened_tar
-        raise _damaged(archive, kind, error) from error
-    if len(listed) > _MAX_MEMBERS:
-        raise ValueError(f"{archive}: has more than {_MAX_MEMBERS:,} members; expected an archive of a data set")
-    return listed
-
-
-def _existing(archive: str | Path) -> Path:
-    if not Path(archive).is_file():
+def _unpack(archive: Path, kind: str, open_members: _Open, folder: Path, select: Select, max_bytes: int) -> int:
+    if not archive.is_file():
         raise FileNotFoundError(f"{archive}: no such archive")
-    return Path(archive)
+    with ExitStack() as opened, _damage_named(archive, kind, _DAMAGE):
+        with _damage_named(archive, kind, Exception):  # tarfile trusts the numbers in headers, and raises nearly all
+            members = list(islice(opened.enter_context(open_members(archive)), _MAX_MEMBERS + 1))
+        if len(members) > _MAX_MEMBERS:
+            raise ValueError(f"{archive}: has more than {_MAX_MEMBERS:,} members; expected an archive of a data set")
+        return _extract_all(members, archive, folder, select, max_bytes)
 
 
-def _zip_members(source: zipfile.ZipFile) -> Iterator[_Member]:
-    for info in source.infolist():
-        if not info.is_dir():
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            plain = kind in (0, stat.S_IFREG) and not info.flag_bits & 1 and info.compress_type in _ZIP_METHODS
-            yield _Member(info.filename, info.file_size, plain, partial(source.open, info))
-
-
-def _tar_members(source: tarfile.TarFile) -> Iterator[_Member]:
-    for info in source:
-        if not info.isdir():
-            yield _Member(
-                info.name, info.size, info.isfile() and not info.issparse(), partial(_open_in_tar, source, info)
-            )
-
-
-def _open_in_tar(source: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    file = source.extractfile(info)
-    if file is None:
-        raise ValueError(f"{info.name} is not a plain file")
-    return file
+@contextmanager
+def _damage_named(archive: Path, kind: str, errors: type[Exception] | tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turn errors that do not name the archive into a ValueError that does."""
+    try:
+        yield
+    except errors as error:
+        if str(archive) in str(error):
+            raise
+        reason = str(error)[:300] or type(error).__name__
+        raise ValueError(f"{archive}: damaged, or not {kind} ({reason}); delete it and download it again") from error
 
 
 def _extract_all(members: Iterable[_Member], archive: Path, folder: Path, select: Select, max_bytes: int) -> int:
@@ -197,17 +197,21 @@ def _extract_all(members: Iterable[_Member], archive: Path, folder: Path, select
     total = sum(member.size for member in selected.values())
     if total > max_bytes:
         raise ValueError(f"{archive}: unpacks to {total:,} bytes; at most {max_bytes:,} were expected")
-    missing = {path: member for path, member in selected.items() if not _is_there(folder / path, member.size)}
+    missing = [
+        (folder / path, member)
+        for path, member in selected.items()
+        if not (folder / path).is_file() or (folder / path).stat().st_size != member.size
+    ]
     folder.mkdir(parents=True, exist_ok=True)
-    needed = sum(member.size for member in missing.values())
+    needed = sum(member.size for _, member in missing)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
             f"unpacking {archive} needs {needed / 1e9:.3f} GB in {folder}, {free / 1e9:.3f} GB are free; "
-            f"make room and start again, it goes on from here"
+            f"make room and start again, it resumes here"
         )
-    for path, member in missing.items():
-        _extract(member, archive, folder / path)
+    for path, member in missing:
+        _extract(member, archive, path)
     return len(selected)
 
 
@@ -225,7 +229,7 @@ def _selected(members: Iterable[_Member], archive: Path, select: Select) -> dict
             )
         if any(map(is_hidden, path.parts)):  # of the machine that the archive was made on
             continue
-        if not member.plain:
+        if not member.regular:
             raise ValueError(
                 f"{archive}: member {member.name[:200]!r} is a link, a device, encrypted, sparse or compressed in an "
                 "unusual way; expected a plain file"
@@ -245,16 +249,12 @@ def _is_usual(target: str) -> bool:
     )
 
 
-def _is_there(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
-
-
 def _extract(member: _Member, archive: Path, path: Path) -> None:
-    with (
-        replacing(path, f"unpacking {archive}", durable=False) as part,
-        member.open() as source,
-        part.open("wb") as plain,
-    ):
-        shutil.copyfileobj(source, plain, _CHUNK_BYTES)
-        if plain.tell() != member.size:
+    with replacing(path, f"unpacking {archive}", durable=False) as part, part.open("wb") as file:
+        source = member.open()
+        if source is None:
+            raise ValueError(f"{archive}: member {member.name[:200]!r} is not a plain file")
+        with source:
+            shutil.copyfileobj(source, file, _CHUNK_BYTES)
+        if file.tell() != member.size:
             raise ValueError(f"{archive}: damaged, {member.name} ends early; delete it and download it again")

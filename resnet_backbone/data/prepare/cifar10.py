@@ -23,7 +23,7 @@ def prepare_cifar10(
     """Unpack the archive to ``train/CLASS/*.jpg`` and ``test/CLASS/*.jpg`` below ``output``.
 
     GitHub makes the archive on demand, so it has no stable hash: it is checked by its CRCs, and by the number of images
-    of every class. A call that was interrupted goes on where it stopped.
+    of every class. A call that was interrupted resumes where it stopped.
 
     Args:
         output: created where needed.
@@ -63,17 +63,16 @@ def _unpack(archive: Path, output: Path) -> None:
 
 
 def _count(output: Path) -> dict[str, dict[str, int]]:
-    counts = {
-        split: {
-            name: sum(not is_hidden(path.name) for path in (output / split / name).glob("*.jpg")) for name in CLASSES
+    counts: dict[str, dict[str, int]] = {}
+    for split, expected in IMAGES_PER_CLASS.items():
+        folders = [output / split / name for name in CLASSES]
+        counts[split] = {
+            folder.name: sum(not is_hidden(path.name) for path in folder.glob("*.jpg")) for folder in folders
         }
-        for split in IMAGES_PER_CLASS
-    }
-    for split, per_class in counts.items():
-        wrong = {name: number for name, number in per_class.items() if number != IMAGES_PER_CLASS[split]}
+        wrong = {name: number for name, number in counts[split].items() if number != expected}
         if wrong:
             raise ValueError(
-                f"{output / split} has {wrong} images; expected {IMAGES_PER_CLASS[split]:,} of each class: delete the "
-                f"folder and start again"
+                f"{output / split} has {wrong} images; expected {expected:,} of each class: delete the folder and "
+                f"start again"
             )
     return counts

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from resnet_backbone.data.prepare.archives import Archive, fetch_archive
+from resnet_backbone.data.prepare.archives import Archive, fetch_archive, missing_files, select_below
 from resnet_backbone.files.text import read_json
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ COCO_RELEASES = {
 def fetch_coco(folder: str | Path, release: CocoRelease, *, train: bool = True, base_url: str = COCO_URL) -> None:
     """Download, unpack and check a release; what is there and complete is not fetched again.
 
-    An interrupted run goes on where it stopped. A zip file is deleted when everything in it has been unpacked.
+    An interrupted run resumes where it stopped. A zip file is deleted when everything in it has been unpacked.
 
     Args:
         folder: the ``coco`` folder; gets ``annotations/`` and one folder for each split.
@@ -71,13 +70,12 @@ def fetch_coco(folder: str | Path, release: CocoRelease, *, train: bool = True, 
     folder = Path(folder)
     splits = release.splits(train)
     if not all(_annotation_file(folder, split).is_file() for split in splits):
-        wanted = {f"annotations/{_annotation_file(folder, split).name}" for split in release.splits(True)}
-        fetch_archive(release.annotations, base_url, folder, select=lambda name: name if name in wanted else None)
+        fetch_archive(release.annotations, base_url, folder, select=select_below("annotations/instances_"))
     for split in splits:
         if not split_problems(folder, split):
             logger.info("%s is complete", folder / split.name)
             continue
-        fetch_archive(split.archive, base_url, folder, select=partial(_if_below, f"{split.name}/"))
+        fetch_archive(split.archive, base_url, folder, select=select_below(f"{split.name}/"))
         if problems := split_problems(folder, split):
             raise ValueError(f"{folder}: {split.name} is incomplete after unpacking: {'; '.join(problems)}")
 
@@ -95,17 +93,7 @@ def split_problems(folder: str | Path, split: Split) -> list[str]:
     problems = []
     if len(names) != split.num_images:
         problems.append(f"{path} lists {len(names)} images, expected {split.num_images}; delete it")
-    image_folder = folder / split.name
-    there = {file.name for file in image_folder.iterdir() if file.stat().st_size} if image_folder.is_dir() else set()
-    if missing := sorted(names - there):
-        problems.append(
-            f"{len(missing)} of {len(names)} images are missing or empty in {image_folder}, such as {missing[0]}"
-        )
-    return problems
-
-
-def _if_below(folder: str, member: str) -> str | None:
-    return member if member.startswith(folder) else None
+    return problems + missing_files(folder / split.name, names)
 
 
 def _annotation_file(folder: Path, split: Split) -> Path:

@@ -1,4 +1,4 @@
-"""The generated "shapes" set: textured shapes with exact boxes and masks, in COCO format.
+"""The generated "shapes" data set in COCO format, and the objects of such a set as images with one label each.
 
 Five classes, each of its own outline and hue, on dull backgrounds; textures, sizes and places are random. It needs no
 download, and a small detector learns it from scratch in minutes.
@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import colorsys
 import json
+import logging
 import math
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
+from torchvision.transforms.v2 import functional as F
 
+from resnet_backbone.data.coco.dataset import CocoDataset
+from resnet_backbone.files.atomic import write_text
 from resnet_backbone.files.text import read_json
+
+logger = logging.getLogger(__name__)
 
 
 def draw_texture(rng: np.random.Generator, height: int, width: int, hue: float | None = None) -> np.ndarray:
@@ -53,7 +59,7 @@ def _noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return rng.integers(0, 256, (height, width), dtype=np.uint8)
 
 
-def _plain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def _uniform(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return np.full((height, width), rng.uniform())
 
 
@@ -84,7 +90,7 @@ def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return np.cos(angle) * np.arange(width) + np.sin(angle) * np.arange(height)[:, None]
 
 
-_PATTERNS = (_plain, _gradient, _stripes, _checks, _clouds)
+_PATTERNS = (_uniform, _gradient, _stripes, _checks, _clouds)
 
 
 _VERSION = 1  # raised when the same seed gives other files
@@ -136,17 +142,6 @@ def generate_shapes(
     return not all(present)
 
 
-def shape_outline(name: str, radius: float) -> np.ndarray:
-    """Corners of a shape around (0, 0), float64 (P, 2), the furthest ``radius`` away.
-
-    Raises:
-        ValueError: ``name`` is not one of ``SHAPE_NAMES``.
-    """
-    if name not in _OUTLINES:
-        raise ValueError(f"unknown shape {name!r}; there are {', '.join(_OUTLINES)}")
-    return _OUTLINES[name]() * radius
-
-
 def _regular(corners: int) -> np.ndarray:
     angles = 2 * np.pi * np.arange(corners) / corners
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -160,31 +155,14 @@ def _star() -> np.ndarray:
 
 def _cross() -> np.ndarray:
     a, b = 0.94, 0.34  # arm length and half its width; a**2 + b**2 = 1
-    points = [
-        (a, -b),
-        (a, b),
-        (b, b),
-        (b, a),
-        (-b, a),
-        (-b, b),
-        (-a, b),
-        (-a, -b),
-        (-b, -b),
-        (-b, -a),
-        (b, -a),
-        (b, -b),
-    ]
-    return np.array(points) / math.hypot(a, b)
+    x, y = np.array([(a, -b), (a, b), (b, b)]).T  # three of the twelve corners; the others are turned by 90 degrees
+    quarters = [(x, y), (-y, x), (-x, -y), (y, -x)]
+    return np.concatenate([np.stack(quarter, axis=1) for quarter in quarters]) / math.hypot(a, b)
 
 
-_OUTLINES: dict[str, Callable[[], np.ndarray]] = {
-    "circle": lambda: _regular(96),
-    "square": lambda: _regular(4),
-    "triangle": lambda: _regular(3),
-    "star": _star,
-    "cross": _cross,
-}
-SHAPE_NAMES = tuple(_OUTLINES)
+# Corners of the shapes around (0, 0), float64 (P, 2), the furthest 1 away.
+SHAPES = {"circle": _regular(96), "square": _regular(4), "triangle": _regular(3), "star": _star(), "cross": _cross()}
+SHAPE_NAMES = tuple(SHAPES)
 
 
 def _info(split: str, number: int, image_size: int, seed: int) -> dict[str, Any]:
@@ -211,8 +189,7 @@ def _is_present(folder: Path, split: str, info: dict[str, Any]) -> bool:
 
 
 def _write_split(folder: Path, split: str, info: dict[str, Any]) -> None:
-    (folder / "annotations").mkdir(parents=True, exist_ok=True)
-    (folder / split).mkdir(exist_ok=True)
+    (folder / split).mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(info["images"]):
@@ -226,9 +203,7 @@ def _write_split(folder: Path, split: str, info: dict[str, Any]) -> None:
             annotations.append(_annotation(len(annotations) + 1, index + 1, label, mask))
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(SHAPE_NAMES)]
     document = {"info": info, "images": images, "annotations": annotations, "categories": categories}
-    part = folder / "annotations" / f"{split}.json.part"
-    part.write_text(json.dumps(document), encoding="utf-8")
-    part.replace(folder / "annotations" / f"{split}.json")
+    write_text(folder / "annotations" / f"{split}.json", json.dumps(document))
 
 
 def _annotation(annotation_id: int, image_id: int, label: int, mask: np.ndarray) -> dict[str, Any]:
@@ -257,20 +232,20 @@ def draw_image(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray, l
     pixels = draw_texture(rng, height, width)
     labels: list[int] = []
     visible: list[np.ndarray] = []
-    whole: list[float] = []
+    full_areas: list[float] = []
     for _ in range(int(rng.integers(2, 7))):
         label = int(rng.integers(len(SHAPE_NAMES)))
         coverage, area = _draw_shape(rng, SHAPE_NAMES[label], height, width)
         mask = coverage >= 0.5
         masks = [*(earlier & ~mask for earlier in visible), mask]
-        areas = [*whole, area]
+        areas = [*full_areas, area]
         if any(np.count_nonzero(m) < _MIN_VISIBLE * full for m, full in zip(masks, areas, strict=True)):
             continue
         part = _bounding_slices(coverage)
         rows, columns = mask[part].shape
-        fill = draw_texture(rng, rows, columns, hue=label / len(SHAPE_NAMES))
-        pixels[part] += coverage[part][..., None] * (fill - pixels[part])
-        labels, visible, whole = [*labels, label], masks, areas
+        texture = draw_texture(rng, rows, columns, hue=label / len(SHAPE_NAMES))
+        pixels[part] += coverage[part][..., None] * (texture - pixels[part])
+        labels, visible, full_areas = [*labels, label], masks, areas
     return np.rint(pixels).astype(np.uint8), list(zip(labels, visible, strict=True))
 
 
@@ -278,7 +253,7 @@ def _draw_shape(rng: np.random.Generator, name: str, height: int, width: int) ->
     """How much of each pixel the shape covers, float32 (H, W), 0..1; and its whole area in square pixels."""
     low, high = _AREAS[rng.choice(list(_AREAS), p=_AREA_ODDS)]
     area = min(rng.uniform(math.sqrt(low), math.sqrt(high)) ** 2, _MAX_IMAGE_FRACTION * height * width)
-    unit = shape_outline(name, 1.0)
+    unit = SHAPES[name]
     radius = math.sqrt(area / float(cv2.contourArea(unit.astype(np.float32))))
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = math.cos(angle), math.sin(angle)
@@ -297,3 +272,52 @@ def _draw_shape(rng: np.random.Generator, name: str, height: int, width: int) ->
 def _bounding_slices(coverage: np.ndarray) -> tuple[slice, slice]:
     x, y, width, height = cv2.boundingRect((coverage > 0).astype(np.uint8))
     return slice(y, y + height), slice(x, x + width)
+
+
+def write_crops(json_path: str | Path, image_folder: str | Path, output: str | Path, *, margin: float = 0.15) -> int:
+    """Write a square around every object as ``output/CLASS/IMAGE_NUMBER.png``, for training a classifier on it.
+
+    A square is as long as the longer side of the box, with a margin; where it reaches out of the image, it is moved
+    inside, and made smaller where the image is. Crowds are left out.
+
+    Args:
+        json_path: COCO-format annotations.
+        image_folder: of their images.
+        output: is replaced, at once and when all crops are written.
+        margin: around the box, as a part of its longer side, on each side.
+
+    Returns:
+        How many crops were written.
+
+    Raises:
+        FileNotFoundError, ValueError: annotations or images that are missing or malformed, or a negative margin.
+    """
+    if margin < 0:
+        raise ValueError(f"margin {margin} must be 0 or more")
+    dataset = CocoDataset(json_path, image_folder)
+    output = Path(output)
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for name in dataset.class_names:
+        (unfinished / name).mkdir(parents=True)
+    count = 0
+    for index in range(len(dataset)):
+        image, target = dataset[index]
+        for number, (box, label) in enumerate(zip(target["boxes"].tolist(), target["labels"].tolist(), strict=True)):
+            left, top, side = _square(box, margin, tuple(image.shape[-2:]))
+            crop = F.to_pil_image(F.crop(image, top, left, side, side))
+            crop.save(unfinished / dataset.class_names[label] / f"{dataset.image_path(index).stem}_{number}.png")
+            count += 1
+    shutil.rmtree(output, ignore_errors=True)
+    unfinished.replace(output)
+    logger.info("%s: %d crops of %d classes", output, count, dataset.num_classes)
+    return count
+
+
+def _square(box: list[float], margin: float, size: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return left, top and side, in pixels, of the square around a box x1 y1 x2 y2 in an image (height, width)."""
+    x1, y1, x2, y2 = box
+    side = min(max(1, round(max(x2 - x1, y2 - y1) * (1 + 2 * margin))), *size)
+    left = min(max(0, round((x1 + x2 - side) / 2)), size[1] - side)
+    top = min(max(0, round((y1 + y2 - side) / 2)), size[0] - side)
+    return left, top, side

@@ -1,16 +1,27 @@
-"""Fetching, converting and checking the files of Pascal VOC 2007 and 2012."""
+"""Data sets in Pascal VOC's format, downloaded, converted and checked: VOC 2007 and 2012, and BCCD."""
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnet_backbone.data.prepare.archives import Archive, check_md5, extract_tar, fetch_archive
-from resnet_backbone.data.prepare.voc_xml import VocReport, read_split, voc_images_to_coco, voc_to_coco
+from resnet_backbone.data.prepare.archives import (
+    Archive,
+    check_md5,
+    extract_tar,
+    extract_zip,
+    fetch_archive,
+    missing_files,
+)
+from resnet_backbone.data.prepare.voc_folder import read_split
+from resnet_backbone.data.prepare.voc_xml import VocReport, voc_images_to_coco, voc_to_coco
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.files.text import read_json
+from resnet_backbone.weights.download import download
 
 logger = logging.getLogger(__name__)
 
@@ -26,60 +37,39 @@ VOC_CLASSES = (
 class VocSplit:
     """One split, in the folders that Detectron2 has, too: ``VOC<year>/{Annotations,ImageSets,JPEGImages}``."""
 
-    name: str  # in DATASETS of a config
-    year: int
-    split: str  # a file of ImageSets/Main
+    name: str  # in DATASETS of a config: "voc", two digits of the year, "_", a file of ImageSets/Main
     num_images: int
     num_objects: int | None  # those that are not difficult; None where the annotations are kept secret
     archive: Archive
     published: bool = True  # whether the archive can be downloaded without registering
 
     @property
+    def split(self) -> str:
+        """The file of ``ImageSets/Main``, without its ending."""
+        return self.name.partition("_")[2]
+
+    @property
     def folder(self) -> str:
-        return f"VOC{self.year}"
+        """``VOC2007`` or ``VOC2012``."""
+        return f"VOC20{self.name[3:5]}"
 
 
 _GB = 10**9
-# Counts: the development kits' documents. MD5: torchvision 0.29.1, datasets/voc.py; that of VOC2012test.tar, which is
-# for registered users, from several public loaders that agree.
-VOC_SPLITS = {
-    split.name: split
-    for split in (
-        VocSplit(
-            name="voc07_trainval",
-            year=2007,
-            split="trainval",
-            num_images=5_011,
-            num_objects=12_608,
-            archive=Archive("voc2007/VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64", _GB),
-        ),
-        VocSplit(
-            name="voc07_test",
-            year=2007,
-            split="test",
-            num_images=4_952,
-            num_objects=12_032,
-            archive=Archive("voc2007/VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f", _GB),
-        ),
-        VocSplit(
-            name="voc12_trainval",
-            year=2012,
-            split="trainval",
-            num_images=11_540,
-            num_objects=27_450,
-            archive=Archive("voc2012/VOCtrainval_11-May-2012.tar", "6cd6e144f989b92b3379bac3b3de84fd", 4 * _GB),
-        ),
-        VocSplit(
-            name="voc12_test",
-            year=2012,
-            split="test",
-            num_images=10_991,
-            num_objects=None,
-            archive=Archive("VOC2012test.tar", "9065beb292b6c291fad82b2725749fda", 4 * _GB),
-            published=False,
-        ),
-    )
+# MD5: torchvision 0.29.1, datasets/voc.py; that of VOC2012test.tar from several public loaders that agree.
+_ARCHIVES = {
+    "voc07_trainval": Archive("voc2007/VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64", _GB),
+    "voc07_test": Archive("voc2007/VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f", _GB),
+    "voc12_trainval": Archive("voc2012/VOCtrainval_11-May-2012.tar", "6cd6e144f989b92b3379bac3b3de84fd", 4 * _GB),
+    "voc12_test": Archive("VOC2012test.tar", "9065beb292b6c291fad82b2725749fda", 4 * _GB),
 }
+# Images and objects: the development kits' documents.
+_SPLITS = (
+    VocSplit("voc07_trainval", 5_011, 12_608, _ARCHIVES["voc07_trainval"]),
+    VocSplit("voc07_test", 4_952, 12_032, _ARCHIVES["voc07_test"]),
+    VocSplit("voc12_trainval", 11_540, 27_450, _ARCHIVES["voc12_trainval"]),
+    VocSplit("voc12_test", 10_991, None, _ARCHIVES["voc12_test"], published=False),
+)
+VOC_SPLITS = {split.name: split for split in _SPLITS}
 
 
 def prepare_voc(
@@ -87,7 +77,7 @@ def prepare_voc(
 ) -> VocReport | None:
     """Make one split complete: fetch and unpack its archive where files are missing, and write its COCO-format JSON.
 
-    An interrupted run goes on where it stopped. A downloaded archive is deleted when it has been unpacked.
+    An interrupted run resumes where it stopped. A downloaded archive is deleted when it has been unpacked.
 
     Args:
         root: where ``VOC2007/``, ``VOC2012/`` and ``voc/annotations/<name>.json`` lie, $DETECTRON2_DATASETS.
@@ -156,13 +146,9 @@ def file_problems(root: str | Path, split: VocSplit) -> list[str]:
     problems = []
     if len(stems) != split.num_images:
         problems.append(f"{split.split}.txt lists {len(stems)} images, expected {split.num_images}; delete it")
-    wanted = {"JPEGImages": ".jpg"} | ({} if split.num_objects is None else {"Annotations": ".xml"})
-    for name, suffix in wanted.items():
-        there = {file.name for file in (folder / name).glob(f"*{suffix}") if file.stat().st_size}
-        if missing := [stem + suffix for stem in stems if stem + suffix not in there]:
-            problems.append(
-                f"{len(missing)} of {len(stems)} files are missing or empty in {folder / name}, such as {missing[0]}"
-            )
+    problems += missing_files(folder / "JPEGImages", [f"{stem}.jpg" for stem in stems])
+    if split.num_objects is not None:
+        problems += missing_files(folder / "Annotations", [f"{stem}.xml" for stem in stems])
     return problems
 
 
@@ -185,10 +171,6 @@ def _unpack(root: Path, split: VocSplit, base_url: str, archive: Path | None) ->
             f"{split.name}: {split.archive.name} is given to those who register at VOC's evaluation server, "
             f"http://host.robots.ox.ac.uk:8080/; then: --sets {split.name} --archive {split.archive.name}"
         )
-
-
-def _json_path(root: Path, split: VocSplit) -> Path:
-    return root / "voc" / "annotations" / f"{split.name}.json"
 
 
 def _json_problems(root: Path, split: VocSplit) -> list[str]:
@@ -216,3 +198,57 @@ def _convert(root: Path, split: VocSplit) -> VocReport | None:
     if problems := _json_problems(root, split):
         raise ValueError(f"{folder}: other contents than published: {'; '.join(problems)}")
     return report
+
+
+def _json_path(root: Path, split: VocSplit) -> Path:
+    return root / "voc" / "annotations" / f"{split.name}.json"
+
+
+BCCD_URL = "https://github.com/Shenggan/BCCD_Dataset/archive/refs/heads/master.zip"
+_BCCD_SPLITS = ("trainval", "test", "train", "val")
+_BCCD_PREFIX = "BCCD_Dataset-master/BCCD/"
+_BCCD_MAX_BYTES = 100_000_000
+
+
+def prepare_bccd(output: str | Path, source: str | Path | None = None, url: str = BCCD_URL) -> dict[str, VocReport]:
+    """Write BCCD, 364 photographs of blood cells, as ``annotations/{trainval,test,train,val}.json`` and ``images/``.
+
+    GitHub makes its archive on demand, so it has no stable hash: it is checked by its CRCs, and by converting it.
+
+    Args:
+        output: created where needed; files of the same name are replaced.
+        source: a folder with ``Annotations``, ``ImageSets`` and ``JPEGImages``; None downloads it.
+        url: what is downloaded then.
+
+    Returns:
+        The conversion report of each split.
+
+    Raises:
+        DownloadError: the archive cannot be fetched.
+        FileNotFoundError: a file of ``source`` is missing.
+        ValueError: the archive or an annotation is malformed.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    if source is not None:
+        return _convert_bccd(Path(source), output)
+    with tempfile.TemporaryDirectory(dir=output, prefix="download-") as name:
+        folder = Path(name)
+        archive = download(url, folder / "bccd.zip")
+        if extract_zip(archive, folder, select=_below_bccd, max_bytes=_BCCD_MAX_BYTES) == 0:
+            raise ValueError(f"{archive} from {url}: holds nothing below {_BCCD_PREFIX}; has the data set moved?")
+        return _convert_bccd(folder, output)
+
+
+def _below_bccd(member: str) -> str | None:
+    return member.removeprefix(_BCCD_PREFIX) if member.startswith(_BCCD_PREFIX) else None
+
+
+def _convert_bccd(source: Path, output: Path) -> dict[str, VocReport]:
+    converted = {split: voc_to_coco(source, split) for split in _BCCD_SPLITS}
+    (output / "images").mkdir(exist_ok=True)
+    for split, (document, report) in converted.items():
+        for image in document["images"]:
+            shutil.copyfile(report.image_folder / image["file_name"], output / "images" / image["file_name"])
+        write_text(output / "annotations" / f"{split}.json", json.dumps(document))
+    return {split: report for split, (_, report) in converted.items()}
