@@ -28,7 +28,7 @@ from resnet_backbone.doctor import DetectorParts, Section
 from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
 from resnet_backbone.doctor.engine import NAME_KEYS
 from resnet_backbone.weights import WeightsError
-from resnet_backbone.weights.cache import resolve
+from resnet_backbone.weights.download import resolve
 from resnet_backbone.weights.errors import shorten
 
 
@@ -144,13 +144,16 @@ def _fill(model: nn.Module, cfg: CfgNode, checkpoint: Checkpoint, section: Secti
         raise WeightsError(f"Detectron2 cannot load {checkpoint.source}: {type(error).__name__}: {error}") from error
     if checkpoint.kind != DETECTOR:
         return
-    if anew := checkpointer.missing:
+    match = checkpointer.match
+    if anew := [*match.different, *match.missing]:
         section.warning(
             f"{len(anew)} tensors of the detector are not in the file, or of another shape, and start anew: "
             f"{shorten(anew)}"
         )
-    if unexpected := checkpointer.unexpected:
-        section.warning(f"{len(unexpected)} tensors of the file fit nothing in the detector: {shorten(unexpected)}")
+    if match.left_over:
+        section.warning(
+            f"{len(match.left_over)} tensors of the file fit nothing in the detector: {shorten(match.left_over)}"
+        )
 
 
 def _commit() -> str:

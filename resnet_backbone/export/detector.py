@@ -30,7 +30,7 @@ from resnet_backbone.torchvision_plugin.detector import Detector
 from resnet_backbone.torchvision_plugin.mask_heads import masks_of
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
 from resnet_backbone.version import __version__
-from resnet_backbone.weights.cache import resolve
+from resnet_backbone.weights.download import resolve
 
 _MIN_SIDE = 1e-2  # pixels: what torchvision's RoIHeads drop
 

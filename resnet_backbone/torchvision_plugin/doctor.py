@@ -29,7 +29,7 @@ from resnet_backbone.torchvision_plugin.datasets import (
 from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
 from resnet_backbone.torchvision_plugin.roi_heads import Res5BoxHead, VGGBoxHead
 from resnet_backbone.weights import WeightsError
-from resnet_backbone.weights.cache import resolve
+from resnet_backbone.weights.download import resolve
 
 
 class TorchvisionEngine:
