@@ -77,10 +77,9 @@ class StrictModule(nn.Module):
 
     def _refuse_partial(self, wanted: list[str], inside: list[str], outside: list[str], prefix: str) -> None:
         wanted = [name for name in wanted if self._is_own(name)]
-        found = {name for name in inside if self._is_own(name)}
-        found |= {name for name in outside if self._is_own(name) and name not in _HARMLESS}
-        match = match_names(wanted, sorted(found))
-        missing, leftover = match.missing, match.left_over
+        match = match_names(wanted, [name for name in inside if self._is_own(name)])
+        unmatched = {name for name in outside if self._is_own(name) and name not in (*wanted, *_HARMLESS)}
+        missing, leftover = match.missing, sorted(unmatched.union(match.left_over))
         where = prefix.rstrip(".") or "the model"
         if not missing and not leftover:
             logger.info("%s: the checkpoint fills all %d tensors of %s", self.arch, len(wanted), where)

@@ -60,6 +60,10 @@ _OTHERS = {
     b"\x93NUMPY": "one array of numpy (.npy)",
     b"{": "JSON",
 }
+_TEXTS = {
+    b"<": "a web page, not a weight file; the address that it came from has changed",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; run `git lfs pull`",
+}
 _MAX_TENSORS = 200_000
 _MAX_HEADER = 100_000_000  # bytes, of safetensors itself
 _MAX_DIMENSIONS = 8
@@ -149,9 +153,14 @@ def check_readable(path: Path) -> str:
     Raises:
         WeightsError: none of these.
     """
-    _refuse_text(path)
     with path.open("rb") as file:
         head = file.read(512)
+    text = head[:64].lstrip()
+    if not text:
+        raise WeightsError(f"{path} is empty; download it again")
+    for mark, what in _TEXTS.items():
+        if text.startswith(mark):
+            raise WeightsError(f"{path} is {what}")
     if head.startswith(MAGIC) or _is_old_torch(head):
         return TORCH
     if head[8:9] == b"{" and 0 < struct.unpack("<Q", head[:8])[0] <= path.stat().st_size - 8:
@@ -176,26 +185,13 @@ def _is_old_torch(head: bytes) -> bool:
         return False
 
 
-def _refuse_text(path: Path) -> None:
-    with path.open("rb") as file:
-        head = file.read(64).lstrip()
-    if not head:
-        raise WeightsError(f"{path} is empty; download it again")
-    if head.startswith(b"<"):
-        raise WeightsError(f"{path} is a web page, not a weight file; the address that it came from has changed")
-    if head.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull`")
-
-
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    _check_header(path)
     try:
-        _check_header(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             names = list(file.keys())
             tensors = {name: file.get_tensor(name) for name in names}
             return tensors, dict(file.metadata() or {})
-    except WeightsError:
-        raise
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path} is not a complete safetensors file ({_reason(error)}); download it again"
