@@ -26,10 +26,12 @@ setup(
         "resnet_backbone.doctor": ["*.j2"],
         "resnet_backbone.metrics": ["*.css", "*.yaml"],
         "resnet_backbone.reproduce": ["*.yaml"],
+        "resnet_backbone.weights": ["*.yaml"],
     },
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
+        "filelock",
         "fvcore",
         "pycocotools>=2.0.8",
         "faster-coco-eval>=1.8",

@@ -1,6 +1,7 @@
 """Imports point one way, Detectron2 stays in its plug-in, and importing the package is cheap."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ PLUGIN_MAY = {*CONFIG, "__init__", "engine", "compare", "doctor"}
 MAY_IMPORT = {
     "version": set(),
     "files": set(),
-    "weights": {"version"},
+    "weights": {"version", "files"},
     "models": {"version", "weights"},
     "data": FACTS,
     "metrics": FACTS,
@@ -135,3 +136,31 @@ def test_importing_the_package_is_cheap():
     command = [sys.executable, "-c", PROBE.format(heavy=HEAVY)]
     probe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert probe.stdout.strip() == ""
+
+
+WITHOUT_UNIX = """
+import importlib, pkgutil, signal, sys
+import resnet_backbone
+names = [module.name for module in pkgutil.walk_packages(resnet_backbone.__path__, "resnet_backbone.")]
+names = [name for name in names if name not in sys.argv[1:]]
+for name in names:  # and with them what others bring
+    importlib.import_module(name)
+for name in [name for name in sys.modules if name.split(".")[0] == "resnet_backbone"]:
+    del sys.modules[name]
+sys.modules["fcntl"] = sys.modules["resource"] = None
+del signal.SIGHUP, signal.SIGALRM, signal.setitimer
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+"""
+
+
+def test_every_module_can_be_imported_where_unix_modules_are_absent():
+    """As on Windows."""
+    have_detectron2 = importlib.util.find_spec("detectron2") is not None
+    modules = [module_name(path) for path in PACKAGE.rglob("*.py")]
+    left_out = [name for name in modules if "detectron2_plugin" in name and not have_detectron2]
+    command = [sys.executable, "-c", WITHOUT_UNIX, *left_out]
+    probe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert probe.returncode == 0, probe.stderr
+    assert int(probe.stdout) == len(modules) - len(left_out) - 1  # the package itself

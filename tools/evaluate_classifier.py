@@ -35,7 +35,7 @@ from resnet_backbone.classification.transforms import KINDS, SCALES, Views
 from resnet_backbone.data.images.classes import open_classes
 from resnet_backbone.engine.command_line import plain_text, run_command_line
 from resnet_backbone.weights import TestTransform
-from resnet_backbone.weights.input_format import INTERPOLATIONS
+from resnet_backbone.weights.catalog import INTERPOLATIONS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

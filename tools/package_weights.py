@@ -24,8 +24,7 @@ from resnet_backbone.weights import (
     WeightsError,
     package_weights,
 )
-from resnet_backbone.weights.catalog import CATALOG
-from resnet_backbone.weights.input_format import INTERPOLATIONS
+from resnet_backbone.weights.catalog import CATALOG, INTERPOLATIONS
 from resnet_backbone.weights.source import OPTION_A_ZEROS
 
 

@@ -23,7 +23,7 @@ from resnet_backbone.config.checks import (
 from resnet_backbone.config.merge import naming_origins
 from resnet_backbone.models.layers import NORMS
 from resnet_backbone.models.registry import list_models
-from resnet_backbone.weights.input_format import INTERPOLATIONS
+from resnet_backbone.weights.catalog import INTERPOLATIONS
 
 ENGINE = "classification"
 

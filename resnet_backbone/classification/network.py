@@ -27,7 +27,7 @@ from resnet_backbone.weights import (
     package_weights,
     read_weights,
 )
-from resnet_backbone.weights.cache import resolve
+from resnet_backbone.weights.download import resolve
 
 logger = logging.getLogger(__name__)
 

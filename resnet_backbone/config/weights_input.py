@@ -10,8 +10,8 @@ from fvcore.common.config import CfgNode
 from resnet_backbone.config.merge import value_of
 from resnet_backbone.weights import InputFormat, Weights, WeightsError
 from resnet_backbone.weights.architecture import has_bottlenecks
-from resnet_backbone.weights.cache import MATCHING
 from resnet_backbone.weights.catalog import SCHEMES, find_entry_by_address, parse_source
+from resnet_backbone.weights.download import MATCHING
 from resnet_backbone.weights.read import TORCH, check_readable, read_file, split_part
 from resnet_backbone.weights.source import PACKAGE_KEY, package_facts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch import nn
 from resnet_backbone.engine.divergence import broken_tensors
 from resnet_backbone.files.checkpoints import BEST, last_checkpoint, write_checkpoint
 from resnet_backbone.weights import read_weights
-from resnet_backbone.weights.cache import MATCHING, resolve
 from resnet_backbone.weights.catalog import SCHEMES, parse_source
+from resnet_backbone.weights.download import MATCHING, resolve
 from resnet_backbone.weights.errors import shorten
+from resnet_backbone.weights.match import COUNTER, Match
 from resnet_backbone.weights.names import holds_detector
 from resnet_backbone.weights.package import download_packaged
 from resnet_backbone.weights.read import read_file, read_torch_file, split_part, tell_others
@@ -34,9 +36,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         checkpointables: as Detectron2's.
 
     Attributes:
-        missing: tensors of the detector that the last load did not fill, because the file lacks them or has them in
-            another shape.
-        unexpected: tensors of the file that the last load had no place for. Neither counts the counters of batch norms.
+        match: how the file that was loaded last fits the detector.
     """
 
     def __init__(
@@ -45,8 +45,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **checkpointables)
         self.arch = arch
         self.facts = dict(facts)
-        self.missing: list[str] = []
-        self.unexpected: list[str] = []
+        self.match = Match([], [])
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name.pth`` whole or not at all, and make it the last checkpoint, unless it is the best.
@@ -77,12 +76,15 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: Any) -> Any:
         found = super()._load_model(checkpoint)
-        shapes = [
-            f"{name} ({tuple(theirs)} in the file, {tuple(ours)} here)" for name, theirs, ours in found.incorrect_shapes
-        ]
-        absent = [name for name in found.missing_keys if not name.endswith(".num_batches_tracked")]
-        self.missing = [*shapes, *(name for name in absent if not any(s.startswith(f"{name} ") for s in shapes))]
-        self.unexpected = [name for name in found.unexpected_keys if not name.endswith(".num_batches_tracked")]
+        different = {
+            name: f"{name} ({tuple(theirs)} in the file, {tuple(ours)} in the model)"
+            for name, theirs, ours in found.incorrect_shapes
+        }
+        self.match = Match(
+            [name for name in found.missing_keys if name not in different and not name.endswith(COUNTER)],
+            [name for name in found.unexpected_keys if not name.endswith(COUNTER)],
+            list(different.values()),
+        )
         return found
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -97,7 +99,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         path, part = split_part(self._source)
         raw = read_file(self._source)
         if not holds_detector(raw.tensors):
-            weights = read_weights(Path(self._source), arch=self.arch)
+            weights = read_weights(raw, arch=self.arch)
             if weights.left_out:
                 logger.warning("not used of %s: %s", self._source, shorten(weights.left_out))
             return {"model": dict(weights.state_dict), "matching_heuristics": True}
@@ -143,18 +145,12 @@ def fill_detector(model: nn.Module, source: str, *, arch: str | None, whole: boo
     if not whole:
         return
     parts = {_part(name) for name, _ in model.named_parameters()}
-    problems = [
-        f"{len(names)} tensors {what}: {shorten(names)}"
-        for what, names in (
-            ("are missing, or of another shape", checkpointer.missing),
-            ("have no place", [name for name in checkpointer.unexpected if _part(name) in parts]),
-        )
-        if names
-    ]
-    if problems:
+    match = checkpointer.match
+    match = replace(match, left_over=[name for name in match.left_over if _part(name) in parts])
+    if not match.fits:
         raise ValueError(
-            f"{source} is of another detector than the config describes; {'; '.join(problems)}. A checkpoint of the "
-            f"torchvision engine is evaluated with --engine torchvision"
+            f"{source} is of another detector than the config describes; {'; '.join(match.lines())}. A checkpoint of "
+            f"the torchvision engine is evaluated with --engine torchvision"
         )
 
 

@@ -137,15 +137,16 @@ def _load(model: nn.Module, cfg: CfgNode, checkpoint: Checkpoint, section: Secti
         raise WeightsError(f"Detectron2 cannot load {checkpoint.source}: {type(error).__name__}: {error}") from error
     if checkpoint.kind != DETECTOR:
         return
-    for names, what in (
-        (
-            checkpointer.missing,
-            "tensors of the detector are missing in the file, or of another shape, and re-initialised",
-        ),
-        (checkpointer.unexpected, "tensors of the file fit nothing in the detector"),
-    ):
-        if names:
-            section.warning(f"{len(names)} {what}: {shorten(names)}")
+    match = checkpointer.match
+    if missing := [*match.different, *match.missing]:
+        section.warning(
+            f"{len(missing)} tensors of the detector are missing in the file, or of another shape, and re-initialised: "
+            f"{shorten(missing)}"
+        )
+    if match.left_over:
+        section.warning(
+            f"{len(match.left_over)} tensors of the file fit nothing in the detector: {shorten(match.left_over)}"
+        )
 
 
 def _commit() -> str:

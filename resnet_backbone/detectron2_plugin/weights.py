@@ -19,11 +19,11 @@ from resnet_backbone.weights import WeightsError
 from resnet_backbone.weights.architecture import stage_of
 from resnet_backbone.weights.catalog import SCHEMES, parse_source
 from resnet_backbone.weights.errors import shorten
+from resnet_backbone.weights.match import COUNTER, match_names
 from resnet_backbone.weights.package import download_packaged
 
 logger = logging.getLogger(__name__)
 
-_COUNTER = ".num_batches_tracked"
 # Caffe2's files, MSRA's R-50.pkl for one, have a bias in front of the first norm, which no Detectron uses.
 _HARMLESS = ("stem.conv1.bias",)
 _FOREIGN = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.", "features.")
@@ -63,13 +63,13 @@ class StrictModule(nn.Module):
         """
         own = self.state_dict()
         for name in list(state_dict):
-            if name.startswith(prefix) and name.endswith(_COUNTER) and name.removeprefix(prefix) not in own:
+            if name.startswith(prefix) and name.endswith(COUNTER) and name.removeprefix(prefix) not in own:
                 del state_dict[name]
         # The outermost module has put here what Detectron2's matching found no place for: names without a prefix.
-        unexpected_keys[:] = [name for name in unexpected_keys if not name.endswith(_COUNTER)]
+        unexpected_keys[:] = [name for name in unexpected_keys if not name.endswith(COUNTER)]
         if self.strict_weights:
             inside = [self.strict_prefix + name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
-            wanted = [self.strict_prefix + name for name in own if not name.endswith(_COUNTER)]
+            wanted = [self.strict_prefix + name for name in own if not name.endswith(COUNTER)]
             self._refuse_partial(wanted, inside, unexpected_keys, prefix)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -77,10 +77,9 @@ class StrictModule(nn.Module):
 
     def _refuse_partial(self, wanted: list[str], inside: list[str], outside: list[str], prefix: str) -> None:
         wanted = [name for name in wanted if self._is_own(name)]
-        found = {name for name in inside if self._is_own(name) and not name.endswith(_COUNTER)}
-        missing = [name for name in wanted if name not in found]
-        unmatched = {name for name in outside if self._is_own(name) and name not in _HARMLESS}
-        leftover = sorted((found | unmatched) - set(wanted))
+        match = match_names(wanted, [name for name in inside if self._is_own(name)])
+        unmatched = {name for name in outside if self._is_own(name) and name not in (*wanted, *_HARMLESS)}
+        missing, leftover = match.missing, sorted(unmatched.union(match.left_over))
         where = prefix.rstrip(".") or "the model"
         if not missing and not leftover:
             logger.info("%s: the checkpoint fills all %d tensors of %s", self.arch, len(wanted), where)

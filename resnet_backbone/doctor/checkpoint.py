@@ -14,8 +14,8 @@ from resnet_backbone.config import required_input
 from resnet_backbone.config.weights_input import INPUT_KEYS
 from resnet_backbone.weights import InputFormat, Weights, WeightsEntry, WeightsError, find_entry_by_sha256, read_weights
 from resnet_backbone.weights.architecture import candidate_archs
-from resnet_backbone.weights.cache import resolve
 from resnet_backbone.weights.catalog import SCHEMES, find_entry_by_address, parse_source
+from resnet_backbone.weights.download import resolve
 from resnet_backbone.weights.errors import shorten
 from resnet_backbone.weights.names import holds_detector
 from resnet_backbone.weights.read import RawFile, read_file, split_part

@@ -14,7 +14,7 @@ from resnet_backbone.config.differences import CONFIG, differences, read_setting
 from resnet_backbone.files.atomic import existing_folder
 from resnet_backbone.files.checkpoints import FINAL, LAST, last_checkpoint
 from resnet_backbone.weights import WeightsError
-from resnet_backbone.weights.cache import MATCHING
+from resnet_backbone.weights.download import MATCHING
 from resnet_backbone.weights.names import holds_detector
 from resnet_backbone.weights.read import read_file, split_part
 

@@ -16,7 +16,8 @@ LOST_PEER = 76  # of one of several processes, because another one has ended
 
 _PATIENCE_S = 2.0  # between two signals that are one to the user
 _WORKER_STAYS_S = 30.0  # as long as torchrun waits for the end of a process
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, *([_HANGUP] if _HANGUP else []))
 
 
 class Interrupted(BaseException):
@@ -98,7 +99,7 @@ def stay_for_the_parent(worker_id: int) -> None:
 
 
 def _is_under_nohup(number: int) -> bool:
-    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+    return number == _HANGUP and signal.getsignal(number) == signal.SIG_IGN
 
 
 def _end_loading_processes() -> None:

@@ -30,7 +30,7 @@ from resnet_backbone.torchvision_plugin.detector import Detector
 from resnet_backbone.torchvision_plugin.mask_heads import masks_of
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
 from resnet_backbone.torchvision_plugin.roi_heads import MIN_SIDE
-from resnet_backbone.weights.cache import resolve
+from resnet_backbone.weights.download import resolve
 
 # Beyond these, two detections are not the same one.
 _SAME_BOX = 1.0  # pixels

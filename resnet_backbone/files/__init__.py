@@ -1,1 +1,1 @@
-"""Files that appear whole or not at all, and the checkpoints of a run among them."""
+"""Files on the disk: atomic writing, the checkpoints of a run, locks between processes, and reading YAML and JSON."""

@@ -1,14 +1,16 @@
-"""Files that appear under their name only when they are whole and on the disk."""
+"""Writing files atomically, so that each is complete on the disk or as it was; disk space and hashes."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_CHUNK_BYTES = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -62,6 +64,15 @@ def existing_folder(folder: Path) -> Path:
     """Return ``folder``, or the nearest folder above it that exists."""
     folder = folder.absolute()
     return next(place for place in (folder, *folder.parents) if place.is_dir())
+
+
+def file_hash(path: Path, algorithm: str) -> str:
+    """Return the hexadecimal digest of a file's content, read in pieces. ``algorithm`` is ``"sha256"`` or ``"md5"``."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -1,6 +1,6 @@
-"""The checkpoints of a run: each one whole and checked before anything names it, and the way back past a broken one.
+"""Checkpoints of a run: written atomically, read back before anything names them, and found again past damaged ones.
 
-Beside the checkpoints, OUTPUT_DIR has ``last_checkpoint`` (Detectron2's file: the name of the one to go on from) and
+Beside the checkpoints, OUTPUT_DIR has ``last_checkpoint`` (Detectron2's file: the name of the one to resume from) and
 ``checkpoint_history`` (the names of all that this run has written, oldest first, one a line).
 """
 
@@ -38,7 +38,7 @@ def write_checkpoint(folder: Path, name: str, state: Mapping[str, Any], *, resum
         folder: OUTPUT_DIR.
         name: of the file, ending in ``.pth``.
         state: what ``torch.save`` takes.
-        resumable: make it the one that ``--resume`` goes on from; all earlier ones stay.
+        resumable: make it the one that ``--resume`` resumes from; all earlier ones stay.
 
     Raises:
         CheckpointError: the disk is full or cannot be written; every file is as it was before.
@@ -61,9 +61,9 @@ def write_checkpoint(folder: Path, name: str, state: Mapping[str, Any], *, resum
 
 
 def damage_of(path: Path) -> str:
-    """Return what is wrong with the file of a checkpoint, whose parts all have checksums; nothing where it is whole.
+    """Return what is wrong with the file of a checkpoint, whose parts all have checksums; "" where it is intact.
 
-    Files of torch's format before 1.6, which have none, count as whole.
+    Files of torch's format before 1.6, which have none, count as intact.
     """
     try:
         with path.open("rb") as file:
@@ -79,12 +79,12 @@ def damage_of(path: Path) -> str:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint that ``--resume`` goes on from: the newest whole one, None where there is none yet.
+    """Return the checkpoint that ``--resume`` resumes from: the newest intact one, None where there is none yet.
 
     One that is damaged or gone is passed over for the one before, with a warning.
 
     Raises:
-        FileNotFoundError: the run names checkpoints, none of which is there and whole.
+        FileNotFoundError: the run names checkpoints, none of which is there and intact.
     """
     broken: list[str] = []
     for name in _candidates(folder):
@@ -104,7 +104,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def last_written_ns(folder: Path) -> int | None:
-    """Return when a run last wrote a checkpoint to go on from, in nanoseconds; None where there is none."""
+    """Return when a run last wrote a checkpoint to resume from, in nanoseconds; None where there is none."""
     path = folder / LAST
     return path.stat().st_mtime_ns if path.is_file() else None
 

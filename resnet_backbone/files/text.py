@@ -1,4 +1,4 @@
-"""Reading YAML and JSON files, with every way in which they can be broken as one clear error."""
+"""Reading YAML and JSON files: whatever is wrong with one is a ValueError that names it."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _check_size(values: dict[str, Any], path: Path) -> None:
     waiting: list[tuple[Any, int]] = [(values, 0)]
-    seen = 0
+    count = 0
     while waiting:
         value, depth = waiting.pop()
-        seen += 1
-        if depth > MAX_DEPTH or seen + len(waiting) > MAX_VALUES:
+        count += 1
+        if depth > MAX_DEPTH or count + len(waiting) > MAX_VALUES:
             raise ValueError(
                 f"{path} is no config: its aliases unfold to more than {MAX_VALUES:,} values, or {MAX_DEPTH} levels"
             )
         if isinstance(value, dict):
-            if strange := [key for key in value if not isinstance(key, str)]:
-                raise ValueError(f"{path} is no config: the key {str(strange[0])[:80]} is no text")
+            if no_text := [key for key in value if not isinstance(key, str)]:
+                raise ValueError(f"{path} is no config: the key {str(no_text[0])[:80]} is no text")
             waiting += [(part, depth + 1) for part in value.values()]
         elif isinstance(value, list | tuple):
             waiting += [(part, depth + 1) for part in value]
@@ -123,7 +123,10 @@ def read_json(path: Path, object_hook: Callable[[JsonObject], Any] | None = None
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     with json_errors(path):
-        text = _decoded(path)
+        encoding = json_encoding(path)
+        text = path.read_bytes().decode(
+            encoding, "surrogatepass"
+        )  # as json.loads does, which would keep the bytes, too
         try:
             return json.loads(text, object_pairs_hook=pairs_hook(object_hook))
         except _RepeatedKey as error:
@@ -214,11 +217,6 @@ def _places(text: str, error: _RepeatedKey) -> str:
     if len(starts) != error.count:
         return ""
     return f"; it stands at {' and '.join(f'line {text.count(chr(10), 0, at) + 1} (character {at})' for at in starts)}"
-
-
-def _decoded(path: Path) -> str:
-    encoding = json_encoding(path)
-    return path.read_bytes().decode(encoding, "surrogatepass")  # as json.loads does, which would keep the bytes, too
 
 
 def _other_encoding(path: Path) -> str:

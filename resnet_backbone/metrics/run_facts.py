@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import resource
 import shlex
 import statistics
 import subprocess
@@ -27,13 +26,20 @@ from resnet_backbone.files.atomic import write_text
 from resnet_backbone.files.text import brief, read_json
 from resnet_backbone.version import __version__
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 _COUNTED = 4  # calls whose multiply-adds are counted; they warm the detector up and are not timed
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Return the peak memory so far in MiB: of tensors on a GPU, of the whole process on the CPU."""
+    """Return the peak memory so far in MiB: of tensors on a GPU, of the whole process on the CPU; NaN on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if resource is None:
+        return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

@@ -31,7 +31,7 @@ class Acceleration:
         pad_to: whoever batches images pads them to multiples of so many pixels; 0 for what the backbone needs. With
             ``compile_mode`` each shape is compiled by itself, so that 128 or more keeps them few; with 0 one
             compilation serves all shapes.
-        checkpoint_stages: names of stages that compute their activations anew in the backward pass.
+        checkpoint_stages: names of stages that recompute their activations in the backward pass.
     """
 
     scale_weights: bool = False

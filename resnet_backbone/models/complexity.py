@@ -1,4 +1,4 @@
-"""What a network costs, stage by stage: parameters, multiply-adds and activations, counted without computing anything.
+"""Parameters, multiply-adds and activations of a network, stage by stage, counted without computing anything.
 
 The count runs on PyTorch's meta device, where tensors have shapes and no values, so that 1202 layers cost nothing.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,11 +99,18 @@ def complexity(model: Trunk, size: int | tuple[int, int]) -> Complexity:
     skeleton = _without_values(model)
     activations: dict[str, int] = defaultdict(int)
     sizes: dict[str, tuple[int, ...]] = {}
+
+    def add_activations(stage: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        activations[stage] += output.numel()
+
+    def note_size(stage: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        sizes[stage] = tuple(output.shape[1:])
+
     for name, module in skeleton.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(_add_activations(activations, _stage(name)))
+            module.register_forward_hook(partial(add_activations, _stage(name)))
     for name, child in skeleton.named_children():
-        child.register_forward_hook(_note_size(sizes, _stage(name)))
+        child.register_forward_hook(partial(note_size, _stage(name)))
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         skeleton(torch.empty(1, model.in_channels, height, width, device="meta"))
@@ -135,17 +143,3 @@ def _without_values(model: Trunk) -> Trunk:
     for buffer in model.buffers():
         memo[id(buffer)] = buffer.detach().to("meta")
     return copy.deepcopy(model, memo).eval()
-
-
-def _add_activations(activations: dict[str, int], stage: str) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        activations[stage] += output.numel()
-
-    return hook
-
-
-def _note_size(sizes: dict[str, tuple[int, ...]], stage: str) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        sizes[stage] = tuple(output.shape[1:])
-
-    return hook

@@ -11,17 +11,26 @@ from typing import Any
 
 from torch import Tensor
 
-from resnet_backbone.models.cifar import CifarResNet
-from resnet_backbone.models.resnet import NO_MULTI_GRID, BasicBlock, Bottleneck, PlainBlock, ResNet
+from resnet_backbone.models.resnet import (
+    NO_MULTI_GRID,
+    BasicBlock,
+    Block,
+    Bottleneck,
+    CifarResNet,
+    PlainBlock,
+    ResNet,
+)
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.models.vgg import VGG
 from resnet_backbone.weights import Weights, load_weights
+from resnet_backbone.weights.architecture import CIFAR_WIDTH, LAYOUTS, Layout
 from resnet_backbone.weights.catalog import CIFAR10_CLASSES, IMAGENET_CLASSES
 from resnet_backbone.weights.match import weights_of
 
 logger = logging.getLogger(__name__)
 
 _MODELS: dict[str, Callable[..., Trunk]] = {}
+_BLOCKS: dict[str, Block] = {"plain": PlainBlock, "basic": BasicBlock, "bottleneck": Bottleneck}
 _IMAGENET_RESNET_OPTIONS = {
     "stride_in_1x1": False,
     "stem": "basic",
@@ -44,8 +53,7 @@ def register_model(arch: str, build: Callable[..., Trunk]) -> None:
 
 
 def _resnet(
-    block: Any,
-    depths: tuple[int, int, int, int],
+    layout: Layout,
     arch: str,
     *,
     norm: str | None,
@@ -53,49 +61,27 @@ def _resnet(
     num_classes: int | None,
     **options: Any,
 ) -> ResNet:
-    return ResNet(
+    block = _BLOCKS[layout.kind]
+    network, usual_shortcut, usual_classes = ResNet, "B", IMAGENET_CLASSES
+    if layout.width == CIFAR_WIDTH:
+        network, usual_shortcut, usual_classes = CifarResNet, "A", len(CIFAR10_CLASSES)
+        _refuse(options, _IMAGENET_RESNET_OPTIONS, f"{arch} has another stem, no 1x1 convolutions and no res5")
+    if block is PlainBlock and shortcut:
+        raise ValueError(f"{arch} has no shortcuts: leave out shortcut={shortcut!r}")
+    return network(
         arch,
         block,
-        depths,
+        layout.depths,
         norm="BN" if norm is None else norm,
-        shortcut=_shortcut(arch, block, shortcut, "B"),
-        num_classes=IMAGENET_CLASSES if num_classes is None else num_classes,
+        shortcut=shortcut or usual_shortcut,
+        num_classes=usual_classes if num_classes is None else num_classes,
         **options,
     )
 
 
-def _cifar(
-    block: Any,
-    depth: int,
-    arch: str,
-    *,
-    norm: str | None,
-    shortcut: str | None,
-    num_classes: int | None,
-    **options: Any,
-) -> CifarResNet:
-    _refuse(options, _IMAGENET_RESNET_OPTIONS, f"{arch} has another stem, no 1x1 convolutions and no res5")
-    return CifarResNet(
-        arch,
-        block,
-        depth,
-        norm="BN" if norm is None else norm,
-        shortcut=_shortcut(arch, block, shortcut, "A"),
-        num_classes=len(CIFAR10_CLASSES) if num_classes is None else num_classes,
-        **options,
-    )
-
-
-def _vgg(
-    depths: tuple[int, int, int, int, int],
-    arch: str,
-    *,
-    norm: str | None,
-    num_classes: int | None,
-    **options: Any,
-) -> VGG:
+def _vgg(layout: Layout, arch: str, *, norm: str | None, num_classes: int | None, **options: Any) -> VGG:
     _refuse(options, _VGG_LACKS, f"{arch} has no stem, no shortcuts, no 1x1 convolutions and no res5")
-    has_norm = arch.endswith("_bn")
+    has_norm = layout.kind == "vgg_bn"
     if norm is None:
         norm = "BN" if has_norm else ""
     if bool(norm) != has_norm:
@@ -103,7 +89,8 @@ def _vgg(
         raise ValueError(
             f"norm {norm!r} does not fit {arch}, which has {'' if has_norm else 'no '}norms: take {other!r}"
         )
-    return VGG(arch, depths, norm=norm, num_classes=IMAGENET_CLASSES if num_classes is None else num_classes, **options)
+    num_classes = IMAGENET_CLASSES if num_classes is None else num_classes
+    return VGG(arch, layout.depths, norm=norm, num_classes=num_classes, **options)
 
 
 def _refuse(options: dict[str, Any], lacks: Mapping[str, object], why: str) -> None:
@@ -113,34 +100,8 @@ def _refuse(options: dict[str, Any], lacks: Mapping[str, object], why: str) -> N
         raise ValueError(f"{why}: leave out {' and '.join(foreign)}")
 
 
-def _shortcut(arch: str, block: Any, asked: str | None, usual: str) -> str:
-    if block is PlainBlock and asked:
-        raise ValueError(f"{arch} has no shortcuts: leave out shortcut={asked!r}")
-    return asked or usual
-
-
-register_model("plain18", partial(_resnet, PlainBlock, (2, 2, 2, 2)))
-register_model("plain34", partial(_resnet, PlainBlock, (3, 4, 6, 3)))
-register_model("resnet18", partial(_resnet, BasicBlock, (2, 2, 2, 2)))
-register_model("resnet34", partial(_resnet, BasicBlock, (3, 4, 6, 3)))
-register_model("resnet50", partial(_resnet, Bottleneck, (3, 4, 6, 3)))
-register_model("resnet101", partial(_resnet, Bottleneck, (3, 4, 23, 3)))
-register_model("resnet152", partial(_resnet, Bottleneck, (3, 8, 36, 3)))
-register_model("vgg16", partial(_vgg, (2, 2, 3, 3, 3)))
-register_model("vgg16_bn", partial(_vgg, (2, 2, 3, 3, 3)))
-register_model("vgg19", partial(_vgg, (2, 2, 4, 4, 4)))
-register_model("vgg19_bn", partial(_vgg, (2, 2, 4, 4, 4)))
-register_model("cifar_plain20", partial(_cifar, PlainBlock, 3))
-register_model("cifar_plain32", partial(_cifar, PlainBlock, 5))
-register_model("cifar_plain44", partial(_cifar, PlainBlock, 7))
-register_model("cifar_plain56", partial(_cifar, PlainBlock, 9))
-register_model("cifar_plain110", partial(_cifar, PlainBlock, 18))
-register_model("cifar_resnet20", partial(_cifar, BasicBlock, 3))
-register_model("cifar_resnet32", partial(_cifar, BasicBlock, 5))
-register_model("cifar_resnet44", partial(_cifar, BasicBlock, 7))
-register_model("cifar_resnet56", partial(_cifar, BasicBlock, 9))
-register_model("cifar_resnet110", partial(_cifar, BasicBlock, 18))
-register_model("cifar_resnet1202", partial(_cifar, BasicBlock, 200))
+for _arch, _layout in LAYOUTS.items():
+    register_model(_arch, partial(_vgg if _layout.is_vgg else _resnet, _layout))
 
 
 def list_models() -> list[str]:

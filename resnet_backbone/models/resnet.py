@@ -1,19 +1,17 @@
-"""Residual networks and their plain counterparts for ImageNet: blocks, stages, and the networks made of them.
+"""Residual networks and their plain counterparts, for ImageNet and for CIFAR-10: blocks, stems, and the networks.
 
-Sources: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), Figures 2 and 5; He et al.
-2016, "Identity Mappings in Deep Residual Networks" (arXiv 1603.05027) for pre-activation; Huang et al. 2016, "Deep
-Networks with Stochastic Depth" (arXiv 1603.09382). Parameter names are Detectron2's.
-
-Source: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), Table 1. Parameter names are
-Detectron2's, so its checkpoints fit as they are.
+Sources: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), Figures 2 and 5, Table 1 and
+section 4.2; He et al. 2016, "Identity Mappings in Deep Residual Networks" (arXiv 1603.05027) for pre-activation; Huang
+et al. 2016, "Deep Networks with Stochastic Depth" (arXiv 1603.09382). Parameter names are Detectron2's, so its
+checkpoints fit as they are.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +21,7 @@ from resnet_backbone.models.layers import ConvNormActivation, NormActivation, ch
 from resnet_backbone.models.trunk import FeatureInfo, Trunk, check_freeze_at, select_features
 
 SHORTCUTS = ("A", "B", "C")
+NO_MULTI_GRID = (1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,28 @@ class BlockStyle:
     stride_in_1x1: bool = False
     shortcut: str = "B"
     preactivation: bool = False
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """What differs from block to block.
+
+    Attributes:
+        in_channels: channels of the input.
+        channels: of the 3x3 convolutions; the block returns ``channels * expansion``.
+        stride: 1 or 2.
+        dilation: of the 3x3 convolutions.
+        survival: probability, above 0 and up to 1, with which the residual is kept for a mini-batch in training; in
+            evaluation the residual is multiplied by it.
+        activated: the input comes from a norm and a ReLU already, so that a pre-activated block needs none of its own.
+    """
+
+    in_channels: int
+    channels: int
+    stride: int = 1
+    dilation: int = 1
+    survival: float = 1.0
+    activated: bool = False
 
 
 class ZeroPadShortcut(nn.Module):
@@ -65,21 +86,10 @@ class PlainBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        style: BlockStyle,
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-        survival: float = 1.0,
-        activated: bool = False,
-    ) -> None:
+    def __init__(self, shape: BlockShape, style: BlockStyle) -> None:
         super().__init__()
-        norm = style.norm
-        self.conv1 = ConvNormActivation(in_channels, channels, 3, stride=stride, dilation=dilation, norm=norm)
-        self.conv2 = ConvNormActivation(channels, channels, 3, dilation=dilation, norm=norm)
+        self.conv1 = _conv3x3(shape.in_channels, shape, style.norm, shape.stride)
+        self.conv2 = _conv3x3(shape.channels, shape, style.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.conv1(x))
@@ -90,37 +100,17 @@ class ResidualBlock(nn.Module):
 
     Pre-activated it is ``shortcut(x) + residual(relu(norm(x)))``, where a projection reads ``relu(norm(x))``, too, as
     in the authors' code (KaimingHe/resnet-1k-layers).
-
-    Args:
-        in_channels: channels of the input.
-        channels: of the 3x3 convolutions; the block returns ``channels * expansion``.
-        style: what it shares with the other blocks.
-        stride: 1 or 2.
-        dilation: of the 3x3 convolutions.
-        survival: probability, above 0 and up to 1, with which the residual is kept for a mini-batch in training; in
-            evaluation the residual is multiplied by it.
-        activated: the input comes from a norm and a ReLU already, so that a pre-activated block needs none of its own.
     """
 
     expansion: int
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        style: BlockStyle,
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-        survival: float = 1.0,
-        activated: bool = False,
-    ) -> None:
+    def __init__(self, shape: BlockShape, style: BlockStyle) -> None:
         super().__init__()
         self.preactivation = style.preactivation
-        self.survival = survival
-        self.shortcut = _make_shortcut(in_channels, channels * self.expansion, stride, style)
-        own_activation = style.preactivation and not activated
-        self.preact = NormActivation(in_channels, style.norm) if own_activation else None
+        self.survival = shape.survival
+        self.shortcut = _make_shortcut(shape.in_channels, shape.channels * self.expansion, shape.stride, style)
+        own_activation = style.preactivation and not shape.activated
+        self.preact = NormActivation(shape.in_channels, style.norm) if own_activation else None
 
     @abstractmethod
     def residual(self, x: Tensor) -> Tensor:
@@ -149,13 +139,10 @@ class BasicBlock(ResidualBlock):
 
     expansion = 1
 
-    def __init__(
-        self, in_channels: int, channels: int, style: BlockStyle, *, stride: int = 1, dilation: int = 1, **options: Any
-    ) -> None:
-        super().__init__(in_channels, channels, style, stride=stride, dilation=dilation, **options)
-        norm = style.norm
-        self.conv1 = ConvNormActivation(in_channels, channels, 3, stride=stride, dilation=dilation, norm=norm)
-        self.conv2 = _last_convolution(channels, channels, 3, style, dilation)
+    def __init__(self, shape: BlockShape, style: BlockStyle) -> None:
+        super().__init__(shape, style)
+        self.conv1 = _conv3x3(shape.in_channels, shape, style.norm, shape.stride)
+        self.conv2 = _conv3x3(shape.channels, shape, _last_norm(style), activation=False)
 
     def residual(self, x: Tensor) -> Tensor:
         return self.conv2(self.conv1(x))
@@ -170,15 +157,13 @@ class Bottleneck(ResidualBlock):
 
     expansion = 4
 
-    def __init__(
-        self, in_channels: int, channels: int, style: BlockStyle, *, stride: int = 1, dilation: int = 1, **options: Any
-    ) -> None:
-        super().__init__(in_channels, channels, style, stride=stride, dilation=dilation, **options)
-        norm = style.norm
-        stride_1x1, stride_3x3 = (stride, 1) if style.stride_in_1x1 else (1, stride)
-        self.conv1 = ConvNormActivation(in_channels, channels, 1, stride=stride_1x1, norm=norm)
-        self.conv2 = ConvNormActivation(channels, channels, 3, stride=stride_3x3, dilation=dilation, norm=norm)
-        self.conv3 = _last_convolution(channels, channels * self.expansion, 1, style)
+    def __init__(self, shape: BlockShape, style: BlockStyle) -> None:
+        super().__init__(shape, style)
+        channels, out_channels = shape.channels, shape.channels * self.expansion
+        stride_1x1, stride_3x3 = (shape.stride, 1) if style.stride_in_1x1 else (1, shape.stride)
+        self.conv1 = ConvNormActivation(shape.in_channels, channels, 1, stride=stride_1x1, norm=style.norm)
+        self.conv2 = _conv3x3(channels, shape, style.norm, stride_3x3)
+        self.conv3 = ConvNormActivation(channels, out_channels, 1, norm=_last_norm(style), activation=False)
 
     def residual(self, x: Tensor) -> Tensor:
         return self.conv3(self.conv2(self.conv1(x)))
@@ -187,20 +172,24 @@ class Bottleneck(ResidualBlock):
 Block = type[PlainBlock] | type[BasicBlock] | type[Bottleneck]
 
 
-def _last_convolution(
-    in_channels: int, out_channels: int, kernel_size: int, style: BlockStyle, dilation: int = 1
+def _conv3x3(
+    in_channels: int, shape: BlockShape, norm: str, stride: int = 1, *, activation: bool = True
 ) -> ConvNormActivation:
-    """Return the convolution before the addition: with its norm, or bare in a pre-activated block."""
-    norm = "" if style.preactivation else style.norm
-    return ConvNormActivation(in_channels, out_channels, kernel_size, dilation=dilation, norm=norm, activation=False)
+    return ConvNormActivation(
+        in_channels, shape.channels, 3, stride=stride, dilation=shape.dilation, norm=norm, activation=activation
+    )
+
+
+def _last_norm(style: BlockStyle) -> str:
+    """Return the norm of what is added: a pre-activated block has none there."""
+    return "" if style.preactivation else style.norm
 
 
 def _make_shortcut(in_channels: int, out_channels: int, stride: int, style: BlockStyle) -> nn.Module | None:
     """Return what the shortcut does, None for the identity."""
     changes = stride != 1 or in_channels != out_channels
     if style.shortcut == "C" or (style.shortcut == "B" and changes):
-        norm = "" if style.preactivation else style.norm
-        return ConvNormActivation(in_channels, out_channels, 1, stride=stride, norm=norm, activation=False)
+        return ConvNormActivation(in_channels, out_channels, 1, stride=stride, norm=_last_norm(style), activation=False)
     return ZeroPadShortcut(in_channels, out_channels, stride) if changes else None
 
 
@@ -217,114 +206,11 @@ def survival_rates(num_blocks: int, stochastic_depth: float) -> list[float]:
     return [1 - stochastic_depth * number / num_blocks for number in range(1, num_blocks + 1)]
 
 
-def make_stage(
-    block: Block,
-    in_channels: int,
-    channels: int,
-    style: BlockStyle,
-    *,
-    stride: int,
-    dilations: Sequence[int],
-    survivals: Sequence[float],
-    activated: bool = False,
-) -> nn.Sequential:
-    """Return one stage: a block for each of ``dilations`` and ``survivals``, the first of which carries ``stride``.
-
-    Args:
-        block: the kind of block.
-        in_channels: channels that the first block reads.
-        channels: of the 3x3 convolutions; the stage returns ``channels * block.expansion``.
-        style: what the blocks share.
-        stride: 1 or 2.
-        dilations, survivals, activated: see :class:`ResidualBlock`; the last is of the first block.
-    """
-    blocks = []
-    for index, (dilation, survival) in enumerate(zip(dilations, survivals, strict=True)):
-        is_first = index == 0
-        blocks.append(
-            block(
-                in_channels,
-                channels,
-                style,
-                stride=stride if is_first else 1,
-                dilation=dilation,
-                survival=survival,
-                activated=activated and is_first,
-            )
-        )
-        in_channels = channels * block.expansion
-    return nn.Sequential(*blocks)
-
-
-class StagedTrunk(Trunk):
-    """A network whose stages are attributes of the names in ``stage_names``, each applied to what the one before made.
-
-    Attributes:
-        postact: norm and ReLU at the end of the last stage of a pre-activated network, None in others.
-    """
-
-    postact: NormActivation | None
-
-    def describe(self, arch: str, block: Block, style: BlockStyle, num_classes: int, in_channels: int) -> None:
-        """Set the facts that a network tells of itself."""
-        self.arch = arch
-        self.num_classes = num_classes
-        self.in_channels = in_channels
-        self.stride_in_1x1 = style.stride_in_1x1
-        self.shortcut = "" if block is PlainBlock else style.shortcut
-        self.preactivation = style.preactivation
-        self._norm = style.norm
-
-    def finish(self, stage_names: Sequence[str], channels: int, freeze_at: int) -> None:
-        """Add what follows the last stage, which has ``channels``, and freeze the first ``freeze_at`` stages."""
-        self.stage_names = tuple(stage_names)
-        self.postact = NormActivation(channels, self._norm) if self.preactivation else None
-        if self.num_classes:
-            self.linear = nn.Linear(channels, self.num_classes)
-            nn.init.normal_(self.linear.weight, std=0.01)
-            nn.init.zeros_(self.linear.bias)
-        for name in self.stage_names[:freeze_at]:
-            freeze(getattr(self, name))
-
-    def forward_features(self, x: Tensor) -> dict[str, Tensor]:
-        check_images(x, self.in_channels)
-        features = {}
-        for name in self.stage_names:
-            stage = getattr(self, name)
-            x = self.run_stage(name, stage, x, [stage])
-            if self.postact is not None and name == self.stage_names[-1]:
-                x = self.postact(x)
-            if name in self.feature_info:
-                features[name] = x
-        return features
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        return self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
-
-    def forward_dense_head(self, x: Tensor, window: int) -> Tensor:
-        pooled = F.avg_pool2d(x, window, stride=1)
-        return F.conv2d(pooled, self.linear.weight[:, :, None, None], self.linear.bias)
-
-
-def check_residual_options(arch: str, block: Block, style: BlockStyle, stochastic_depth: float) -> None:
-    """Raise ValueError for options that the blocks of ``arch`` do not have."""
-    if style.shortcut not in SHORTCUTS:
-        raise ValueError(f"unknown shortcut {style.shortcut!r}; write one of {', '.join(map(repr, SHORTCUTS))}")
-    if style.stride_in_1x1 and block is not Bottleneck:
-        raise ValueError(f"{arch} has no 1x1 convolution to carry the stride: write stride_in_1x1=False")
-    if style.preactivation and not style.norm:
-        raise ValueError(f"preactivation puts norms before convolutions, and norm is '': write norm='BN' for {arch}")
-    if block is PlainBlock and (style.preactivation or stochastic_depth):
-        raise ValueError(f"{arch} has no shortcuts: leave out preactivation and stochastic_depth")
-
-
-NO_MULTI_GRID = (1, 1, 1)
-
-
 class BasicStem(nn.Module):
     """7x7 convolution with stride 2, then 3x3 max-pooling with stride 2."""
 
     out_channels = 64
+    stride = 4
 
     def __init__(self, in_channels: int, norm: str) -> None:
         super().__init__()
@@ -342,6 +228,7 @@ class DeepLabStem(nn.Module):
     """
 
     out_channels = 128
+    stride = 4
 
     def __init__(self, in_channels: int, norm: str) -> None:
         super().__init__()
@@ -353,15 +240,30 @@ class DeepLabStem(nn.Module):
         return F.max_pool2d(self.conv3(self.conv2(self.conv1(x))), kernel_size=3, stride=2, padding=1)
 
 
-_STEMS: dict[str, type[BasicStem] | type[DeepLabStem]] = {"basic": BasicStem, "deeplab": DeepLabStem}
+class CifarStem(nn.Module):
+    """One 3x3 convolution; it keeps the resolution."""
+
+    out_channels = 16
+    stride = 1
+
+    def __init__(self, in_channels: int, norm: str) -> None:
+        super().__init__()
+        self.conv1 = ConvNormActivation(in_channels, 16, 3, norm=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv1(x)
 
 
-class ResNet(StagedTrunk):
+Stem = type[BasicStem] | type[DeepLabStem] | type[CifarStem]
+
+
+class ResNet(Trunk):
     """A residual or plain network: stem, res2, res3, res4, res5, and the linear classifier.
 
     Args:
         arch: name in the registry.
-        block: the building block; ``depths`` says how many of them res2 to res5 have.
+        block: the building block.
+        depths: how many blocks res2, res3, ... have.
         num_classes: 0 leaves out the head; stages after the last of ``out_features`` are then left out, too.
         out_features: some of ``stem res2 res3 res4 res5``; None is all of them.
         norm: ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` or ``""``.
@@ -381,15 +283,21 @@ class ResNet(StagedTrunk):
             blocks, is none. A block of two 3x3 convolutions dilates both; shortcuts have nothing to dilate.
         in_channels: channels of the images.
 
+    Attributes:
+        postact: norm and ReLU at the end of the last stage of a pre-activated network, None in others.
+
     Raises:
         ValueError: a value outside of what is said above.
     """
+
+    stems: ClassVar[Mapping[str, Stem]] = {"basic": BasicStem, "deeplab": DeepLabStem}
+    width: ClassVar[int] = 64  # of the 3x3 convolutions of res2; each stage after it has twice as many
 
     def __init__(
         self,
         arch: str,
         block: Block,
-        depths: tuple[int, int, int, int],
+        depths: Sequence[int],
         *,
         num_classes: int = 1000,
         out_features: Sequence[str] | None = None,
@@ -406,54 +314,97 @@ class ResNet(StagedTrunk):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        if stem not in _STEMS:
-            raise ValueError(f"unknown stem {stem!r}; write one of {', '.join(map(repr, _STEMS))}")
+        if stem not in self.stems:
+            raise ValueError(f"unknown stem {stem!r}; write one of {', '.join(map(repr, self.stems))}")
         _check_dilations(res4_dilation, res5_dilation)
-        multi_grid = _multi_grid(arch, tuple(res5_multi_grid), depths[3])
-        if stride_in_1x1 and block is not Bottleneck:
-            raise ValueError(f"{arch} has no 1x1 convolution to carry the stride: write stride_in_1x1=False")
+        multi_grid = _multi_grid(arch, tuple(res5_multi_grid), sum(depths[3:]))
         style = BlockStyle(norm, stride_in_1x1, shortcut, preactivation)
-        check_residual_options(arch, block, style, stochastic_depth)
-        self.describe(arch, block, style, num_classes, in_channels)
-        expansion = block.expansion
-        res4_step, res5_step = (1 if dilation > 1 else 2 for dilation in (res4_dilation, res5_dilation))
-        stages = {
-            "stem": FeatureInfo(_STEMS[stem].out_channels, 4),
-            "res2": FeatureInfo(64 * expansion, 4),
-            "res3": FeatureInfo(128 * expansion, 8),
-            "res4": FeatureInfo(256 * expansion, 8 * res4_step),
-            "res5": FeatureInfo(512 * expansion, 8 * res4_step * res5_step),
-        }
-        check_freeze_at(freeze_at, tuple(stages))
-        self.feature_info = select_features(stages, out_features, num_classes)
+        _check_style(arch, block, style, stochastic_depth)
+        self.arch = arch
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.stride_in_1x1 = stride_in_1x1
+        self.shortcut = "" if block is PlainBlock else shortcut
+        self.preactivation = preactivation
+
+        steps = {"res2": 1, "res3": 2, "res4": 1 if res4_dilation > 1 else 2, "res5": 1 if res5_dilation > 1 else 2}
+        info = {"stem": FeatureInfo(self.stems[stem].out_channels, self.stems[stem].stride)}
+        widths = {name: self.width * 2**index for index, name in enumerate(steps)}
+        survivals = {}
+        rates = iter(survival_rates(sum(depths), stochastic_depth))
+        for (name, step), depth in zip(steps.items(), depths, strict=False):
+            info[name] = FeatureInfo(widths[name] * block.expansion, info[next(reversed(info))].stride * step)
+            survivals[name] = [next(rates) for _ in range(depth)]
+        check_freeze_at(freeze_at, tuple(info))
+        self.feature_info = select_features(info, out_features, num_classes)
         last = next(reversed(self.feature_info))
-        built = list(stages)[: list(stages).index(last) + 1]
-        survivals = iter(survival_rates(sum(depths), stochastic_depth))
+        self.stage_names = tuple(info)[: list(info).index(last) + 1]
 
-        def make(
-            in_channels: int, channels: int, dilations: Sequence[int], stride: int, activated: bool = False
-        ) -> nn.Sequential:
-            return make_stage(
-                block,
-                in_channels,
-                channels,
-                style,
-                stride=stride,
-                dilations=dilations,
-                survivals=[next(survivals) for _ in dilations],
-                activated=activated,
-            )
+        def stage(name: str, before: str, dilations: Sequence[int]) -> nn.Sequential | None:
+            """Return the blocks of a stage, the first of which carries its stride; None for a stage after the last."""
+            if name not in self.stage_names:
+                return None
+            first = BlockShape(info[before].channels, widths[name], steps[name], activated=before == "stem")
+            other = BlockShape(info[name].channels, widths[name])
+            shapes = [first, *[other] * (len(dilations) - 1)]
+            facts = zip(shapes, dilations, survivals[name], strict=True)
+            return nn.Sequential(*(block(replace(shape, dilation=d, survival=s), style) for shape, d, s in facts))
 
-        self.stem = _STEMS[stem](in_channels, norm)
-        if "res2" in built:
-            self.res2 = make(self.stem.out_channels, 64, (1,) * depths[0], 1, activated=True)
-        if "res3" in built:
-            self.res3 = make(64 * expansion, 128, (1,) * depths[1], 2)
-        if "res4" in built:
-            self.res4 = make(128 * expansion, 256, (res4_dilation,) * depths[2], res4_step)
-        if "res5" in built:
-            self.res5 = make(256 * expansion, 512, [res5_dilation * factor for factor in multi_grid], res5_step)
-        self.finish(built, stages[built[-1]].channels, freeze_at)
+        self.stem = self.stems[stem](in_channels, norm)
+        self.res2 = stage("res2", "stem", [1] * depths[0])
+        self.res3 = stage("res3", "res2", [1] * depths[1])
+        self.res4 = stage("res4", "res3", [res4_dilation] * depths[2])
+        self.res5 = stage("res5", "res4", [res5_dilation * factor for factor in multi_grid])
+        self.postact = NormActivation(info[last].channels, norm) if preactivation else None
+        if num_classes:
+            self.linear = nn.Linear(info[last].channels, num_classes)
+            nn.init.normal_(self.linear.weight, std=0.01)
+            nn.init.zeros_(self.linear.bias)
+        for name in self.stage_names[:freeze_at]:
+            freeze(self.get_submodule(name))
+
+    def forward_features(self, x: Tensor) -> dict[str, Tensor]:
+        check_images(x, self.in_channels)
+        stages = {"stem": self.stem, "res2": self.res2, "res3": self.res3, "res4": self.res4, "res5": self.res5}
+        features = {}
+        for name, stage in stages.items():
+            if stage is None:
+                break
+            x = self.run_stage(name, stage, x, [stage])
+            if self.postact is not None and name == self.stage_names[-1]:
+                x = self.postact(x)
+            if name in self.feature_info:
+                features[name] = x
+        return features
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        return self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+    def forward_dense_head(self, x: Tensor, window: int) -> Tensor:
+        pooled = F.avg_pool2d(x, window, stride=1)
+        return F.conv2d(pooled, self.linear.weight[:, :, None, None], self.linear.bias)
+
+
+class CifarResNet(ResNet):
+    """A residual or plain network of 6n + 2 layers for images of 32 x 32 pixels: a stem of one 3x3 convolution.
+
+    Then come n blocks each in res2, res3 and res4, on maps of 32, 16 and 8 pixels with 16, 32 and 64 filters. Its
+    blocks are ``BasicBlock`` or ``PlainBlock``, the paper's shortcut is option A; arguments as of :class:`ResNet`.
+    """
+
+    stems = {"basic": CifarStem}
+    width = 16
+
+
+def _check_style(arch: str, block: Block, style: BlockStyle, stochastic_depth: float) -> None:
+    if style.stride_in_1x1 and block is not Bottleneck:
+        raise ValueError(f"{arch} has no 1x1 convolution to carry the stride: write stride_in_1x1=False")
+    if style.shortcut not in SHORTCUTS:
+        raise ValueError(f"unknown shortcut {style.shortcut!r}; write one of {', '.join(map(repr, SHORTCUTS))}")
+    if style.preactivation and not style.norm:
+        raise ValueError(f"preactivation puts norms before convolutions, and norm is '': write norm='BN' for {arch}")
+    if block is PlainBlock and (style.preactivation or stochastic_depth):
+        raise ValueError(f"{arch} has no shortcuts: leave out preactivation and stochastic_depth")
 
 
 def _check_dilations(res4_dilation: int, res5_dilation: int) -> None:

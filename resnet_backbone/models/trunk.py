@@ -19,7 +19,7 @@ from resnet_backbone.models.layers import fold_norms
 
 
 def run_checkpointed(function: Callable[[Tensor], Tensor], x: Tensor, modules: Sequence[nn.Module]) -> Tensor:
-    """Return ``function(x)``, whose activations are computed anew in the backward pass.
+    """Return ``function(x)``, whose activations are recomputed in the backward pass.
 
     Args:
         function: runs ``modules``.

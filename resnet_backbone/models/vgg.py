@@ -51,7 +51,7 @@ class VGG(Trunk):
     def __init__(
         self,
         arch: str,
-        depths: tuple[int, int, int, int, int],
+        depths: Sequence[int],
         *,
         num_classes: int = 1000,
         out_features: Sequence[str] | None = None,

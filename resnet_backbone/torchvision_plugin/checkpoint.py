@@ -17,11 +17,12 @@ from resnet_backbone.torchvision_plugin.datasets import set_num_classes
 from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
 from resnet_backbone.weights import Weights, read_weights
-from resnet_backbone.weights.cache import resolve
+from resnet_backbone.weights.download import resolve
+from resnet_backbone.weights.match import match_tensors
 
 logger = logging.getLogger(__name__)
 
-_COUNTER = ".num_batches_tracked"
+_NAMES_OF_DETECTRON2 = ("backbone.fpn_lateral", "proposal_generator.", "head.cls_subnet.")
 _HEADS = ("roi_heads.", "head.")  # of the two kinds of detectors
 _PREDICTORS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.", "head.classification_head.cls_logits.")
 
@@ -61,20 +62,15 @@ def load_detector(model: nn.Module, tensors: dict[str, Tensor], source: str, *, 
     Raises:
         ValueError: tensors are missing, left over or of other shapes; nothing is loaded then.
     """
-    anew = {key for key in model.state_dict() if new_classes and key.startswith(_PREDICTORS)}
-    have = {key: value for key, value in tensors.items() if key not in anew}
-    want = {key: value for key, value in model.state_dict().items() if key not in anew}
-    counters = {key for key in have.keys() ^ want.keys() if key.endswith(_COUNTER)}
-    have, want = ({key: tensors[key] for key in tensors if key not in counters} for tensors in (have, want))
-    differ = [key for key in want if key in have and have[key].shape != want[key].shape]
-    missing, left = sorted(want.keys() - have.keys()), sorted(have.keys() - want.keys())
-    if missing or left or differ:
-        shapes = [f"{key}: {tuple(have[key].shape)} in the file, {tuple(want[key].shape)} here" for key in differ]
-        problems = {"missing": missing, "left over": left, "of another shape": shapes}
-        lines = [f"  {len(keys)} {kind}: {', '.join(keys[:4])}" for kind, keys in problems.items() if keys]
-        if any(key.startswith(("backbone.fpn_lateral", "proposal_generator.", "head.cls_subnet.")) for key in left):
-            lines.append("  It has the names of Detectron2: write --engine detectron2")
-        raise ValueError(f"{source} is of another detector than the config describes:\n" + "\n".join(lines))
+    own = model.state_dict()
+    anew = {key for key in own if new_classes and key.startswith(_PREDICTORS)}
+    have, want = ({key: part[key] for key in part if key not in anew} for part in (tensors, own))
+    match = match_tensors(want, have)
+    if not match.fits:
+        lines = match.lines()
+        if any(key.startswith(_NAMES_OF_DETECTRON2) for key in match.left_over):
+            lines.append("It has the names of Detectron2: write --engine detectron2")
+        raise ValueError(f"{source} is of another detector than the config describes:\n  " + "\n  ".join(lines))
     if new_classes:
         logger.warning("%s detects other classes: %s start anew", source, ", ".join(sorted(anew)))
     model.load_state_dict(have, strict=False)

@@ -27,7 +27,7 @@ from resnet_backbone.torchvision_plugin.datasets import (
 )
 from resnet_backbone.torchvision_plugin.detector import Detector, FPNBackbone, build_detector
 from resnet_backbone.weights import WeightsError
-from resnet_backbone.weights.cache import resolve
+from resnet_backbone.weights.download import resolve
 
 
 class TorchvisionEngine:

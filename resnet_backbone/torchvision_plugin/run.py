@@ -53,7 +53,7 @@ from resnet_backbone.torchvision_plugin.improvements import build_improved
 from resnet_backbone.torchvision_plugin.inference import evaluate, without_transforms
 from resnet_backbone.torchvision_plugin.trainer import Trainer
 from resnet_backbone.version import __version__
-from resnet_backbone.weights.cache import resolve
+from resnet_backbone.weights.download import resolve
 
 logger = logging.getLogger(__name__)
 

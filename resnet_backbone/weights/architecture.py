@@ -1,4 +1,4 @@
-"""Telling the architecture of a state dict in our names: by its blocks, their kind, and their widths."""
+"""The depths and widths of every architecture, and recognising it by the tensors of a state dict in our names."""
 
 from __future__ import annotations
 
@@ -13,30 +13,36 @@ HEAD = ("linear.", "fc6.", "fc7.", "fc8.")
 LAST_LINEAR = ("linear.weight", "linear.bias", "fc8.weight", "fc8.bias")
 
 
+CIFAR_WIDTH = 16
+
+
 @dataclass(frozen=True)
-class _Layout:
-    """How many blocks (or convolutions, for VGG) the stages have, and what is in one."""
+class Layout:
+    """How many blocks (or convolutions, for VGG) the stages of an architecture have, and what is in one."""
 
     kind: str  # "bottleneck", "basic", "plain", "vgg" or "vgg_bn"
     depths: tuple[int, ...]
     width: int = 64  # of the 3x3 convolutions of res2; each stage after it has twice as many
 
+    @property
+    def is_vgg(self) -> bool:
+        return self.kind.startswith("vgg")
 
-_CIFAR_WIDTH = 16
-_LAYOUTS = {
-    "plain18": _Layout("plain", (2, 2, 2, 2)),
-    "plain34": _Layout("plain", (3, 4, 6, 3)),
-    "resnet18": _Layout("basic", (2, 2, 2, 2)),
-    "resnet34": _Layout("basic", (3, 4, 6, 3)),
-    "resnet50": _Layout("bottleneck", (3, 4, 6, 3)),
-    "resnet101": _Layout("bottleneck", (3, 4, 23, 3)),
-    "resnet152": _Layout("bottleneck", (3, 8, 36, 3)),
-    **{f"cifar_plain{6 * n + 2}": _Layout("plain", (n, n, n), _CIFAR_WIDTH) for n in (3, 5, 7, 9, 18)},
-    **{f"cifar_resnet{6 * n + 2}": _Layout("basic", (n, n, n), _CIFAR_WIDTH) for n in (3, 5, 7, 9, 18, 200)},
-    "vgg16": _Layout("vgg", (2, 2, 3, 3, 3)),
-    "vgg16_bn": _Layout("vgg_bn", (2, 2, 3, 3, 3)),
-    "vgg19": _Layout("vgg", (2, 2, 4, 4, 4)),
-    "vgg19_bn": _Layout("vgg_bn", (2, 2, 4, 4, 4)),
+
+LAYOUTS = {
+    "plain18": Layout("plain", (2, 2, 2, 2)),
+    "plain34": Layout("plain", (3, 4, 6, 3)),
+    "resnet18": Layout("basic", (2, 2, 2, 2)),
+    "resnet34": Layout("basic", (3, 4, 6, 3)),
+    "resnet50": Layout("bottleneck", (3, 4, 6, 3)),
+    "resnet101": Layout("bottleneck", (3, 4, 23, 3)),
+    "resnet152": Layout("bottleneck", (3, 8, 36, 3)),
+    "vgg16": Layout("vgg", (2, 2, 3, 3, 3)),
+    "vgg16_bn": Layout("vgg_bn", (2, 2, 3, 3, 3)),
+    "vgg19": Layout("vgg", (2, 2, 4, 4, 4)),
+    "vgg19_bn": Layout("vgg_bn", (2, 2, 4, 4, 4)),
+    **{f"cifar_plain{6 * n + 2}": Layout("plain", (n, n, n), CIFAR_WIDTH) for n in (3, 5, 7, 9, 18)},
+    **{f"cifar_resnet{6 * n + 2}": Layout("basic", (n, n, n), CIFAR_WIDTH) for n in (3, 5, 7, 9, 18, 200)},
 }
 _OPTIONS = {"bottleneck": ("B", "A", "C"), "basic": ("B", "A", "C"), "plain": ("",), "vgg": ("",), "vgg_bn": ("",)}
 _RESNET_MODULE = re.compile(r"res([2-5])\.(\d+)\.(conv[123]|shortcut\.padding|shortcut|preact)(?:\.|$)")
@@ -45,12 +51,12 @@ _VGG_MODULE = re.compile(r"conv([1-5])_([1-4])\.")
 
 def known_archs() -> tuple[str, ...]:
     """Return the architectures that :func:`candidate_archs` can tell."""
-    return tuple(_LAYOUTS)
+    return tuple(LAYOUTS)
 
 
 def has_bottlenecks(arch: str) -> bool:
     """Say whether ``arch`` has 1x1 convolutions that could carry the stride."""
-    return arch in _LAYOUTS and _LAYOUTS[arch].kind == "bottleneck"
+    return arch in LAYOUTS and LAYOUTS[arch].kind == "bottleneck"
 
 
 def stage_of(name: str) -> str:
@@ -71,9 +77,9 @@ def candidate_archs(state_dict: Mapping[str, Tensor]) -> tuple[str, ...]:
     if not modules:
         if not any(name.startswith("stem.") for name in state_dict):
             return ()
-        layouts = {arch: layout for arch, layout in _LAYOUTS.items() if not layout.kind.startswith("vgg")}
+        layouts = {arch: layout for arch, layout in LAYOUTS.items() if not layout.is_vgg}
         return tuple(arch for arch, layout in layouts.items() if _has_stem(layout, state_dict))
-    return tuple(arch for arch, layout in _LAYOUTS.items() if _fits(layout, modules, state_dict))
+    return tuple(arch for arch, layout in LAYOUTS.items() if _fits(layout, modules, state_dict))
 
 
 def shortcut_of(arch: str, state_dict: Mapping[str, Tensor]) -> str | None:
@@ -81,7 +87,7 @@ def shortcut_of(arch: str, state_dict: Mapping[str, Tensor]) -> str | None:
 
     It is ``""`` for a network without shortcuts, and None where the tensors are too few to tell, or of another network.
     """
-    layout = _LAYOUTS.get(arch)
+    layout = LAYOUTS.get(arch)
     if layout is None:
         return None
     modules = _modules(state_dict)
@@ -128,19 +134,18 @@ def _modules(state_dict: Mapping[str, Tensor]) -> dict[int, dict[int, set[str]]]
     return modules
 
 
-def _fits(layout: _Layout, modules: dict[int, dict[int, set[str]]], state_dict: Mapping[str, Tensor]) -> bool:
+def _fits(layout: Layout, modules: dict[int, dict[int, set[str]]], state_dict: Mapping[str, Tensor]) -> bool:
     return any(_fits_option(layout, option, modules, state_dict) for option in _OPTIONS[layout.kind])
 
 
 def _fits_option(
-    layout: _Layout, option: str, modules: dict[int, dict[int, set[str]]], state_dict: Mapping[str, Tensor]
+    layout: Layout, option: str, modules: dict[int, dict[int, set[str]]], state_dict: Mapping[str, Tensor]
 ) -> bool:
     """Say whether every stage in ``modules`` is as ``layout`` has it, with shortcuts of ``option``."""
-    is_vgg = layout.kind.startswith("vgg")
-    if is_vgg != any(_VGG_MODULE.match(name) for name in state_dict):
+    if layout.is_vgg != any(_VGG_MODULE.match(name) for name in state_dict):
         return False
-    first_stage, first_block = (1, 1) if is_vgg else (2, 0)
-    if not is_vgg and not _has_stem(layout, state_dict):
+    first_stage, first_block = (1, 1) if layout.is_vgg else (2, 0)
+    if not layout.is_vgg and not _has_stem(layout, state_dict):
         return False
     wide_stem, padded = stem_of(state_dict) == "deeplab", has_padding(state_dict)
     for stage, blocks in modules.items():
@@ -153,7 +158,7 @@ def _fits_option(
             expected = _expected_parts(layout.kind, option, stage, block, wide_stem)
             if parts - {"preact"} != (expected if padded else expected - {"shortcut.padding"}):
                 return False
-            if not is_vgg and not _has_widths(layout, state_dict, stage, block):
+            if not layout.is_vgg and not _has_widths(layout, state_dict, stage, block):
                 return False
     return True
 
@@ -175,14 +180,14 @@ def _expected_parts(kind: str, option: str, stage: int, block: int, wide_stem: b
     return parts
 
 
-def _has_stem(layout: _Layout, state_dict: Mapping[str, Tensor]) -> bool:
+def _has_stem(layout: Layout, state_dict: Mapping[str, Tensor]) -> bool:
     """Say whether the first convolution is as wide as res2 and 7x7; 3x3 for small images, and in DeepLab's stem."""
     weight = state_dict.get("stem.conv1.weight")
-    side = 3 if layout.width == _CIFAR_WIDTH or stem_of(state_dict) == "deeplab" else 7
+    side = 3 if layout.width == CIFAR_WIDTH or stem_of(state_dict) == "deeplab" else 7
     return weight is None or (weight.ndim == 4 and weight.shape[0] == layout.width and weight.shape[-1] == side)
 
 
-def _has_widths(layout: _Layout, state_dict: Mapping[str, Tensor], stage: int, block: int) -> bool:
+def _has_widths(layout: Layout, state_dict: Mapping[str, Tensor], stage: int, block: int) -> bool:
     """Say whether conv2 has as many inputs as its stage; wide ResNets have more, and ResNeXt fewer in each group.
 
     Every norm must have as many values as the convolution before it has outputs: in pre-activated networks of other

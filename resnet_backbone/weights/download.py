@@ -1,9 +1,11 @@
-"""Fetching one file over HTTPS: resumed, checked, and under its final name only when complete."""
+"""Downloading: a file over HTTPS, resumed and checked; and weights, to the cache of this machine, once.
+
+A download is under its final name only when it is complete.
+"""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import http.client
 import json
@@ -16,13 +18,18 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 from tqdm import tqdm
+
+from resnet_backbone.files.atomic import file_hash
+from resnet_backbone.files.lock import locked
+from resnet_backbone.weights.catalog import SCHEMES, WeightsEntry, find_entry_by_address
+from resnet_backbone.weights.errors import WeightsError
+from resnet_backbone.weights.read import PART, check_readable
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +38,9 @@ BACKOFF_S = 0.5  # doubled after each attempt that brought nothing
 TIMEOUT_S = 30
 MAX_BYTES = 4 << 30  # of a file whose size nobody said beforehand; the largest published weights have half a gigabyte
 CHUNK_BYTES = 1 << 20
+MATCHING = "?matching_heuristics=True"  # behind a file: Detectron2's way to ask for its name matching
+_DETECTRON2_ADDRESSES = ("detectron2://", "https://dl.fbaipublicfiles.com/detectron2/")
+_SHA256 = "sha256="
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WORTH_ANOTHER_TRY = (408, 429, 500, 502, 503, 504)
 
@@ -79,7 +89,8 @@ def download(
         return destination
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with locked(destination.with_name(destination.name + ".lock")):
+        lock, waiting = f"{destination.name}.lock", f"waiting for another process that downloads {destination}"
+        with locked(destination.with_name(lock), waiting=waiting):
             if not destination.is_file():
                 _fetch(url, destination, wanted, progress, max_bytes)
     except DownloadError:
@@ -87,15 +98,6 @@ def download(
     except OSError as error:
         raise _failure(url, destination, f"{error.strerror or error} ({error.filename or destination})") from error
     return destination
-
-
-def file_hash(path: Path, algorithm: str) -> str:
-    """Return the hexadecimal digest of a file's content, read in pieces. ``algorithm`` is ``"sha256"`` or ``"md5"``."""
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _check_url(url: str) -> None:
@@ -109,7 +111,7 @@ def _check_url(url: str) -> None:
 
 
 def _wanted_hashes(sha256: str, md5: str) -> dict[str, str]:
-    wanted = {name: value.lower() for name, value in (("sha256", sha256), ("md5", md5)) if value}
+    wanted = {name: value.lower() for name, value in {"sha256": sha256, "md5": md5}.items() if value}
     for name, value in wanted.items():
         if not re.fullmatch("[0-9a-f]+", value):
             raise ValueError(f"{name} must be hexadecimal digits, got {value!r}")
@@ -120,43 +122,35 @@ def _failure(url: str, destination: Path, what: str) -> DownloadError:
     return DownloadError(f"cannot download {url}: {what}.\nDownload it elsewhere and put it at {destination}")
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process. The empty file stays: removing it would let two processes hold it."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("waiting for another process that downloads %s", path.with_suffix(""))
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 @dataclass
 class _Partial:
     """What is already there of a file, and which version of the file it is of."""
 
-    path: Path
+    destination: Path
     url: str
     etag: str = ""
     last_modified: str = ""
     total: int | None = None  # bytes of the whole file, None until a server said so
 
     @property
+    def path(self) -> Path:
+        return self.destination.with_name(f"{self.destination.name}.part")
+
+    @property
     def _note(self) -> Path:
-        return self.path.with_name(self.path.name + ".json")
+        return self.destination.with_name(f"{self.destination.name}.part.json")
 
     @property
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
     @classmethod
-    def find(cls, path: Path, url: str) -> _Partial:
+    def find(cls, destination: Path, url: str) -> _Partial:
         """Return what an earlier call left, if its note shows that it is of the same address."""
-        found = cls(path, url)
+        found = cls(destination, url)
         try:
             note = json.loads(found._note.read_text())
-            known = cls(path, note["url"], note["etag"], note["last_modified"], note["total"])
+            known = cls(destination, note["url"], note["etag"], note["last_modified"], note["total"])
         except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             known = None
         if known is not None and known.url == url and known._has_right_types():
@@ -172,7 +166,7 @@ class _Partial:
         """Forget the bytes, and note which version of the file comes now."""
         self.discard()
         self.etag, self.last_modified, self.total = etag, last_modified, total
-        values: dict[str, Any] = {key: value for key, value in asdict(self).items() if key != "path"}
+        values = {"url": self.url, "etag": etag, "last_modified": last_modified, "total": total}
         self._note.write_text(json.dumps(values))
 
     def discard(self) -> None:
@@ -180,25 +174,50 @@ class _Partial:
             self.path.unlink()
         self._note.unlink(missing_ok=True)
 
-    def become(self, destination: Path) -> None:
-        self.path.replace(destination)
+    def complete(self) -> None:
+        self.path.replace(self.destination)
         self._note.unlink(missing_ok=True)
+
+    def failure(self, what: str) -> DownloadError:
+        return _failure(self.url, self.destination, what)
+
+    def check_size(self, size: int, max_bytes: int) -> None:
+        """Raise DownloadError, and keep nothing, for more bytes than were expected."""
+        if size > max_bytes:
+            self.discard()
+            raise self.failure(f"the server sends {size:,} bytes or more, at most {max_bytes:,} were expected")
+
+    def check_space(self) -> None:
+        """Raise DownloadError where the disk has no room for what is still missing."""
+        folder = self.destination.parent
+        needed, free = (self.total or 0) - self.size, shutil.disk_usage(folder).free
+        if needed > free:
+            raise self.failure(f"{needed / 1e9:.1f} GB are needed in {folder}, {free / 1e9:.1f} GB are free")
+
+    def write(self, file: IO[bytes], chunk: bytes) -> None:
+        """Append to ``file``, which is open at :attr:`path`."""
+        try:
+            file.write(chunk)
+            file.flush()
+        except OSError as error:
+            what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else os.strerror(error.errno or 0)
+            raise self.failure(f"{what} while writing {self.path}; it is resumed by the next call") from error
 
 
 def _fetch(url: str, destination: Path, wanted: dict[str, str], progress: bool, max_bytes: int) -> None:
-    partial = _Partial.find(destination.with_name(destination.name + ".part"), url)
+    partial = _Partial.find(destination, url)
     resumed = partial.size > 0
-    _receive_all(partial, destination, progress, max_bytes)
+    _receive_all(partial, progress, max_bytes)
     wrong = _wrong_hash(partial.path, wanted)
     if wrong and resumed:
         logger.warning("%s: %s after resuming; starting again", destination, wrong)
         partial.discard()
-        _receive_all(partial, destination, progress, max_bytes)
+        _receive_all(partial, progress, max_bytes)
         wrong = _wrong_hash(partial.path, wanted)
     if wrong:
         partial.discard()
-        raise _failure(url, destination, f"{wrong}, so the file was thrown away")
-    partial.become(destination)
+        raise partial.failure(f"{wrong}, so the file was thrown away")
+    partial.complete()
 
 
 def _wrong_hash(path: Path, wanted: dict[str, str]) -> str:
@@ -209,24 +228,24 @@ def _wrong_hash(path: Path, wanted: dict[str, str]) -> str:
     return ""
 
 
-def _receive_all(partial: _Partial, destination: Path, progress: bool, max_bytes: int) -> None:
+def _receive_all(partial: _Partial, progress: bool, max_bytes: int) -> None:
     """Ask until every byte is there. Attempts that bring bytes do not count."""
     failures = 0
-    with tqdm(desc=destination.name, unit="B", unit_scale=True, disable=None if progress else True) as bar:
+    with tqdm(desc=partial.destination.name, unit="B", unit_scale=True, disable=None if progress else True) as bar:
         while True:
             before = partial.size
             try:
-                _receive(partial, destination, bar, max_bytes)
+                _receive(partial, bar, max_bytes)
                 return
             except _Dropped as error:
                 failures = 1 if partial.size > before else failures + 1
                 if failures >= ATTEMPTS:
-                    raise _failure(partial.url, destination, f"{error}, {ATTEMPTS} times in a row") from error
+                    raise partial.failure(f"{error}, {ATTEMPTS} times in a row") from error
                 logger.warning("%s: %s; trying again", partial.url, error)
                 time.sleep(BACKOFF_S * 2 ** (failures - 1))
 
 
-def _receive(partial: _Partial, destination: Path, bar: tqdm, max_bytes: int) -> None:
+def _receive(partial: _Partial, bar: tqdm, max_bytes: int) -> None:
     """Make one request, and append what it brings. Raises _Dropped where bytes are still missing."""
     if partial.total is not None and partial.size == partial.total:
         return
@@ -237,26 +256,27 @@ def _receive(partial: _Partial, destination: Path, bar: tqdm, max_bytes: int) ->
     try:
         with _OPENER.open(urllib.request.Request(partial.url, headers=headers), timeout=TIMEOUT_S) as response:
             _prepare(partial, response)
-            _check_size(partial, partial.total or 0, max_bytes, destination)
-            _check_space(partial, destination)
+            partial.check_size(partial.total or 0, max_bytes)
+            partial.check_space()
             bar.total, bar.n = partial.total, partial.size
             with partial.path.open("ab") as file:
                 while chunk := response.read1(CHUNK_BYTES):
-                    _check_size(partial, file.tell() + len(chunk), max_bytes, destination)
-                    _write(file, chunk, partial.url, destination)
+                    partial.check_size(file.tell() + len(chunk), max_bytes)
+                    partial.write(file, chunk)
                     bar.update(len(chunk))
     except urllib.error.HTTPError as error:
+        answer = f"the server answers {error.code} {error.reason}"
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             partial.discard()
         elif error.code not in _WORTH_ANOTHER_TRY:
-            raise _failure(partial.url, destination, f"the server answers {error.code} {error.reason}") from error
-        raise _Dropped(f"the server answers {error.code} {error.reason}") from error
+            raise partial.failure(answer) from error
+        raise _Dropped(answer) from error
     except DownloadError:
         raise
     except (http.client.HTTPException, urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError) as error:
         raise _Dropped(f"the connection failed ({error})") from error
     except ValueError as error:  # of urllib, about an address that a redirect names
-        raise _failure(partial.url, destination, f"the server's answer is damaged ({error})") from error
+        raise partial.failure(f"the server's answer is damaged ({error})") from error
     if partial.total is not None and partial.size != partial.total:
         raise _Dropped(f"the connection ended after {partial.size} of {partial.total} bytes")
 
@@ -288,34 +308,6 @@ def _validator(response: Any, name: str) -> str:
     return value if len(value) <= 1000 and value.isascii() and value.isprintable() else ""
 
 
-def _check_size(partial: _Partial, size: int, max_bytes: int, destination: Path) -> None:
-    if size > max_bytes:
-        partial.discard()
-        raise _failure(
-            partial.url, destination, f"the server sends {size:,} bytes or more, at most {max_bytes:,} were expected"
-        )
-
-
-def _check_space(partial: _Partial, destination: Path) -> None:
-    needed = (partial.total or 0) - partial.size
-    free = shutil.disk_usage(destination.parent).free
-    if needed > free:
-        raise _failure(
-            partial.url,
-            destination,
-            f"{needed / 1e9:.1f} GB are needed in {destination.parent}, {free / 1e9:.1f} GB are free",
-        )
-
-
-def _write(file: IO[bytes], chunk: bytes, url: str, destination: Path) -> None:
-    try:
-        file.write(chunk)
-        file.flush()
-    except OSError as error:
-        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else os.strerror(error.errno or 0)
-        raise _failure(url, destination, f"{what} while writing {file.name}; it is resumed by the next call") from error
-
-
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows no redirect that leaves HTTPS."""
 
@@ -330,3 +322,116 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 
 _OPENER = urllib.request.build_opener(_SafeRedirects)
+
+
+def cache_folder() -> Path:
+    """``$RESNET_BACKBONE_CACHE``, by default ``~/.cache/resnet_backbone``."""
+    return Path(os.environ.get("RESNET_BACKBONE_CACHE") or "~/.cache/resnet_backbone").expanduser()
+
+
+def cached_weights_path(entry: WeightsEntry) -> Path:
+    """Return where the file of an entry is or will be.
+
+    That is ``weights`` below :func:`cache_folder`; a file that torch.hub has already fetched to its own ``checkpoints``
+    folder is used from there if its hash is right.
+    """
+    ours = cache_folder() / "weights" / entry.file_name
+    if ours.is_file() or not entry.sha256:
+        return ours
+    of_torch_hub = Path(torch.hub.get_dir()) / "checkpoints" / entry.file_name
+    if of_torch_hub.is_file() and file_hash(of_torch_hub, "sha256").startswith(entry.sha256):
+        return of_torch_hub
+    return ours
+
+
+def download_weights(entry: WeightsEntry) -> Path:
+    """Return the file of an entry, fetching it the first time.
+
+    Raises:
+        DownloadError: see :func:`download`.
+    """
+    path = cached_weights_path(entry)
+    if not path.is_file():
+        download(entry.url, path, sha256=entry.sha256)
+        _tell_hash(entry.url, path, entry.sha256)
+    return path
+
+
+def resolve(source: str) -> str:
+    """Return what a user names as weights as the readers take it: an address becomes the file that it was fetched to.
+
+    Args:
+        source: an address, ``https://`` or ``detectron2://``; or a file, or a name of the catalog, which stay as they
+            are. ``#sha256=DIGITS`` behind it is checked, ``#PART`` names one of the networks in the file, see
+            :func:`~resnet_backbone.weights.read.read_file`; both are joined by ``&``.
+
+    Returns:
+        A file, with ``#PART`` where one was named, or the name in the catalog of an address that is there.
+
+    Raises:
+        WeightsError: an address of another kind, a file with another hash, or what came is no weight file.
+        DownloadError: it could not be fetched.
+    """
+    place, part, sha256 = _split(source)
+    is_file = Path(place).is_file()
+    entry = None if is_file else find_entry_by_address(place)
+    if entry is not None:
+        place = entry.uri
+        path = download_weights(entry) if sha256 else Path()
+    elif "://" in place and not is_file and not place.startswith(SCHEMES):
+        path = _download_address(place, sha256)
+        place = str(path)
+    else:
+        path = Path(place)
+    if sha256:
+        found = file_hash(path, "sha256") if path.is_file() else ""
+        if not found.startswith(sha256):
+            what = f"its SHA-256 is {found}" if found else "it is no file"
+            raise WeightsError(f"{place}: {what}, expected was {sha256}")
+    return f"{place}{PART}{part}" if part else place
+
+
+def _split(source: str) -> tuple[str, str, str]:
+    """Return the place, the part and the leading digits of the SHA-256 that a source names."""
+    if Path(source).is_file():
+        return source, "", ""
+    place, _, fragment = source.rpartition(PART) if PART in source else (source, "", "")
+    items = [item for item in fragment.split("&") if item]
+    hashes = [item.removeprefix(_SHA256).lower() for item in items if item.startswith(_SHA256)]
+    parts = [item for item in items if not item.startswith(_SHA256)]
+    if len(hashes) > 1 or len(parts) > 1 or not all(re.fullmatch("[0-9a-f]{8,64}", digits) for digits in hashes):
+        raise WeightsError(
+            f"{source!r} ends in {PART}{fragment}; write {PART}PART, {PART}{_SHA256}DIGITS or "
+            f"{PART}PART&{_SHA256}DIGITS, of 8 to 64 hexadecimal digits"
+        )
+    return place.removesuffix(MATCHING), "".join(parts), "".join(hashes)
+
+
+def _download_address(address: str, sha256: str) -> Path:
+    prefix, url = _DETECTRON2_ADDRESSES
+    url = url + address.removeprefix(prefix) if address.startswith(prefix) else address
+    name = urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])
+    folder = cache_folder() / "weights" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    path = folder / (re.sub(r"[^\w.-]", "_", name)[-100:] or "weights")
+    if path.is_file():
+        return path
+    try:
+        download(url, path, sha256=sha256)
+    except ValueError as error:
+        schemes = " and ".join(f"{scheme}ARCH/NAME" for scheme in SCHEMES)
+        raise WeightsError(f"{error}. Published weights are {schemes}") from error
+    try:
+        check_readable(path)
+    except WeightsError as error:
+        path.unlink()
+        raise WeightsError(f"{url} brought no weight file, so it was thrown away: {error}") from error
+    _tell_hash(url, path, sha256)
+    return path
+
+
+def _tell_hash(url: str, path: Path, sha256: str) -> None:
+    if not sha256:
+        found = file_hash(path, "sha256")
+        mark = f"{PART}{_SHA256}{found}"
+        message = "%s: no hash is known to check it by. Its SHA-256 is %s; write ...%s to have it checked"
+        logger.warning(message, url, found, mark)

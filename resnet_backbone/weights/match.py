@@ -1,9 +1,9 @@
-"""Copying weights into a model, all or nothing: whatever is not accounted for is an error."""
+"""Comparing the tensors of a file with those of a model by name and shape, and copying them into it, all or nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from resnet_backbone.weights.architecture import (
     norm_of,
     stage_of,
 )
+from resnet_backbone.weights.catalog import InputFormat
 from resnet_backbone.weights.errors import WeightsError, shorten
-from resnet_backbone.weights.input_format import InputFormat
 from resnet_backbone.weights.source import Weights, read_weights, weights_from_state_dict
 
-_COUNTER = ".num_batches_tracked"
+COUNTER = ".num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -76,18 +76,58 @@ class LoadReport:
         }
 
 
-@dataclass
-class _Match:
-    """Which tensor fills which, and what is wrong."""
+@dataclass(frozen=True)
+class Match:
+    """How the tensors of a file fit those of a model, by name. Counters of batch norms, in one alone, do not matter.
 
-    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # of the model, of the file
-    missing: list[str] = field(default_factory=list)
-    leftover: list[str] = field(default_factory=list)
-    different: list[str] = field(default_factory=list)  # in shape or kind
-    ignored: dict[str, list[str]] = field(default_factory=dict)
+    Attributes:
+        missing: names of the model that the file lacks.
+        left_over: names of the file that the model lacks.
+        different: names of both whose tensors have another shape or kind of number, with what is in either.
+    """
 
-    def ignore(self, why: str, name: str) -> None:
-        self.ignored.setdefault(why, []).append(name)
+    missing: list[str]
+    left_over: list[str]
+    different: list[str] = field(default_factory=list)
+
+    @property
+    def fits(self) -> bool:
+        """Whether each tensor has its counterpart."""
+        return not (self.missing or self.left_over or self.different)
+
+    def lines(self) -> list[str]:
+        """Return a line for each kind of fault: how many, and the first names."""
+        kinds = {
+            "tensors of the model are not in the file": self.missing,
+            "tensors of the file fit nothing in the model": self.left_over,
+            "tensors differ": self.different,
+        }
+        return [f"{len(names)} {what}: {shorten(names)}" for what, names in kinds.items() if names]
+
+
+def match_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Match:
+    """Compare the tensors of a model with those of a file."""
+    match = match_names(wanted, found)
+    both = [name for name in wanted if name in found]
+    different = [f"{name} ({why})" for name in both if (why := _difference(name, wanted[name], found[name]))]
+    return replace(match, different=different)
+
+
+def match_names(wanted: Collection[str], found: Collection[str]) -> Match:
+    """Compare the names of a model's tensors with those of a file, where the tensors themselves are not at hand."""
+    model, file = set(wanted), set(found)
+    missing = [name for name in wanted if name not in file and not name.endswith(COUNTER)]
+    left_over = [name for name in found if name not in model and not name.endswith(COUNTER)]
+    return Match(missing, left_over)
+
+
+def _difference(name: str, target: Tensor, value: Tensor) -> str:
+    """Return why ``value`` cannot be copied to ``target``; nothing where it can."""
+    if target.shape != value.shape:
+        return f"{tuple(value.shape)} in the file, {tuple(target.shape)} in the model"
+    if target.is_floating_point() != value.is_floating_point() and not name.endswith(COUNTER):
+        return f"{value.dtype} in the file, {target.dtype} in the model"
+    return "the model is on the meta device and holds no values; write model.to_empty" if target.is_meta else ""
 
 
 def load_weights(
@@ -119,20 +159,28 @@ def load_weights(
     _check_stride(arch, bool(model.stride_in_1x1), weights)
     new_head = _needs_new_head(num_classes, weights, allowed=new_head)
 
-    match = _match(dict(model.state_dict(keep_vars=True)), weights, has_head=num_classes > 0, new_head=new_head)
+    targets = dict(model.state_dict(keep_vars=True))
+    ignored = _not_needed(targets, weights, has_head=num_classes > 0, new_head=new_head)
+    unused = {name for names in ignored.values() for name in names}
+    values = {name: value for name, value in weights.state_dict.items() if name not in unused}
+    if new_head:
+        targets = {name: target for name, target in targets.items() if name not in LAST_LINEAR}
+    match = match_tensors(targets, values)
     is_whole = arch not in known_archs() or arch in candidate_archs(weights.state_dict)
     model_norm = norm_of(model.state_dict())
     fused = weights.norm == "BN" and model_norm == "GN"
-    if match.missing or match.leftover or match.different or not is_whole or fused:
-        raise WeightsError(_explain(arch, weights, match, model_norm))
+    if not match.fits or not is_whole or fused:
+        lines = [*match.lines(), *_advice(weights, match, model_norm)]
+        raise WeightsError(
+            f"{weights.source} does not fit {arch}; nothing was loaded." + "".join(f"\n  {line}" for line in lines)
+        )
     with torch.no_grad():
-        for target, value in match.pairs:
-            target.copy_(value)
-    ignored = {why: sorted(names) for why, names in match.ignored.items()}
+        for name, value in values.items():
+            targets[name].copy_(value)
     return LoadReport(
         source=weights.source,
         arch=arch,
-        loaded=len(match.pairs),
+        loaded=len(values),
         ignored=ignored,
         new_head=new_head,
         input_format=weights.input_format,
@@ -200,60 +248,27 @@ def _needs_new_head(num_classes: int, weights: Weights, *, allowed: bool) -> boo
     return True
 
 
-def _match(targets: dict[str, Tensor], weights: Weights, *, has_head: bool, new_head: bool) -> _Match:
-    match = _Match()
+def _not_needed(
+    targets: Mapping[str, Tensor], weights: Weights, *, has_head: bool, new_head: bool
+) -> dict[str, list[str]]:
+    """Return why to the tensors of the file that the model does not need; see :attr:`LoadReport.ignored`."""
     stages = {stage_of(name) for name in targets}
-    for name in weights.left_out:
-        match.ignore("other parts of the file", name)
-    for name, value in weights.state_dict.items():
-        target = targets.get(name)
-        if new_head and name in LAST_LINEAR:
-            match.ignore("classifier", name)
-        elif target is not None:
-            _pair(match, name, target, value)
-        elif name.endswith(_COUNTER):
-            match.ignore("counters of batch norm", name)
+    ignored: dict[str, list[str]] = {"other parts of the file": list(weights.left_out)}
+    for name in weights.state_dict:
+        if name in targets:
+            why = "classifier" if new_head and name in LAST_LINEAR else ""
+        elif name.endswith(COUNTER):
+            why = "counters of batch norm"
         elif name.startswith(HEAD):
-            if has_head:
-                match.leftover.append(name)
-            else:
-                match.ignore("classifier", name)
-        elif stage_of(name) not in stages:
-            match.ignore("stages that the model lacks", name)
+            why = "" if has_head and not (new_head and name in LAST_LINEAR) else "classifier"
         else:
-            match.leftover.append(name)
-    for name in targets:
-        optional = name.endswith(_COUNTER) or (new_head and name in LAST_LINEAR)
-        if name not in weights.state_dict and not optional:
-            match.missing.append(name)
-    return match
+            why = "" if stage_of(name) in stages else "stages that the model lacks"
+        if why:
+            ignored.setdefault(why, []).append(name)
+    return {why: sorted(names) for why, names in ignored.items() if names}
 
 
-def _pair(match: _Match, name: str, target: Tensor, value: Tensor) -> None:
-    if target.shape != value.shape:
-        match.different.append(f"{name} ({tuple(value.shape)} in the file, {tuple(target.shape)} in the model)")
-    elif target.is_floating_point() != value.is_floating_point() and not name.endswith(_COUNTER):
-        match.different.append(f"{name} ({value.dtype} in the file, {target.dtype} in the model)")
-    elif target.is_meta:
-        match.different.append(f"{name} (the model is on the meta device and holds no values; write model.to_empty)")
-    else:
-        match.pairs.append((target, value))
-
-
-def _explain(arch: str, weights: Weights, match: _Match, model_norm: str) -> str:
-    lines = [f"{weights.source} does not fit {arch}; nothing was loaded."]
-    for what, names in (
-        ("tensors of the model are not in the file", match.missing),
-        ("tensors of the file fit nothing in the model", match.leftover),
-        ("tensors differ", match.different),
-    ):
-        if names:
-            lines.append(f"  {len(names)} {what}: {shorten(names)}")
-    lines += [f"  {advice}" for advice in _advice(weights, match, model_norm)]
-    return "\n".join(lines)
-
-
-def _advice(weights: Weights, match: _Match, model_norm: str) -> list[str]:
+def _advice(weights: Weights, match: Match, model_norm: str) -> list[str]:
     advice = []
     file_norm = norm_of(weights.state_dict)
     if file_norm == "GN" and (weights.norm == "BN" or any(name.endswith(".running_mean") for name in match.missing)):
@@ -267,14 +282,14 @@ def _advice(weights: Weights, match: _Match, model_norm: str) -> list[str]:
         advice.append(f"The file can be {fits}, with shortcut option A, and nobody said where its zeros are. Write")
         advice.append('read_weights(..., option_a_zeros="both") for both sides of the copied channels, or "behind"; or')
         advice.append("tools/package_weights.py --option-a-zeros. akamaster/pytorch_resnet_cifar10 has both.")
-    elif any(".shortcut." in name for name in [*match.missing, *match.leftover]):
+    elif any(".shortcut." in name for name in [*match.missing, *match.left_over]):
         known = f", in the file {weights.shortcut!r}" if weights.shortcut else ""
         advice.append(f"The shortcuts are not the same{known}: option A of the paper pads, B projects where the")
         advice.append(
             "dimensions change, C everywhere; write create_model(..., shortcut=...), in a config of a detector"
         )
         advice.append("MODEL.RESNET_BACKBONE.SHORTCUT, of a classifier MODEL.SHORTCUT.")
-    if any(".preact." in name for name in [*match.missing, *match.leftover]):
+    if any(".preact." in name for name in [*match.missing, *match.left_over]):
         advice.append(f"The norms stand elsewhere: write preactivation={weights.preactivation}, in a config of a")
         advice.append(f"classifier MODEL.PREACTIVATION: {weights.preactivation}.")
     if any(name.startswith(HEAD) for name in match.missing):
@@ -282,7 +297,7 @@ def _advice(weights: Weights, match: _Match, model_norm: str) -> list[str]:
     if "stem.conv3.weight" in match.missing:
         advice.append('The model has the stem of DeepLab, the file has not: build the model with stem="basic", or take')
         advice.append("weights with that stem, as Detectron2's R-52.pkl for ResNet-50 and R-103.pkl for ResNet-101.")
-    elif "stem.conv3.weight" in match.leftover:
+    elif "stem.conv3.weight" in match.left_over:
         advice.append('The file has the stem of DeepLab: build the model with stem="deeplab".')
     elif any(name.startswith("stem.conv1.weight ") for name in match.different) and _stem_side(weights) == 3:
         advice.append("The file's first convolution is 3x3, for small images, which here the cifar_* networks have.")

@@ -1,4 +1,4 @@
-"""Renaming the tensors of published files to our names, and telling an architecture by its names.
+"""Renaming the tensors of published files to our names, and finding the network in files that have more.
 
 Our names are Detectron2's for ResNet (``stem.conv1.norm.weight``, ``res2.0.shortcut.weight``, ``linear.bias``) and
 those of the Caffe models for VGG (``conv1_1.weight``, ``fc8.bias``). The renaming of Caffe2 blobs follows Detectron2's
@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
+from resnet_backbone.weights.architecture import LAYOUTS
 from resnet_backbone.weights.errors import WeightsError, shorten
 
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -56,7 +57,6 @@ _NORM_OF_CAFFE2 = {
 }
 _CAFFE2_UNUSED = ("conv1_b",)
 
-_VGG_DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 _VGG_LINEAR = {"classifier.0": "fc6", "classifier.3": "fc7", "classifier.6": "fc8"}
 
 # What PyTorch puts into names: DistributedDataParallel and AveragedModel, torch.compile, FSDP, checkpointing.
@@ -160,7 +160,7 @@ def several_networks(parts: Collection[str]) -> str:
     return f"it holds several networks, {shorten(parts)}; name one behind the file, as in weights.pth#{min(parts)}"
 
 
-def to_our_names(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+def to_our_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the tensors of a classifier or trunk.
 
     Args:
@@ -168,7 +168,7 @@ def to_our_names(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], s
             :func:`classifier_part` for detectors.
 
     Returns:
-        The same tensors in our names, and the naming that was found: ``"torchvision"``, ``"caffe2"`` or ``"ours"``.
+        The same tensors in our names.
 
     Raises:
         WeightsError: tensors that are no part of the networks we know, or two tensors for one name.
@@ -192,7 +192,7 @@ def to_our_names(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], s
     renamed = {new_name: state_dict[name] for name, new_name in new_names.items() if new_name is not None}
     if len(renamed) < len(new_names):
         raise WeightsError("two tensors of the file have the same meaning, as in 'fc1000.bias' and 'linear.bias'")
-    return renamed, layout
+    return renamed
 
 
 def zeros_behind(state_dict: Mapping[str, Tensor], zeros: str) -> dict[str, Tensor]:
@@ -285,7 +285,7 @@ def _from_torchvision_vgg(names: Mapping[str, Tensor]) -> dict[str, str | None]:
     """Number the convolutions of ``features.N`` by the depths of VGG-16 or VGG-19, whichever fits."""
     with_norm = any(name.startswith("features.") and name.endswith("running_mean") for name in names)
     candidates = []
-    for depths in _VGG_DEPTHS.values():
+    for depths in (LAYOUTS[arch].depths for arch in ("vgg16", "vgg19")):
         modules = dict(_vgg_modules(depths, with_norm)) | _VGG_LINEAR
         renamed: dict[str, str | None] = {}
         for name in names:

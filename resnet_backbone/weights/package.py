@@ -1,23 +1,22 @@
-"""Writing a weight file that says itself what it is, and that Detectron2 loads as it stands."""
+"""Packaging weights: one file with the tensors and how they were trained, which Detectron2 loads as it stands."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from resnet_backbone.files.atomic import replacing
+from resnet_backbone.files.lock import locked
+from resnet_backbone.version import __version__
 from resnet_backbone.weights.architecture import has_bottlenecks
-from resnet_backbone.weights.cache import cache_folder
-from resnet_backbone.weights.catalog import WeightsEntry
-from resnet_backbone.weights.download import locked
+from resnet_backbone.weights.catalog import InputFormat, TestTransform, WeightsEntry
+from resnet_backbone.weights.download import cache_folder
 from resnet_backbone.weights.errors import WeightsError
-from resnet_backbone.weights.input_format import InputFormat, TestTransform
 from resnet_backbone.weights.read import split_part
 from resnet_backbone.weights.source import FORMAT_VERSION, PACKAGE_KEY, Weights, read_weights
 
@@ -69,12 +68,8 @@ def package_weights(
     tensors = {
         name: _alone(tensor) for name, tensor in weights.state_dict.items() if not name.endswith(".num_batches_tracked")
     }
-    partial = destination.with_name(f"{destination.name}.{os.getpid()}.part")
-    try:
-        torch.save({"model": tensors, "matching_heuristics": True, PACKAGE_KEY: facts}, partial)
-        partial.replace(destination)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(destination, "packaging weights") as part:
+        torch.save({"model": tensors, "matching_heuristics": True, PACKAGE_KEY: facts}, part)
     return facts
 
 
@@ -87,7 +82,7 @@ def download_packaged(entry: WeightsEntry) -> Path:
     folder = cache_folder() / "packaged"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{entry.arch}-{entry.name}-{FORMAT_VERSION}.pth"
-    with locked(path.with_name(f"{path.name}.lock")):
+    with locked(path.with_name(f"{path.name}.lock"), waiting=f"waiting for another process that makes {path}"):
         if not path.is_file():
             package_weights(entry.uri, path)
     return path
@@ -128,20 +123,13 @@ def _facts(weights: Weights, input_format: InputFormat | None, stride_in_1x1: bo
         "licence": weights.licence,
         "acc1": weights.acc1,
         "acc5": weights.acc5,
-        "package_version": _package_version(),
+        "package_version": __version__,
     }
 
 
 def _refuse_contradiction(source: str, name: str, known: Any, stated: Any) -> None:
     if None not in (known, stated) and known != stated:
         raise WeightsError(f"{source} was trained with {name}={known}, not {stated}; leave {name} out")
-
-
-def _package_version() -> str:
-    try:
-        return version("resnet_backbone")
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _alone(tensor: Tensor) -> Tensor:

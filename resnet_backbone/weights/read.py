@@ -9,7 +9,8 @@ import pickletools
 import struct
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from resnet_backbone.files.atomic import file_hash
 from resnet_backbone.weights.errors import WeightsError, shorten
 from resnet_backbone.weights.names import (
     detector_prefix,
@@ -31,7 +33,7 @@ from resnet_backbone.weights.safe_pickle import (
     MAGIC,
     MAX_ITEMS,
     check_torch_zip,
-    is_plain,
+    is_plain_data,
     read_array_pickle,
     refuse_costly,
     shown,
@@ -58,6 +60,10 @@ _OTHERS = {
     b"\x93NUMPY": "one array of numpy (.npy)",
     b"{": "JSON",
 }
+_TEXTS = {
+    b"<": "a web page, not a weight file; the address that it came from has changed",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; run `git lfs pull`",
+}
 _MAX_TENSORS = 200_000
 _MAX_HEADER = 100_000_000  # bytes, of safetensors itself
 _MAX_DIMENSIONS = 8
@@ -80,12 +86,24 @@ class RawFile:
             not kept: optimizer states, momentum blobs, objects of other projects' classes.
         part: the network that was taken, as in ``"state_dict"``; ``""`` where the file is nothing but its tensors.
         others: the networks that it holds beside that one, as in ``("state_dict_ema",)``; in ``left_out``, too.
+        source: what was read, with the part that was asked for; ``""`` for tensors that are of no file.
     """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
     part: str = ""
     others: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return split_part(self.source)[0]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's content, 64 hexadecimal digits; ``""`` for tensors that are of no file."""
+        return file_hash(self.path, "sha256") if self.source else ""
 
 
 def read_file(source: str | Path) -> RawFile:
@@ -109,9 +127,11 @@ def read_file(source: str | Path) -> RawFile:
     form = check_readable(path)
     if form == SAFETENSORS:
         tensors, metadata = _read_safetensors(path)
-        return _bounded(path, _unwrap(path, tensors, part, metadata))
-    content = read_array_pickle(path) if form == ARRAYS else _load_torch(path, mapped=True, with_stand_ins=True)
-    return _bounded(path, _unwrap(path, content, part))
+        raw = _unwrap(path, tensors, part, metadata)
+    else:
+        content = read_array_pickle(path) if form == ARRAYS else _load_torch(path, mapped=True, with_stand_ins=True)
+        raw = _unwrap(path, content, part)
+    return replace(_bounded(path, raw), source=str(source))
 
 
 def tell_others(source: str | Path, raw: RawFile) -> None:
@@ -133,9 +153,14 @@ def check_readable(path: Path) -> str:
     Raises:
         WeightsError: none of these.
     """
-    _refuse_text(path)
     with path.open("rb") as file:
         head = file.read(512)
+    text = head[:64].lstrip()
+    if not text:
+        raise WeightsError(f"{path} is empty; download it again")
+    for mark, what in _TEXTS.items():
+        if text.startswith(mark):
+            raise WeightsError(f"{path} is {what}")
     if head.startswith(MAGIC) or _is_old_torch(head):
         return TORCH
     if head[8:9] == b"{" and 0 < struct.unpack("<Q", head[:8])[0] <= path.stat().st_size - 8:
@@ -160,26 +185,13 @@ def _is_old_torch(head: bytes) -> bool:
         return False
 
 
-def _refuse_text(path: Path) -> None:
-    with path.open("rb") as file:
-        head = file.read(64).lstrip()
-    if not head:
-        raise WeightsError(f"{path} is empty; download it again")
-    if head.startswith(b"<"):
-        raise WeightsError(f"{path} is a web page, not a weight file; the address that it came from has changed")
-    if head.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull`")
-
-
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    _check_header(path)
     try:
-        _check_header(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             names = list(file.keys())
             tensors = {name: file.get_tensor(name) for name in names}
             return tensors, dict(file.metadata() or {})
-    except WeightsError:
-        raise
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path} is not a complete safetensors file ({_reason(error)}); download it again"
@@ -208,9 +220,9 @@ def read_torch_file(path: Path, *, mapped: bool) -> Any:
         WeightsError: it is damaged, or holds more than that. Nothing in it is executed in any case.
     """
     content = _load_torch(path, mapped=mapped)
-    total, seen, waiting = 0, 0, [content]
+    total, count, waiting = 0, 0, [content]
     while waiting:
-        item, seen = waiting.pop(), seen + 1
+        item, count = waiting.pop(), count + 1
         if isinstance(item, Tensor):
             tensor, fault = _as_tensor(item)
             if fault:
@@ -218,9 +230,9 @@ def read_torch_file(path: Path, *, mapped: bool) -> Any:
             total += tensor.numel() * tensor.element_size()
         elif isinstance(item, dict | list | tuple):
             waiting += [*_items(item), *_items(item).values()] if isinstance(item, dict) else item
-        elif not is_plain(item):
+        elif not is_plain_data(item):
             raise WeightsError(f"{path} holds a {type(item).__name__}, expected tensors and plain values")
-        if seen > MAX_ITEMS:
+        if count > MAX_ITEMS:
             raise WeightsError(f"{path} holds more than {MAX_ITEMS:,} values")
     _check_unfolded(path, total)
     return content
@@ -257,8 +269,8 @@ def _refuse_costly_torch(path: Path) -> tuple[bool, set[str]]:
 def _reason(error: Exception) -> str:
     """Return the line of torch's long message that names what was refused, or the first one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "GLOBAL" in line or "WeightsUnpickler error" in line]
-    line = (telling or lines or [type(error).__name__])[0].rpartition("WeightsUnpickler error: ")[2]
+    chosen = [line for line in lines if "GLOBAL" in line or "WeightsUnpickler error" in line]
+    line = (chosen or lines or [type(error).__name__])[0].rpartition("WeightsUnpickler error: ")[2]
     return line[:500]
 
 
@@ -283,7 +295,7 @@ def _unwrap(path: Path, content: Any, part: str, metadata: Mapping[str, Any] | N
         for beside, value in items.items():
             if beside == key:
                 continue
-            if isinstance(beside, str) and is_plain(value, budget):
+            if isinstance(beside, str) and is_plain_data(value, budget):
                 metadata[beside] = value
             else:
                 left_out.append(shown(beside))
@@ -295,21 +307,21 @@ def _unwrap(path: Path, content: Any, part: str, metadata: Mapping[str, Any] | N
         )
 
     tensors: dict[str, Tensor] = {}
-    strange: list[str] = []
+    unexpected: list[str] = []
     for name, value in _items(content).items():
         if not isinstance(name, str):
-            strange.append(shown(name))
+            unexpected.append(shown(name))
         elif name.endswith("_momentum"):
             left_out.append(name)
         elif isinstance(value, Tensor | np.ndarray):
             tensor, fault = _as_tensor(value)
             if fault:
-                strange.append(f"{shown(name)} ({fault})")
+                unexpected.append(f"{shown(name)} ({fault})")
             tensors[name] = tensor
         else:
-            strange.append(f"{shown(name)} ({stands_in_for(value) or type(value).__name__})")
-    if strange:
-        raise WeightsError(f"{path}: expected nothing but names with tensors, found also {shorten(strange)}")
+            unexpected.append(f"{shown(name)} ({stands_in_for(value) or type(value).__name__})")
+    if unexpected:
+        raise WeightsError(f"{path}: expected nothing but names with tensors, found also {shorten(unexpected)}")
     if not tensors:
         raise WeightsError(f"{path} holds no tensors")
     tensors = without_wrappers(tensors)

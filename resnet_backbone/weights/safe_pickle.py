@@ -35,9 +35,23 @@ MAX_ITEMS = 1_000_000
 MAX_DEPTH = 32
 STANDS_IN_FOR = "stands_in_for"  # attribute of a dict in place of an object of another class; see pickle_check
 _PLAIN = (str, int, float, bool, type(None))
+MAX_OPCODES = 1_000_000  # a checkpoint of ResNet-152 with its optimizer has 40 000
+MAX_TUPLE_ITEMS = 100_000  # with those of the tuples in it
+MAX_TUPLE_DEPTH = 32
+_MAX_NAMES = 1000  # of classes and functions; a training's checkpoint has a few dozen
+
+_MAX_DIMENSIONS = 32
+_MAX_UNFOLDED = 8  # bytes of all arrays for a byte of the file, whose arrays may share their bytes
+_UNFOLDED_ANYHOW = 1 << 26
+_TYPECODES = {"b1", "?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"}
+
+MAGIC = b"PK\x03\x04"  # of a zip file, and what its last record begins with
+_END = b"PK\x05\x06"
+_END_BYTES = 22
+_MAX_RECORDS = 200_000
 
 
-def is_plain(value: Any, budget: list[int] | None = None) -> bool:
+def is_plain_data(value: Any, budget: list[int] | None = None) -> bool:
     """Return whether ``value`` is text, a number, or lists and dicts with text as keys of such, of a bearable size.
 
     Parts that are shared count as often as a walk comes by, so later walks are bounded, too.
@@ -77,11 +91,6 @@ def shown(key: Any, length: int = 80) -> str:
         return repr(key)
     return f"a key of type {type(key).__name__}"
 
-
-MAX_OPCODES = 1_000_000  # a checkpoint of ResNet-152 with its optimizer has 40 000
-MAX_TUPLE_ITEMS = 100_000  # with those of the tuples in it
-MAX_TUPLE_DEPTH = 32
-_MAX_NAMES = 1000  # of classes and functions; a training's checkpoint has a few dozen
 
 # What may be called to make a value that is left out, and is not called either: a number, a path, a time.
 _NUMPY = [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
@@ -143,7 +152,7 @@ class _StandIn(type):
 
     torch's restricted unpickler makes an object in one of two ways. It asks for an empty one, and gives that its
     attributes or items: this is how argparse.Namespace and Lightning's AttributeDict are stored, and they become a dict
-    that :func:`is_plain` tells from others. Or it calls the class or function: only the
+    that :func:`is_plain_data` tells from others. Or it calls the class or function: only the
     few of ``_VALUES`` allow that.
     """
 
@@ -232,12 +241,6 @@ def _tuple_of(items: list[_Item]) -> _Item:
     return made
 
 
-_MAX_DIMENSIONS = 32
-_MAX_UNFOLDED = 8  # bytes of all arrays for a byte of the file, whose arrays may share their bytes
-_UNFOLDED_ANYHOW = 1 << 26
-_TYPECODES = {"b1", "?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"}
-
-
 def read_array_pickle(path: Path) -> Any:
     """Return the containers in a ``.pkl`` file, with each array of numbers as a ``numpy.ndarray`` that owns its memory.
 
@@ -260,138 +263,71 @@ def read_array_pickle(path: Path) -> Any:
             raise WeightsError(f"{path} is not a complete pickle ({reason}); download it again") from error
 
 
-class _Inert:
-    """What a pickle may name. It has no attributes that the pickle could set beside its own state."""
+class _Kept:
+    """What a call in a pickle leaves of one of the few names that it may call: its arguments and its state."""
+
+    __slots__ = ("arguments", "state")
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _ArrayType(_Kept):
+    """``numpy.ndarray``, which ``_reconstruct`` is called with."""
+
+
+class _DType(_Kept):
+    """``numpy.dtype``: a type of numbers, whose state has the byte order."""
+
+
+class _Bytes(_Kept):
+    """``_codecs.encode``, by which protocol 2 writes bytes as text."""
+
+
+class _Reconstruct(_Kept):
+    """numpy's ``_reconstruct``: an array, whose state has shape, type and numbers."""
+
+
+class _FromBuffer(_Kept):
+    """numpy's ``_frombuffer``: an array of its arguments."""
+
+
+class _Scalar(_Kept):
+    """numpy's ``scalar``: a number of its arguments."""
+
+
+class _OrderedDict(dict):
+    """A dict in the order of its file, without attributes."""
 
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError(
-            f"it gives a {type(self).__name__.strip('_').lower()} a state that it does not have"
-        )
-
-
-class _DType(_Inert):
-    """Stands for ``numpy.dtype``: a type of numbers, and its byte order."""
-
-    __slots__ = ("dtype",)
-
-    def __init__(self, typecode: Any = None, *_: Any) -> None:
-        if not isinstance(typecode, str) or typecode.lstrip("<>=|") not in _TYPECODES:
-            raise pickle.UnpicklingError(f"it holds an array of {_brief(typecode)}, expected numbers")
-        self.dtype = np.dtype(typecode)
-
-    def __setstate__(self, state: Any) -> None:
-        byte_order = state[1]
-        if byte_order not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError(f"it holds an array with byte order {_brief(byte_order)}")
-        self.dtype = self.dtype.newbyteorder(byte_order)
-
-
-class _Bytes(_Inert):
-    """Stands for ``_codecs.encode``, by which protocol 2 writes bytes as text."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, text: Any, encoding: Any) -> None:
-        if encoding != "latin1" or not isinstance(text, str):
-            raise pickle.UnpicklingError(f"it holds text in the encoding {_brief(encoding)}")
-        self.text = text
-
-
-class _Array(_Inert):
-    """Stands for ``numpy.ndarray``: empty when named, filled by its state."""
-
-    __slots__ = ("data", "dtype", "order", "shape")
-
-    def __setstate__(self, state: Any) -> None:
-        _, self.shape, dtype, is_fortran, self.data = state
-        self.order = "F" if is_fortran else "C"
-        self.dtype = _numbers(dtype)
-
-
-class _Reconstruct(_Inert):
-    """Stands for numpy's ``_reconstruct``: makes an empty array."""
-
-    __slots__ = ()
-
-    def __new__(cls, subtype: Any, *_: Any) -> Any:
-        if subtype is not _Array:
-            raise pickle.UnpicklingError(f"it holds an array of type {_brief(subtype)}")
-        return _Array()
-
-
-class _FromBuffer(_Inert):
-    """Stands for numpy's ``_frombuffer``: makes a filled array."""
-
-    __slots__ = ()
-
-    def __new__(cls, data: Any, dtype: Any, shape: Any, order: Any) -> Any:
-        array = _Array()
-        array.data, array.shape, array.dtype, array.order = data, shape, _numbers(dtype), order
-        return array
-
-
-class _Scalar(_Inert):
-    """Stands for numpy's ``scalar``: makes a number."""
-
-    __slots__ = ()
-
-    def __new__(cls, dtype: Any, data: Any) -> Any:
-        array = _Array()
-        array.data, array.shape, array.dtype, array.order = data, (), _numbers(dtype), "C"
-        return _to_numpy(array).item()
-
-
-class _OrderedDict(_Inert, dict):
-    """A dict in the order of its file."""
-
-    __slots__ = ()
+        raise pickle.UnpicklingError("it gives a dict a state, which no weight file does")
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     _allowed = {
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _DType,
-        ("_codecs", "encode"): _Bytes,
-        ("collections", "OrderedDict"): _OrderedDict,
-        ("numpy.core.multiarray", "_reconstruct"): _Reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): _Reconstruct,
-        ("numpy.core.multiarray", "scalar"): _Scalar,
-        ("numpy._core.multiarray", "scalar"): _Scalar,
-        ("numpy.core.numeric", "_frombuffer"): _FromBuffer,
-        ("numpy._core.numeric", "_frombuffer"): _FromBuffer,
+        "numpy.ndarray": _ArrayType,
+        "numpy.dtype": _DType,
+        "_codecs.encode": _Bytes,
+        "collections.OrderedDict": _OrderedDict,
+        **{f"numpy.{core}.multiarray._reconstruct": _Reconstruct for core in ("core", "_core")},
+        **{f"numpy.{core}.multiarray.scalar": _Scalar for core in ("core", "_core")},
+        **{f"numpy.{core}.numeric._frombuffer": _FromBuffer for core in ("core", "_core")},
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._allowed:
+        if f"{module}.{name}" not in self._allowed:
             raise pickle.UnpicklingError(f"it names {_brief(module)}.{_brief(name)}".replace("'", ""))
-        return self._allowed[module, name]
-
-
-def _numbers(dtype: Any) -> np.dtype:
-    if not isinstance(dtype, _DType):
-        raise pickle.UnpicklingError("it holds an array of something else than numbers")
-    return dtype.dtype
-
-
-def _to_numpy(array: _Array) -> np.ndarray:
-    """Return an array that owns its memory, in the byte order of this machine."""
-    data, shape = array.data, array.shape
-    text = data.text if isinstance(data, _Bytes) else data
-    if not isinstance(text, str | bytes | bytearray) or array.order not in ("C", "F"):
-        raise pickle.UnpicklingError("it holds an array of something else than numbers")
-    if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS or not all(type(side) is int for side in shape):
-        raise pickle.UnpicklingError("it holds an array whose shape is no tuple of whole numbers")
-    if min(shape, default=0) < 0 or math.prod(shape) * array.dtype.itemsize != len(text):
-        raise pickle.UnpicklingError(f"it holds an array of shape {str(shape)[:200]} with {len(text)} bytes")
-    buffer = text.encode("latin1") if isinstance(text, str) else text  # Python 2 wrote bytes as text
-    read = np.frombuffer(buffer, array.dtype).reshape(shape, order=array.order)  # type: ignore[call-overload]
-    return read.astype(array.dtype.newbyteorder("="), order="C")
+        return self._allowed[f"{module}.{name}"]
 
 
 class _Arrays:
-    """Replaces the stand-ins in containers. What is shared stays shared; ``room`` bytes of arrays may be made."""
+    """Makes arrays of what was kept in containers, of at most ``room`` bytes. What is shared stays shared."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -406,34 +342,70 @@ class _Arrays:
             made: Any = {key: self.of(item, depth + 1) for key, item in value.items()}
         elif isinstance(value, list | tuple):
             made = [self.of(item, depth + 1) for item in value]
-        elif isinstance(value, _Array):
+        elif isinstance(value, _Reconstruct | _FromBuffer):
             made = self._array(value)
+        elif isinstance(value, _Scalar):
+            made = self._array(value).item()
         elif isinstance(value, _Bytes):
-            made = value.text  # its bytes are of no use here
+            made = _text(value)  # its bytes are of no use here
         else:
             return value
         self.made[id(value)] = made
         return made
 
-    def _array(self, value: _Array) -> np.ndarray:
-        if not hasattr(value, "data"):
-            raise pickle.UnpicklingError("it holds an array without numbers")
-        self.room -= len(value.data.text if isinstance(value.data, _Bytes) else value.data)
+    def _array(self, kept: _Kept) -> np.ndarray:
+        """Return an array that owns its memory, in the byte order of this machine."""
+        shape: tuple[int, ...] = ()
+        order = "C"
+        if isinstance(kept, _FromBuffer):
+            data, dtype, shape, order = kept.arguments
+        elif isinstance(kept, _Scalar):
+            dtype, data = kept.arguments
+        else:
+            if kept.arguments[0] is not _ArrayType:
+                raise pickle.UnpicklingError(f"it holds an array of type {_brief(kept.arguments[0])}")
+            if kept.state is None:
+                raise pickle.UnpicklingError("it holds an array without numbers")
+            _, shape, dtype, is_fortran, data = kept.state
+            order = "F" if is_fortran else "C"
+        numbers, data = _numbers(dtype), _text(data) if isinstance(data, _Bytes) else data
+        if not isinstance(data, str | bytes | bytearray) or order not in ("C", "F"):
+            raise pickle.UnpicklingError("it holds an array of something else than numbers")
+        if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS or not all(type(side) is int for side in shape):
+            raise pickle.UnpicklingError("it holds an array whose shape is no tuple of whole numbers")
+        if min(shape, default=0) < 0 or math.prod(shape) * numbers.itemsize != len(data):
+            raise pickle.UnpicklingError(f"it holds an array of shape {str(shape)[:200]} with {len(data)} bytes")
+        self.room -= len(data)
         if self.room < 0:
             raise pickle.UnpicklingError("its arrays share their numbers, and would unfold to many times the file")
-        return _to_numpy(value)
+        buffer = data.encode("latin1") if isinstance(data, str) else data  # Python 2 wrote bytes as text
+        read = np.frombuffer(buffer, numbers).reshape(shape, order=order)  # type: ignore[call-overload]
+        return read.astype(numbers.newbyteorder("="), order="C")
+
+
+def _numbers(kept: Any) -> np.dtype:
+    if not isinstance(kept, _DType):
+        raise pickle.UnpicklingError("it holds an array of something else than numbers")
+    typecode, byte_order = kept.arguments[0], kept.state[1] if kept.state else None
+    if not isinstance(typecode, str) or typecode.lstrip("<>=|") not in _TYPECODES:
+        raise pickle.UnpicklingError(f"it holds an array of {_brief(typecode)}, expected numbers")
+    if byte_order not in ("<", ">", "|", "=", None):
+        raise pickle.UnpicklingError(f"it holds an array with byte order {_brief(byte_order)}")
+    dtype = np.dtype(typecode)
+    return dtype if byte_order is None else dtype.newbyteorder(byte_order)
+
+
+def _text(kept: _Bytes) -> str:
+    text, encoding = kept.arguments
+    if encoding != "latin1" or not isinstance(text, str):
+        raise pickle.UnpicklingError(f"it holds text in the encoding {_brief(encoding)}")
+    return text
 
 
 def _brief(value: Any) -> str:
     return (
         repr(value[:80]) if isinstance(value, str) else repr(value)[:80] if isinstance(value, type) else "another kind"
     )
-
-
-MAGIC = b"PK\x03\x04"
-_END = b"PK\x05\x06"
-_END_BYTES = 22
-_MAX_RECORDS = 200_000
 
 
 def check_torch_zip(path: Path) -> set[str]:

@@ -1,9 +1,10 @@
-"""From what a user writes (a catalog name, a file, a state dict) to weights in our names with what is known of them."""
+"""Reading weights that a user names (by the catalog, a file, a state dict), with what is known of their training."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,18 +24,18 @@ from resnet_backbone.weights.architecture import (
     shortcut_of,
     stem_of,
 )
-from resnet_backbone.weights.cache import download_weights, resolve
 from resnet_backbone.weights.catalog import (
     CATALOG,
     SCHEMES,
+    InputFormat,
+    TestTransform,
     WeightsEntry,
     find_entry_by_sha256,
     get_entry,
     parse_source,
 )
-from resnet_backbone.weights.download import file_hash
+from resnet_backbone.weights.download import download_weights, resolve
 from resnet_backbone.weights.errors import WeightsError, shorten
-from resnet_backbone.weights.input_format import InputFormat, TestTransform
 from resnet_backbone.weights.names import classifier_part, to_our_names, without_wrappers, zeros_behind
 from resnet_backbone.weights.read import PART, RawFile, read_file, split_part, tell_others
 from resnet_backbone.weights.safe_pickle import shown
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 PACKAGE_KEY = "resnet_backbone"
 FORMAT_VERSION = 1
 OPTION_A_ZEROS = ("behind", "both")
+_KNOWN_FACTS = ("licence", "acc1", "acc5", "test_transform", "class_names")  # of the catalog and of packaged files
 
 
 @dataclass(frozen=True)
@@ -122,16 +124,18 @@ class Weights:
         )
 
 
-def read_weights(source: str | Path, arch: str | None = None, *, option_a_zeros: str | None = None) -> Weights:
+def read_weights(
+    source: str | Path | RawFile, arch: str | None = None, *, option_a_zeros: str | None = None
+) -> Weights:
     """Read weights, downloading published ones the first time.
 
     Args:
         source: ``"imagenet://resnet50/IMAGENET1K_V1"``, ``"resnet50/IMAGENET1K_V1"``, ``"IMAGENET1K_V1"`` together with
             ``arch``, ``"cifar10://cifar_resnet20/AKAMASTER"``; an address, see
-            :func:`~resnet_backbone.weights.cache.resolve`; or a file, see
+            :func:`~resnet_backbone.weights.download.resolve`; or a file, see
             :func:`~resnet_backbone.weights.read.read_file`, also for one of several networks in it. A published file is
             recognised by its SHA-256, and one that ``package_weights`` wrote says itself what it is; of others the
-            input format stays unknown.
+            input format stays unknown. What :func:`read_file` has read is not read again.
         arch: the architecture that is expected. It settles which of several it is that the tensors fit.
         option_a_zeros: of a network with shortcut option A, where the file does not say it: ``"behind"`` or ``"both"``,
             see :class:`Weights`.
@@ -142,29 +146,19 @@ def read_weights(source: str | Path, arch: str | None = None, *, option_a_zeros:
             ``option_a_zeros`` that contradicts what is known.
         DownloadError: published weights could not be had.
     """
-    resolved = resolve(source) if isinstance(source, str) else str(source)
-    path, part = split_part(resolved)
-    entry = None if isinstance(source, Path) else _named_entry(resolved.removesuffix(f"{PART}{part}"), arch)
-    if entry is not None:
-        if arch is not None and arch != entry.arch:
-            raise WeightsError(f"{source} is for {entry.arch}, not {arch}; write one of {_names_for(arch)}")
-        path = download_weights(entry)
-    elif not path.is_file():
-        raise FileNotFoundError(
-            f"{source} is neither a file nor a name in the catalog; write the path of a weight file, or "
-            f"imagenet://ARCH/NAME, as in imagenet://resnet50/IMAGENET1K_V1, or cifar10://cifar_resnet20/AKAMASTER"
-        )
-    raw = read_file(f"{path}{PART}{part}" if part else path)
-    if not part:
+    entry = None
+    if isinstance(source, RawFile):
+        raw, source = source, source.source
+    else:
+        path, part, entry = _find_file(source, arch)
+        raw = read_file(f"{path}{PART}{part}" if part else path)
+    if not split_part(raw.source)[1]:
         tell_others(source, raw)
-    sha256 = file_hash(path, "sha256")
-    if entry is not None and not sha256.startswith(entry.sha256):
+    if entry is not None and not raw.sha256.startswith(entry.sha256):
         raise WeightsError(
-            f"{path} is damaged: its SHA-256 is {sha256}, published is {entry.sha256}...; delete the file"
+            f"{raw.path} is damaged: its SHA-256 is {raw.sha256}, published is {entry.sha256}...; delete the file"
         )
-    if PACKAGE_KEY in raw.metadata:
-        return _packaged(raw, str(source), sha256, arch, option_a_zeros)
-    return _published(raw, str(source), sha256, arch, entry or find_entry_by_sha256(sha256), option_a_zeros)
+    return _interpret(raw, str(source), arch, entry, option_a_zeros)
 
 
 def weights_from_state_dict(
@@ -180,17 +174,30 @@ def weights_from_state_dict(
         TypeError: values that are not tensors.
         WeightsError: tensors of no network that we know, of another than ``arch``, or not finite.
     """
-    strange = [
-        f"{name} ({type(value).__name__})" for name, value in state_dict.items() if not isinstance(value, Tensor)
-    ]
-    if strange:
-        raise TypeError(f"expected a state dict, names with tensors; found also {shorten(strange)}")
-    return _published(RawFile(without_wrappers(state_dict), {}), "a state dict", "", arch, None, option_a_zeros)
+    others = [f"{name} ({type(value).__name__})" for name, value in state_dict.items() if not isinstance(value, Tensor)]
+    if others:
+        raise TypeError(f"expected a state dict, names with tensors; found also {shorten(others)}")
+    return _interpret(RawFile(without_wrappers(state_dict), {}), "a state dict", arch, None, option_a_zeros)
 
 
-def _named_entry(source: str | Path, arch: str | None) -> WeightsEntry | None:
-    if isinstance(source, Path):
-        return None
+def _find_file(source: str | Path, arch: str | None) -> tuple[Path, str, WeightsEntry | None]:
+    """Return the file that a user names, which part of it, and its entry where it is named by the catalog."""
+    resolved = resolve(source) if isinstance(source, str) else str(source)
+    path, part = split_part(resolved)
+    entry = None if isinstance(source, Path) else _named_entry(resolved.removesuffix(f"{PART}{part}"), arch)
+    if entry is not None:
+        if arch is not None and arch != entry.arch:
+            raise WeightsError(f"{source} is for {entry.arch}, not {arch}; write one of {_names_for(arch)}")
+        path = download_weights(entry)
+    elif not path.is_file():
+        raise FileNotFoundError(
+            f"{source} is neither a file nor a name in the catalog; write the path of a weight file, or "
+            f"imagenet://ARCH/NAME, as in imagenet://resnet50/IMAGENET1K_V1, or cifar10://cifar_resnet20/AKAMASTER"
+        )
+    return path, part, entry
+
+
+def _named_entry(source: str, arch: str | None) -> WeightsEntry | None:
     if source.startswith(SCHEMES):
         return parse_source(source)
     if source in CATALOG:
@@ -209,50 +216,60 @@ def _names_for(arch: str) -> str:
     return ", ".join(name for name in sorted(CATALOG) if name.startswith(f"{arch}/")) or f"a file (none is for {arch})"
 
 
-def _published(
-    raw: RawFile,
-    source: str,
-    sha256: str,
-    arch: str | None,
-    entry: WeightsEntry | None,
-    option_a_zeros: str | None,
+def _interpret(
+    raw: RawFile, source: str, arch: str | None, entry: WeightsEntry | None, option_a_zeros: str | None
 ) -> Weights:
-    try:
+    """Bring the tensors of a file to our names, and put beside them what its package or the catalog knows.
+
+    Args:
+        raw: the file, or a state dict.
+        source: its name, for messages.
+        arch, option_a_zeros: see :func:`read_weights`.
+        entry: of the catalog, where the user has named it.
+    """
+    packaged = package_facts(raw.metadata, source) if PACKAGE_KEY in raw.metadata else None
+    if packaged is None and entry is None and raw.sha256:
+        entry = find_entry_by_sha256(raw.sha256)
+    with _naming(source):
         part, left_out = classifier_part(raw.tensors)
-    except WeightsError as error:
-        raise WeightsError(f"{source}: {error}") from error
-    left_out += raw.others
-    state_dict, _ = _renamed(part, source)
-    if entry is not None and not entry.has_classifier:
+        state_dict = to_our_names(part)
+    if packaged is None and entry is not None and not entry.has_classifier:
         left_out += [name for name in state_dict if name.startswith(HEAD)]
         state_dict = {name: tensor for name, tensor in state_dict.items() if not name.startswith(HEAD)}
-    arch = _resolve_arch(state_dict, source, entry.arch if entry else None, arch, raw.metadata.get("arch"))
+    known = packaged or entry
+    arch = _resolve_arch(state_dict, source, known.arch if known else None, arch, raw.metadata.get("arch"))
     _check_finite(state_dict, source)
-    known = entry.option_a_zeros or None if entry else None
-    state_dict, zeros = _with_zeros(state_dict, arch, source, known, option_a_zeros)
-    stride_in_1x1 = None if arch is None or has_bottlenecks(arch) else False
+    zeros_of_entry = entry.option_a_zeros or None if entry and not packaged else None
+    state_dict, zeros = _with_zeros(state_dict, arch, source, zeros_of_entry, option_a_zeros)
+    facts = {name: getattr(known, name) for name in _KNOWN_FACTS} if known else {}
+    # The first Detectron's files have batch norm without statistics, which alone would look like group norm.
+    norm = "BN" if any("_bn_" in name for name in part) else norm_of(state_dict)
     return Weights(
         state_dict=state_dict,
         arch=arch,
-        input_format=entry.input_format if entry else None,
-        stride_in_1x1=entry.stride_in_1x1 if entry else stride_in_1x1,
-        # The first Detectron's files have batch norm without statistics, which alone would look like group norm.
-        norm="BN" if any("_bn_" in name for name in part) else norm_of(state_dict),
+        input_format=known.input_format if known else None,
+        stride_in_1x1=known.stride_in_1x1 if known else (None if arch is None or has_bottlenecks(arch) else False),
+        norm=packaged.norm if packaged else norm,
         source=source,
-        sha256=sha256,
+        sha256=raw.sha256,
         num_classes=num_classes_of(state_dict),
-        licence=entry.licence if entry else "",
-        acc1=entry.acc1 if entry else None,
-        acc5=entry.acc5 if entry else None,
-        test_transform=entry.test_transform if entry else None,
-        class_names=entry.class_names if entry else (),
-        left_out=tuple(sorted(left_out)),
-        option_a_zeros=zeros,
+        left_out=tuple(sorted([*left_out, *raw.others])),
+        option_a_zeros=(packaged.option_a_zeros if packaged else None) or zeros,
+        **facts,
     )
 
 
+@contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Put the name of what is read in front of messages."""
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {error}") from error
+
+
 def _with_zeros(
-    state_dict: dict[str, Tensor], arch: str | None, source: str, known: str | None, told: str | None
+    state_dict: dict[str, Tensor], arch: str | None, source: str, stated: str | None, asked: str | None
 ) -> tuple[dict[str, Tensor], str | None]:
     """Bring a network with shortcut option A to zeros behind the copied channels; see :attr:`Weights.option_a_zeros`.
 
@@ -260,29 +277,27 @@ def _with_zeros(
         state_dict: in our names.
         arch: of the network; None where it is open.
         source: for messages.
-        known: of the zeros, from the catalog.
-        told: likewise, by the user.
+        stated: by the catalog, where the zeros are.
+        asked: likewise, what the user says.
     """
-    if told not in (None, *OPTION_A_ZEROS):
-        raise WeightsError(f"option_a_zeros is {told!r}; write one of {', '.join(map(repr, OPTION_A_ZEROS))}")
+    if asked not in (None, *OPTION_A_ZEROS):
+        raise WeightsError(f"option_a_zeros is {asked!r}; write one of {', '.join(map(repr, OPTION_A_ZEROS))}")
     if arch is None or shortcut_of(arch, state_dict) != "A":
-        if told is not None:
+        if asked is not None:
             raise WeightsError(
-                f"{source}: option_a_zeros={told!r} is of networks with shortcut option A, which "
+                f"{source}: option_a_zeros={asked!r} is of networks with shortcut option A, which "
                 f"{arch or 'a network of unknown architecture'} is not known to have here; write arch=, or leave it out"
             )
         return state_dict, ""
     padded = has_padding(state_dict)  # by our own networks, which have the zeros behind
-    known = "behind" if padded else known
-    if None not in (known, told) and known != told:
-        raise WeightsError(f"{source} has option_a_zeros={known!r}, not {told!r}; leave option_a_zeros out")
-    zeros = known or told
+    stated = "behind" if padded else stated
+    if None not in (stated, asked) and stated != asked:
+        raise WeightsError(f"{source} has option_a_zeros={stated!r}, not {asked!r}; leave option_a_zeros out")
+    zeros = stated or asked
     if zeros is None or padded:
         return state_dict, zeros
-    try:
+    with _naming(source):
         return zeros_behind(state_dict, zeros), zeros
-    except WeightsError as error:
-        raise WeightsError(f"{source}: {error}") from error
 
 
 class PackageFacts(NamedTuple):
@@ -355,39 +370,8 @@ def _texts(values: Any) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _packaged(raw: RawFile, source: str, sha256: str, arch: str | None, option_a_zeros: str | None) -> Weights:
-    state_dict, _ = _renamed(raw.tensors, source)
-    _check_finite(state_dict, source)
-    facts = package_facts(raw.metadata, source)
-    arch = _resolve_arch(state_dict, source, facts.arch, arch)
-    _, zeros = _with_zeros(state_dict, arch, source, None, option_a_zeros)
-    return Weights(
-        state_dict=state_dict,
-        arch=arch,
-        input_format=facts.input_format,
-        stride_in_1x1=facts.stride_in_1x1,
-        norm=facts.norm,
-        source=source,
-        sha256=sha256,
-        num_classes=num_classes_of(state_dict),
-        licence=facts.licence,
-        acc1=facts.acc1,
-        acc5=facts.acc5,
-        test_transform=facts.test_transform,
-        class_names=facts.class_names,
-        option_a_zeros=facts.option_a_zeros or zeros,
-    )
-
-
-def _renamed(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], str]:
-    try:
-        return to_our_names(tensors)
-    except WeightsError as error:
-        raise WeightsError(f"{source}: {error}") from error
-
-
 def _resolve_arch(
-    state_dict: Mapping[str, Tensor], source: str, stated: str | None, expected: str | None, told: object = None
+    state_dict: Mapping[str, Tensor], source: str, stated: str | None, expected: str | None, written: object = None
 ) -> str | None:
     """Return the architecture that the tensors show, settled by what is stated or expected where they fit several.
 
@@ -396,11 +380,11 @@ def _resolve_arch(
         source: for messages.
         stated: by the catalog or a packaged file; it must fit.
         expected: by the user; likewise.
-        told: what a checkpoint has under ``arch``, in whatever language: it counts where it is one that fits.
+        written: what a checkpoint has under ``arch``, in whatever language: it counts where it is one that fits.
     """
     candidates = candidate_archs(state_dict)
-    if stated is None and told in candidates:
-        stated = str(told)
+    if stated is None and written in candidates:
+        stated = str(written)
     for arch in (stated, expected):
         if arch is not None and candidates and arch not in candidates:
             raise _of_another(source, candidates, arch)

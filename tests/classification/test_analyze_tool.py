@@ -18,7 +18,7 @@ from resnet_backbone.classification.complexity_table import complexity_row
 from resnet_backbone.classification.responses import measure_responses, measure_sources, spread
 from resnet_backbone.data.images.classes import open_classes
 from resnet_backbone.weights import InputFormat, TestTransform, package_weights
-from resnet_backbone.weights.input_format import TORCHVISION_RGB
+from resnet_backbone.weights.catalog import TORCHVISION_RGB
 
 BGR = InputFormat("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))
 

@@ -19,12 +19,12 @@ from resnet_backbone.classification.predict import Member
 from resnet_backbone.classification.transforms import ONE_CROP, Views
 from resnet_backbone.data.images.classes import open_classes
 from resnet_backbone.data.prepare.cifar10 import prepare_cifar10
+from resnet_backbone.files.atomic import file_hash
 from resnet_backbone.metrics.classification import ClassificationMetrics
 from resnet_backbone.metrics.run_facts import device_name, git_commit, hash_labels, read_figures
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import TestTransform, package_weights
-from resnet_backbone.weights.download import file_hash
-from resnet_backbone.weights.input_format import TORCHVISION_RGB
+from resnet_backbone.weights.catalog import TORCHVISION_RGB
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu")
 CIFAR = TestTransform(32, 32)

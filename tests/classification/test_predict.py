@@ -26,7 +26,7 @@ from resnet_backbone.classification.predict import Classifier, load_classifier, 
 from resnet_backbone.classification.transforms import ONE_CROP, Views
 from resnet_backbone.data.images.classes import open_classes
 from resnet_backbone.weights import TestTransform, WeightsError, package_weights, read_weights
-from resnet_backbone.weights.input_format import MSRA_BGR, TORCHVISION_RGB
+from resnet_backbone.weights.catalog import MSRA_BGR, TORCHVISION_RGB
 
 NUM_CLASSES = 7
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -13,7 +13,7 @@ from torchvision.transforms import functional as F
 from resnet_backbone.classification.transforms import KINDS, ONE_CROP, SCALES, Views, multi_scale, one_crop, ten_crops
 from resnet_backbone.data.images.classes import read_rgb
 from resnet_backbone.weights import InputFormat, TestTransform, get_entry
-from resnet_backbone.weights.input_format import MSRA_BGR, TORCHVISION_RGB
+from resnet_backbone.weights.catalog import MSRA_BGR, TORCHVISION_RGB
 
 V1 = TestTransform(256, 224)
 # Width and height: landscape, portrait, odd, square, smaller than the crop, long and thin, exactly the crop.

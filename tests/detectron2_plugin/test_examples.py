@@ -16,7 +16,7 @@ from PIL import Image
 
 from resnet_backbone import create_model
 from resnet_backbone.data.prepare.shapes import generate_shapes
-from resnet_backbone.weights.input_format import MSRA_BGR, TORCHVISION_RGB
+from resnet_backbone.weights.catalog import MSRA_BGR, TORCHVISION_RGB
 from resnet_backbone.weights.package import package_weights
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from resnet_backbone import create_model
-from resnet_backbone.weights.input_format import MSRA_BGR, TORCHVISION_RGB, InputFormat
+from resnet_backbone.weights.catalog import MSRA_BGR, TORCHVISION_RGB, InputFormat
 from resnet_backbone.weights.package import package_weights
 
 detectron2 = pytest.importorskip("detectron2", reason="Detectron2 is not installed")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from resnet_backbone.data.prepare.shapes import generate_shapes
 from resnet_backbone.weights import InputFormat, package_weights
-from resnet_backbone.weights.input_format import TORCHVISION_RGB
+from resnet_backbone.weights.catalog import TORCHVISION_RGB
 from resnet_backbone.weights.source import FORMAT_VERSION, PACKAGE_KEY
 
 

@@ -14,8 +14,8 @@ from resnet_backbone.doctor.checkpoint import read_checkpoint
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.detector import build_detector
 from resnet_backbone.weights import get_entry, read_weights
-from resnet_backbone.weights.cache import cached_weights_path
-from resnet_backbone.weights.input_format import MSRA_BGR
+from resnet_backbone.weights.catalog import MSRA_BGR
+from resnet_backbone.weights.download import cached_weights_path
 
 CPU = ("MODEL.DEVICE", "cpu")
 DATA = ("DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)")

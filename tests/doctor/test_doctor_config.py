@@ -10,7 +10,7 @@ import torchvision
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
-from resnet_backbone.weights.input_format import MSRA_BGR, TORCHVISION_RGB
+from resnet_backbone.weights.catalog import MSRA_BGR, TORCHVISION_RGB
 
 SECTIONS = ["versions", "registry", "config", "weights", "input", "data", "classification"]
 NO_FIT = ["MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS", "False"]

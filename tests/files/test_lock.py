@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -71,4 +75,45 @@ def test_a_killed_run_leaves_no_lock(tmp_path, other_run):
     process.kill()
     process.join()
     with writing_alone(tmp_path / "output", patience_s=0):
+        pass
+
+
+def forked_and_idle(folder, ready):
+    with writing_alone(folder):
+        context = multiprocessing.get_context("fork")
+        context.Process(target=time.sleep, args=(30,), daemon=False).start()
+        ready.set()
+        time.sleep(30)
+
+
+def test_children_do_not_inherit_the_lock(tmp_path):
+    """As the processes that load data, which may outlive a killed run."""
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=forked_and_idle, args=(tmp_path, ready))
+    process.start()
+    assert ready.wait(30)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.join()
+    try:
+        with writing_alone(tmp_path, patience_s=1):
+            assert all(Path(f"/proc/{child}").exists() for child in children) and children
+    finally:
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_disk_without_locks_is_used_without(tmp_path, monkeypatch, caplog):
+    def none_here(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none_here)
+    with writing_alone(tmp_path / "output"):
+        assert "cannot be locked ([Errno" in caplog.text and "see to it that no other process writes" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(OSError, match="directory"), writing_alone(tmp_path):
         pass

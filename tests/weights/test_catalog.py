@@ -6,9 +6,8 @@ import torch
 import torchvision
 
 from resnet_backbone.weights import find_entry_by_sha256, get_entry, list_weights
-from resnet_backbone.weights.catalog import CATALOG, parse_source
+from resnet_backbone.weights.catalog import CATALOG, TORCHVISION_RGB, TestTransform, parse_source
 from resnet_backbone.weights.errors import WeightsError
-from resnet_backbone.weights.input_format import TORCHVISION_RGB, TestTransform
 
 ENUMS = {
     "resnet18": "ResNet18_Weights",

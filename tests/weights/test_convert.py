@@ -30,8 +30,7 @@ def ours_on_meta(arch, **options):
 
 @pytest.mark.parametrize("arch", TORCHVISION_ARCHS)
 def test_torchvision_names_become_those_of_our_models(torchvision_state, arch):
-    renamed, layout = to_our_names(torchvision_state(arch))
-    assert layout == "torchvision"
+    renamed = to_our_names(torchvision_state(arch))
     assert shapes(renamed) == shapes(ours_on_meta(arch).state_dict())
     assert infer_arch(renamed) == arch
     assert num_classes_of(renamed) == 1000
@@ -40,7 +39,7 @@ def test_torchvision_names_become_those_of_our_models(torchvision_state, arch):
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "vgg16", "vgg16_bn", "vgg19_bn"])
 def test_the_order_of_use_is_kept(torchvision_state, arch):
     """Both packages register tensors in the order of use, but for the shortcut of a block."""
-    renamed, _ = to_our_names(torchvision_state(arch))
+    renamed = to_our_names(torchvision_state(arch))
     numbers = [int(tensor.flatten()[0]) for name, tensor in renamed.items() if "shortcut" not in name]
     expected = [name for name in ours_on_meta(arch).state_dict() if "shortcut" not in name]
     by_number = sorted((name for name in renamed if "shortcut" not in name), key=lambda n: int(renamed[n].flatten()[0]))
@@ -51,8 +50,8 @@ def test_the_order_of_use_is_kept(torchvision_state, arch):
 @pytest.mark.parametrize("arch", known_archs())
 def test_our_own_names_stay(arch):
     state = ours_on_meta(arch).state_dict()
-    renamed, layout = to_our_names(state)
-    assert (layout, list(renamed)) == ("ours", list(state))
+    renamed = to_our_names(state)
+    assert list(renamed) == list(state)
     assert set(candidate_archs(renamed)) == {arch, arch.replace("plain", "resnet")}
     assert norm_of(renamed) == ("" if arch in ("vgg16", "vgg19") else "BN")
 
@@ -109,7 +108,7 @@ def test_resnext_and_wide_resnets_are_not_taken_for_resnets(arch):
     """Their names are those of ResNet-50 and ResNet-101."""
     with torch.device("meta"):
         state = getattr(torchvision.models, arch)().state_dict()
-    assert infer_arch(to_our_names(state)[0]) is None
+    assert infer_arch(to_our_names(state)) is None
 
 
 @pytest.mark.parametrize("arch", ["alexnet", "densenet121", "mobilenet_v2", "squeezenet1_0", "vgg11", "vgg13_bn"])
@@ -117,7 +116,7 @@ def test_other_networks_are_refused_or_fit_nothing(arch):
     with torch.device("meta"):
         state = getattr(torchvision.models, arch)().state_dict()
     try:
-        renamed, _ = to_our_names(state)
+        renamed = to_our_names(state)
     except WeightsError as error:
         assert "no part of a ResNet or VGG" in str(error)
     else:
@@ -153,8 +152,7 @@ def test_caffe2_names(arch, style):
     state = ours_on_meta(arch, norm="FrozenBN").state_dict()
     blobs = {caffe2_name(name, style): tensor for name, tensor in state.items()}
     assert len(blobs) == len(state)
-    renamed, layout = to_our_names(blobs)
-    assert layout == "caffe2"
+    renamed = to_our_names(blobs)
     assert {name: id(tensor) for name, tensor in renamed.items()} == {n: id(t) for n, t in state.items()}
 
 
@@ -171,20 +169,20 @@ def test_caffe2_names_that_detectron2s_issues_show():
         "fc1000_b": "linear.bias",
     }
     tensors = {name: torch.zeros(1) for name in names}
-    assert list(to_our_names(tensors)[0]) == list(names.values())
+    assert list(to_our_names(tensors)) == list(names.values())
     part, others = classifier_part({**tensors, "conv1_b": torch.zeros(1)})
     assert (list(part), others) == (list(names), ["conv1_b"])
 
 
 def test_group_norm_of_detectron():
     names = {"conv1_gn_s": "stem.conv1.norm.weight", "res3_1_branch2b_gn_b": "res3.1.conv2.norm.bias"}
-    assert list(to_our_names({name: torch.zeros(1) for name in names})[0]) == list(names.values())
+    assert list(to_our_names({name: torch.zeros(1) for name in names})) == list(names.values())
 
 
 @pytest.mark.parametrize("head", ["stem.fc", "fc1000", "linear"])
 def test_detectron2s_names_for_the_head(head):
     state = {"stem.conv1.weight": torch.zeros(1), f"{head}.weight": torch.zeros(5, 1)}
-    assert list(to_our_names(state)[0]) == ["stem.conv1.weight", "linear.weight"]
+    assert list(to_our_names(state)) == ["stem.conv1.weight", "linear.weight"]
 
 
 def test_two_heads_are_refused():
@@ -242,7 +240,7 @@ def test_a_torchvision_detector():
     with torch.device("meta"):
         model = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     part, left = classifier_part(model.state_dict())
-    assert infer_arch(to_our_names(part)[0]) == "resnet50"
+    assert infer_arch(to_our_names(part)) == "resnet50"
     assert len(part) + len(left) == len(model.state_dict())
     assert all(name.startswith(("backbone.fpn", "rpn.", "roi_heads.")) for name in left)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from resnet_backbone.weights.cache import cached_weights_path, download_weights
+from resnet_backbone.files.atomic import file_hash
 from resnet_backbone.weights.catalog import get_entry
-from resnet_backbone.weights.download import DownloadError, download, file_hash
+from resnet_backbone.weights.download import DownloadError, cached_weights_path, download, download_weights
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -3,7 +3,7 @@ import math
 import pytest
 import torchvision
 
-from resnet_backbone.weights.input_format import MSRA_BGR, TORCHVISION_RGB, VGG_FEATURES_RGB, InputFormat
+from resnet_backbone.weights.catalog import MSRA_BGR, TORCHVISION_RGB, VGG_FEATURES_RGB, InputFormat
 
 
 @pytest.mark.parametrize("input_format", [TORCHVISION_RGB, MSRA_BGR, VGG_FEATURES_RGB])

@@ -11,8 +11,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights import WeightsError, load_weights, package_weights, read_weights
-from resnet_backbone.weights.catalog import CATALOG
-from resnet_backbone.weights.input_format import TORCHVISION_RGB
+from resnet_backbone.weights.catalog import CATALOG, TORCHVISION_RGB
 from resnet_backbone.weights.source import weights_from_state_dict
 
 ARCHS = ["cifar_resnet20", "cifar_resnet32", "resnet18", "resnet50"]

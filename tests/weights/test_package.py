@@ -14,7 +14,7 @@ from resnet_backbone.weights import (
     package_weights,
     read_weights,
 )
-from resnet_backbone.weights.input_format import TORCHVISION_RGB
+from resnet_backbone.weights.catalog import TORCHVISION_RGB
 
 ROOT = Path(__file__).resolve().parents[2]
 BGR = InputFormat("BGR", (103.939, 116.779, 123.68), (1, 1, 1))

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from resnet_backbone.weights import DownloadError, InputFormat, WeightsError, load_weights, read_weights
-from resnet_backbone.weights.cache import resolve
 from resnet_backbone.weights.catalog import CATALOG, get_entry
+from resnet_backbone.weights.download import resolve
 from resnet_backbone.weights.source import weights_from_state_dict
 
 

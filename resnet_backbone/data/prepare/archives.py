@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from resnet_backbone.data.images.media import is_hidden
-from resnet_backbone.files.atomic import replacing
-from resnet_backbone.weights.download import download, file_hash
+from resnet_backbone.files.atomic import file_hash, replacing
+from resnet_backbone.weights.download import download
 
 logger = logging.getLogger(__name__)
 
