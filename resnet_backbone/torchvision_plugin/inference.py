@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import sys
 import time
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +28,10 @@ from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.detections import Detections
 from resnet_backbone.metrics.drawing import Sample as PictureSample
 from resnet_backbone.metrics.drawing import check_image, evenly_spaced, save_comparison_pictures
-from resnet_backbone.metrics.results import ImageResults, decode_masks, write_results
+from resnet_backbone.metrics.results import ImageResults, decode_masks
 from resnet_backbone.metrics.run_facts import CostMeter, write_facts
 from resnet_backbone.metrics.summary import CocoMetrics
-from resnet_backbone.metrics.voc import score_results
+from resnet_backbone.metrics.voc import score_images
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained
 from resnet_backbone.torchvision_plugin.datasets import build_test_loader, iou_types
 from resnet_backbone.torchvision_plugin.improvements import build_improved
@@ -88,7 +86,7 @@ def predict(
     """Return the detections of this process's images, on the CPU, in pixels of the original images.
 
     The detector runs in float32 also where SOLVER.AMP trains it in another precision, as Detectron2's does.
-    Masks come as compressed run lengths: whole ones of a large set do not fit into memory.
+    Masks come as compressed RLE: as pixels, those of a large set do not fit into memory.
     """
     was_training = detector.training
     detector.eval()
@@ -138,11 +136,14 @@ def evaluate(
     gathered = gather_object(found)
     metrics = None
     if accelerator.is_main_process:
-        gathered = sorted(gathered, key=lambda image: image.image_id)
-        path = folder / "coco_instances_results.json"
-        write_results(path, chain.from_iterable(image.records(dataset.category_ids) for image in gathered))
-        voc_eleven_points = get_dataset(name, cfg.DATASETS.OWN).voc_eleven_points
-        metrics = score_results(dataset.json_path, path, iou_types(cfg), voc_eleven_points=voc_eleven_points)
+        metrics = score_images(
+            gathered,
+            dataset.category_ids,
+            dataset.ground_truth,
+            folder / "coco_instances_results.json",
+            iou_types(cfg),
+            voc_eleven_points=get_dataset(name, cfg.DATASETS.OWN).voc_eleven_points,
+        )
         if metrics is None:
             (folder / "metrics.json").unlink(missing_ok=True)  # figures of an earlier evaluation
         else:
@@ -166,21 +167,11 @@ def evaluate(
     return metrics
 
 
-def without_transforms(dataset: CocoDataset) -> CocoDataset:
-    """Return the same data set with original images."""
-    originals = copy.copy(dataset)
-    originals.transforms = None
-    return originals
-
-
 def _draw(dataset: CocoDataset, found: Sequence[ImageResults], folder: Path) -> None:
     """Draw evenly spaced images of this process's share, ground truth beside detections."""
     found_in = {image.image_id: image for image in found}
     indices = [index for index, image_id in enumerate(dataset.image_ids.tolist()) if image_id in found_in]
-    if any(image.masks is not None for image in found):
-        originals = CocoDataset(dataset.json_path, dataset.image_folder, with_masks=True, training=False)
-    else:
-        originals = without_transforms(dataset)
+    originals = dataset.with_other(masks=any(image.masks is not None for image in found))
     samples = []
     for index in evenly_spaced(indices):
         image, target = originals[index]

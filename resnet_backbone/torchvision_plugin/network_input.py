@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from resnet_backbone.config import fit_input, required_by_source
-from resnet_backbone.data.catalog import get_dataset
 from resnet_backbone.data.coco.dataset import CocoDataset, Target
 from resnet_backbone.data.coco.masks import decode_segmentation
 from resnet_backbone.data.transforms import SeenImage, Sight, pad_masks, restore_pixels
@@ -29,7 +28,6 @@ from resnet_backbone.torchvision_plugin.datasets import (
     open_train_set,
 )
 from resnet_backbone.torchvision_plugin.detector import Preprocess
-from resnet_backbone.torchvision_plugin.inference import without_transforms
 
 
 def open_sight(cfg: CfgNode, *, training: bool) -> Sight:
@@ -65,7 +63,7 @@ def _training_images(cfg: CfgNode, preprocess: Preprocess) -> Sight:
             pixels = _pixels(cfg, preprocess, batch)
             for row, image, target, (_, index) in zip(pixels, batch, targets, draws, strict=True):
                 dataset, own_index = _locate(parts, index)
-                untouched = without_transforms(dataset)[own_index][1]
+                untouched = dataset.with_other()[own_index][1]
                 yield _seen(row, image, target, dataset.image_path(own_index), len(untouched["boxes"]))
 
     return Sight(train_set.class_names, images())
@@ -74,9 +72,7 @@ def _training_images(cfg: CfgNode, preprocess: Preprocess) -> Sight:
 def _test_images(cfg: CfgNode, preprocess: Preprocess) -> Sight:
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: name the data set to look at")
-    spec = get_dataset(cfg.DATASETS.TEST[0], cfg.DATASETS.OWN)
-    class_names = CocoDataset(spec.json_path, spec.image_folder, training=False).class_names
-    datasets = open_test_sets(cfg, class_names)
+    datasets = open_test_sets(cfg, None)
 
     def images() -> Iterator[SeenImage]:
         for dataset in datasets.values():
@@ -89,7 +85,7 @@ def _test_images(cfg: CfgNode, preprocess: Preprocess) -> Sight:
                 (row,) = _pixels(cfg, preprocess, batch)
                 yield _seen(row, batch[0], target, dataset.image_path(index), int(single.sum()))
 
-    return Sight(class_names, images())
+    return Sight(next(iter(datasets.values())).class_names, images())
 
 
 def _locate(parts: ConcatDataset[Any], index: int) -> tuple[CocoDataset, int]:

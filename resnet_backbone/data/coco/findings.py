@@ -11,13 +11,20 @@ from typing import Any, Literal
 
 import numpy as np
 
+logger = logging.getLogger(__name__)
+
+# stop: training refuses to start; drop: left out; fix: used after a repair; keep: used as it is
+Action = Literal["stop", "drop", "fix", "keep"]
+ACTIONS: tuple[Action, ...] = ("stop", "drop", "fix", "keep")
+MAX_EXAMPLES = 5
+
 
 @dataclass(frozen=True)
 class Kind:
     """What all findings of a kind say."""
 
     title: str  # after "3 of 40"
-    action: Literal["stop", "drop", "fix", "keep"]  # where it is used for training
+    action: Action  # where it is used for training
     does: str  # what training does, in words
     means: str = ""
     todo: str = ""
@@ -28,15 +35,15 @@ class Kind:
 _STOPS = "training stops"
 _AS_IS = "used as they are"
 _NEVER_FOUND = "counted in the evaluation as objects that nothing can find"
-_MASKS_ALONE = "not looked at where boxes are evaluated; where masks are, the evaluation refuses or miscounts them"
+_MASKS_ALONE = "not looked at where boxes are evaluated; where masks are, the evaluation refuses the file"
+_REFUSES = "the evaluation refuses the file"
 
 _FILE = {
-    "unusable_file": Kind("files that are no COCO-format JSON", "stop", _STOPS, todo="Export the annotations anew."),
+    "unusable_file": Kind("files that are no COCO-format JSON", "stop", _STOPS, todo="Export the annotations again."),
     "other_classes": Kind(
         "data sets of other classes than the first of training", "stop", _STOPS,
         "A label stands for another class there.", "Give all files the same list of categories.",
     ),
-    "not_evaluable": Kind("files that cannot be evaluated", "stop", _STOPS, "The evaluation refuses the file."),
 }  # fmt: skip
 _IMAGES = {
     "malformed_image": Kind("images with a missing or wrong entry", "stop", _STOPS),
@@ -47,7 +54,7 @@ _IMAGES = {
     ),
     "repeated_image_id": Kind(
         "images whose id another image has", "stop", _STOPS,
-        "Whose annotations are they? It happens where files are joined.", "Number the images anew.",
+        "Whose annotations are they? It happens where files are joined.", "Renumber the images.",
     ),
     "repeated_file": Kind(
         "images whose file another image of the set has, too", "keep", _AS_IS,
@@ -58,7 +65,7 @@ _IMAGES = {
     "unlabelled_image": Kind(
         "images without a usable box", "drop", "not trained on", "They only count in the evaluation.",
         "Nothing, if there is nothing on them.", False,
-        scored="evaluated: whatever is found on them is a false alarm",
+        scored="evaluated: whatever is found on them is a false positive",
     ),
     "nothing_to_train_on": Kind("images have no usable box", "stop", _STOPS),
     "unreadable_image": Kind(
@@ -88,8 +95,8 @@ _CATEGORIES = {
     "malformed_category": Kind("categories with a missing or wrong entry", "stop", _STOPS),
     "repeated_category_id": Kind("categories whose id another category has", "stop", _STOPS),
     "repeated_category_name": Kind(
-        "categories whose name another category has", "keep", "trained as different classes; such a file cannot be "
-        "evaluated", "The network has to tell apart what has one name.", "Join them under one id.",
+        "categories whose name another category has", "keep", "trained as different classes",
+        "The network has to tell apart what has one name.", "Join them under one id.",
     ),
     "similar_category_name": Kind(
         "categories without a name, or with that of another one but for capitals and blanks", "keep",
@@ -132,7 +139,6 @@ _BOXES = {
     "negative_box": Kind(
         "boxes of negative width or height", "drop", "left out",
         "The corners were taken in the wrong order.", "Write x and y of the upper left corner.",
-        scored="the evaluation refuses the file",
     ),
     "empty_box": Kind(
         "boxes without area", "drop", "left out", todo="Draw them anew, or take them out.", scored=_NEVER_FOUND,
@@ -140,7 +146,7 @@ _BOXES = {
     "outside_box": Kind(
         "boxes wholly outside their image", "drop", "left out",
         "They belong to another image, or to another size of it.",
-        "See whether height and width are the image's (--deep), draw them anew, or take them out.",
+        "See whether height and width are the image's (--deep), draw them again, or take them out.",
         scored=_NEVER_FOUND,
     ),
     "clipped_box": Kind(
@@ -157,6 +163,10 @@ _BOXES = {
         "are", "Some converters write 0, 1, or the area of the image.",
         'Write the pixels of the mask, width x height of the box without masks, or leave "area" out.',
     ),
+    "malformed_area": Kind(
+        "annotations whose area is no finite number", "keep", "not used in training",
+        todo='Write the pixels of the mask, width x height of the box without masks, or leave "area" out.',
+    ),
     "crowd": Kind(
         "annotations of crowds (iscrowd 1)", "drop", "not trained on; the evaluation ignores detections there",
         warns=False,
@@ -167,11 +177,11 @@ _BOXES = {
         "The object counts twice, and in the evaluation it can be found but once.", "Keep one of them.",
     ),
     "repeated_annotation_id": Kind(
-        "annotations whose id another annotation has", "keep", "used: training and evaluation number them anew",
+        "annotations whose id another annotation has", "keep", "used: training and evaluation renumber them",
         todo="Number the annotations from 1.",
     ),
     "missing_annotation_id": Kind(
-        "annotations without an integer id", "keep", "used: training and evaluation number them anew",
+        "annotations without an integer id", "keep", "used: training and evaluation renumber them",
         todo="Number the annotations from 1.", warns=False,
     ),
 }  # fmt: skip
@@ -183,17 +193,17 @@ _MASKS = {
     ),
     "malformed_mask": Kind(
         "annotations with a broken segmentation", "stop", _STOPS,
-        "It is no polygon in pixels near the image, or run lengths that do not fill the image.",
-        "Export the masks anew; for boxes alone write MODEL.MASK_ON: False.",
+        "It is no polygon in pixels near the image, or an RLE that does not fill the image.",
+        "Export the masks again; for boxes alone write MODEL.MASK_ON: False.",
         scored=_MASKS_ALONE,
     ),
     "run_lengths": Kind(
-        "masks are given as run lengths, not as polygons", "stop", _STOPS,
+        "masks are given as RLE, not as polygons", "stop", _STOPS,
         todo="write INPUT.MASK_FORMAT: bitmask",
     ),
     "no_polygon": Kind(
         "masks without a polygon of three points", "drop", "left out, with their boxes",
-        "Two points or an odd number of values enclose nothing.", "Draw them anew.",
+        "Two points or an odd number of values enclose nothing.", "Draw them again.",
         scored=_MASKS_ALONE,
     ),
     "broken_polygon": Kind(
@@ -214,19 +224,18 @@ _PAIRS = {
     "looks_same": Kind(
         "images that look the same as one that is trained on", "keep", _AS_IS,
         "A copy of another size or quality, or the next frame of a film: the figures are too good.",
-        "Look at the pairs; divide films and series as a whole.",
+        "Look at the pairs; keep each film or series in one of the sets.",
     ),
 }  # fmt: skip
 
 KINDS: dict[str, Kind] = {**_FILE, **_IMAGES, **_CATEGORIES, **_BOXES, **_MASKS, **_PAIRS}
 
-
-logger = logging.getLogger(__name__)
-
-# stop: training refuses to start; drop: left out; fix: used after a repair; keep: used as it is
-Action = Literal["stop", "drop", "fix", "keep"]
-ACTIONS: tuple[Action, ...] = ("stop", "drop", "fix", "keep")
-MAX_EXAMPLES = 5
+# What neither an evaluation by itself nor one at the end of a training goes on with.
+REFUSED = {
+    "malformed_image", "repeated_image_id", "malformed_category", "repeated_category_id", "repeated_category_name",
+    "malformed_annotation", "malformed_box", "malformed_area", "orphan_annotation", "unknown_category", "negative_box",
+    "no_mask", "malformed_mask", "no_polygon", "broken_polygon",
+}  # fmt: skip
 
 _brief = reprlib.Repr()
 _brief.maxlevel, _brief.maxlist, _brief.maxdict = 3, 12, 4
@@ -293,6 +302,8 @@ class Finding:
 
     def does(self) -> str:
         """Return what training, or evaluation, does, in words."""
+        if self.scored and self.action == "stop" and self.key in REFUSED:
+            return _REFUSES
         if self.scored and self.kind.scored:
             return self.kind.scored
         return self.kind.does if self.action == self.kind.action else _OTHERWISE[self.action]
@@ -360,21 +371,31 @@ def find(
 
 def as_scored(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings of a set that is evaluated, not trained on."""
-    return [
-        replace(found, scored=True, action="keep" if found.kind.scored and found.action != "stop" else found.action)
-        for found in findings
-    ]
+    return [replace(found, scored=True, action=_scored_action(found)) for found in findings]
 
 
-def report_findings(source: Path | str, findings: Sequence[Finding]) -> None:
+def _scored_action(found: Finding) -> Action:
+    if found.action == found.kind.action and found.key in REFUSED:  # masks that are not used have another action
+        return "stop"
+    return "keep" if found.kind.scored and found.action != "stop" else found.action
+
+
+def refuse_findings(source: object, findings: Sequence[Finding], what: str = "training") -> None:
+    """Raise ValueError where there are findings that stop what is to be done; it tells all of them."""
+    stops = [finding for finding in findings if finding.action == "stop"]
+    if stops:
+        kinds = "a mistake" if len(stops) == 1 else f"{len(stops)} kinds of mistakes"
+        lines = [f"  {line}" for finding in stops for line in finding.text().splitlines()]
+        raise ValueError("\n".join([f"{source}: {kinds} that {what} stops at", *lines]))
+
+
+def report_findings(source: object, findings: Sequence[Finding]) -> None:
     """Log what a run goes on with; raise what it cannot go on with.
 
     Raises:
         ValueError: there are findings that stop a training; it tells all of them.
     """
-    stops = [finding for finding in findings if finding.action == "stop"]
-    if stops:
-        raise ValueError("\n".join([f"{source}: {_counted(len(stops))}", *(_indented(f.text()) for f in stops)]))
+    refuse_findings(source, findings)
     for finding in findings:
         example = f"; for example {finding.examples[0].line()}" if finding.examples and finding.warns else ""
         logger.log(logging.WARNING if finding.warns else logging.INFO, "%s: %s%s", source, finding.summary(), example)
@@ -388,11 +409,3 @@ def brief(value: Any) -> str:
 def printable(text: str) -> str:
     """Return text, names of files among it, without what could move a terminal's cursor or begin a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
-
-
-def _counted(stops: int) -> str:
-    return "a mistake that training stops at" if stops == 1 else f"{stops} kinds of mistakes that training stops at"
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())
