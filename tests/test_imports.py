@@ -21,7 +21,6 @@ MAY_IMPORT = {
     "models": {"version", "weights"},
     "data": FACTS,
     "metrics": {*FACTS, "data"},
-    "evaluation": {"metrics"},  # the earlier place of what scripts import
     "compare": {*FACTS, "data", "metrics"},
     "config": {*FACTS, "models", "data"},
     "engine": CONFIG,

@@ -31,10 +31,10 @@ from resnet_backbone.detectron2_plugin.datasets import complete_metadata, read_t
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper, boxes_of
 from resnet_backbone.engine.data_errors import Fetched
 from resnet_backbone.files.atomic import write_text
+from resnet_backbone.metrics.coco import CocoMetrics
 from resnet_backbone.metrics.drawing import Sample, evenly_spaced, save_comparison_pictures
 from resnet_backbone.metrics.results import ImageResults, decode_masks
 from resnet_backbone.metrics.run_facts import CostMeter, write_facts
-from resnet_backbone.metrics.summary import CocoMetrics
 from resnet_backbone.metrics.voc import score_images
 
 logger = logging.getLogger(__name__)

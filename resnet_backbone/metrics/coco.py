@@ -1,4 +1,4 @@
-"""COCO average precision of boxes and masks, by faster-coco-eval or by pycocotools, and what makes it doubtful.
+"""COCO average precision of boxes and masks, by faster-coco-eval or by pycocotools, and its figures as text and JSON.
 
 Both agree. They fill ``precision[IoU, recall level, class, area, detections]`` and ``recall[IoU, class, area,
 detections]``, the classes in the order of their ids, and -1 where the ground truth has no object.
@@ -9,24 +9,122 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import faster_coco_eval
 import numpy as np
 import pycocotools.coco
 import pycocotools.cocoeval
+from tabulate import tabulate
 
 from resnet_backbone.data.coco.findings import report_findings
 from resnet_backbone.data.coco.read import GroundTruth, IouType, mask_areas, read_ground_truth
 from resnet_backbone.files.text import brief, paused_collector
 from resnet_backbone.metrics.result_table import Results, ResultTable, read_results
-from resnet_backbone.metrics.summary import CocoMetrics
+
+if TYPE_CHECKING:
+    from resnet_backbone.metrics.voc import VocMetrics
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
+
+
+_FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@dataclass(frozen=True)
+class CocoMetrics:
+    """COCO's figures in percent (0 to 100), under Detectron2's names.
+
+    A figure is nan where the ground truth holds nothing to measure it on: no small object, no object of that class.
+    COCO's own code writes -1 there.
+    """
+
+    iou_type: str  # "bbox" or "segm"
+    max_detections: int  # per image and class, the highest scores first
+    AP: float  # mean over IoU 0.50:0.05:0.95 and over classes
+    AP50: float
+    AP75: float
+    APs: float  # objects under 32 x 32 pixels
+    APm: float
+    APl: float  # objects over 96 x 96 pixels
+    AR1: float  # mean recall over the same IoUs, with the best detection of each image and class
+    AR10: float
+    AR100: float  # with `max_detections` of them: "AR100" in JSON and tables for COCO's 100, else e.g. "AR300"
+    ARs: float
+    ARm: float
+    ARl: float
+    per_class: Mapping[str, float]  # class name -> AP, in the order of the category ids
+    masks: CocoMetrics | None = None  # the "segm" figures of the same detections, where they have masks
+    voc: VocMetrics | None = None  # Pascal VOC's figures of the same boxes, on its own data sets
+
+    def by_type(self) -> dict[str, CocoMetrics]:
+        """These figures, and those of the masks where there are any, by IoU type."""
+        return {metrics.iou_type: metrics for metrics in (self, self.masks) if metrics is not None}
+
+    def summary(self) -> dict[str, float]:
+        """The twelve figures by name, in COCO's order."""
+        return {f"AR{self.max_detections}" if name == "AR100" else name: getattr(self, name) for name in _FIGURES}
+
+    def to_dict(self) -> dict[str, dict[str, float | None]]:
+        """For JSON: ``{"bbox": {"AP": 37.1, ..., "AP-person": 52.0, ...}}``, "segm" and "voc" where there are such.
+
+        nan becomes None, as JSON has no nan.
+        """
+        figures = {
+            iou_type: figures_for_json(metrics.summary(), metrics.per_class)
+            for iou_type, metrics in self.by_type().items()
+        }
+        return figures | (self.voc.to_dict() if self.voc else {})
+
+    def scalars(self) -> dict[str, float]:
+        """The figures over all classes by full name, ``bbox/AP`` or ``voc/mAP``, for the records of a run; no nan."""
+        figures = {
+            f"{iou_type}/{name}": value
+            for iou_type, metrics in self.by_type().items()
+            for name, value in metrics.summary().items()
+        }
+        if self.voc:
+            figures["voc/mAP"] = self.voc.mAP
+        return {name: value for name, value in figures.items() if not math.isnan(value)}
+
+    def table(self) -> str:
+        """Readable text: the twelve figures, then the AP of every class in three columns. Percent; "-" for nan."""
+        tables = [metrics._own_table() for metrics in self.by_type().values()]
+        return "\n\n".join(tables + ([self.voc.table()] if self.voc else []))
+
+    def _own_table(self) -> str:
+        figures = {name: percent(value) for name, value in self.summary().items()}
+        head = _table([list(figures.values())], list(figures), ["right"] * len(figures))
+        return f"{self.iou_type}, percent\n{head}\n\nAP per class\n{class_table(self.per_class)}"
+
+
+def figures_for_json(summary: Mapping[str, float], per_class: Mapping[str, float]) -> dict[str, float | None]:
+    """Return figures and "AP-<class>" of every class; nan becomes None."""
+    values = {**summary, **{f"AP-{name}": ap for name, ap in per_class.items()}}
+    return {key: None if math.isnan(value) else value for key, value in values.items()}
+
+
+def class_table(per_class: Mapping[str, float]) -> str:
+    """Return the AP of every class as text in three columns."""
+    cells = [(name, percent(ap)) for name, ap in per_class.items()]
+    columns = min(3, len(cells))
+    rows = [sum(cells[start : start + columns], ()) for start in range(0, len(cells), columns)]
+    return _table(rows, ["class", "AP"] * columns, ["left", "right"] * columns)
+
+
+def _table(rows: Sequence[Sequence[str]], headers: list[str], alignment: list[str]) -> str:
+    return tabulate(rows, headers=headers, tablefmt="pipe", colalign=alignment, disable_numparse=True)
+
+
+def percent(value: float) -> str:
+    """Return a figure as text, "-" for nan."""
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def run_faster(
@@ -285,23 +383,23 @@ def _metrics(
     return CocoMetrics(
         iou_type=iou_type,
         max_detections=max_detections,
-        AP=_percent(precision[:, :, :, ALL, -1]),
-        AP50=_percent(precision[IOU_50, :, :, ALL, -1]),
-        AP75=_percent(precision[IOU_75, :, :, ALL, -1]),
-        APs=_percent(precision[:, :, :, SMALL, -1]),
-        APm=_percent(precision[:, :, :, MEDIUM, -1]),
-        APl=_percent(precision[:, :, :, LARGE, -1]),
-        AR1=_percent(recall[:, :, ALL, 0]),
-        AR10=_percent(recall[:, :, ALL, 1]),
-        AR100=_percent(recall[:, :, ALL, 2]),
-        ARs=_percent(recall[:, :, SMALL, -1]),
-        ARm=_percent(recall[:, :, MEDIUM, -1]),
-        ARl=_percent(recall[:, :, LARGE, -1]),
-        per_class={name: _percent(precision[:, :, label, ALL, -1]) for label, name in enumerate(truth.class_names)},
+        AP=_mean(precision[:, :, :, ALL, -1]),
+        AP50=_mean(precision[IOU_50, :, :, ALL, -1]),
+        AP75=_mean(precision[IOU_75, :, :, ALL, -1]),
+        APs=_mean(precision[:, :, :, SMALL, -1]),
+        APm=_mean(precision[:, :, :, MEDIUM, -1]),
+        APl=_mean(precision[:, :, :, LARGE, -1]),
+        AR1=_mean(recall[:, :, ALL, 0]),
+        AR10=_mean(recall[:, :, ALL, 1]),
+        AR100=_mean(recall[:, :, ALL, 2]),
+        ARs=_mean(recall[:, :, SMALL, -1]),
+        ARm=_mean(recall[:, :, MEDIUM, -1]),
+        ARl=_mean(recall[:, :, LARGE, -1]),
+        per_class={name: _mean(precision[:, :, label, ALL, -1]) for label, name in enumerate(truth.class_names)},
     )
 
 
-def _percent(values: np.ndarray) -> float:
+def _mean(values: np.ndarray) -> float:
     """Mean of a slice in percent. -1 marks "no ground truth"; nan where there is nothing else."""
     values = values[values > -1]
     return float(100 * values.mean()) if values.size else float("nan")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,43 @@ from pycocotools import mask as coco_mask
 
 from resnet_backbone.data.coco.read import GroundTruth, IouType
 from resnet_backbone.files.atomic import write_text
-from resnet_backbone.metrics.coco import doubtful_results, evaluate_coco_types
+from resnet_backbone.metrics.coco import (
+    CocoMetrics,
+    class_table,
+    doubtful_results,
+    evaluate_coco_types,
+    figures_for_json,
+    percent,
+)
 from resnet_backbone.metrics.matching import group_by, read_pair
 from resnet_backbone.metrics.result_table import Results, ResultTable, to_result_table
 from resnet_backbone.metrics.results import ImageResults, write_results
-from resnet_backbone.metrics.summary import CocoMetrics, VocMetrics
 
 logger = logging.getLogger(__name__)
 
 # Competition 4: trained on anything but VOC's test images, such as ImageNet.
 SUBMISSION_FOLDER = Path("results/VOC2012/Main")
 _SUBMISSION_FILE = "comp4_det_test_{}.txt"
+
+
+@dataclass(frozen=True)
+class VocMetrics:
+    """Pascal VOC's figures in percent (0 to 100); nan where there is nothing to find."""
+
+    mAP: float  # mean over the classes that the ground truth has
+    per_class: Mapping[str, float]  # class name -> AP, in the order of the category ids
+    iou: float  # the least overlap with an object that counts
+    eleven_points: bool  # VOC 2007's way; else the area under the curve, that of VOC 2010 and later
+
+    def to_dict(self) -> dict[str, dict[str, float | None]]:
+        """For JSON: ``{"voc": {"mAP": 73.2, "AP-aeroplane": 76.5, ...}}``; nan becomes None."""
+        return {"voc": figures_for_json({"mAP": self.mAP}, self.per_class)}
+
+    def table(self) -> str:
+        """Readable text: the mean, then the AP of every class in three columns. Percent; "-" for nan."""
+        how = "11 points (VOC 2007)" if self.eleven_points else "area under the curve (VOC 2010 and later)"
+        head = f"Pascal VOC, IoU {self.iou:g}, {how}, percent: mAP {percent(self.mAP)}"
+        return f"{head}\n\n{class_table(self.per_class)}"
 
 
 def evaluate_voc(

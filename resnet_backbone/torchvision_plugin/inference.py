@@ -25,12 +25,12 @@ from resnet_backbone.data.transforms import test_transforms
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.engine.data_errors import Fetched
 from resnet_backbone.files.atomic import write_text
+from resnet_backbone.metrics.coco import CocoMetrics
 from resnet_backbone.metrics.detections import Detections
 from resnet_backbone.metrics.drawing import Sample as PictureSample
 from resnet_backbone.metrics.drawing import check_image, evenly_spaced, save_comparison_pictures
 from resnet_backbone.metrics.results import ImageResults, decode_masks
 from resnet_backbone.metrics.run_facts import CostMeter, write_facts
-from resnet_backbone.metrics.summary import CocoMetrics
 from resnet_backbone.metrics.voc import score_images
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained
 from resnet_backbone.torchvision_plugin.datasets import build_test_loader, iou_types

@@ -30,8 +30,8 @@ from resnet_backbone.engine.run_folder import check_evaluation, check_output_dir
 from resnet_backbone.engine.writers import begin_records, set_up_logging
 from resnet_backbone.files.checkpoints import forget_checkpoints
 from resnet_backbone.files.lock import writing_alone
+from resnet_backbone.metrics.coco import CocoMetrics
 from resnet_backbone.metrics.run_facts import hash_file
-from resnet_backbone.metrics.summary import CocoMetrics
 from resnet_backbone.models.acceleration import finish_for_inference
 from resnet_backbone.torchvision_plugin.checkpoint import (
     Initial,

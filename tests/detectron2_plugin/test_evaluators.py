@@ -26,7 +26,7 @@ from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.datasets import register_datasets  # noqa: E402
 from resnet_backbone.detectron2_plugin.evaluation import evaluate  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
-from resnet_backbone.metrics.drawing import draw_pair  # noqa: E402
+from resnet_backbone.metrics.drawing import Sample, draw_pair  # noqa: E402
 
 TINY = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7", "MODEL.WEIGHTS", ""),
@@ -194,7 +194,7 @@ def test_pictures_show_the_masks_of_truth_and_detections(registered, three_forms
         masks = known.pred_masks if with_masks else None
         pixels = torch.from_numpy(np.array(Image.open(images / image["file_name"]).convert("RGB"))).permute(2, 0, 1)
         names = [three_forms.cats[category_id]["name"] for category_id in sorted(three_forms.cats)]
-        drawn = draw_pair(pixels, boxes, labels, boxes, labels, known.scores, names, 0.5, masks, masks)
+        drawn = draw_pair(Sample("", pixels, boxes, labels, boxes, labels, known.scores, masks, masks), names)
         stem = Path(image["file_name"]).stem
         written = np.array(Image.open(tmp_path / "some" / "pictures" / f"{index:03d}_{stem}.png"))
         assert np.array_equal(written, drawn.permute(1, 2, 0).numpy())

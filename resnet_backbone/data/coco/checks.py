@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from resnet_backbone.data.coco.findings import Example, Finding, as_scored, brief, find
+from resnet_backbone.data.coco.masks import EMPTY, MALFORMED, MENDED
 from resnet_backbone.data.coco.table import CocoTable, annotation_example, image_example, repeated
 
 TINY = 8  # pixels, the side of a square of the box's area
@@ -251,22 +252,19 @@ def check_masks(
     )  # fmt: skip
     rows = rows[~missing]
     own = table.mask_rows[rows]
-    heights, widths = table.sizes[image_rows[rows]].T
-    faulty = masks.malformed(own, heights, widths)
+    states = masks.states(own, table.sizes[image_rows[rows]])
 
     def fault(row: int) -> str:
         height, width = table.sizes[image_rows[row]].tolist()
         return f": {masks.fault(int(table.mask_rows[row]), height, width)}"
 
-    empty = masks.without_polygon(own) & ~faulty
-    mended = (masks.broken(own) > 0) & ~empty & ~faulty
-    findings += find("malformed_mask", rows[faulty], total, annotation_example(table, fault), **otherwise)
-    findings += find("no_polygon", rows[empty], total, example, **otherwise)
-    findings += find("broken_polygon", rows[mended], total, example, **otherwise)
+    findings += find("malformed_mask", rows[states == MALFORMED], total, annotation_example(table, fault), **otherwise)
+    findings += find("no_polygon", rows[states == EMPTY], total, example, **otherwise)
+    findings += find("broken_polygon", rows[states == MENDED], total, example, **otherwise)
     if in_use and polygons_only:
         findings += find("run_lengths", rows[masks.is_rle(own)], total, example)
     if in_use:
-        lost[rows[empty]] = True
+        lost[rows[states == EMPTY]] = True
     return findings, lost
 
 

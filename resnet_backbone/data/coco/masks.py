@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -136,7 +135,7 @@ class MaskSummary:
             return f"the RLE has size {list(self.size)}, but its image is [{height}, {width}] (height, width)"
         if self.size is not None and self.pixels != height * width:
             return f"the RLE counts add up to {self.pixels}, but the image has {height * width} pixels"
-        limit = _farthest(height, width)
+        limit = _MAX_IMAGE_SIDES_AWAY * max(height, width)
         for value in (self.low, self.high):
             if abs(value) > limit:
                 return (
@@ -144,11 +143,6 @@ class MaskSummary:
                     f"(height x width)"
                 )
         return ""
-
-
-def _farthest(height: Any, width: Any) -> Any:
-    """The pixels that no coordinate may exceed on images of that size; for numbers or arrays."""
-    return _MAX_IMAGE_SIDES_AWAY * np.maximum(height, width)
 
 
 def summarise_segmentation(segmentation: Any) -> MaskSummary:
@@ -244,11 +238,11 @@ def _summarise_rle(rle: Rle) -> MaskSummary:
     return MaskSummary(kept, size=(size[0], size[1]), pixels=sum(counts))
 
 
-_POLYGONS, _RLE, _NOTHING_LEFT, _MALFORMED = range(4)
+USABLE, MENDED, EMPTY, MALFORMED = range(4)  # MENDED: without its broken polygons; EMPTY: all of them are broken
 
 
 class MaskTable:
-    """Rows of facts about segmentations, in the order of the file.
+    """The segmentations of a file, in its order, checked, but for what needs the size of the image.
 
     Args:
         keep: keep the JSON text of what is usable.
@@ -256,78 +250,54 @@ class MaskTable:
 
     def __init__(self, keep: bool) -> None:
         self.keep = keep
-        self._forms = array("b")
-        self._broken = array("q")
-        self._reach = array("d")  # least and greatest coordinate
-        self._rle = array("d")  # height, width, sum of the counts
+        self._summaries: list[MaskSummary | str] = []  # a text says what is wrong
         self._texts: list[bytes] = []
-        self._faults: dict[int, str] = {}
 
     def summarise(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """Replace, in place, "segmentation" by the row of its facts: for the ``object_hook`` of ``read_json``."""
+        """Replace, in place, "segmentation" by its row here: for the ``object_hook`` of ``read_json``."""
         if "segmentation" in entry:
             entry["segmentation"] = self._add(entry["segmentation"])
         return entry
 
-    def without_polygon(self, rows: np.ndarray) -> np.ndarray:
-        """Return a bool of shape (M,) for ``rows``, int64 (M,): true where no usable polygon is left."""
-        return np.frombuffer(self._forms, np.int8)[rows] == _NOTHING_LEFT
+    def states(self, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Return for each of ``rows``, int64 (M,), one of USABLE, MENDED, EMPTY and MALFORMED on images of ``sizes``,
+        (M, 2), height and width in pixels."""
+        states = [self._state(row, *size) for row, size in zip(rows.tolist(), sizes.tolist(), strict=True)]
+        return np.array(states, dtype=np.int64)
 
-    def broken(self, rows: np.ndarray) -> np.ndarray:
-        """Return for each of ``rows`` how many of its polygons are left out, int64 (M,)."""
-        return np.frombuffer(self._broken, np.int64)[rows]
+    def _state(self, row: int, height: int, width: int) -> int:
+        summary = self._summaries[row]
+        if isinstance(summary, str) or summary.fault(height, width):
+            return MALFORMED
+        return EMPTY if summary.usable is None else MENDED if summary.broken else USABLE
 
     def is_rle(self, rows: np.ndarray) -> np.ndarray:
         """Return a bool of shape (M,): true where the segmentation is an RLE."""
-        return np.frombuffer(self._forms, np.int8)[rows] == _RLE
-
-    def malformed(self, rows: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-        """Return a bool of shape (M,): true where :meth:`fault` has something to say.
-
-        Args:
-            rows: int64 (M,).
-            heights: of the images, pixels, (M,).
-            widths: of the images, pixels, (M,).
-        """
-        forms = np.frombuffer(self._forms, np.int8)[rows]
-        reach = np.abs(np.frombuffer(self._reach).reshape(-1, 2)[rows]).max(axis=1, initial=0)
-        rle = np.frombuffer(self._rle).reshape(-1, 3)[rows]
-        unfit = (rle[:, 0] != heights) | (rle[:, 1] != widths) | (rle[:, 2] != heights * widths.astype(np.float64))
-        return (forms == _MALFORMED) | (reach > _farthest(heights, widths)) | ((forms == _RLE) & unfit)
+        found = (self._summaries[row] for row in rows.tolist())
+        return np.array(
+            [isinstance(summary, MaskSummary) and summary.size is not None for summary in found], dtype=bool
+        )
 
     def fault(self, row: int, height: int, width: int) -> str:
         """Say what is wrong with a segmentation on an image of that size in pixels; nothing where all is well."""
-        if row in self._faults:
-            return self._faults[row]
-        size_and_pixels = [int(value) for value in self._rle[3 * row : 3 * row + 3]]
-        low, high = self._reach[2 * row : 2 * row + 2]
-        size = (size_and_pixels[0], size_and_pixels[1]) if self._forms[row] == _RLE else None
-        return MaskSummary(None, 0, low, high, size, size_and_pixels[2]).fault(height, width)
+        summary = self._summaries[row]
+        return summary if isinstance(summary, str) else summary.fault(height, width)
 
     def text(self, row: int) -> bytes:
         """Return the JSON text of what is usable."""
         return self._texts[row]
 
     def _add(self, segmentation: Any) -> int:
-        row = len(self._forms)
+        text = b""
         try:
             summary = summarise_segmentation(segmentation)
         except ValueError as error:
-            self._faults[row] = str(error)
-            summary = MaskSummary(None)
-            form = _MALFORMED
+            self._summaries.append(str(error))
         else:
-            form = _NOTHING_LEFT if summary.usable is None else _POLYGONS if summary.size is None else _RLE
-        self._forms.append(form)
-        self._broken.append(summary.broken)
-        self._reach.extend((summary.low, summary.high))
-        self._rle.extend(_as_floats(*(summary.size or (0, 0)), summary.pixels))
+            if self.keep and summary.usable is not None:
+                text = json.dumps(summary.usable, separators=(",", ":")).encode()
+            # The polygons themselves are many times as large as their text.
+            self._summaries.append(replace(summary, usable=None if summary.usable is None else []))
         if self.keep:
-            usable = summary.usable
-            self._texts.append(b"" if usable is None else json.dumps(usable, separators=(",", ":")).encode())
-        return row
-
-
-def _as_floats(*values: int) -> list[float]:
-    """Sizes beyond all floats are no image's, whatever they are."""
-    return [float(value) if abs(value) < 1 << 53 else -1.0 for value in values]
+            self._texts.append(text)
+        return len(self._summaries) - 1

@@ -13,7 +13,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from resnet_backbone.data.coco.checks import Checked, Use, check_table
-from resnet_backbone.data.coco.findings import REFUSED, Finding, refuse_findings, report_findings
+from resnet_backbone.data.coco.findings import Finding, refuse_findings, report_findings
 from resnet_backbone.data.coco.masks import MaskTable, Rle, encode_segmentation
 from resnet_backbone.data.coco.table import UNNAMED, CocoTable, read_table
 from resnet_backbone.data.packed import PackedBytes
@@ -175,7 +175,7 @@ def read_ground_truth(
         if masks is not None:
             _check_sizes(table, name)
         checked = _check(table, malformed, Use(training=False, with_masks=masks is not None))
-        refuse_findings(name, [found for found in checked.findings if found.key in REFUSED], "the evaluation")
+        refuse_findings(name, [found for found in checked.findings if found.kind.refused], "the evaluation")
         return _to_ground_truth(source, checked)
 
 
