@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from resnet_backbone.data.coco.findings import report_findings
 from resnet_backbone.data.coco.read import IouType
 from resnet_backbone.data.images.checks import compare_images
 from resnet_backbone.data.transforms import test_transforms, train_transforms
-from resnet_backbone.engine.batches import BatchSampler, SeededDataset, images_per_pass
+from resnet_backbone.engine.batches import BatchSampler, SeededDataset, images_per_pass, reorder_channels
 from resnet_backbone.engine.signals import stay_for_the_parent
 
 logger = logging.getLogger(__name__)
@@ -153,22 +154,27 @@ def build_train_loader(
         SeededDataset(dataset, seed, cfg.INPUT.FORMAT),
         batch_sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=collate,
+        collate_fn=_collate,
         worker_init_fn=stay_for_the_parent,
         pin_memory=cfg.MODEL.DEVICE != "cpu",
     )
 
 
 def build_test_loader(cfg: CfgNode, dataset: CocoDataset, *, rank: int, world_size: int) -> DataLoader[Any]:
-    """Return a loader of one image at a time over this process's share of ``dataset``, every image once overall."""
+    """Return a loader of one image at a time, its channels in the order of INPUT.FORMAT, over this process's share of
+    ``dataset``, every image once overall."""
     return DataLoader(
         Subset(dataset, range(rank, len(dataset), world_size)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=collate,
+        collate_fn=partial(_reorder_and_collate, cfg.INPUT.FORMAT),
         worker_init_fn=stay_for_the_parent,
     )
 
 
-def collate(samples: list[Sample]) -> tuple[list[Tensor], list[Target]]:
+def _collate(samples: list[Sample]) -> tuple[list[Tensor], list[Target]]:
     images, targets = zip(*samples, strict=True)
     return list(images), list(targets)
+
+
+def _reorder_and_collate(channel_order: str, samples: list[Sample]) -> tuple[list[Tensor], list[Target]]:
+    return _collate([(reorder_channels(image, channel_order), target) for image, target in samples])

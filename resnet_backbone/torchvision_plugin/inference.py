@@ -81,7 +81,7 @@ class Progress:
 
 @torch.inference_mode()
 def predict(
-    cfg: CfgNode, detector: nn.Module, loader: DataLoader[Any], accelerator: Accelerator, num_classes: int
+    detector: nn.Module, loader: DataLoader[Any], accelerator: Accelerator, num_classes: int
 ) -> list[ImageResults]:
     """Return the detections of this process's images, on the CPU, in pixels of the original images.
 
@@ -95,8 +95,7 @@ def predict(
     progress = Progress(len(loader)) if accelerator.is_main_process and not sys.stderr.isatty() else None
     bar = tqdm(Fetched(loader), desc="evaluate", unit="image", disable=quiet, leave=False)
     for images, targets in bar:
-        images = [reorder_channels(image, cfg.INPUT.FORMAT).to(accelerator.device) for image in images]
-        outputs = detector(images)
+        outputs = detector([image.to(accelerator.device) for image in images])
         for image, target, output in zip(images, targets, outputs, strict=True):
             output = rescale(output, (image.shape[-2], image.shape[-1]), target["size"])
             boxes, scores, labels = output["boxes"].float(), output["scores"].float(), output["labels"]
@@ -132,7 +131,7 @@ def evaluate(
     """
     loader = build_test_loader(cfg, dataset, rank=accelerator.process_index, world_size=accelerator.num_processes)
     with CostMeter(detector, accelerator.device) as meter:
-        found = predict(cfg, detector, loader, accelerator, len(dataset.category_ids))
+        found = predict(detector, loader, accelerator, len(dataset.category_ids))
     gathered = gather_object(found)
     metrics = None
     if accelerator.is_main_process:

@@ -18,7 +18,6 @@ from resnet_backbone.config import fit_input, required_by_source
 from resnet_backbone.data.coco.dataset import CocoDataset, Target
 from resnet_backbone.data.coco.masks import decode_segmentation
 from resnet_backbone.data.transforms import SeenImage, Sight, pad_masks, restore_pixels
-from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.torchvision_plugin.backbone import build_backbone
 from resnet_backbone.torchvision_plugin.datasets import (
     build_test_loader,
@@ -80,8 +79,6 @@ def _test_images(cfg: CfgNode, preprocess: Preprocess) -> Sight:
             for index, (batch, (target,)) in enumerate(loader):
                 single = ~target["iscrowd"]
                 target = {**target, "boxes": target["boxes"][single], "labels": target["labels"][single]}
-                # The evaluation turns the channels, not the loader.
-                batch = [reorder_channels(image, cfg.INPUT.FORMAT) for image in batch]
                 (row,) = _pixels(cfg, preprocess, batch)
                 yield _seen(row, batch[0], target, dataset.image_path(index), int(single.sum()))
 

@@ -308,10 +308,15 @@ def check_table(table: CocoTable, use: Use) -> Checked:
     class_names = tuple(table.category_names[row] for row in first)
     image_rows = _rows(table.image_ids, table.of_image)
     labels = _rows(category_ids, table.of_category)
+    total, example = len(labels), annotation_example(table)
+
+    def orphan(row: int) -> str:
+        return f"is of image_id {table.of_image[row]}, which is not in images"
+
     findings = [
         *_check_images(table),
         *check_categories(table),
-        *_check_image_ids(table, image_rows),
+        *find("orphan_annotation", np.flatnonzero(image_rows < 0), total, annotation_example(table, orphan)),
         *check_known_categories(table, labels),
     ]
     known = (image_rows >= 0) & (labels >= 0)
@@ -327,12 +332,17 @@ def check_table(table: CocoTable, use: Use) -> Checked:
     )
     used &= ~lost
     crowds = np.flatnonzero(table.is_crowd & known)
+    many = len(crowds) >= MANY_CROWDS * total
+    note = "iscrowd 1 is for regions of many objects that are not told apart; single objects have 0" if many else ""
+    with_id = np.flatnonzero(table.has_id)
+    again = with_id[repeated(table.annotation_ids[with_id])]
     findings += [
         *boxes.findings,
         *check_areas(table, training=use.training),
         *masks,
-        *_check_crowds(table, crowds),
-        *_check_annotation_ids(table),
+        *find("crowd", crowds, total, example, warns=many, note=note),
+        *find("missing_annotation_id", np.flatnonzero(~table.has_id), total, example),
+        *find("repeated_annotation_id", again, total, example),
         *repeated_annotations(table, image_rows, labels, used),
     ]
     used_images = np.bincount(image_rows[used], minlength=len(table.image_ids)) > 0
@@ -379,30 +389,6 @@ def _check_images(table: CocoTable) -> list[Finding]:
         *find("image_size", np.flatnonzero(absurd), total, image_example(table, size)),
         *find("repeated_image_id", repeated(table.image_ids), total, image_example(table, repeats)),
         *find("repeated_file", again, total, image_example(table, same_file)),
-    ]
-
-
-def _check_image_ids(table: CocoTable, image_rows: np.ndarray) -> list[Finding]:
-    def orphan(row: int) -> str:
-        return f"is of image_id {table.of_image[row]}, which is not in images"
-
-    orphans = np.flatnonzero(image_rows < 0)
-    return find("orphan_annotation", orphans, len(image_rows), annotation_example(table, orphan))
-
-
-def _check_crowds(table: CocoTable, crowds: np.ndarray) -> list[Finding]:
-    total = len(table.is_crowd)
-    many = len(crowds) >= MANY_CROWDS * total
-    note = "iscrowd 1 is for regions of many objects that are not told apart; single objects have 0" if many else ""
-    return find("crowd", crowds, total, annotation_example(table), warns=many, note=note)
-
-
-def _check_annotation_ids(table: CocoTable) -> list[Finding]:
-    with_id, total = np.flatnonzero(table.has_id), len(table.has_id)
-    again = with_id[repeated(table.annotation_ids[with_id])]
-    return [
-        *find("missing_annotation_id", np.flatnonzero(~table.has_id), total, annotation_example(table)),
-        *find("repeated_annotation_id", again, total, annotation_example(table)),
     ]
 
 

@@ -77,6 +77,11 @@ class CocoDataset(Dataset[Sample]):
             mask_format=mask_format,
             keep_unlabelled=keep_unlabelled,
         )
+        self.category_ids = self._annotations.category_ids
+        self.class_names = self._annotations.class_names
+        self.num_classes = len(self.class_names)
+        self.image_ids = self._annotations.image_ids
+        self.sizes = self._annotations.sizes
         logger.info(
             "%s: %d images, %d boxes, %d classes",
             self.json_path,
@@ -111,26 +116,6 @@ class CocoDataset(Dataset[Sample]):
         if masks is not None:
             other.gives_masks = masks and self._annotations.segmentations is not None
         return other
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:
-        return self._annotations.category_ids
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self._annotations.class_names
-
-    @property
-    def num_classes(self) -> int:
-        return len(self._annotations.class_names)
-
-    @property
-    def image_ids(self) -> np.ndarray:
-        return self._annotations.image_ids
-
-    @property
-    def sizes(self) -> np.ndarray:
-        return self._annotations.sizes
 
     def image_path(self, index: int) -> Path:
         """Where the image of sample ``index`` lies."""
