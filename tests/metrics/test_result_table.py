@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 from fractions import Fraction
+from itertools import chain
 
 import numpy as np
 import pytest
+import torch
 from pycocotools import mask as coco_mask
 
 from resnet_backbone.data.coco.read import read_ground_truth
-from resnet_backbone.metrics.result_table import read_results
+from resnet_backbone.metrics.result_table import read_results, to_result_table
+from resnet_backbone.metrics.results import ImageResults, write_results
 
 SIZE = [20, 30]
 RUN_LENGTHS = {
@@ -166,3 +169,34 @@ def test_a_broken_mask_is_named():
 def test_what_is_no_list_is_refused(source):
     with pytest.raises(TypeError, match=f"got {type(source).__name__}"):
         read_results(source, TRUTH, ["bbox"])
+
+
+def held(count: int, image_id: int, seed: int) -> ImageResults:
+    generator = torch.Generator().manual_seed(seed)
+    boxes = torch.rand(count, 4, generator=generator) * 10
+    boxes[:, 2:] += boxes[:, :2]
+    labels = torch.randint(0, 2, (count,), generator=generator)
+    masks = torch.rand(count, *SIZE, generator=generator) > 0.5
+    return ImageResults.hold(image_id, boxes, torch.rand(count, generator=generator), labels, 2, masks)
+
+
+@pytest.mark.parametrize("category_ids", [[2, 5], [5, 2]], ids=str)
+def test_detections_of_a_detector_are_those_of_the_file_that_is_written_of_them(category_ids, tmp_path):
+    """To the last digit, though boxes are float32 here and text there."""
+    images = [held(7, 11, 0), held(0, 3, 1), held(300, 7, 2)]
+    write_results(tmp_path / "results.json", chain.from_iterable(image.records(category_ids) for image in images))
+    read = read_results(tmp_path / "results.json", TRUTH, ["bbox", "segm"])
+    table = to_result_table(images, category_ids, TRUTH)
+    for name in ("images", "labels", "scores", "boxes"):
+        found, expected = getattr(table, name), getattr(read, name)
+        assert found.dtype == expected.dtype and np.array_equal(found, expected), name
+    assert table.masks == read.masks and len(table) == 307
+    assert len(to_result_table([], category_ids, TRUTH)) == 0
+
+
+@pytest.mark.parametrize("image_id", [8, "7", 7.0, None])
+def test_detections_of_another_data_set_are_refused(image_id):
+    with pytest.raises(ValueError, match="not among the 3 images"):
+        to_result_table([held(1, image_id, 0)], [2, 5], TRUTH)
+    with pytest.raises(ValueError, match=r"classes of the ids \[9\]; the ground truth knows \[2, 5\]"):
+        to_result_table([held(1, 7, 0)], [2, 9], TRUTH)
