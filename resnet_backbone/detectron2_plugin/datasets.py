@@ -195,9 +195,9 @@ def read_truth(name: str, *, with_masks: bool) -> GroundTruth:
     Raises:
         FileNotFoundError, ValueError: as ``read_ground_truth``.
     """
-    if name in _truths and (not with_masks or _truths[name].segmentations is not None):
-        return _truths[name]
-    path = Path(MetadataCatalog.get(name).json_file)
+    path, truth = Path(MetadataCatalog.get(name).json_file), _truths.get(name)
+    if truth is not None and truth.source == path and (not with_masks or truth.segmentations is not None):
+        return truth
     return read_ground_truth(path, ("bbox", "segm") if with_masks else ("bbox",), needs_annotations=False)
 
 
