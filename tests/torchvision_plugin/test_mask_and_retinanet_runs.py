@@ -259,5 +259,5 @@ def test_test_data_without_masks_is_refused_before_the_run(tiny, tmp_path, shape
     (tmp_path / "val.json").write_text(json.dumps(document))
     own = [{"NAME": "own", "JSON": str(tmp_path / "val.json"), "IMAGES": str(shapes / "shapes/val")}]
     cfg = tiny(*BITMASK, "DATASETS.OWN", str(own), "DATASETS.TEST", "['own']")
-    with pytest.raises(ValueError, match='annotations without a segmentation: the evaluation refuses the file'):
+    with pytest.raises(ValueError, match="annotations without a segmentation: the evaluation refuses the file"):
         Run(cfg)
