@@ -23,6 +23,7 @@ setup(
     package_data={
         "resnet_backbone.configs": ["*.yaml", "**/*.yaml"],
         "resnet_backbone.compare": ["*.j2"],
+        "resnet_backbone.data.coco": ["*.yaml"],
         "resnet_backbone.doctor": ["*.j2"],
         "resnet_backbone.metrics": ["*.css", "*.yaml"],
         "resnet_backbone.reproduce": ["*.yaml"],

@@ -101,7 +101,7 @@ def test_areas_that_do_not_fit(data, tool, caplog):
     assert status == 0 and finding["warning"] and finding["count"] == finding["total"] > 0
     cfg = load_config("quickstart.yaml")
     open_test_sets(cfg, open_train_set(cfg).class_names)
-    assert "objects have an area that does not fit their box" in caplog.text
+    assert "objects whose area does not fit their box" in caplog.text
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
@@ -119,7 +119,7 @@ def test_both_readers_take_every_encoding_of_json(data, tool, encoding):
     (lambda content: content["annotations"][0].update(category_id=77), "unknown_category"),
     (lambda content: content["images"][0].update(file_name="gone.jpg"), "missing_image"),
     (lambda content: content["categories"][0].update(name="disc"), "other_classes"),
-    (lambda content: content["annotations"][0]["bbox"].__setitem__(2, -5), "not_evaluable"),
+    (lambda content: content["annotations"][0]["bbox"].__setitem__(2, -5), "negative_box"),
     (lambda content: content.clear(), "unusable_file"),
 ])  # fmt: skip
 def test_what_stops_a_run(data, tool, change, kind):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -15,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from resnet_backbone.compare.runs import ConfigComparison, EvaluatedRun, cautions, compare_settings, read_runs
+from resnet_backbone.data.coco.masks import Rle
+from resnet_backbone.data.coco.read import GroundTruth, IouType, read_ground_truth
 from resnet_backbone.metrics.bootstrap import Bootstrap, bootstrap
-from resnet_backbone.metrics.coco import ALL, IOU_50, IouType
-from resnet_backbone.metrics.coco_input import Record, iterate_results, read_ground_truth, read_results
+from resnet_backbone.metrics.coco import ALL, IOU_50
 from resnet_backbone.metrics.drawing import PICTURE_SCORE, draw_objects
 from resnet_backbone.metrics.error_types import ErrorBreakdown, error_breakdown
 from resnet_backbone.metrics.matching import (
@@ -30,6 +30,7 @@ from resnet_backbone.metrics.matching import (
     most_different,
     precision_recall,
 )
+from resnet_backbone.metrics.result_table import ResultTable, iterate_results, read_results
 from resnet_backbone.metrics.results import decode_masks
 from resnet_backbone.metrics.run_facts import hash_file
 
@@ -119,25 +120,38 @@ def measure(
             f"{' and '.join(str(run.folder) for run in runs)} have neither boxes nor masks in common; "
             f"their figures are of {', '.join(sorted({kind for run in runs for kind in run.figures}))}"
         )
-    return {kind: _measure(runs, annotations, kind, samples, seed) for kind in shared}
+    truth = read_ground_truth(annotations, shared)
+    found = [_read_results(run, truth, annotations, shared) for run in runs]
+    return {kind: _measure(runs, truth, found, kind, samples, seed) for kind in shared}
 
 
-def _measure(runs: Sequence[EvaluatedRun], annotations: Path, kind: IouType, samples: int, seed: int) -> Measured:
-    matches = tuple(_match(run, annotations, kind) for run in runs)
+def _read_results(run: EvaluatedRun, truth: GroundTruth, annotations: Path, kinds: Sequence[IouType]) -> ResultTable:
+    try:
+        return read_results(run.results_path, truth, kinds)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{run.results_path} does not fit {annotations}: {error}") from error
+
+
+def _measure(
+    runs: Sequence[EvaluatedRun],
+    truth: GroundTruth,
+    found: Sequence[ResultTable],
+    kind: IouType,
+    samples: int,
+    seed: int,
+) -> Measured:
+    matches = tuple(_match(run, truth, of_run, kind) for run, of_run in zip(runs, found, strict=True))
     return Measured(
         iou_type=kind,
         matches=matches,
         bootstrap=bootstrap(matches, samples=samples, seed=seed),
         curves={iou: tuple(precision_recall(of_run, iou) for of_run in matches) for iou in CURVE_IOUS},
-        errors=tuple(error_breakdown(annotations, run.results_path, iou_type=kind) for run in runs),
+        errors=tuple(error_breakdown(truth, of_run, iou_type=kind) for of_run in found),
     )
 
 
-def _match(run: EvaluatedRun, annotations: Path, kind: IouType) -> Matches:
-    try:
-        matches = match(annotations, run.results_path, iou_type=kind)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{run.results_path} does not fit {annotations}: {error}") from error
+def _match(run: EvaluatedRun, truth: GroundTruth, found: ResultTable, kind: IouType) -> Matches:
+    matches = match(truth, found, iou_type=kind)
     computed = matches.metrics()
     for figure in FIGURES:
         recorded = run.figures[kind].get(figure)
@@ -193,24 +207,29 @@ def draw_gallery(
     kind: IouType = "segm" if "segm" in measured else "bbox"
     matches = measured[kind].matches
     chosen = _choose(matches, count)
-    truth = read_ground_truth(annotations, kind)
-    categories = sorted(category["id"] for category in truth["categories"])
-    classes = dict(zip(categories, enumerate(measured[kind].class_names), strict=True))
-    found_of = [_detections(run.results_path, truth, measured, set(chosen)) for run in runs]
+    truth = read_ground_truth(annotations, tuple(measured))
+    found_of = [_detections(run.results_path, truth, tuple(measured), set(chosen)) for run in runs]
+    names = measured[kind].class_names
     exhibits = []
-    images = {image["id"]: image for image in truth["images"]}
     for key in chosen:
-        image = images[key]
-        size = (image["height"], image["width"]) if {"height", "width"} <= set(image) else None
-        pixels = read_image(image_folder / image["file_name"], size)
-        objects = [note for note in truth["annotations"] if note["image_id"] == key and not note["iscrowd"]]
-        caption = f"{len(objects)} object{'s' * (len(objects) != 1)}"
-        panels = [Panel("Ground truth", caption, _draw(pixels, objects, classes), len(objects), 0)]
+        position = truth.image_positions[key]
+        pixels = read_image(image_folder / truth.file_name(position), truth.size(position))
+        rows = np.flatnonzero((truth.images == position) & ~truth.is_crowd)
+        masks = [truth.masks[row] for row in rows] if kind == "segm" else []
+        texts = [names[label] for label in truth.labels[rows]]
+        picture = _draw(pixels, truth.boxes[rows], truth.labels[rows], masks, texts)
+        panels = [Panel("Ground truth", f"{len(rows)} object{'s' * (len(rows) != 1)}", picture, len(rows), 0)]
         for run, of_run, found in zip(runs, matches, found_of, strict=True):
-            right, wrong = _outcomes(of_run, key)
-            caption = f"{right} of {len(objects)} found, {wrong} false positive{'s' * (wrong != 1)}"
-            panels.append(Panel(run.name, caption, _draw(pixels, found[key], classes), right, wrong))
-        exhibits.append(Exhibit(key, image["file_name"], tuple(panels)))
+            true_positives, false_positives = _outcomes(of_run, key)
+            plural = "s" * (false_positives != 1)
+            caption = f"{true_positives} of {len(rows)} found, {false_positives} false positive{plural}"
+            mine = np.flatnonzero(found.images == position)
+            mine = mine[np.argsort(-found.scores[mine], kind="stable")]
+            texts = [f"{names[found.labels[row]]} {found.scores[row]:.2f}" for row in mine]
+            masks = [found.masks[row] for row in mine.tolist()] if len(found.masks) else []
+            picture = _draw(pixels, found.boxes[mine], found.labels[mine], masks, texts)
+            panels.append(Panel(run.name, caption, picture, true_positives, false_positives))
+        exhibits.append(Exhibit(key, truth.file_name(position), tuple(panels)))
     return exhibits
 
 
@@ -221,15 +240,10 @@ def _choose(matches: Sequence[Matches], count: int) -> list[int]:
     return list(dict.fromkeys(key for key in ranked if key is not None))[:count]
 
 
-def _detections(
-    path: Path, truth: Mapping[str, list[Record]], measured: Mapping[IouType, Measured], chosen: set[int]
-) -> dict[int, list[Record]]:
-    """Image id -> what is drawn on it, best first."""
-    drawn = [one for one in iterate_results(path) if one["image_id"] in chosen and one["score"] >= PICTURE_SCORE]
-    checked = [read_results(drawn, truth, kind) for kind in measured]
-    merged = [dict(ChainMap(*of_one)) for of_one in zip(*checked, strict=True)]
-    merged.sort(key=lambda record: -record["score"])
-    return {key: [record for record in merged if record["image_id"] == key] for key in chosen}
+def _detections(path: Path, truth: GroundTruth, kinds: Sequence[IouType], chosen: set[int]) -> ResultTable:
+    """What is drawn: what scores enough, on the chosen images alone."""
+    mine = [record for record in iterate_results(path) if record["image_id"] in chosen]
+    return read_results([record for record in mine if record["score"] >= PICTURE_SCORE], truth, kinds)
 
 
 def _outcomes(matches: Matches, image_id: int) -> tuple[int, int]:
@@ -245,20 +259,14 @@ def _outcomes(matches: Matches, image_id: int) -> tuple[int, int]:
     return true_positives, false_positives
 
 
-def _draw(pixels: Tensor, records: Sequence[Record], classes: Mapping[int, tuple[int, str]]) -> Image.Image:
-    """Draw annotations, or detections with their scores; ``classes`` are label and name by the id of the category."""
-    labels = torch.tensor([classes[record["category_id"]][0] for record in records], dtype=torch.int64)
-    names = [classes[record["category_id"]][1] for record in records]
-    texts = [
-        f"{name} {record['score']:.2f}" if "score" in record else name
-        for name, record in zip(names, records, strict=True)
-    ]
-    boxes = torch.tensor([record["bbox"] for record in records], dtype=torch.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]  # COCO's x, y, width, height to x0, y0, x1, y1
-    masks = None
-    if records and all("segmentation" in record for record in records):
-        masks = decode_masks([record["segmentation"] for record in records], pixels.shape[1], pixels.shape[2])
-    return draw_objects(pixels, boxes, labels, texts, masks, LONG_SIDE)
+def _draw(
+    pixels: Tensor, boxes: np.ndarray, labels: np.ndarray, masks: Sequence[Rle], texts: Sequence[str]
+) -> Image.Image:
+    """Draw boxes, float64 (N, 4) in COCO's x, y, width, height, and their masks, if there are any."""
+    corners, classes = torch.tensor(boxes).reshape(-1, 4), torch.tensor(labels)
+    corners[:, 2:] += corners[:, :2]
+    decoded = decode_masks(masks, pixels.shape[1], pixels.shape[2]) if len(masks) else None
+    return draw_objects(pixels, corners, classes, texts, decoded, LONG_SIDE)
 
 
 @dataclass(frozen=True)

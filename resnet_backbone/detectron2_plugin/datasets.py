@@ -21,16 +21,16 @@ from resnet_backbone.config.keys import fit_num_classes
 from resnet_backbone.data.catalog import DatasetSpec, check_dataset_files, check_same_classes, get_dataset
 from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.data.coco.findings import report_findings
+from resnet_backbone.data.coco.read import GroundTruth, read_ground_truth
 from resnet_backbone.data.images.checks import compare_images
 from resnet_backbone.data.images.files import ImageFiles
-from resnet_backbone.files.text import read_json
-from resnet_backbone.metrics.coco import check_ground_truth
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
 _registered: set[str] = set()  # the names that this module has entered, whose files may be others in the next run
+_truths: dict[str, GroundTruth] = {}  # by name, of the sets that the last run evaluates
 # By name, what read the records of a data set of Detectron2's where we do now.
 _replaced: dict[str, Callable[[], list[Record]]] = {}
 _READERS = ("detectron2.data.datasets.coco", "detectron2.data.datasets.coco_panoptic")  # modules that register them
@@ -40,7 +40,7 @@ def register_datasets(cfg: CfgNode, *, training: bool) -> list[str]:
     """Enter what DATASETS.TRAIN and TEST name, and Detectron2 does not know, into its catalog; check that it is there.
 
     Our own names (``shapes_train``, ``bccd_test``, ...), those of DATASETS.OWN and those that Detectron2 reads from
-    COCO's JSON (``coco_2017_train``, ...; not for keypoints) are read and checked by us, whole: the catalog gives the
+    COCO's JSON (``coco_2017_train``, ...; not for keypoints) are read and checked by us: the catalog gives the
     boxes and masks that the torchvision engine trains on.
 
     Args:
@@ -98,12 +98,15 @@ def _enter(cfg: CfgNode, name: str, *, training: bool) -> tuple[list[str], CocoD
     """Return the classes, and the data set where it is not one that Detectron2 alone reads."""
     own = _own_names(cfg)
     dataset = None
+    _truths.pop(name, None)
     if name in DatasetCatalog and name not in (*own, *_registered):
         _check_files(name)
         dataset = _replace(name, cfg, training=training)
         complete_metadata(name, "thing_classes", "stuff_classes")
     else:
         dataset = _register(get_dataset(name, cfg.DATASETS.OWN if name in own else ()), cfg, training=training)
+    if dataset is not None and not training:
+        _truths[name] = dataset.ground_truth
     return list(getattr(MetadataCatalog.get(name), "thing_classes", [])), dataset
 
 
@@ -150,8 +153,6 @@ def _replace(name: str, cfg: CfgNode, *, training: bool) -> CocoDataset | None:
     is_segments = metadata.get("panoptic_json") and not stuff_root
     if not is_instances or is_segments or cfg.MODEL.KEYPOINT_ON or "://" in json_file + image_root:
         return None
-    if not training and "annotations" not in read_json(Path(json_file)):  # images to be scored elsewhere
-        return None
     dataset = _open(Path(json_file), Path(image_root), cfg, training=training)
     check_same_classes(name, dataset.class_names, metadata.get("thing_classes", dataset.class_names))
     labels = _labels(dataset)
@@ -183,9 +184,21 @@ def _open(json_path: Path, image_folder: Path, cfg: CfgNode, *, training: bool) 
         keep_unlabelled=not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
     )
     dataset.check_images()
-    if not training:  # what the evaluation refuses, it refuses before the training
-        check_ground_truth(json_path, ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",))
     return dataset
+
+
+def read_truth(name: str, *, with_masks: bool) -> GroundTruth:
+    """Return what the detections on a registered data set in COCO's format are compared with.
+
+    It is that of the run, which has read it; that of other data sets is read here.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_ground_truth``.
+    """
+    path, truth = Path(MetadataCatalog.get(name).json_file), _truths.get(name)
+    if truth is not None and truth.source == path and (not with_masks or truth.segmentations is not None):
+        return truth
+    return read_ground_truth(path, ("bbox", "segm") if with_masks else ("bbox",), needs_annotations=False)
 
 
 def _labels(dataset: CocoDataset) -> dict[int, int]:

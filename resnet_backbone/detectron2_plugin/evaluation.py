@@ -7,7 +7,6 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,15 @@ from torch import nn
 
 from resnet_backbone.data.coco.masks import decode_segmentation
 from resnet_backbone.data.images.read import read_image
-from resnet_backbone.detectron2_plugin.datasets import complete_metadata
+from resnet_backbone.detectron2_plugin.datasets import complete_metadata, read_truth
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper, boxes_of
 from resnet_backbone.engine.data_errors import Fetched
 from resnet_backbone.files.atomic import write_text
-from resnet_backbone.metrics.coco import IouType
+from resnet_backbone.metrics.coco import CocoMetrics
 from resnet_backbone.metrics.drawing import PictureSample, evenly_spaced, save_comparison_pictures
-from resnet_backbone.metrics.results import ImageResults, decode_masks, write_results
+from resnet_backbone.metrics.results import ImageResults, decode_masks
 from resnet_backbone.metrics.run_facts import CostMeter, write_facts
-from resnet_backbone.metrics.summary import CocoMetrics
-from resnet_backbone.metrics.voc import score_results
+from resnet_backbone.metrics.voc import score_images
 
 logger = logging.getLogger(__name__)
 
@@ -93,12 +91,14 @@ class CocoEvaluator(DatasetEvaluator):
         if not comm.is_main_process():
             return {}
         found = {image_id: image for part in gathered for image_id, image in part.items()}
-        path = self.folder / "coco_instances_results.json"
-        in_order = (found[image_id].records(self.category_ids) for image_id in sorted(found))
-        write_results(path, chain.from_iterable(in_order))
-        iou_types: tuple[IouType, ...] = ("bbox", "segm") if self.with_masks else ("bbox",)
-        voc_eleven_points = MetadataCatalog.get(self.dataset_name).get("voc_eleven_points")
-        self.metrics = score_results(self.json_path, path, iou_types, voc_eleven_points=voc_eleven_points)
+        self.metrics = score_images(
+            found.values(),
+            self.category_ids,
+            read_truth(self.dataset_name, with_masks=self.with_masks),
+            self.folder / "coco_instances_results.json",
+            ("bbox", "segm") if self.with_masks else ("bbox",),
+            voc_eleven_points=MetadataCatalog.get(self.dataset_name).get("voc_eleven_points"),
+        )
         self.num_images = len(found)
         if self.pictures:
             self._draw(found)
@@ -244,7 +244,7 @@ def _without_nan(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _masks(segmentations: list[Any], height: int, width: int) -> torch.Tensor:
-    """Bool, (N, height, width), from polygons and run lengths as Detectron2 has read them."""
+    """Bool, (N, height, width), from polygons and RLE as Detectron2 has read them."""
     masks = np.zeros((len(segmentations), height, width), dtype=bool)
     for mask, segmentation in zip(masks, segmentations, strict=True):
         mask[:] = decode_segmentation(segmentation, height, width)

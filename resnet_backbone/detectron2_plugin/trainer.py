@@ -19,7 +19,7 @@ from torch import nn
 
 from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
 from resnet_backbone.detectron2_plugin.evaluation import evaluate
-from resnet_backbone.detectron2_plugin.loader import ResumableLoader
+from resnet_backbone.detectron2_plugin.mapper import ResumableLoader
 from resnet_backbone.engine.batches import derive_seed
 from resnet_backbone.engine.data_errors import DataError
 from resnet_backbone.engine.divergence import broken_tensors, explain_divergence

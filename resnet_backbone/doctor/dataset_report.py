@@ -17,18 +17,14 @@ from resnet_backbone.data.catalog import check_dataset_files, check_same_classes
 from resnet_backbone.data.coco.checks import Checked
 from resnet_backbone.data.coco.findings import ACTIONS, Example, Finding, find
 from resnet_backbone.data.coco.read import check_coco_json
-from resnet_backbone.data.coco.table import CocoTable, annotation_example
 from resnet_backbone.data.images.checks import compare_images
 from resnet_backbone.data.images.files import ImageFiles, find_missing_images
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.files.atomic import write_text
-from resnet_backbone.metrics.coco import IouType, doubtful_areas
-from resnet_backbone.metrics.coco_input import read_ground_truth
 from resnet_backbone.metrics.drawing import draw_objects
 from resnet_backbone.metrics.page import render_page
 
 _REFUSED = (ValueError, TypeError, OSError)
-_IOU_TYPES: tuple[IouType, ...] = ("bbox", "segm")
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,6 @@ def check_sets(sets: Sequence[SetToCheck], *, deep: bool) -> list[CheckedSet]:
     for one, _ in readable:
         if not any(finding.action == "stop" for finding in one.findings):  # where a run gets no further
             _compare_classes(one, readable[0][0])
-            _check_evaluation(one)
     train = {one.what.name: files for one, files in readable if one.what.training}
     test = {one.what.name: files for one, files in readable if not one.what.training}
     in_order = sorted((one for one, _ in readable), key=lambda one: not one.what.training)
@@ -116,18 +111,20 @@ def check_sets(sets: Sequence[SetToCheck], *, deep: bool) -> list[CheckedSet]:
 
 def _check_file(what: SetToCheck) -> CheckedSet:
     one = CheckedSet(what)
-    with_masks = what.with_masks and what.training
     try:
         if not what.image_folder.is_dir():
             raise FileNotFoundError(f"{what.image_folder}: no such image folder")
         checked = check_coco_json(
-            what.json_path, training=what.training, with_masks=with_masks, mask_format=what.mask_format
+            what.json_path,
+            training=what.training,
+            with_masks=what.with_masks,
+            mask_format=what.mask_format if what.training else "bitmask",
         )
     except _REFUSED as error:
         one.findings = _refusal("unusable_file", error)
         return one
     one.checked = checked
-    one.findings = [*checked.findings, *_area_findings(checked.table, training=what.training)]
+    one.findings = list(checked.findings)
     one.num_images, one.num_annotations = len(checked.used_images), len(checked.used)
     counts = np.bincount(checked.labels[checked.used], minlength=len(checked.class_names))
     one.classes = list(zip(checked.class_names, counts.tolist(), strict=True))
@@ -143,26 +140,6 @@ def _compare_classes(one: CheckedSet, first: CheckedSet) -> None:
         check_same_classes(one.what.name, [name for name, _ in one.classes], [name for name, _ in first.classes])
     except ValueError as error:
         one.findings += _refusal("other_classes", error)
-
-
-def _check_evaluation(one: CheckedSet) -> None:
-    iou_types = () if one.what.training else _IOU_TYPES if one.what.with_masks else _IOU_TYPES[:1]
-    for iou_type in iou_types:
-        try:
-            read_ground_truth(one.what.json_path, iou_type)
-        except _REFUSED as error:
-            one.findings += _refusal("not_evaluable", error)
-
-
-def _area_findings(table: CocoTable, *, training: bool) -> list[Finding]:
-    areas = doubtful_areas(table.areas, table.boxes, table.is_crowd)
-
-    def text(row: int) -> str:
-        return f"has area {table.areas[row]:g}, its bbox is {table.boxes[row].tolist()}"
-
-    warns = areas.warns and not training
-    example = annotation_example(table, text)
-    return find("doubtful_area", areas.rows.tolist(), areas.total, example, warns=warns, note=areas.note)
 
 
 def _refusal(key: str, error: Exception) -> list[Finding]:

@@ -22,7 +22,7 @@ from resnet_backbone.models.registry import list_models
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import WeightsError, load_weights
 from resnet_backbone.weights.architecture import candidate_archs, has_bottlenecks
-from resnet_backbone.weights.cache import resolve
+from resnet_backbone.weights.download import resolve
 from resnet_backbone.weights.errors import SHOWN_NAMES, shorten
 
 _REFUSED = (ValueError, TypeError, OSError)

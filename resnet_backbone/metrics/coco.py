@@ -1,4 +1,4 @@
-"""COCO average precision of boxes and masks, by faster-coco-eval or by pycocotools, and what makes it doubtful.
+"""COCO average precision of boxes and masks, by faster-coco-eval or by pycocotools, and its figures as text and JSON.
 
 Both agree. They fill ``precision[IoU, recall level, class, area, detections]`` and ``recall[IoU, class, area,
 detections]``, the classes in the order of their ids, and -1 where the ground truth has no object.
@@ -9,28 +9,126 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import faster_coco_eval
 import numpy as np
 import pycocotools.coco
 import pycocotools.cocoeval
+from tabulate import tabulate
 
-from resnet_backbone.files.text import brief, naming, paused_collector, read_json
-from resnet_backbone.metrics.coco_input import read_ground_truth
-from resnet_backbone.metrics.masks import Record, mask_areas
-from resnet_backbone.metrics.results import ResultTable, read_result_table
-from resnet_backbone.metrics.summary import CocoMetrics
+from resnet_backbone.data.coco.findings import report_findings
+from resnet_backbone.data.coco.read import GroundTruth, IouType, mask_areas, read_ground_truth
+from resnet_backbone.files.text import brief, paused_collector
+from resnet_backbone.metrics.result_table import Results, ResultTable, read_results
+
+if TYPE_CHECKING:
+    from resnet_backbone.metrics.voc import VocMetrics
 
 logger = logging.getLogger(__name__)
 
+Record = dict[str, Any]
+
+
+_FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@dataclass(frozen=True)
+class CocoMetrics:
+    """COCO's figures in percent (0 to 100), under Detectron2's names.
+
+    A figure is nan where the ground truth holds nothing to measure it on: no small object, no object of that class.
+    COCO's own code writes -1 there.
+    """
+
+    iou_type: str  # "bbox" or "segm"
+    max_detections: int  # per image and class, the highest scores first
+    AP: float  # mean over IoU 0.50:0.05:0.95 and over classes
+    AP50: float
+    AP75: float
+    APs: float  # objects under 32 x 32 pixels
+    APm: float
+    APl: float  # objects over 96 x 96 pixels
+    AR1: float  # mean recall over the same IoUs, with the best detection of each image and class
+    AR10: float
+    AR100: float  # with `max_detections` of them: "AR100" in JSON and tables for COCO's 100, else e.g. "AR300"
+    ARs: float
+    ARm: float
+    ARl: float
+    per_class: Mapping[str, float]  # class name -> AP, in the order of the category ids
+    masks: CocoMetrics | None = None  # the "segm" figures of the same detections, where they have masks
+    voc: VocMetrics | None = None  # Pascal VOC's figures of the same boxes, on its own data sets
+
+    def by_type(self) -> dict[str, CocoMetrics]:
+        """These figures, and those of the masks where there are any, by IoU type."""
+        return {metrics.iou_type: metrics for metrics in (self, self.masks) if metrics is not None}
+
+    def summary(self) -> dict[str, float]:
+        """The twelve figures by name, in COCO's order."""
+        return {f"AR{self.max_detections}" if name == "AR100" else name: getattr(self, name) for name in _FIGURES}
+
+    def to_dict(self) -> dict[str, dict[str, float | None]]:
+        """For JSON: ``{"bbox": {"AP": 37.1, ..., "AP-person": 52.0, ...}}``, "segm" and "voc" where there are such.
+
+        nan becomes None, as JSON has no nan.
+        """
+        figures = {
+            iou_type: figures_for_json(metrics.summary(), metrics.per_class)
+            for iou_type, metrics in self.by_type().items()
+        }
+        return figures | (self.voc.to_dict() if self.voc else {})
+
+    def scalars(self) -> dict[str, float]:
+        """The figures over all classes by full name, ``bbox/AP`` or ``voc/mAP``, for the records of a run; no nan."""
+        figures = {
+            f"{iou_type}/{name}": value
+            for iou_type, metrics in self.by_type().items()
+            for name, value in metrics.summary().items()
+        }
+        if self.voc:
+            figures["voc/mAP"] = self.voc.mAP
+        return {name: value for name, value in figures.items() if not math.isnan(value)}
+
+    def table(self) -> str:
+        """Readable text: the twelve figures, then the AP of every class in three columns. Percent; "-" for nan."""
+        tables = [metrics._own_table() for metrics in self.by_type().values()]
+        return "\n\n".join(tables + ([self.voc.table()] if self.voc else []))
+
+    def _own_table(self) -> str:
+        figures = {name: percent(value) for name, value in self.summary().items()}
+        head = _table([list(figures.values())], list(figures), ["right"] * len(figures))
+        return f"{self.iou_type}, percent\n{head}\n\nAP per class\n{class_table(self.per_class)}"
+
+
+def figures_for_json(summary: Mapping[str, float], per_class: Mapping[str, float]) -> dict[str, float | None]:
+    """Return figures and "AP-<class>" of every class; nan becomes None."""
+    values = {**summary, **{f"AP-{name}": ap for name, ap in per_class.items()}}
+    return {key: None if math.isnan(value) else value for key, value in values.items()}
+
+
+def class_table(per_class: Mapping[str, float]) -> str:
+    """Return the AP of every class as text in three columns."""
+    cells = [(name, percent(ap)) for name, ap in per_class.items()]
+    columns = min(3, len(cells))
+    rows = [sum(cells[start : start + columns], ()) for start in range(0, len(cells), columns)]
+    return _table(rows, ["class", "AP"] * columns, ["left", "right"] * columns)
+
+
+def _table(rows: Sequence[Sequence[str]], headers: list[str], alignment: list[str]) -> str:
+    return tabulate(rows, headers=headers, tablefmt="pipe", colalign=alignment, disable_numparse=True)
+
+
+def percent(value: float) -> str:
+    """Return a figure as text, "-" for nan."""
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
 
 def run_faster(
-    truth: Mapping[str, list[Record]], found: ResultTable, iou_type: str, max_detections: Sequence[int]
+    truth: GroundTruth, found: ResultTable, iou_type: IouType, max_detections: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compare by faster-coco-eval, one class at a time.
 
@@ -39,25 +137,20 @@ def run_faster(
     500,000 detections in 5,000 images.
 
     Args:
-        truth: what ``read_ground_truth`` gave for this ``iou_type``.
+        truth: read with masks for "segm".
         found: results with boxes or masks, as ``iou_type`` needs.
         iou_type: "bbox" or "segm".
         max_detections: three limits, ascending.
     """
-    truth, found = _numbered(truth, found)
-    objects = defaultdict(list)
-    for annotation in truth["annotations"]:
-        objects[annotation["category_id"]].append(annotation)
-    images = {image["id"]: image for image in truth["images"]}
-    order = np.argsort(found.category_ids, kind="stable")
+    object_areas = truth.areas(iou_type)
     precision, recall = [], []
-    for category in sorted(truth["categories"], key=lambda category: category["id"]):
-        bounds = np.searchsorted(found.category_ids, [category["id"], category["id"] + 1], sorter=order)
-        detections = _records(found, order[slice(*bounds)], images, iou_type)
-        here = {record["image_id"] for record in (*objects[category["id"]], *detections)}
-        shared = {"images": [images[key] for key in here], "categories": [category]}
+    for label in range(len(truth.class_names)):
+        objects = _object_records(truth, np.flatnonzero(truth.labels == label), object_areas, iou_type)
+        detections = _detection_records(found, np.flatnonzero(found.labels == label), iou_type)
+        here = sorted({record["image_id"] for record in (*objects, *detections)})
+        shared = {"images": _image_records(truth, here), "categories": _category_records(truth, [label])}
         evaluator = faster_coco_eval.COCOeval_faster(
-            faster_coco_eval.COCO({**shared, "annotations": objects[category["id"]]}),
+            faster_coco_eval.COCO({**shared, "annotations": objects}),
             faster_coco_eval.COCO({**shared, "annotations": detections}),
             iouType=iou_type,
             print_function=logger.debug,
@@ -71,15 +164,20 @@ def run_faster(
 
 
 def run_pycocotools(
-    truth: Mapping[str, list[Record]], found: ResultTable, iou_type: str, max_detections: Sequence[int]
+    truth: GroundTruth, found: ResultTable, iou_type: IouType, max_detections: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compare by pycocotools; the arguments are those of :func:`run_faster`."""
-    truth, found = _numbered(truth, found)
-    images = {image["id"]: image for image in truth["images"]}
-    detections = _records(found, np.arange(len(found)), images, iou_type)
+    objects = _object_records(truth, np.arange(len(truth)), truth.areas(iou_type), iou_type)
+    detections = _detection_records(found, np.arange(len(found)), iou_type)
+    shared = {
+        "images": _image_records(truth, range(1, len(truth.image_ids) + 1)),
+        "categories": _category_records(truth, range(len(truth.class_names))),
+    }
     with _stdout_to_log():
         evaluator = pycocotools.cocoeval.COCOeval(
-            _pycocotools_index(truth), _pycocotools_index({**truth, "annotations": detections}), iouType=iou_type
+            _pycocotools_index({**shared, "annotations": objects}),
+            _pycocotools_index({**shared, "annotations": detections}),
+            iouType=iou_type,
         )
         evaluator.params.maxDets = list(max_detections)
         evaluator.evaluate()
@@ -87,49 +185,49 @@ def run_pycocotools(
     return evaluator.eval["precision"], evaluator.eval["recall"]
 
 
-def _numbered(truth: Mapping[str, list[Record]], found: ResultTable) -> tuple[dict[str, list[Record]], ResultTable]:
-    """Copies in which images and categories are numbered from 1, in the order of their ids.
+# The records of both packages. Images, classes and objects are numbered from 1: faster-coco-eval holds ids as doubles,
+# which do not tell those beyond 2**53 apart, and both take an object of the id 0 for "no match".
 
-    faster-coco-eval holds ids as doubles, which do not tell ids beyond 2**53 apart.
-    """
-    image_ids = sorted(image["id"] for image in truth["images"])
-    category_ids = sorted(category["id"] for category in truth["categories"])
-    image_number = {key: number for number, key in enumerate(image_ids, start=1)}
-    category_number = {key: number for number, key in enumerate(category_ids, start=1)}
-    numbered = {
-        "images": [{**image, "id": image_number[image["id"]]} for image in truth["images"]],
-        "categories": [{**category, "id": category_number[category["id"]]} for category in truth["categories"]],
-        "annotations": [
-            {
-                **annotation,
-                "image_id": image_number[annotation["image_id"]],
-                "category_id": category_number[annotation["category_id"]],
-            }
-            for annotation in truth["annotations"]
-        ],
-    }
-    return numbered, replace(
-        found,
-        image_ids=np.searchsorted(image_ids, found.image_ids) + 1,
-        category_ids=np.searchsorted(category_ids, found.category_ids) + 1,
+
+def _object_records(truth: GroundTruth, rows: np.ndarray, areas: np.ndarray, iou_type: IouType) -> list[Record]:
+    if iou_type == "bbox":
+        key, measured = "bbox", truth.boxes[rows].tolist()
+    else:
+        key, measured = "segmentation", [truth.masks[row] for row in rows.tolist()]
+    return _records(
+        truth.images[rows], truth.labels[rows], key, measured, area=areas[rows], iscrowd=truth.is_crowd[rows]
     )
 
 
-def _records(found: ResultTable, rows: np.ndarray, images: Mapping[int, Record], iou_type: str) -> list[Record]:
-    """Some of the results as both packages' own ``loadRes`` makes them: numbered from 1, with their areas."""
+def _detection_records(found: ResultTable, rows: np.ndarray, iou_type: IouType) -> list[Record]:
+    """As both packages' own ``loadRes`` makes them."""
     if iou_type == "bbox":
-        key, boxes = "bbox", found.boxes[rows]
-        measured, areas = boxes.tolist(), boxes[:, 2:].prod(axis=1).tolist()
+        boxes = found.boxes[rows]
+        key, measured, areas = "bbox", boxes.tolist(), boxes[:, 2:].prod(axis=1)
     else:
-        key, measured = "segmentation", [found.mask(row, images) for row in rows.tolist()]
+        key, measured = "segmentation", [found.masks[row] for row in rows.tolist()]
         areas = mask_areas(measured)
-    columns = (found.image_ids[rows].tolist(), found.category_ids[rows].tolist(), found.scores[rows].tolist())
-    return [
-        {"id": number, "image_id": image, "category_id": label, "score": score, key: value, "area": area, "iscrowd": 0}
-        for number, (image, label, score, value, area) in enumerate(
-            zip(*columns, measured, areas, strict=True), start=1
-        )
-    ]
+    crowd = np.zeros(len(rows), dtype=bool)
+    return _records(
+        found.images[rows], found.labels[rows], key, measured, score=found.scores[rows], area=areas, iscrowd=crowd
+    )
+
+
+def _records(images: np.ndarray, labels: np.ndarray, key: str, measured: list[Any], **more: np.ndarray) -> list[Record]:
+    columns = {"image_id": images + 1, "category_id": labels + 1, **more}
+    columns["iscrowd"] = columns["iscrowd"].astype(int)
+    values = zip(*(column.tolist() for column in columns.values()), measured, strict=True)
+    keys = (*columns, key)
+    return [{"id": number, **dict(zip(keys, row, strict=True))} for number, row in enumerate(values, start=1)]
+
+
+def _image_records(truth: GroundTruth, numbers: Iterable[int]) -> list[Record]:
+    sizes = truth.sizes.tolist()
+    return [{"id": number, "height": sizes[number - 1][0], "width": sizes[number - 1][1]} for number in numbers]
+
+
+def _category_records(truth: GroundTruth, labels: Iterable[int]) -> list[Record]:
+    return [{"id": label + 1, "name": truth.class_names[label]} for label in labels]
 
 
 def _pycocotools_index(data: Mapping[str, list[Record]]) -> pycocotools.coco.COCO:
@@ -148,24 +246,21 @@ def _stdout_to_log() -> Iterator[None]:
         logger.debug("pycocotools: %s", line)
 
 
-IouType = Literal["bbox", "segm"]
 Backend = Literal["faster", "pycocotools"]
 
 IOU_50, IOU_75 = 0, 5
 ALL, SMALL, MEDIUM, LARGE = 0, 1, 2, 3
 
-# When figures are doubtful though they can be computed.
-LARGEST_AREA = 1e10  # pixels; COCO's code ignores objects outside of 0 to this
+# When results are doubtful though they can be scored.
 SEVERAL = 5
-USUAL = 0.01  # share of doubtful areas that occurs in good data: masks of several parts, thin ones
 MISSED = 0.1  # share of the images with objects that a detector may leave without a result
 NEARLY_ALL = 0.95
 ROUNDING = 1.0  # pixels
 
 
 def evaluate_coco(
-    ground_truth: Path | Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]] | Path,
+    ground_truth: Path | Mapping[str, Any] | GroundTruth,
+    results: Results | ResultTable,
     *,
     iou_type: IouType = "bbox",
     backend: Backend = "faster",
@@ -174,7 +269,8 @@ def evaluate_coco(
     """Compare detections with ground truth as COCO does.
 
     Args:
-        ground_truth: COCO annotations (images, annotations, categories), as a dict or the path of the JSON file.
+        ground_truth: COCO annotations (images, annotations, categories), as a dict or the path of the JSON file; or
+            what ``read_ground_truth`` made of them.
         results: COCO results, as a list or the path of the JSON file: ``{"image_id", "category_id", "score"}`` with
             ``"bbox": [x, y, width, height]`` in pixels, or with ``"segmentation"`` as compressed RLE. None at
             all give AP 0 and a warning. A file is read piece by piece and held as arrays.
@@ -197,8 +293,8 @@ def evaluate_coco(
 
 @paused_collector()
 def evaluate_coco_types(
-    ground_truth: Path | Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]] | Path,
+    ground_truth: Path | Mapping[str, Any] | GroundTruth,
+    results: Results | ResultTable,
     iou_types: Sequence[IouType],
     *,
     backend: Backend = "faster",
@@ -220,123 +316,43 @@ def evaluate_coco_types(
         raise ValueError(f'backend must be "faster" or "pycocotools", got {backend!r}')
     if max_detections < 10:
         raise ValueError(f"max_detections must be 10 or more, because AR10 is reported too; got {max_detections}")
-    data = read_json(ground_truth) if isinstance(ground_truth, Path) else ground_truth
-    with naming(ground_truth):
-        truths = {iou_type: read_ground_truth(data, iou_type) for iou_type in iou_types}
-    del data
-    found = read_result_table(results, truths[iou_types[0]], iou_types)
+    if not isinstance(ground_truth, GroundTruth):
+        ground_truth = read_ground_truth(ground_truth, iou_types)
+        report_findings(ground_truth.source or "ground truth", ground_truth.findings)
+    found = results if isinstance(results, ResultTable) else read_results(results, ground_truth, iou_types)
     if not len(found):
         logger.warning("no detections at all, so every AP is 0; is the detector trained, and are its weights loaded?")
-    _warn_of_doubts(ground_truth, truths[iou_types[0]], found)
+    if len(ground_truth) and ground_truth.is_crowd.all():
+        logger.warning("all annotations are crowds (iscrowd 1), which nothing has to find: there are no figures")
+    for doubt in doubtful_results(ground_truth, found):
+        logger.warning("%s%s", f"{ground_truth.source}: " if ground_truth.source else "", doubt)
     run = run_faster if backend == "faster" else run_pycocotools
     return [
-        _metrics(truth, iou_type, max_detections, *run(truth, found, iou_type, [1, 10, max_detections]))
-        for iou_type, truth in truths.items()
+        _metrics(ground_truth, iou_type, max_detections, *run(ground_truth, found, iou_type, [1, 10, max_detections]))
+        for iou_type in iou_types
     ]
 
 
-def check_ground_truth(path: Path, iou_types: Sequence[IouType]) -> None:
-    """Raise what an evaluation of these types would raise of its annotations, and warn of what it would warn of.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`read_ground_truth`.
-    """
-    data = read_json(path)
-    with naming(path):
-        truths = [read_ground_truth(data, iou_type) for iou_type in iou_types]
-    _warn_of_doubts(path, truths[0])
-
-
-def _warn_of_doubts(
-    ground_truth: Path | Mapping[str, Any], truth: Mapping[str, list[Record]], found: ResultTable | None = None
-) -> None:
-    notes = truth["annotations"]
-    areas = doubtful_areas(
-        np.array([note["area"] for note in notes], dtype=float),
-        np.array([note["bbox"] for note in notes], dtype=float).reshape(-1, 4),
-        np.array([note["iscrowd"] for note in notes], dtype=bool),
-    )
-    doubts = []
-    if areas.warns:
-        first = notes[areas.rows[0]]
-        doubts.append(
-            f"{len(areas.rows)} of {areas.total} objects have an area that does not fit their box (annotation number "
-            f"{first['id']} of the file has area {first['area']:g}, its bbox is {first['bbox']}); {areas.note}. "
-            f'Write the pixels of the mask, width x height of the box without masks, or leave "area" out'
-        )
-    if notes and not areas.total:
-        doubts.append("all annotations are crowds (iscrowd 1), which nothing has to find: there are no figures")
-    if found is not None:
-        doubts += doubtful_results(truth, found)
-    for doubt in doubts:
-        logger.warning("%s%s", f"{ground_truth}: " if isinstance(ground_truth, Path) else "", doubt)
-
-
-@dataclass(frozen=True)
-class DoubtfulAreas:
-    """Objects whose "area" cannot be that of what their box encloses; crowds are not looked at."""
-
-    rows: np.ndarray  # int64, of the objects and crowds that were given
-    total: int  # objects
-    ignored: int  # of the rows, whose area is negative or beyond LARGEST_AREA
-
-    @property
-    def warns(self) -> bool:
-        return self.ignored > 0 or len(self.rows) > USUAL * self.total
-
-    @property
-    def note(self) -> str:
-        """What becomes of it."""
-        text = "COCO's code tells small, medium and large objects apart by area, so APs, APm, APl and ARs, ARm, ARl "
-        text += "are not those of the objects"
-        if self.ignored:
-            text += f"; it ignores objects of negative area or one above 1e10, {self.ignored} here, in every figure"
-        return text
-
-
-def doubtful_areas(areas: np.ndarray, boxes: np.ndarray, is_crowd: np.ndarray) -> DoubtfulAreas:
-    """Compare the "area" of objects with their boxes.
-
-    Doubtful is an area that is negative, larger than the box by more than rounding, so small that it could not reach
-    from one side of the box to the other, or the same for boxes of different sizes. Boxes without area are left out.
-
-    Args:
-        areas: (N,), pixels; nan where there is none.
-        boxes: (N, 4), x y width height in pixels.
-        is_crowd: bool, (N,).
-    """
-    sides = boxes[:, 2:]
-    box_areas = sides.prod(axis=1)
-    doubtful = (areas > 1.2 * (sides + 2 * ROUNDING).prod(axis=1)) | (areas < sides.max(axis=1, initial=0) / 4)
-    doubtful &= box_areas > 0
-    ignored = ~is_crowd & ((areas < 0) | (areas > LARGEST_AREA))
-    measured = areas[~is_crowd]
-    if len(measured) >= SEVERAL and np.ptp(measured) == 0:
-        doubtful |= bool(box_areas[~is_crowd].max() > 1.5 * box_areas[~is_crowd].min())
-    rows = np.flatnonzero(~is_crowd & doubtful | ignored)
-    return DoubtfulAreas(rows, len(measured), int(ignored.sum()))
-
-
-def doubtful_results(truth: Mapping[str, list[Record]], found: ResultTable) -> list[str]:
+def doubtful_results(truth: GroundTruth, found: ResultTable) -> list[str]:
     """Say what suggests that results were not written as COCO takes them; none of it is certain."""
     if not len(found):
         return []
-    objects = [record for record in truth["annotations"] if not record["iscrowd"]]
+    single = ~truth.is_crowd
     doubts = []
-    images = {record["image_id"] for record in objects}
-    without = sorted(images.difference(found.image_ids.tolist()))
+    images = np.unique(truth.images[single])
+    without = np.setdiff1d(images, found.images)
     if len(without) > MISSED * len(images):
         doubts.append(
-            f"{len(without)} of the {len(images)} images with objects have no result, such as image {without[0]}; "
-            f"their objects count as missed. Were the results written for all images?"
+            f"{len(without)} of the {len(images)} images with objects have no result, such as image "
+            f"{truth.image_ids[without[0]]}; their objects count as missed. Were the results written for all images?"
         )
-    names = {category["id"]: category["name"] for category in truth["categories"]}
-    classes = {record["category_id"] for record in objects}
-    absent = sorted(classes.difference(found.category_ids.tolist()))
-    if absent and 2 * len(absent) >= len(classes):
+    classes = np.unique(truth.labels[single])
+    absent = np.setdiff1d(classes, found.labels)
+    if len(absent) and 2 * len(absent) >= len(classes):
         doubts.append(
             f"{len(absent)} of the {len(classes)} classes with objects have no result, such as "
-            f"{brief(names[absent[0]])}; is category_id the id in the annotation file, not the label of the network?"
+            f"{brief(truth.class_names[absent[0]])}; is category_id the id in the annotation file, not the label of "
+            f"the network?"
         )
     in_first_pixel = ((found.boxes >= -0.01) & (found.boxes <= 1.01)).all(axis=1)
     if in_first_pixel.size and in_first_pixel.mean() >= NEARLY_ALL:
@@ -344,21 +360,21 @@ def doubtful_results(truth: Mapping[str, list[Record]], found: ResultTable) -> l
             f"{in_first_pixel.sum()} of the {len(found.boxes)} boxes of the results lie within the first pixel; COCO's "
             f"bbox is in pixels: are they shares of the image, to be multiplied by its width and height?"
         )
-    sizes = {image["id"]: (image.get("width"), image.get("height")) for image in truth["images"]}
-    if len(found.boxes) and all(type(side) is int for size in sizes.values() for side in size):
-        limits = np.array([sizes[image_id] for image_id in found.image_ids.tolist()], dtype=float) + ROUNDING
-        far = (found.boxes[:, :2] + found.boxes[:, 2:] > limits).any(axis=1)
+    if len(found.boxes) and (truth.sizes >= 0).all():
+        limits = truth.sizes[found.images, ::-1] + ROUNDING
+        outside = (found.boxes[:, :2] + found.boxes[:, 2:] > limits).any(axis=1)
         ordered = (found.boxes[:, 2:] > found.boxes[:, :2]) & (found.boxes[:, 2:] <= limits)
-        if far.sum() >= max(SEVERAL, MISSED * len(far)) and ordered.all(axis=1).mean() >= NEARLY_ALL:
+        if outside.sum() >= max(SEVERAL, MISSED * len(outside)) and ordered.all(axis=1).mean() >= NEARLY_ALL:
             doubts.append(
-                f"{far.sum()} of the {len(far)} boxes of the results reach out of their images, and nearly all would "
-                f"fit as corners x1, y1, x2, y2; COCO's bbox is [x, y, width, height]: write [x1, y1, x2 - x1, y2 - y1]"
+                f"{outside.sum()} of the {len(outside)} boxes of the results reach out of their images, and nearly all "
+                f"would fit as corners x1, y1, x2, y2; COCO's bbox is [x, y, width, height]: write [x1, y1, x2 - x1, "
+                f"y2 - y1]"
             )
     return doubts
 
 
 def _metrics(
-    truth: Mapping[str, list[Record]],
+    truth: GroundTruth,
     iou_type: IouType,
     max_detections: int,
     precision: np.ndarray,
@@ -367,26 +383,23 @@ def _metrics(
     return CocoMetrics(
         iou_type=iou_type,
         max_detections=max_detections,
-        AP=_percent(precision[:, :, :, ALL, -1]),
-        AP50=_percent(precision[IOU_50, :, :, ALL, -1]),
-        AP75=_percent(precision[IOU_75, :, :, ALL, -1]),
-        APs=_percent(precision[:, :, :, SMALL, -1]),
-        APm=_percent(precision[:, :, :, MEDIUM, -1]),
-        APl=_percent(precision[:, :, :, LARGE, -1]),
-        AR1=_percent(recall[:, :, ALL, 0]),
-        AR10=_percent(recall[:, :, ALL, 1]),
-        AR100=_percent(recall[:, :, ALL, 2]),
-        ARs=_percent(recall[:, :, SMALL, -1]),
-        ARm=_percent(recall[:, :, MEDIUM, -1]),
-        ARl=_percent(recall[:, :, LARGE, -1]),
-        per_class={
-            category["name"]: _percent(precision[:, :, index, ALL, -1])
-            for index, category in enumerate(sorted(truth["categories"], key=lambda category: category["id"]))
-        },
+        AP=_mean(precision[:, :, :, ALL, -1]),
+        AP50=_mean(precision[IOU_50, :, :, ALL, -1]),
+        AP75=_mean(precision[IOU_75, :, :, ALL, -1]),
+        APs=_mean(precision[:, :, :, SMALL, -1]),
+        APm=_mean(precision[:, :, :, MEDIUM, -1]),
+        APl=_mean(precision[:, :, :, LARGE, -1]),
+        AR1=_mean(recall[:, :, ALL, 0]),
+        AR10=_mean(recall[:, :, ALL, 1]),
+        AR100=_mean(recall[:, :, ALL, 2]),
+        ARs=_mean(recall[:, :, SMALL, -1]),
+        ARm=_mean(recall[:, :, MEDIUM, -1]),
+        ARl=_mean(recall[:, :, LARGE, -1]),
+        per_class={name: _mean(precision[:, :, label, ALL, -1]) for label, name in enumerate(truth.class_names)},
     )
 
 
-def _percent(values: np.ndarray) -> float:
+def _mean(values: np.ndarray) -> float:
     """Mean of a slice in percent. -1 marks "no ground truth"; nan where there is nothing else."""
     values = values[values > -1]
     return float(100 * values.mean()) if values.size else float("nan")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resnet_backbone.metrics.coco import IouType
-from resnet_backbone.metrics.coco_input import Record, read_ground_truth, read_results
-from resnet_backbone.metrics.matching import area_under_curve, assign, best_first, group_by, overlaps
+from resnet_backbone.data.coco.read import GroundTruth, IouType
+from resnet_backbone.metrics.matching import area_under_curve, assign, best_first, group_by, overlaps, read_pair
+from resnet_backbone.metrics.result_table import Results, ResultTable
 
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(KINDS))
@@ -58,8 +58,8 @@ class _Judged:
 
 
 def error_breakdown(
-    ground_truth: Path | Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]] | Path,
+    ground_truth: Path | Mapping[str, Any] | GroundTruth,
+    results: Results | ResultTable,
     *,
     iou: float = 0.5,
     background_iou: float = 0.1,
@@ -98,30 +98,28 @@ def error_breakdown(
     """
     if not 0 < background_iou < iou <= 1:
         raise ValueError(f"0 < background_iou < iou <= 1 must hold, got background_iou {background_iou} and iou {iou}")
-    truth = read_ground_truth(ground_truth, iou_type)
-    found_in = group_by(read_results(results, truth, iou_type), "image_id")
-    there_in = group_by(truth["annotations"], "image_id")
-    names = {category["id"]: category["name"] for category in truth["categories"]}
-    labels = {key: label for label, key in enumerate(sorted(names))}
-    parts, objects, missed = [], np.zeros(len(names), int), np.zeros(len(names), int)
-    for image in sorted(image["id"] for image in truth["images"]):
-        there = [annotation for annotation in there_in[image] if not annotation["iscrowd"]]
-        found, is_hit, used = _hits(there_in[image], there, found_in[image], iou, iou_type, max_detections)
-        there_labels = np.array([labels[annotation["category_id"]] for annotation in there], int)
-        found_labels = np.array([labels[result["category_id"]] for result in found], int)
-        scores = np.array([result["score"] for result in found], float)
+    truth, results = read_pair(ground_truth, results, iou_type)
+    found_in, there_in = group_by(results.images), group_by(truth.images)
+    num_classes = len(truth.class_names)
+    parts, objects, missed = [], np.zeros(num_classes, int), np.zeros(num_classes, int)
+    for image in range(len(truth.image_ids)):
+        there = there_in[image][~truth.is_crowd[there_in[image]]]
+        found, is_hit, used = _hits(truth, there_in[image], results, found_in[image], iou, iou_type, max_detections)
+        there_labels, found_labels, scores = truth.labels[there], results.labels[found], results.scores[found]
         same_class = found_labels[:, None] == there_labels
-        kinds, meant = _kinds(overlaps(found, there, iou_type), same_class, used, iou, background_iou)
+        kinds, meant = _kinds(overlaps(results, found, truth, there, iou_type), same_class, used, iou, background_iou)
         kinds[is_hit], meant[is_hit] = TRUE_POSITIVE, NONE
         winners = _winners(meant, scores, used)
         mended = np.full(len(found), NONE)
         mended[winners] = there_labels[meant[winners]]
         used[meant[winners]] = True
         parts.append((found_labels, scores, kinds, mended))
-        objects += np.bincount(there_labels, minlength=len(names))
-        missed += np.bincount(there_labels[~used], minlength=len(names))
+        objects += np.bincount(there_labels, minlength=num_classes)
+        missed += np.bincount(there_labels[~used], minlength=num_classes)
     detections = _Judged(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    counts = [np.bincount(detections.classes[detections.kinds == kind], minlength=len(names)) for kind in range(MISSED)]
+    counts = [
+        np.bincount(detections.classes[detections.kinds == kind], minlength=num_classes) for kind in range(MISSED)
+    ]
     counts.append(missed)
     ap = _mean_ap(detections, objects, objects)
     mended_aps = [_mean_ap(detections.mend(kind), objects, objects) for kind in range(MISSED)]
@@ -134,38 +132,40 @@ def error_breakdown(
         objects=int(objects.sum()),
         counts={kind: int(of_kind.sum()) for kind, of_kind in zip(KINDS, counts, strict=True)},
         per_class={
-            names[key]: {kind: int(of_kind[label]) for kind, of_kind in zip(KINDS, counts, strict=True)}
-            for key, label in labels.items()
+            name: {kind: int(of_kind[label]) for kind, of_kind in zip(KINDS, counts, strict=True)}
+            for label, name in enumerate(truth.class_names)
         },
         costs={kind: float(np.maximum(mended - ap, 0)) for kind, mended in zip(KINDS, mended_aps, strict=True)},
     )
 
 
 def _hits(
-    annotations: Sequence[Record],
-    objects: Sequence[Record],
-    results: Sequence[Record],
+    truth: GroundTruth,
+    annotations: np.ndarray,
+    results: ResultTable,
+    detections: np.ndarray,
     iou: float,
     iou_type: IouType,
     max_detections: int,
-) -> tuple[list[Record], np.ndarray, np.ndarray]:
-    """One image's detections that count, which of them hit, and which of the objects are hit; as COCO decides it."""
-    place = {annotation["id"]: index for index, annotation in enumerate(objects)}
-    used = np.zeros(len(objects), bool)
-    kept, is_hit = [], []
-    annotations_of = group_by(annotations, "category_id")
-    for category, found in sorted(group_by(results, "category_id").items()):
-        found = best_first(found, max_detections)
-        here = annotations_of[category]
-        crowd = np.array([bool(annotation["iscrowd"]) for annotation in here], bool)
-        partner = assign(overlaps(found, here, iou_type), np.array([iou]), crowd[None], crowd)[0, 0]
-        for result, taken in zip(found, partner.tolist(), strict=True):
-            if taken == NONE or not crowd[taken]:
-                kept.append(result)
-                is_hit.append(taken != NONE)
-            if taken != NONE and not crowd[taken]:
-                used[place[here[taken]["id"]]] = True
-    return kept, np.array(is_hit, bool), used
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One image's detections that count, by their rows, which of them hit, and which of its objects are hit; as COCO
+    decides it. Objects are the annotations that are no crowds."""
+    is_used = np.zeros(len(truth), bool)
+    kept, is_hit = [np.zeros(0, int)], [np.zeros(0, bool)]
+    annotations_of, found_of = group_by(truth.labels[annotations]), group_by(results.labels[detections])
+    for label, places in found_of.items():
+        found = best_first(results.scores, detections[places], max_detections)
+        here = annotations[annotations_of[label]]
+        crowd = truth.is_crowd[here]
+        ious = overlaps(results, found, truth, here, iou_type)
+        partner = assign(ious, np.array([iou]), crowd[None], crowd)[0, 0]
+        hits = partner != NONE
+        in_crowd = np.zeros(len(found), bool)
+        in_crowd[hits] = crowd[partner[hits]]
+        kept.append(found[~in_crowd])
+        is_hit.append(hits[~in_crowd])
+        is_used[here[partner[hits & ~in_crowd]]] = True
+    return np.concatenate(kept), np.concatenate(is_hit), is_used[annotations[~truth.is_crowd[annotations]]]
 
 
 def _kinds(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import Params
 
-from resnet_backbone.metrics.coco import ALL, IOU_50, IOU_75, LARGE, MEDIUM, SMALL, IouType
-from resnet_backbone.metrics.coco_input import Record, read_ground_truth, read_results
-from resnet_backbone.metrics.masks import mask_areas
+from resnet_backbone.data.coco.read import GroundTruth, IouType, read_ground_truth
+from resnet_backbone.metrics.coco import ALL, IOU_50, IOU_75, LARGE, MEDIUM, SMALL
+from resnet_backbone.metrics.result_table import Results, ResultTable, read_results
 
 TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = 1, -1, 0
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -108,8 +108,8 @@ class Matches:
 
 
 def match(
-    ground_truth: Path | Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]] | Path,
+    ground_truth: Path | Mapping[str, Any] | GroundTruth,
+    results: Results | ResultTable,
     *,
     iou_type: IouType = "bbox",
     max_detections: int = 100,
@@ -129,39 +129,51 @@ def match(
         raise ValueError(f'iou_type must be "bbox" or "segm", got {iou_type!r}')
     if max_detections < 1:
         raise ValueError(f"max_detections must be 1 or more, got {max_detections}")
-    truth = read_ground_truth(ground_truth, iou_type)
-    detections = group_by(read_results(results, truth, iou_type), "category_id")
-    objects = group_by(truth["annotations"], "category_id")
-    image_ids = tuple(sorted(image["id"] for image in truth["images"]))
-    position = {image_id: index for index, image_id in enumerate(image_ids)}
-    names = {category["id"]: category["name"] for category in truth["categories"]}
+    truth, found = read_pair(ground_truth, results, iou_type)
+    areas = truth.areas(iou_type), found.areas(iou_type)
+    detections, objects = group_by(found.labels), group_by(truth.labels)
     classes = tuple(
-        _match_class(names[key], objects[key], detections[key], position, iou_type, max_detections)
-        for key in sorted(names)
+        _match_class(name, truth, objects[label], found, detections[label], areas, iou_type, max_detections)
+        for label, name in enumerate(truth.class_names)
     )
-    return Matches(iou_type, image_ids, classes)
+    return Matches(iou_type, tuple(truth.image_ids.tolist()), classes)
 
 
-def group_by(records: Iterable[Record], key: str) -> dict[int, list[Record]]:
-    """Annotations or results by "image_id" or "category_id"; an empty list for one that has none."""
-    groups: dict[int, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[record[key]].append(record)
-    return groups
+def read_pair(
+    ground_truth: Path | Mapping[str, Any] | GroundTruth, results: Results | ResultTable, iou_type: IouType
+) -> tuple[GroundTruth, ResultTable]:
+    """Read what is compared, where it has not been read."""
+    if not isinstance(ground_truth, GroundTruth):
+        ground_truth = read_ground_truth(ground_truth, (iou_type,))
+    return ground_truth, results if isinstance(results, ResultTable) else read_results(
+        results, ground_truth, (iou_type,)
+    )
 
 
-def best_first(detections: Sequence[Record], max_detections: int) -> list[Record]:
-    """One class's detections of one image, the best first, and no more than count."""
-    return sorted(detections, key=lambda result: -result["score"])[:max_detections]
+def group_by(values: np.ndarray) -> dict[int, np.ndarray]:
+    """Return the places of each of the ``values``, integers (N,), ascending; none of a value that does not occur."""
+    order = np.argsort(values, kind="stable")
+    found, starts = np.unique(values[order], return_index=True)
+    places = np.split(order, starts[1:]) if len(found) else []
+    return defaultdict(lambda: np.zeros(0, dtype=np.int64), zip(found.tolist(), places, strict=True))
 
 
-def overlaps(detections: Sequence[Record], objects: Sequence[Record], iou_type: IouType) -> np.ndarray:
-    """IoU of every detection with every object, (D, G); with a crowd, the share of the detection that lies in it."""
-    key = "bbox" if iou_type == "bbox" else "segmentation"
-    if not detections or not objects:
+def best_first(scores: np.ndarray, rows: np.ndarray, max_detections: int) -> np.ndarray:
+    """Return the rows of one image's and class's detections, the best first, and no more than that many."""
+    return rows[np.argsort(-scores[rows], kind="stable")][:max_detections]
+
+
+def overlaps(
+    found: ResultTable, detections: np.ndarray, truth: GroundTruth, objects: np.ndarray, iou_type: IouType
+) -> np.ndarray:
+    """Return the IoU of every detection with every object, (D, G), by their rows; with a crowd, the share of the
+    detection that lies in it."""
+    if not len(detections) or not len(objects):
         return np.zeros((len(detections), len(objects)))
-    crowd = [int(annotation["iscrowd"]) for annotation in objects]
-    return coco_mask.iou([result[key] for result in detections], [annotation[key] for annotation in objects], crowd)
+    crowd = truth.is_crowd[objects].astype(int).tolist()
+    if iou_type == "bbox":
+        return coco_mask.iou(found.boxes[detections], truth.boxes[objects], crowd)
+    return coco_mask.iou([found.masks[row] for row in detections], [truth.masks[row] for row in objects], crowd)
 
 
 def assign(ious: np.ndarray, thresholds: np.ndarray, ignored: np.ndarray, crowd: np.ndarray) -> np.ndarray:
@@ -199,37 +211,35 @@ def assign(ious: np.ndarray, thresholds: np.ndarray, ignored: np.ndarray, crowd:
 
 def _match_class(
     name: str,
-    objects: Sequence[Record],
-    detections: Sequence[Record],
-    position: Mapping[int, int],
+    truth: GroundTruth,
+    objects: np.ndarray,
+    found: ResultTable,
+    detections: np.ndarray,
+    areas: tuple[np.ndarray, np.ndarray],
     iou_type: IouType,
     max_detections: int,
 ) -> ClassMatches:
-    found_in = group_by(detections, "image_id")
-    detections = [result for image_id in sorted(found_in) for result in best_first(found_in[image_id], max_detections)]
-    images = np.array([position[result["image_id"]] for result in detections], np.int32)
-    scores = np.array([result["score"] for result in detections], float)
-    outside = _outside(_areas(detections, iou_type))
+    """Match the rows ``detections`` with the rows ``objects``; ``areas`` are those of all objects and detections."""
+    by_image = group_by(found.images[detections])
+    best = [best_first(found.scores, detections[by_image[image]], max_detections) for image in sorted(by_image)]
+    detections = np.concatenate([detections[:0], *best])
+    images = found.images[detections].astype(np.int32)
+    scores = found.scores[detections]
+    outside = _outside(areas[1][detections])
     outcomes = np.where(outside, IGNORED, FALSE_POSITIVE).astype(np.int8)[:, None].repeat(len(COCO.iouThrs), axis=1)
-    num_objects = np.zeros((len(COCO.areaRng), len(position)), np.int32)
-    for image_id, here in group_by(objects, "image_id").items():
-        image = position[image_id]
-        crowd = np.array([bool(annotation["iscrowd"]) for annotation in here])
-        ignored = crowd | _outside(np.array([annotation["area"] for annotation in here], float))
+    num_objects = np.zeros((len(COCO.areaRng), len(truth.image_ids)), np.int32)
+    for image, places in group_by(truth.images[objects]).items():
+        here = objects[places]
+        crowd = truth.is_crowd[here]
+        ignored = crowd | _outside(areas[0][here])
         num_objects[:, image] = (~ignored).sum(axis=1)
         part = slice(*np.searchsorted(images, [image, image + 1]))
-        partner = assign(overlaps(detections[part], here, iou_type), COCO.iouThrs, ignored, crowd)
-        area, threshold, found = np.nonzero(partner >= 0)
-        taken = ignored[area, partner[area, threshold, found]]
-        outcomes[:, :, part][area, threshold, found] = np.where(taken, IGNORED, TRUE_POSITIVE)
+        partner = assign(overlaps(found, detections[part], truth, here, iou_type), COCO.iouThrs, ignored, crowd)
+        area, threshold, matched = np.nonzero(partner >= 0)
+        taken = ignored[area, partner[area, threshold, matched]]
+        outcomes[:, :, part][area, threshold, matched] = np.where(taken, IGNORED, TRUE_POSITIVE)
     order = np.argsort(-scores, kind="stable")
     return ClassMatches(name, scores[order], images[order], outcomes[:, :, order], num_objects)
-
-
-def _areas(detections: Sequence[Record], iou_type: IouType) -> np.ndarray:
-    if iou_type == "bbox":
-        return np.array([result["bbox"][2] * result["bbox"][3] for result in detections], float)
-    return np.array(mask_areas(result["segmentation"] for result in detections), float)
 
 
 def _outside(areas: np.ndarray) -> np.ndarray:

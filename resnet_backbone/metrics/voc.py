@@ -3,31 +3,59 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from resnet_backbone.data.coco.read import GroundTruth, IouType
 from resnet_backbone.files.atomic import write_text
-from resnet_backbone.files.text import read_json
-from resnet_backbone.metrics.coco import IouType, doubtful_results, evaluate_coco_types
-from resnet_backbone.metrics.coco_input import Record, read_ground_truth, read_results
-from resnet_backbone.metrics.matching import group_by
-from resnet_backbone.metrics.results import read_result_table
-from resnet_backbone.metrics.summary import CocoMetrics, VocMetrics
+from resnet_backbone.metrics.coco import (
+    CocoMetrics,
+    class_table,
+    doubtful_results,
+    evaluate_coco_types,
+    figures_for_json,
+    percent,
+)
+from resnet_backbone.metrics.matching import group_by, read_pair
+from resnet_backbone.metrics.result_table import Results, ResultTable, to_result_table
+from resnet_backbone.metrics.results import ImageResults, write_results
+
+logger = logging.getLogger(__name__)
 
 # Competition 4: trained on anything but VOC's test images, such as ImageNet.
 SUBMISSION_FOLDER = Path("results/VOC2012/Main")
 _SUBMISSION_FILE = "comp4_det_test_{}.txt"
 
 
+@dataclass(frozen=True)
+class VocMetrics:
+    """Pascal VOC's figures in percent (0 to 100); nan where there is nothing to find."""
+
+    mAP: float  # mean over the classes that the ground truth has
+    per_class: Mapping[str, float]  # class name -> AP, in the order of the category ids
+    iou: float  # the least overlap with an object that counts
+    eleven_points: bool  # VOC 2007's way; else the area under the curve, that of VOC 2010 and later
+
+    def to_dict(self) -> dict[str, dict[str, float | None]]:
+        """For JSON: ``{"voc": {"mAP": 73.2, "AP-aeroplane": 76.5, ...}}``; nan becomes None."""
+        return {"voc": figures_for_json({"mAP": self.mAP}, self.per_class)}
+
+    def table(self) -> str:
+        """Readable text: the mean, then the AP of every class in three columns. Percent; "-" for nan."""
+        how = "11 points (VOC 2007)" if self.eleven_points else "area under the curve (VOC 2010 and later)"
+        head = f"Pascal VOC, IoU {self.iou:g}, {how}, percent: mAP {percent(self.mAP)}"
+        return f"{head}\n\n{class_table(self.per_class)}"
+
+
 def evaluate_voc(
-    ground_truth: Path | Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]] | Path,
+    ground_truth: Path | Mapping[str, Any] | GroundTruth,
+    results: Results | ResultTable,
     *,
     iou: float = 0.5,
     eleven_points: bool,
@@ -63,19 +91,15 @@ def evaluate_voc(
     """
     if not 0 < iou <= 1:
         raise ValueError(f"iou must be above 0 and at most 1, got {iou}")
-    truth = read_ground_truth(ground_truth, "bbox")
-    if not truth["annotations"]:
+    truth, found = read_pair(ground_truth, results, "bbox")
+    if not len(truth):
         raise ValueError("the ground truth has no annotation, so there is nothing to compare with; is it a test set?")
-    found = read_results(results, truth, "bbox")
-    for doubt in doubtful_results(truth, read_result_table(found, truth, ("bbox",))):
+    for doubt in doubtful_results(truth, found):
         logger.warning("%s", doubt)
-    objects = group_by(truth["annotations"], "category_id")
-    detections = group_by(found, "category_id")
+    objects, detections = group_by(truth.labels), group_by(found.labels)
     per_class = {
-        category["name"]: _average_precision(
-            objects[category["id"]], detections[category["id"]], iou=iou, eleven_points=eleven_points
-        )
-        for category in sorted(truth["categories"], key=lambda category: category["id"])
+        name: _average_precision(truth, objects[label], found, detections[label], iou=iou, eleven_points=eleven_points)
+        for label, name in enumerate(truth.class_names)
     }
     known = [ap for ap in per_class.values() if not np.isnan(ap)]
     return VocMetrics(
@@ -87,7 +111,7 @@ def evaluate_voc(
 
 
 def write_voc_submission(
-    images: Path | Mapping[str, Any], results: Sequence[Mapping[str, Any]] | Path, folder: Path
+    images: Path | Mapping[str, Any] | GroundTruth, results: Results | ResultTable, folder: Path
 ) -> list[Path]:
     """Write detections as VOC's evaluation server takes them: ``results/VOC2012/Main/comp4_det_test_<class>.txt``.
 
@@ -106,64 +130,65 @@ def write_voc_submission(
         FileNotFoundError, TypeError, ValueError: as :func:`evaluate_voc`, or two images of the same name, or a class
             whose name cannot be part of a file's.
     """
-    truth = read_ground_truth(images, "bbox")
-    detections = group_by(read_results(results, truth, "bbox"), "category_id")
-    names = {image["id"]: Path(image["file_name"]).stem for image in truth["images"]}
-    if len(set(names.values())) < len(names):
+    truth, found = read_pair(images, results, "bbox")
+    names = [Path(truth.file_name(image)).stem for image in range(len(truth.image_ids))]
+    if len(set(names)) < len(names):
         raise ValueError("two images have the same file name but for folder and suffix; the server tells them by it")
-    for category in truth["categories"]:
-        if any(mark in category["name"] for mark in "/\\\0"):
-            raise ValueError(f"the class {category['name']!r} cannot be part of a file's name; take out / and \\")
+    for name in truth.class_names:
+        if any(mark in name for mark in "/\\\0"):
+            raise ValueError(f"the class {name!r} cannot be part of a file's name; take out / and \\")
+    rows = group_by(found.labels)
     paths = []
-    for category in sorted(truth["categories"], key=lambda category: category["id"]):
-        lines = [_submission_line(names[found["image_id"]], found) for found in detections[category["id"]]]
-        paths.append(folder / SUBMISSION_FOLDER / _SUBMISSION_FILE.format(category["name"]))
+    for label, name in enumerate(truth.class_names):
+        lines = [_submission_line(names[found.images[row]], found, row) for row in rows[label].tolist()]
+        paths.append(folder / SUBMISSION_FOLDER / _SUBMISSION_FILE.format(name))
         write_text(paths[-1], "".join(lines))
     return paths
 
 
 def _average_precision(
-    objects: Sequence[Record], detections: Sequence[Record], *, iou: float, eleven_points: bool
+    truth: GroundTruth,
+    objects: np.ndarray,
+    found: ResultTable,
+    detections: np.ndarray,
+    *,
+    iou: float,
+    eleven_points: bool,
 ) -> float:
-    """AP of one class in percent, nan without an object that is not difficult."""
-    difficult = np.array([bool(record["iscrowd"]) for record in objects], dtype=bool)
+    """AP of one class, given by its rows, in percent, nan without an object that is not difficult."""
+    difficult = truth.is_crowd[objects]
     positives = int((~difficult).sum())
     if positives == 0:
         return float("nan")
-    best_first = np.argsort(-np.array([record["score"] for record in detections]), kind="stable")
-    overlap, nearest = (values[best_first] for values in _nearest_objects(objects, detections))
+    detections = detections[np.argsort(-found.scores[detections], kind="stable")]
+    overlap, nearest = _nearest_objects(truth, objects, found, detections)
     on_object = overlap >= iou
     counted = ~on_object | ~difficult[nearest]
     right = on_object & counted & _first_of_each(nearest, on_object)
-    found = np.cumsum(right[counted])
-    precision = found / np.arange(1, len(found) + 1)
+    hits = np.cumsum(right[counted])
+    precision = hits / np.arange(1, len(hits) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]  # the best precision at this recall or a higher one
     if not eleven_points:
         return float(100 * envelope[right[counted]].sum() / positives)
     # In whole numbers, as 3 of 10 would miss the level 0.1 + 0.1 + 0.1.
-    levels = [envelope[10 * found >= tenth * positives] for tenth in range(11)]
+    levels = [envelope[10 * hits >= tenth * positives] for tenth in range(11)]
     return float(100 * sum(level[0] for level in levels if level.size) / 11)
 
 
-def _nearest_objects(objects: Sequence[Record], detections: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
-    """For each detection its largest IoU with an object of its image (0 without one), and that object's index."""
+def _nearest_objects(
+    truth: GroundTruth, objects: np.ndarray, found: ResultTable, detections: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each detection its largest IoU with an object of its image (0 without one), and that object's place."""
     overlap = np.zeros(len(detections))
     nearest = np.zeros(len(detections), dtype=np.int64)
-    of_image = _indices_by_image(objects)
-    for image_id, found in _indices_by_image(detections).items():
-        if image_id in of_image:
-            there = np.array(of_image[image_id])
-            boxes = [detections[index]["bbox"] for index in found], [objects[index]["bbox"] for index in there]
+    there_in = group_by(truth.images[objects])
+    for image, places in group_by(found.images[detections]).items():
+        there = there_in[image]
+        if len(there):
+            boxes = found.boxes[detections[places]], truth.boxes[objects[there]]
             ious = coco_mask.iou(*boxes, [0] * len(there))
-            overlap[found], nearest[found] = ious.max(axis=1), there[ious.argmax(axis=1)]
+            overlap[places], nearest[places] = ious.max(axis=1), there[ious.argmax(axis=1)]
     return overlap, nearest
-
-
-def _indices_by_image(records: Sequence[Record]) -> dict[int, list[int]]:
-    indices: dict[int, list[int]] = defaultdict(list)
-    for index, record in enumerate(records):
-        indices[record["image_id"]].append(index)
-    return indices
 
 
 def _first_of_each(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -174,44 +199,64 @@ def _first_of_each(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return first
 
 
-def _submission_line(name: str, found: Record) -> str:
-    x, y, width, height = found["bbox"]
-    return f"{name} {found['score']:.6f} {x + 1:.3f} {y + 1:.3f} {x + width:.3f} {y + height:.3f}\n"
+def _submission_line(name: str, found: ResultTable, row: int) -> str:
+    x, y, width, height = found.boxes[row].tolist()
+    return f"{name} {found.scores[row]:.6f} {x + 1:.3f} {y + 1:.3f} {x + width:.3f} {y + height:.3f}\n"
 
 
-logger = logging.getLogger(__name__)
-
-
-def score_results(
-    ground_truth: Path, results: Path, iou_types: Sequence[IouType], *, voc_eleven_points: bool | None
+def score_images(
+    images: Iterable[ImageResults],
+    category_ids: Sequence[int],
+    truth: GroundTruth,
+    path: Path,
+    iou_types: Sequence[IouType],
+    *,
+    voc_eleven_points: bool | None,
 ) -> CocoMetrics | None:
-    """Score a results file and log the table.
+    """Write the detections of a test set as COCO results, score them, and log the table.
 
     Args:
-        ground_truth: COCO-format JSON. Without annotations, as in a challenge's test set, there is nothing to score.
-        results: COCO results JSON. A VOC test set without annotations gets its submission beside it.
+        images: what was found in each, in any order.
+        category_ids: those of the detector's labels.
+        truth: without annotations, as in a challenge's test set, there is nothing to score.
+        path: gets the results. The submission of a VOC test set without annotations is written beside it.
         iou_types: "bbox", and "segm" where the detector has masks.
         voc_eleven_points: see ``evaluate_voc``; None for a data set that is not VOC's.
 
     Returns:
         COCO's figures, and VOC's of a VOC data set; None without annotations.
     """
-    truth = read_json(ground_truth)
-    if isinstance(truth, Mapping) and not truth.get("annotations"):
-        logger.info("%s has no annotations, so there are no figures; wrote %s", ground_truth, results)
+    in_order = sorted(images, key=lambda image: image.image_id)
+    write_results(path, chain.from_iterable(image.records(category_ids) for image in in_order))
+    return score_results(
+        truth, to_result_table(in_order, category_ids, truth), path, iou_types, voc_eleven_points=voc_eleven_points
+    )
+
+
+def score_results(
+    truth: GroundTruth,
+    found: ResultTable,
+    path: Path,
+    iou_types: Sequence[IouType],
+    *,
+    voc_eleven_points: bool | None,
+) -> CocoMetrics | None:
+    """Do what :func:`score_images` does with detections that were written to ``path``."""
+    if not len(truth):
+        logger.info("%s has no annotations, so there are no figures; wrote %s", truth.source, path)
         if voc_eleven_points is not None:
-            write_voc_submission(truth, results, results.parent)
+            write_voc_submission(truth, found, path.parent)
             logger.info(
                 "for VOC's evaluation server: %s; pack it with tar -czf results.tgz -C %s results",
-                results.parent / SUBMISSION_FOLDER,
-                results.parent,
+                path.parent / SUBMISSION_FOLDER,
+                path.parent,
             )
         return None
-    first, *others = evaluate_coco_types(truth, results, iou_types)
+    first, *others = evaluate_coco_types(truth, found, iou_types)
     voc = None
     if voc_eleven_points is not None:
-        voc = evaluate_voc(truth, results, eleven_points=voc_eleven_points)
+        voc = evaluate_voc(truth, found, eleven_points=voc_eleven_points)
     metrics = replace(first, masks=others[0] if others else None, voc=voc)
-    logger.info("AP in percent on %s\n%s", ground_truth, metrics.table())
-    logger.info("wrote %s", results)
+    logger.info("AP in percent on %s\n%s", truth.source, metrics.table())
+    logger.info("wrote %s", path)
     return metrics

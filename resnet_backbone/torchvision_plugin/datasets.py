@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +17,11 @@ from resnet_backbone.config.keys import fit_num_classes
 from resnet_backbone.data.catalog import check_dataset_files, check_same_classes, get_dataset
 from resnet_backbone.data.coco.dataset import CocoDataset, Sample, Target
 from resnet_backbone.data.coco.findings import report_findings
+from resnet_backbone.data.coco.read import IouType
 from resnet_backbone.data.images.checks import compare_images
 from resnet_backbone.data.transforms import test_transforms, train_transforms
-from resnet_backbone.engine.batches import BatchSampler, SeededDataset, images_per_pass
+from resnet_backbone.engine.batches import BatchSampler, SeededDataset, images_per_pass, reorder_channels
 from resnet_backbone.engine.signals import stay_for_the_parent
-from resnet_backbone.metrics.coco import IouType, check_ground_truth
 
 logger = logging.getLogger(__name__)
 
@@ -79,13 +80,13 @@ def open_train_set(cfg: CfgNode) -> TrainSet:
 
 
 def open_test_sets(
-    cfg: CfgNode, class_names: tuple[str, ...], train_set: TrainSet | None = None
+    cfg: CfgNode, class_names: tuple[str, ...] | None, train_set: TrainSet | None = None
 ) -> dict[str, CocoDataset]:
     """Open what DATASETS.TEST names with the test transforms of INPUT, and check the images of all sets of the run.
 
     Args:
         cfg: reads DATASETS, INPUT and MODEL.MASK_ON.
-        class_names: those of the training.
+        class_names: those of the training; None takes those of the first set.
         train_set: what is trained on, to be compared with.
 
     Raises:
@@ -96,12 +97,11 @@ def open_test_sets(
     sets = {}
     for name in cfg.DATASETS.TEST:
         spec = get_dataset(name, cfg.DATASETS.OWN)
-        sets[name] = CocoDataset(spec.json_path, spec.image_folder, transforms, training=False)
-        sets[name].check_images()
-        check_ground_truth(
-            spec.json_path, iou_types(cfg)
-        )  # what the evaluation refuses, it refuses before the training
-        check_same_classes(name, sets[name].class_names, class_names)
+        opened = CocoDataset(spec.json_path, spec.image_folder, with_masks=cfg.MODEL.MASK_ON, training=False)
+        opened.check_images()
+        sets[name] = opened.with_other(transforms, masks=False)  # masks are compared, and the network needs none
+        check_same_classes(name, opened.class_names, class_names or opened.class_names)
+        class_names = class_names or opened.class_names
     _check_images(cfg, train_set, sets)
     return sets
 
@@ -154,22 +154,27 @@ def build_train_loader(
         SeededDataset(dataset, seed, cfg.INPUT.FORMAT),
         batch_sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=collate,
+        collate_fn=_collate,
         worker_init_fn=stay_for_the_parent,
         pin_memory=cfg.MODEL.DEVICE != "cpu",
     )
 
 
 def build_test_loader(cfg: CfgNode, dataset: CocoDataset, *, rank: int, world_size: int) -> DataLoader[Any]:
-    """Return a loader of one image at a time over this process's share of ``dataset``, every image once overall."""
+    """Return a loader of one image at a time, its channels in the order of INPUT.FORMAT, over this process's share of
+    ``dataset``, every image once overall."""
     return DataLoader(
         Subset(dataset, range(rank, len(dataset), world_size)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=collate,
+        collate_fn=partial(_reorder_and_collate, cfg.INPUT.FORMAT),
         worker_init_fn=stay_for_the_parent,
     )
 
 
-def collate(samples: list[Sample]) -> tuple[list[Tensor], list[Target]]:
+def _collate(samples: list[Sample]) -> tuple[list[Tensor], list[Target]]:
     images, targets = zip(*samples, strict=True)
     return list(images), list(targets)
+
+
+def _reorder_and_collate(channel_order: str, samples: list[Sample]) -> tuple[list[Tensor], list[Target]]:
+    return _collate([(reorder_channels(image, channel_order), target) for image, target in samples])

@@ -10,8 +10,6 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from resnet_backbone.config import warn_of_random_weights
-from resnet_backbone.data.catalog import get_dataset
-from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.doctor import DetectorParts, Section
 from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
 from resnet_backbone.doctor.report import NAME_KEYS, classifier_parts
@@ -50,10 +48,7 @@ class TorchvisionEngine:
         check_files(cfg, training=training)
         if training:
             return open_train_set(cfg).class_names
-        spec = get_dataset(name, cfg.DATASETS.OWN)
-        class_names = CocoDataset(spec.json_path, spec.image_folder, training=False).class_names
-        open_test_sets(cfg, class_names)
-        return class_names
+        return open_test_sets(cfg, None)[name].class_names
 
     def loads_detector(self, checkpoint: Checkpoint) -> bool:
         return is_own_checkpoint(Path(resolve(checkpoint.source)))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import sys
 import time
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +25,12 @@ from resnet_backbone.data.transforms import test_transforms
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.engine.data_errors import Fetched
 from resnet_backbone.files.atomic import write_text
+from resnet_backbone.metrics.coco import CocoMetrics
 from resnet_backbone.metrics.detections import Detections
 from resnet_backbone.metrics.drawing import PictureSample, check_image, evenly_spaced, save_comparison_pictures
-from resnet_backbone.metrics.results import ImageResults, decode_masks, write_results
+from resnet_backbone.metrics.results import ImageResults, decode_masks
 from resnet_backbone.metrics.run_facts import CostMeter, write_facts
-from resnet_backbone.metrics.summary import CocoMetrics
-from resnet_backbone.metrics.voc import score_results
+from resnet_backbone.metrics.voc import score_images
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained
 from resnet_backbone.torchvision_plugin.datasets import build_test_loader, iou_types
 from resnet_backbone.torchvision_plugin.improvements import build_improved
@@ -82,12 +80,12 @@ class Progress:
 
 @torch.inference_mode()
 def predict(
-    cfg: CfgNode, detector: nn.Module, loader: DataLoader[Any], accelerator: Accelerator, num_classes: int
+    detector: nn.Module, loader: DataLoader[Any], accelerator: Accelerator, num_classes: int
 ) -> list[ImageResults]:
     """Return the detections of this process's images, on the CPU, in pixels of the original images.
 
     The detector runs in float32 also where SOLVER.AMP trains it in another precision, as Detectron2's does.
-    Masks come as compressed run lengths: whole ones of a large set do not fit into memory.
+    Masks come as compressed RLE: as pixels, those of a large set do not fit into memory.
     """
     was_training = detector.training
     detector.eval()
@@ -96,8 +94,7 @@ def predict(
     progress = Progress(len(loader)) if accelerator.is_main_process and not sys.stderr.isatty() else None
     bar = tqdm(Fetched(loader), desc="evaluate", unit="image", disable=quiet, leave=False)
     for images, targets in bar:
-        images = [reorder_channels(image, cfg.INPUT.FORMAT).to(accelerator.device) for image in images]
-        outputs = detector(images)
+        outputs = detector([image.to(accelerator.device) for image in images])
         for image, target, output in zip(images, targets, outputs, strict=True):
             output = rescale(output, (image.shape[-2], image.shape[-1]), target["size"])
             boxes, scores, labels = output["boxes"].float(), output["scores"].float(), output["labels"]
@@ -133,15 +130,18 @@ def evaluate(
     """
     loader = build_test_loader(cfg, dataset, rank=accelerator.process_index, world_size=accelerator.num_processes)
     with CostMeter(detector, accelerator.device) as meter:
-        found = predict(cfg, detector, loader, accelerator, len(dataset.category_ids))
+        found = predict(detector, loader, accelerator, len(dataset.category_ids))
     gathered = gather_object(found)
     metrics = None
     if accelerator.is_main_process:
-        gathered = sorted(gathered, key=lambda image: image.image_id)
-        path = folder / "coco_instances_results.json"
-        write_results(path, chain.from_iterable(image.records(dataset.category_ids) for image in gathered))
-        voc_eleven_points = get_dataset(name, cfg.DATASETS.OWN).voc_eleven_points
-        metrics = score_results(dataset.json_path, path, iou_types(cfg), voc_eleven_points=voc_eleven_points)
+        metrics = score_images(
+            gathered,
+            dataset.category_ids,
+            dataset.ground_truth,
+            folder / "coco_instances_results.json",
+            iou_types(cfg),
+            voc_eleven_points=get_dataset(name, cfg.DATASETS.OWN).voc_eleven_points,
+        )
         if metrics is None:
             (folder / "metrics.json").unlink(missing_ok=True)  # figures of an earlier evaluation
         else:
@@ -165,21 +165,11 @@ def evaluate(
     return metrics
 
 
-def without_transforms(dataset: CocoDataset) -> CocoDataset:
-    """Return the same data set with original images."""
-    originals = copy.copy(dataset)
-    originals.transforms = None
-    return originals
-
-
 def _draw(dataset: CocoDataset, found: Sequence[ImageResults], folder: Path) -> None:
     """Draw evenly spaced images of this process's share, ground truth beside detections."""
     found_in = {image.image_id: image for image in found}
     indices = [index for index, image_id in enumerate(dataset.image_ids.tolist()) if image_id in found_in]
-    if any(image.masks is not None for image in found):
-        originals = CocoDataset(dataset.json_path, dataset.image_folder, with_masks=True, training=False)
-    else:
-        originals = without_transforms(dataset)
+    originals = dataset.with_other(masks=any(image.masks is not None for image in found))
     samples = []
     for index in evenly_spaced(indices):
         image, target = originals[index]

@@ -15,11 +15,9 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from resnet_backbone.config import fit_input, required_by_source
-from resnet_backbone.data.catalog import get_dataset
 from resnet_backbone.data.coco.dataset import CocoDataset, Target
 from resnet_backbone.data.coco.masks import decode_segmentation
 from resnet_backbone.data.transforms import InputImage, InputImages, pad_masks, restore_pixels
-from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.torchvision_plugin.datasets import (
     build_test_loader,
     build_train_loader,
@@ -28,7 +26,6 @@ from resnet_backbone.torchvision_plugin.datasets import (
     open_train_set,
 )
 from resnet_backbone.torchvision_plugin.detector import Preprocess, build_backbone
-from resnet_backbone.torchvision_plugin.inference import without_transforms
 
 
 def open_sight(cfg: CfgNode, *, training: bool) -> InputImages:
@@ -64,7 +61,7 @@ def _training_images(cfg: CfgNode, preprocess: Preprocess) -> InputImages:
             pixels = _pixels(cfg, preprocess, batch)
             for row, image, target, (_, index) in zip(pixels, batch, targets, draws, strict=True):
                 dataset, own_index = _locate(parts, index)
-                untouched = without_transforms(dataset)[own_index][1]
+                untouched = dataset.with_other()[own_index][1]
                 yield _seen(row, image, target, dataset.image_path(own_index), len(untouched["boxes"]))
 
     return InputImages(train_set.class_names, images())
@@ -73,9 +70,7 @@ def _training_images(cfg: CfgNode, preprocess: Preprocess) -> InputImages:
 def _test_images(cfg: CfgNode, preprocess: Preprocess) -> InputImages:
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: name the data set to look at")
-    spec = get_dataset(cfg.DATASETS.TEST[0], cfg.DATASETS.OWN)
-    class_names = CocoDataset(spec.json_path, spec.image_folder, training=False).class_names
-    datasets = open_test_sets(cfg, class_names)
+    datasets = open_test_sets(cfg, None)
 
     def images() -> Iterator[InputImage]:
         for dataset in datasets.values():
@@ -83,12 +78,10 @@ def _test_images(cfg: CfgNode, preprocess: Preprocess) -> InputImages:
             for index, (batch, (target,)) in enumerate(loader):
                 single = ~target["iscrowd"]
                 target = {**target, "boxes": target["boxes"][single], "labels": target["labels"][single]}
-                # The evaluation turns the channels, not the loader.
-                batch = [reorder_channels(image, cfg.INPUT.FORMAT) for image in batch]
                 (row,) = _pixels(cfg, preprocess, batch)
                 yield _seen(row, batch[0], target, dataset.image_path(index), int(single.sum()))
 
-    return InputImages(class_names, images())
+    return InputImages(next(iter(datasets.values())).class_names, images())
 
 
 def _locate(parts: ConcatDataset[Any], index: int) -> tuple[CocoDataset, int]:

@@ -30,8 +30,8 @@ from resnet_backbone.engine.run_folder import check_evaluation, check_output_dir
 from resnet_backbone.engine.writers import begin_records, set_up_logging
 from resnet_backbone.files.checkpoints import forget_checkpoints
 from resnet_backbone.files.lock import writing_alone
+from resnet_backbone.metrics.coco import CocoMetrics
 from resnet_backbone.metrics.run_facts import hash_file
-from resnet_backbone.metrics.summary import CocoMetrics
 from resnet_backbone.models.acceleration import finish_for_inference
 from resnet_backbone.torchvision_plugin.checkpoint import (
     Initial,
@@ -50,7 +50,7 @@ from resnet_backbone.torchvision_plugin.datasets import (
 )
 from resnet_backbone.torchvision_plugin.detector import build_detector
 from resnet_backbone.torchvision_plugin.improvements import build_improved
-from resnet_backbone.torchvision_plugin.inference import evaluate, without_transforms
+from resnet_backbone.torchvision_plugin.inference import evaluate
 from resnet_backbone.torchvision_plugin.trainer import Trainer
 from resnet_backbone.version import __version__
 from resnet_backbone.weights.download import resolve
@@ -194,7 +194,7 @@ class Run:
         for name, dataset in self.test_sets.items():
             own_folder = folder if len(self.test_sets) == 1 else folder / name
             if detector is self.improved:
-                dataset = without_transforms(dataset)
+                dataset = dataset.with_other()
             metrics = evaluate(self.cfg, detector, name, dataset, self.accelerator, own_folder, pictures=over)
             if metrics is not None:
                 figures[name] = metrics

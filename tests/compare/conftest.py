@@ -12,10 +12,10 @@ import torch
 
 from resnet_backbone.compare.compare import Comparison, compare_runs
 from resnet_backbone.compare.report import Written, write_comparison
+from resnet_backbone.data.coco.read import read_ground_truth
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.engine.writers import RunWriter
 from resnet_backbone.metrics.coco import evaluate_coco
-from resnet_backbone.metrics.coco_input import read_ground_truth
 from resnet_backbone.metrics.results import write_results
 from resnet_backbone.metrics.run_facts import CostMeter, write_facts
 from resnet_backbone.torchvision_plugin.config import load_config
@@ -27,23 +27,22 @@ MAX_ITER = 60
 def detections(annotations: Path, noise: float, seed: int, masks: bool) -> list[dict]:
     """The ground truth, moved by ``noise`` of each object's size; some lost, some of another class, some twice."""
     rng = np.random.default_rng(seed)
-    truth = read_ground_truth(annotations, "segm")
-    category_ids = [category["id"] for category in truth["categories"]]
+    truth = read_ground_truth(annotations, ("segm",))
+    category_ids = truth.category_ids.tolist()
     found = []
-    for note in truth["annotations"]:
+    for row, (x, y, width, height) in enumerate(truth.boxes.tolist()):
         if rng.random() < noise:
             continue
-        x, y, width, height = note["bbox"]
         shift = rng.normal(0, noise / 2, 4) * [width, height, width, height]
-        category = int(rng.choice(category_ids)) if rng.random() < noise else note["category_id"]
+        category = int(rng.choice(category_ids)) if rng.random() < noise else category_ids[truth.labels[row]]
         result = {
-            "image_id": note["image_id"],
+            "image_id": int(truth.image_ids[truth.images[row]]),
             "category_id": category,
             "score": float(rng.uniform(0.3, 1)),
             "bbox": [x + shift[0], y + shift[1], max(1.0, width + shift[2]), max(1.0, height + shift[3])],
         }
         if masks:
-            rle = note["segmentation"]
+            rle = truth.masks[row]
             counts = rle["counts"] if isinstance(rle["counts"], str) else rle["counts"].decode("ascii")
             result["segmentation"] = {"size": rle["size"], "counts": counts}
         found += [result] * (2 if rng.random() < noise else 1)

@@ -115,6 +115,9 @@ CASES: list[tuple[str, Change, int, tuple[float, ...] | None]] = [
     ("clipped_box", mark(bbox=[90, 70, 20, 20]), 1, (90, 70, 100, 80)),
     ("clipped_box", mark(bbox=[-9, -9, 1e300, 1e300]), 1, (0, 0, 100, 80)),
     ("tiny_box", mark(bbox=[41, 31, 4, 4]), 1, (41, 31, 45, 35)),
+    ("malformed_area", mark(area="large"), 1, INSIDE),
+    ("malformed_area", mark(area=10**400), 1, INSIDE),
+    ("doubtful_area", mark(area=-1), 1, INSIDE),
     ("crowd", mark(iscrowd=1), 1, None),
     ("repeated_annotation", more("annotations", id=100), 1, INSIDE),
     ("repeated_annotation_id", mark(id=2), 1, INSIDE),
@@ -138,8 +141,7 @@ CASES: list[tuple[str, Change, int, tuple[float, ...] | None]] = [
 ]  # fmt: skip
 ELSEWHERE = {  # test_check_images.py, tests/test_check_dataset.py
     "missing_image", "unreadable_image", "other_size", "turned_image", "unusual_mode", "repeated_content",
-    "shared_file", "shared_content", "looks_same", "unusable_file", "other_classes", "not_evaluable",
-    "doubtful_area",
+    "shared_file", "shared_content", "looks_same", "unusable_file", "other_classes",
 }  # fmt: skip
 
 

@@ -210,7 +210,7 @@ def test_what_cannot_be_evaluated_is_refused_by_both(tmp_path):
     own = write_set(tmp_path / "refused", masks="bitmask", ugly=True)
     for opened, cfg in zip(OPEN, configs(tmp_path), strict=True):
         cfg.DATASETS.OWN, cfg.DATASETS.TEST, cfg.MODEL.MASK_ON = [own], (own["NAME"],), False
-        with pytest.raises(ValueError, match="width and height are not negative"):
+        with pytest.raises(ValueError, match="negative width or height: the evaluation refuses the file"):
             opened(cfg, training=False)
 
 

@@ -21,11 +21,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from detectron2.data.datasets import register_coco_panoptic_separated, register_pascal_voc  # noqa: E402
 from detectron2.structures import Boxes, Instances  # noqa: E402
 
+from resnet_backbone.data.coco import table  # noqa: E402
 from resnet_backbone.data.prepare.shapes import generate_shapes  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.datasets import register_datasets  # noqa: E402
 from resnet_backbone.detectron2_plugin.evaluation import evaluate  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
+from resnet_backbone.files.text import read_json  # noqa: E402
 from resnet_backbone.metrics.drawing import PictureSample, draw_pair  # noqa: E402
 
 TINY = [
@@ -168,7 +170,9 @@ class KnowsTheTruth(nn.Module):
 
 
 @pytest.mark.parametrize("with_masks", [True, False])
-def test_pictures_show_the_masks_of_truth_and_detections(registered, three_forms, tmp_path, with_masks):
+def test_pictures_show_the_masks_of_truth_and_detections(registered, three_forms, tmp_path, with_masks, monkeypatch):
+    read: list[Path] = []
+    monkeypatch.setattr(table, "read_json", lambda path, *rest: (read.append(path), read_json(path, *rest))[1])
     images = registered / "shapes" / "val"
     cfg = load_config("mask/r18_fpn.yaml", [*TINY, "MODEL.MASK_ON", str(with_masks)])
     cfg.DATASETS.OWN = [{"NAME": "forms", "JSON": str(tmp_path / "val.json"), "IMAGES": str(images)}]
@@ -187,6 +191,7 @@ def test_pictures_show_the_masks_of_truth_and_detections(registered, three_forms
     ]
 
     assert evaluate(cfg, model, tmp_path / "some", pictures=True)["forms"] == figures
+    assert [path.name for path in read] == ["val.json"]  # once for both evaluations
     assert len(three_forms.imgs) == 4
     for index, (image_id, image) in enumerate(sorted(three_forms.imgs.items())):
         known = model.known(image_id)

@@ -259,7 +259,7 @@ def test_the_command_line_picks_detectron2_and_ends_with_json(tiny, shapes):
         ),
         (
             ("MODEL.MASK_ON", "True"),
-            "(?s)as run lengths, not as polygons: .*write INPUT.MASK_FORMAT: bitmask",
+            "(?s)as RLE, not as polygons: .*write INPUT.MASK_FORMAT: bitmask",
         ),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from resnet_backbone.files.text import read_json
-from resnet_backbone.metrics.coco_input import iterate_list
+from resnet_backbone.metrics.result_table import iterate_list
 
 DATA = [{"name": "M\u00fcller \u7ec6\u80de \U0001f600", "boxes": [1, 2.5], "empty": {}}, {"b": None}]
 ENCODINGS = {

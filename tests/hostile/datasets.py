@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnet_backbone.data.coco.read import read_coco_json
+from resnet_backbone.data.coco.read import read_coco_json, read_ground_truth
 from resnet_backbone.data.prepare.voc_xml import voc_to_coco
-from resnet_backbone.metrics.coco_input import read_ground_truth, read_results
-from resnet_backbone.metrics.results import read_result_table
+from resnet_backbone.metrics.result_table import read_results
 from resnet_backbone.metrics.run_facts import read_facts, read_figures
 from tests.hostile.case import Case, unique
 
@@ -232,12 +231,12 @@ def _facts(path: Path) -> object:
     return read_facts(path.parent)
 
 
-_TRUTH = read_ground_truth(truth(), "segm")
+_TRUTH = read_ground_truth(truth(), ["segm"])
 READERS: dict[str, Callable[[Path], object]] = {
     "training": partial(read_coco_json, training=True, with_masks=True),
-    "truth": partial(read_ground_truth, iou_type="segm"),
-    "table": partial(read_result_table, ground_truth=_TRUTH, iou_types=["bbox", "segm"]),
-    "results": partial(read_results, ground_truth=_TRUTH, iou_type="segm"),
+    "truth": partial(read_ground_truth, iou_types=["segm"]),
+    "table": partial(read_results, truth=_TRUTH, iou_types=["bbox", "segm"]),
+    "results": partial(read_results, truth=_TRUTH, iou_types=["segm"]),
     "figures": read_figures,
     "facts": _facts,
 }

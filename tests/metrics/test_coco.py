@@ -286,22 +286,28 @@ def with_annotation(**changes):
 @pytest.mark.parametrize(
     ("truth", "iou_type", "message"),
     [
-        ([], "bbox", "got list"),
-        ({"images": []}, "bbox", r"lacks \['annotations', 'categories'\]"),
-        (small_truth(images=[]), "bbox", "no images"),
-        (small_truth(categories=[]), "bbox", "no categories"),
-        (small_truth(images=[{"id": "7"}]), "bbox", "image must be an integer, got '7'"),
-        (small_truth(images=[{"id": 7}, {"id": 7}]), "bbox", "share the image id 7"),
-        (small_truth(categories=[{"id": 3}]), "bbox", "category 3 has no name"),
+        ([], "bbox", "found list"),
+        ({"images": []}, "bbox", r'needs a list "annotations", found keys'),
+        (small_truth(images=[]), "bbox", '"images" is empty'),
+        (small_truth(categories=[]), "bbox", '"categories" is empty'),
+        (small_truth(images=[{"id": "7"}]), "bbox", r"""images\[0\] has "id" '7' \(str\); expected int"""),
+        (small_truth(images=[{"id": 7}, {"id": 7}]), "bbox", "repeats id 7"),
+        (small_truth(categories=[{"id": 3}]), "bbox", r'categories\[0\] has no "name"'),
         (
             small_truth(categories=[{"id": 3, "name": "a"}, {"id": 4, "name": "a"}]),
             "bbox",
-            "3 and 4 are both called 'a'",
+            r"categories\[1\] has the name 'a' of id 3",
         ),
-        (with_annotation(image_id=9), "bbox", r"annotation 2 \(number 2.*image_id 9"),
-        (with_annotation(category_id=9), "bbox", r"category_id 9 is not among \[3, 5\]"),
+        (
+            with_annotation(image_id=9),
+            "bbox",
+            r"annotations\[1\] is of image_id 9, which is not in images \(image 9",
+        ),
+        (with_annotation(category_id=9), "bbox", r"category_id 9, which is not in categories \(\[3, 5\]\)"),
         (with_annotation(bbox=[1, 2, 3, None]), "bbox", "four finite numbers"),
-        (small_truth(), "segm", "annotation 1 .* has no segmentation"),
+        (with_annotation(bbox=[1, 2, -3, 4]), "bbox", "negative width or height: the evaluation refuses the file"),
+        (with_annotation(area="large"), "bbox", "area is no finite number: the evaluation refuses the file"),
+        (small_truth(), "segm", r'annotations\[0\] has no "segmentation"'),
         (small_truth(images=[{"id": 7}]), "segm", "no height and width"),
     ],
 )
@@ -420,5 +426,5 @@ def test_crowds_are_written_in_several_ways(crowd):
         assert evaluate_coco(truth, results, backend=backend).AP == pytest.approx(100)
     for wrong in (2, "1", None, 0.5):
         truth["annotations"][0]["iscrowd"] = wrong
-        with pytest.raises(ValueError, match="iscrowd is 0 or 1"):
+        with pytest.raises(ValueError, match="has iscrowd .*; expected 0 or 1"):
             evaluate_coco(truth, results)

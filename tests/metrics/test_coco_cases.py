@@ -15,8 +15,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from resnet_backbone.data.coco.read import read_ground_truth
 from resnet_backbone.metrics.coco import evaluate_coco, evaluate_coco_types
 from resnet_backbone.metrics.matching import match
+from resnet_backbone.metrics.result_table import read_results
 from resnet_backbone.metrics.voc import score_results
 
 KEYS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -148,10 +150,12 @@ def test_a_file_of_boxes_and_masks_is_scored_by_both(tmp_path):
     paths = (tmp_path / "truth.json", tmp_path / "results.json")
     for path, content in zip(paths, (truth, results), strict=True):
         path.write_text(json.dumps(content))
-    metrics = score_results(*paths, ("bbox", "segm"), voc_eleven_points=None)
+    read = read_ground_truth(paths[0], ("bbox", "segm"))
+    found = read_results(paths[1], read, ("bbox", "segm"))
+    metrics = score_results(read, found, paths[1], ("bbox", "segm"), voc_eleven_points=None)
     expect(metrics, truth, results)
     expect(metrics.masks, truth, results)
-    assert score_results(*paths, ("segm",), voc_eleven_points=None).iou_type == "segm"
+    assert score_results(read, found, paths[1], ("segm",), voc_eleven_points=None).iou_type == "segm"
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])

@@ -8,7 +8,9 @@ import logging
 import numpy as np
 import pytest
 
-from resnet_backbone.metrics.coco import check_ground_truth, evaluate_coco
+from resnet_backbone.data.coco.read import read_coco_json, read_ground_truth
+from resnet_backbone.metrics.coco import doubtful_results, evaluate_coco
+from resnet_backbone.metrics.result_table import ResultTable
 from resnet_backbone.metrics.voc import evaluate_voc
 
 SIZE = {"width": 640, "height": 480}
@@ -23,7 +25,7 @@ def truth(area=lambda box: box[2] * box[3], count=40, **more):
         ids = {"id": number, "image_id": number % 10, "category_id": 1 + number % 2}
         annotations.append({**ids, "bbox": box, "area": area(box), "iscrowd": 0, **more})
     return {
-        "images": [{"id": number, **SIZE} for number in range(10)],
+        "images": [{"id": number, "file_name": f"{number}.png", **SIZE} for number in range(10)],
         "categories": [{"id": 1, "name": "ant"}, {"id": 2, "name": "bee"}],
         "annotations": annotations,
     }
@@ -57,13 +59,13 @@ AREAS = {
 def test_areas_that_cannot_be(name, caplog, tmp_path):
     data = truth(AREAS[name])
     metrics, text = said(caplog, data, results(data))
-    assert "40 of 40 objects have an area that does not fit their box" in text and "APs, APm, APl" in text
+    assert "40 of 40 objects whose area does not fit their box" in text and "APs, APm, APl" in text
     assert np.isnan(metrics.AP) == (name in ("negative", "huge")) == ("40 here, in every figure" in text)
     path = tmp_path / "a.json"
     path.write_text(json.dumps(data))
     caplog.clear()
-    check_ground_truth(path, ("bbox",))
-    assert "a.json: 40 of 40 objects have an area" in caplog.text
+    read_coco_json(path, training=False, with_masks=False)
+    assert "a.json: 40 of 40 objects whose area does not fit their box" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -133,3 +135,52 @@ def test_results_of_another_form(caplog):
     part = [result for result in right if result["image_id"] < 3]
     assert "7 of the 10 images with objects have no result, such as image 3" in said(caplog, data, part)[1]
     assert "1 of the 2 classes" in said(caplog, data, results(data, one_class))[1]
+
+
+def doubts(boxes, images=None, labels=None, num_images=10, num_classes=2, missing=0):
+    """Of results with these boxes, on objects of ``num_images`` images, in turn of ``num_classes`` classes."""
+    notes = [
+        {"image_id": n % num_images, "category_id": n % num_classes, "bbox": [9, 9, 9, 9]}
+        for n in range(num_images * num_classes)
+    ]
+    data = {
+        "images": [{"id": n, "width": 100, "height": 100} for n in range(num_images + missing)],
+        "categories": [{"id": n, "name": f"class {n}"} for n in range(num_classes)],
+        "annotations": notes,
+    }
+    truth = read_ground_truth(data, ["bbox"])
+    boxes = np.array(boxes, dtype=float)
+    images = np.arange(len(boxes)) % num_images if images is None else images
+    labels = np.arange(len(boxes)) % num_classes if labels is None else labels
+    return " ".join(doubtful_results(truth, ResultTable(images, labels, np.ones(len(boxes)), boxes, [])))
+
+
+PLAIN = [60, 60, 30, 30]  # no corners, no shares
+THRESHOLDS = {
+    "a tenth of the images": (lambda v: doubts([PLAIN] * (10 - v)), (0, 1, 2), "images with objects", (0, 0, 1)),
+    "half of the classes": (
+        lambda v: doubts([PLAIN] * 60, labels=np.arange(60) % (6 - v), num_classes=6), (2, 3, 4), "classes", (0, 1, 1),
+    ),
+    "share of the first pixel": (
+        lambda v: doubts([[0.2, 0.2, 0.5, 0.5]] * v + [PLAIN] * (40 - v)), (37, 38, 39), "first pixel", (0, 1, 1),
+    ),
+    "the first pixel": (
+        lambda v: doubts([[0.2, 0.2, 0.5, v]] * 40), (1.0099, 1.01, 1.0101), "first pixel", (1, 1, 0),
+    ),
+    "several outside": (
+        lambda v: doubts([[50, 30, 90, 70]] * v + [[10, 10, 30, 30]] * (40 - v)), (4, 5, 6), "as corners", (0, 1, 1),
+    ),
+    "a tenth outside": (
+        lambda v: doubts([[50, 30, 90, 70]] * v + [[10, 10, 30, 30]] * (80 - v)), (7, 8, 9), "as corners", (0, 1, 1),
+    ),
+    "nearly all corners": (
+        lambda v: doubts([[50, 30, 90, 70]] * v + [PLAIN] * (40 - v)), (37, 38, 39), "as corners", (0, 1, 1),
+    ),
+    "rounding": (lambda v: doubts([[50, 30, v, 70]] * 40), (50.99, 51, 51.01), "as corners", (0, 0, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_every_threshold_just_below_at_and_just_above(name):
+    say, values, text, expected = THRESHOLDS[name]
+    assert tuple(text in say(value) for value in values) == expected

@@ -1,17 +1,20 @@
-"""Results as arrays against results as records, one check after the other."""
+"""Results as arrays against the records that were given."""
 
 from __future__ import annotations
 
 import json
 import math
 from fractions import Fraction
+from itertools import chain
 
 import numpy as np
 import pytest
+import torch
 from pycocotools import mask as coco_mask
 
-from resnet_backbone.metrics.coco_input import read_ground_truth, read_results
-from resnet_backbone.metrics.results import read_result_table
+from resnet_backbone.data.coco.read import read_ground_truth
+from resnet_backbone.metrics.result_table import read_results, to_result_table
+from resnet_backbone.metrics.results import ImageResults, write_results
 
 SIZE = [20, 30]
 RUN_LENGTHS = {
@@ -24,7 +27,7 @@ TRUTH = read_ground_truth(
         "categories": [{"id": 5, "name": "dog"}, {"id": 2, "name": "cat"}],
         "annotations": [],
     },
-    "bbox",
+    ["bbox"],
 )
 COUNT = 450  # three blocks
 
@@ -43,17 +46,22 @@ def results(count: int = COUNT) -> list[dict]:
     ]
 
 
+KEYS = {"bbox": "bbox", "segm": "segmentation"}
+
+
 def as_records(table, iou_type: str) -> list[dict]:
-    images = {image["id"]: image for image in TRUTH["images"]}
-    key = "bbox" if iou_type == "bbox" else "segmentation"
-    measured = (
-        table.boxes.tolist() if iou_type == "bbox" else [table.mask(row, images) for row in range(len(table.scores))]
-    )
-    columns = (table.image_ids.tolist(), table.category_ids.tolist(), table.scores.tolist(), measured)
+    measured = table.boxes.tolist() if iou_type == "bbox" else table.masks
+    image_ids, category_ids = TRUTH.image_ids[table.images].tolist(), TRUTH.category_ids[table.labels].tolist()
     return [
-        {"image_id": image, "category_id": category, "score": score, key: value}
-        for image, category, score, value in zip(*columns, strict=True)
+        {"image_id": image, "category_id": category, "score": score, KEYS[iou_type]: value}
+        for image, category, score, value in zip(image_ids, category_ids, table.scores.tolist(), measured, strict=True)
     ]
+
+
+def expected(given: list[dict], iou_type: str) -> list[dict]:
+    """By equality, under which 1, 1.0 and NumPy's are one."""
+    kept = ("image_id", "category_id", "score", KEYS[iou_type])
+    return [{key: list(r[key]) if key == "bbox" else r[key] for key in kept} for r in given]
 
 
 @pytest.mark.parametrize("count", [0, 1, 199, 200, 201, COUNT])
@@ -61,12 +69,12 @@ def as_records(table, iou_type: str) -> list[dict]:
 def test_a_table_holds_the_records(count, iou_types, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(results(count)))
     for source in (results(count), tuple(results(count)), tmp_path / "results.json"):
-        table = read_result_table(source, TRUTH, iou_types)
+        table = read_results(source, TRUTH, iou_types)
         assert len(table) == count
         for iou_type in iou_types:
-            assert as_records(table, iou_type) == read_results(source, TRUTH, iou_type)
+            assert as_records(table, iou_type) == expected(results(count), iou_type)
         assert table.boxes.shape == (count if "bbox" in iou_types else 0, 4)
-        assert len(table.counts) == (count if "segm" in iou_types else 0)
+        assert len(table.masks) == (count if "segm" in iou_types else 0)
 
 
 @pytest.mark.parametrize(
@@ -84,11 +92,11 @@ def test_a_table_holds_the_records(count, iou_types, tmp_path):
     ],
     ids=str,
 )
-def test_unusual_values_are_taken_as_before(change):
+def test_unusual_values_are_taken(change):
     given = results()
     given[217] |= change
-    table = read_result_table(given, TRUTH, ["bbox"])
-    assert as_records(table, "bbox") == read_results(given, TRUTH, "bbox")
+    table = read_results(given, TRUTH, ["bbox"])
+    assert as_records(table, "bbox") == expected(given, "bbox")
 
 
 FAULTS = {
@@ -113,18 +121,23 @@ FAULTS = {
 }
 
 
+MESSAGES = {
+    "image_id": "not among the 3 images",
+    "category_id": "knows .2, 5.",
+    "score": "finite",
+    "bbox": "width, height",
+}
+
+
 @pytest.mark.parametrize("place", [0, 199, 200, COUNT - 1])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_anywhere_is_named_as_before(fault, place):
+def test_a_fault_anywhere_is_named(fault, place):
     given = results()
     given[place] |= FAULTS[fault]
-    with pytest.raises(ValueError) as expected:
-        read_results(given, TRUTH, "bbox")
-    assert f"result {place}" in str(expected.value)
+    key, message = next(iter(FAULTS[fault])), MESSAGES[next(iter(FAULTS[fault]))]
     for iou_types in (["bbox"], ["bbox", "segm"]):
-        with pytest.raises(ValueError) as found:
-            read_result_table(given, TRUTH, iou_types)
-        assert str(found.value) == str(expected.value)
+        with pytest.raises(ValueError, match=rf"^result {place}\b.*{key}.*{message}"):
+            read_results(given, TRUTH, iou_types)
 
 
 @pytest.mark.parametrize("key", ["image_id", "category_id", "score", "bbox"])
@@ -132,7 +145,7 @@ def test_a_key_that_is_missing_is_named(key):
     given = results()
     del given[201][key]
     with pytest.raises(ValueError, match=rf"result 201 lacks \['{key}'\]"):
-        read_result_table(given, TRUTH, ["bbox"])
+        read_results(given, TRUTH, ["bbox"])
 
 
 @pytest.mark.parametrize("what", [None, 3, "result", ["image_id", "category_id", "score", "bbox"]])
@@ -141,18 +154,49 @@ def test_what_is_no_record_is_named(what, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(given))
     for source in (given, tmp_path / "results.json"):
         with pytest.raises(ValueError, match="result 201 is no object"):
-            read_result_table(source, TRUTH, ["bbox"])
+            read_results(source, TRUTH, ["bbox"])
 
 
 def test_a_broken_mask_is_named():
     given = results()
     given[300] = {**given[300], "segmentation": {**RUN_LENGTHS, "size": [30, 20]}}
     with pytest.raises(ValueError, match=r"result 300: mask of \[height, width\] \[30, 20\] on image 11 of"):
-        read_result_table(given, TRUTH, ["bbox", "segm"])
-    assert len(read_result_table(given, TRUTH, ["bbox"])) == COUNT
+        read_results(given, TRUTH, ["bbox", "segm"])
+    assert len(read_results(given, TRUTH, ["bbox"])) == COUNT
 
 
 @pytest.mark.parametrize("source", [{"image_id": 7}, "results.json", 5])
 def test_what_is_no_list_is_refused(source):
     with pytest.raises(TypeError, match=f"got {type(source).__name__}"):
-        read_result_table(source, TRUTH, ["bbox"])
+        read_results(source, TRUTH, ["bbox"])
+
+
+def held(count: int, image_id: int, seed: int) -> ImageResults:
+    generator = torch.Generator().manual_seed(seed)
+    boxes = torch.rand(count, 4, generator=generator) * 10
+    boxes[:, 2:] += boxes[:, :2]
+    labels = torch.randint(0, 2, (count,), generator=generator)
+    masks = torch.rand(count, *SIZE, generator=generator) > 0.5
+    return ImageResults.hold(image_id, boxes, torch.rand(count, generator=generator), labels, 2, masks)
+
+
+@pytest.mark.parametrize("category_ids", [[2, 5], [5, 2]], ids=str)
+def test_detections_of_a_detector_are_those_of_the_file_that_is_written_of_them(category_ids, tmp_path):
+    """To the last digit, though boxes are float32 here and text there."""
+    images = [held(7, 11, 0), held(0, 3, 1), held(300, 7, 2)]
+    write_results(tmp_path / "results.json", chain.from_iterable(image.records(category_ids) for image in images))
+    read = read_results(tmp_path / "results.json", TRUTH, ["bbox", "segm"])
+    table = to_result_table(images, category_ids, TRUTH)
+    for name in ("images", "labels", "scores", "boxes"):
+        found, expected = getattr(table, name), getattr(read, name)
+        assert found.dtype == expected.dtype and np.array_equal(found, expected), name
+    assert table.masks == read.masks and len(table) == 307
+    assert len(to_result_table([], category_ids, TRUTH)) == 0
+
+
+@pytest.mark.parametrize("image_id", [8, "7", 7.0, None])
+def test_detections_of_another_data_set_are_refused(image_id):
+    with pytest.raises(ValueError, match="not among the 3 images"):
+        to_result_table([held(1, image_id, 0)], [2, 5], TRUTH)
+    with pytest.raises(ValueError, match=r"classes of the ids \[9\]; the ground truth knows \[2, 5\]"):
+        to_result_table([held(1, 7, 0)], [2, 9], TRUTH)

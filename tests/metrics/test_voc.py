@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from resnet_backbone.data.coco.read import read_ground_truth
 from resnet_backbone.data.prepare.voc_xml import voc_to_coco
+from resnet_backbone.metrics.result_table import read_results
 from resnet_backbone.metrics.voc import (
     SUBMISSION_FOLDER,
     evaluate_voc,
@@ -316,18 +318,24 @@ def files(folder: Path, truth: dict, results: list[dict]) -> tuple[Path, Path]:
 
 def test_score_of_a_set_with_and_without_annotations(tmp_path):
     truth, results = coco([CAT], [Found(0, "cat", (1, 1, 10, 10), score=0.5)])
-    paths = files(tmp_path, truth, results)
-    metrics = score_results(*paths, ("bbox",), voc_eleven_points=True)
+    path = tmp_path / "results.json"
+
+    def score(truth, eleven_points):
+        read = read_ground_truth(truth, ("bbox",))
+        return score_results(
+            read, read_results(results, read, ("bbox",)), path, ("bbox",), voc_eleven_points=eleven_points
+        )
+
+    metrics = score(truth, True)
     assert metrics.voc.to_dict() == evaluate_voc(truth, results, eleven_points=True).to_dict()
     assert metrics.to_dict()["voc"]["AP-cat"] == pytest.approx(100) and metrics.to_dict()["bbox"]["AP"] > 99
     assert metrics.scalars()["voc/mAP"] == pytest.approx(100)
     assert "Pascal VOC" in metrics.table()
-    plain = score_results(*paths, ("bbox",), voc_eleven_points=None)
+    plain = score(truth, None)
     assert plain.voc is None and set(plain.to_dict()) == {"bbox"} and "voc/mAP" not in plain.scalars()
-    paths[0].write_text(json.dumps({**truth, "annotations": []}))
-    assert score_results(*paths, ("bbox",), voc_eleven_points=None) is None
+    assert score({**truth, "annotations": []}, None) is None
     assert not (tmp_path / "results").exists()
-    assert score_results(*paths, ("bbox",), voc_eleven_points=False) is None
+    assert score({**truth, "annotations": []}, False) is None
     assert len(list((tmp_path / SUBMISSION_FOLDER).iterdir())) == len(CLASSES)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from resnet_backbone.data.coco import table
+from resnet_backbone.files.text import read_json
 from resnet_backbone.torchvision_plugin.inference import Progress
 from resnet_backbone.torchvision_plugin.run import Run
 
@@ -25,7 +27,9 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_same_evaluation_is_repeated_there_and_the_config_stays(tiny, trained):
+def test_the_same_evaluation_is_repeated_there_and_the_config_stays(tiny, trained, monkeypatch):
+    read: list[Path] = []
+    monkeypatch.setattr(table, "read_json", lambda path, *rest: (read.append(path), read_json(path, *rest))[1])
     config = (trained / "config.yaml").read_bytes()
     figures = json.loads((trained / "inference" / "metrics.json").read_text())
     (trained / "inference" / "metrics.json").unlink()
@@ -35,6 +39,7 @@ def test_the_same_evaluation_is_repeated_there_and_the_config_stays(tiny, traine
         Run(tiny("quickstart.yaml", *words), eval_only=True, resume=resume).start()
         assert json.loads((trained / "inference" / "metrics.json").read_text()) == figures
         assert (trained / "config.yaml").read_bytes() == config
+    assert [path.name for path in read] == ["val.json"] * 3  # once each
 
 
 def test_other_evaluations_need_a_folder_of_their_own(tiny, trained, tmp_path):

@@ -237,7 +237,7 @@ def test_bfloat16_trains(tiny):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({}, "(?s)run lengths, not as polygons.*write INPUT.MASK_FORMAT: bitmask"),
+        ({}, "(?s)RLE, not as polygons.*write INPUT.MASK_FORMAT: bitmask"),
         ({"segmentation": None}, r'has no "segmentation".* write MODEL.MASK_ON: False'),
     ],
 )
@@ -259,5 +259,5 @@ def test_test_data_without_masks_is_refused_before_the_run(tiny, tmp_path, shape
     (tmp_path / "val.json").write_text(json.dumps(document))
     own = [{"NAME": "own", "JSON": str(tmp_path / "val.json"), "IMAGES": str(shapes / "shapes/val")}]
     cfg = tiny(*BITMASK, "DATASETS.OWN", str(own), "DATASETS.TEST", "['own']")
-    with pytest.raises(ValueError, match='has no segmentation, which iou_type "segm" needs'):
+    with pytest.raises(ValueError, match="annotations without a segmentation: the evaluation refuses the file"):
         Run(cfg)

@@ -1,4 +1,4 @@
-"""Checks of a COCO-format file that need nothing but the file: boxes, masks, categories, ids."""
+"""Checks of a COCO-format file that need nothing but the file: boxes, areas, masks, categories, ids."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import numpy as np
 from PIL import Image
 
 from resnet_backbone.data.coco.findings import Example, Finding, as_scored, brief, find
+from resnet_backbone.data.coco.masks import EMPTY, MALFORMED, MENDED
 from resnet_backbone.data.coco.table import CocoTable, annotation_example, image_example, repeated
 
 TINY = 8  # pixels, the side of a square of the box's area
-FAR_OUT = 1.0  # pixels; less is rounding
+ROUNDING = 1.0  # pixels
 MANY, SEVERAL = 0.1, 5  # share and number of boxes that reach out before their form is doubted
 NEARLY_ALL = 0.95  # share of boxes that must have the form that is suspected
 SLACK = 0.01  # of shares of the image, which may be rounded or reach out a little
 LARGE = 32  # pixels, the side of an image on which no box lies within the first pixel
+LARGEST_AREA = 1e10  # pixels; COCO's code ignores objects outside of 0 to this
+USUAL = 0.01  # share of doubtful areas that occurs in good data: masks of several parts, thin ones
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def check_boxes(table: CocoTable, image_rows: np.ndarray, known: np.ndarray, in_
     findings += found("outside_box", ~usable & ~negative & outside)
     findings += found("empty_box", ~usable & ~negative & ~outside)
     cut = usable & (overhang > 0)
-    far = int((in_use & cut & (overhang > FAR_OUT)).sum())
+    far = int((in_use & cut & (overhang > ROUNDING)).sum())
     many = far >= SEVERAL and far >= MANY * total
     note = f"{far} reach out by more than a pixel" + ("; are they x, y of the corner, width, height?" if many else "")
     findings += found("clipped_box", cut, warns=many, note=note)
@@ -94,8 +97,8 @@ def _check_form(table: CocoTable, known: np.ndarray, sizes: np.ndarray, overhang
     if not len(boxes):
         return []
     example = annotation_example(table)
-    far = overhang[known] > FAR_OUT
-    as_corners = (boxes[:, 2:] > boxes[:, :2]) & (boxes[:, :2] >= -FAR_OUT) & (boxes[:, 2:] <= sizes + FAR_OUT)
+    far = overhang[known] > ROUNDING
+    as_corners = (boxes[:, 2:] > boxes[:, :2]) & (boxes[:, :2] >= -ROUNDING) & (boxes[:, 2:] <= sizes + ROUNDING)
     if far.sum() >= max(SEVERAL, MANY * len(boxes)) and as_corners.all(axis=1).mean() >= NEARLY_ALL:
         return find("corner_boxes", rows[far], len(boxes), example)
     in_first_pixel = ((boxes >= -SLACK) & (boxes <= 1 + SLACK)).all(axis=1)
@@ -103,6 +106,40 @@ def _check_form(table: CocoTable, known: np.ndarray, sizes: np.ndarray, overhang
     if in_first_pixel.mean() >= NEARLY_ALL and broken[in_first_pixel].any() and sizes.min() >= LARGE:
         return find("normalised_boxes", rows[in_first_pixel], len(boxes), example)
     return []
+
+
+def check_areas(table: CocoTable, *, training: bool) -> list[Finding]:
+    """Find areas that are no numbers, and those that cannot be of what the box encloses; crowds are not looked at.
+
+    Doubtful is an area that is negative, larger than the box by more than rounding, so small that it could not reach
+    from one side of the box to the other, or the same for boxes of different sizes. Boxes without area are left out.
+    """
+    malformed = np.isinf(table.areas)
+    example = annotation_example(table, lambda row: 'has an "area" that is no finite number')
+    findings = find("malformed_area", np.flatnonzero(malformed), len(malformed), example)
+    areas, sides = np.where(malformed, np.nan, table.areas), table.boxes[:, 2:]
+    with np.errstate(over="ignore"):
+        enclosed, roomy = sides.prod(axis=1), 1.2 * (sides + 2 * ROUNDING).prod(axis=1)
+    doubtful = (areas > roomy) | (areas < sides.max(axis=1, initial=0) / 4)
+    doubtful &= enclosed > 0
+    single = ~table.is_crowd
+    ignored = single & ((areas < 0) | (areas > LARGEST_AREA))
+    total = int(single.sum())
+    if total >= SEVERAL and np.ptp(areas[single]) == 0:
+        doubtful |= bool(enclosed[single].max() > 1.5 * enclosed[single].min())
+    rows = np.flatnonzero(single & doubtful | ignored)
+    note = (
+        "COCO's code tells small, medium and large objects apart by area, so APs, APm, APl and ARs, ARm, ARl are not "
+    )
+    note += "those of the objects"
+    if ignored.any():
+        note += f"; it ignores objects of negative area or one above 1e10, {ignored.sum()} here, in every figure"
+    warns = not training and bool(ignored.any() or len(rows) > USUAL * total)
+
+    def text(row: int) -> str:
+        return f"has area {table.areas[row]:g}, its bbox is {table.boxes[row].tolist()}"
+
+    return findings + find("doubtful_area", rows, total, annotation_example(table, text), warns=warns, note=note)
 
 
 RARE = 10  # objects of a class
@@ -114,15 +151,15 @@ def check_categories(table: CocoTable) -> list[Finding]:
     ids, names = table.category_ids, table.category_names
     first: dict[str, int] = {}
     again = [row for row, name in enumerate(names) if ids[first.setdefault(name, row)] != ids[row]]
-    plain = [" ".join(name.split()).casefold() for name in names]
+    folded = [" ".join(name.split()).casefold() for name in names]
     nearly: dict[str, int] = {}
-    similar = [row for row, name in enumerate(plain) if not name or names[nearly.setdefault(name, row)] != names[row]]
+    similar = [row for row, name in enumerate(folded) if not name or names[nearly.setdefault(name, row)] != names[row]]
 
     def example(text: Callable[[int], str]) -> Callable[[int], Example]:
         return lambda row: Example(f"categories[{row}] {text(row)}")
 
     def near(row: int) -> str:
-        of = f", as id {ids[nearly[plain[row]]]} has {brief(names[nearly[plain[row]]])}" if plain[row] else ""
+        of = f", as id {ids[nearly[folded[row]]]} has {brief(names[nearly[folded[row]]])}" if folded[row] else ""
         return f"has the name {brief(names[row])}{of}"
 
     return [
@@ -194,7 +231,7 @@ def check_masks(
         image_rows: int64 (M,), the row of each annotation's image.
         used: bool (M,).
         in_use: masks are used. False only tells what there is to know, and nothing where no annotation has one.
-        polygons_only: run lengths are refused.
+        polygons_only: RLE is refused.
 
     Returns:
         The findings, and a bool (M,): true where an annotation has no polygon left and cannot be used.
@@ -215,22 +252,19 @@ def check_masks(
     )  # fmt: skip
     rows = rows[~missing]
     own = table.mask_rows[rows]
-    heights, widths = table.sizes[image_rows[rows]].T
-    faulty = masks.malformed(own, heights, widths)
+    states = masks.states(own, table.sizes[image_rows[rows]])
 
     def fault(row: int) -> str:
         height, width = table.sizes[image_rows[row]].tolist()
         return f": {masks.fault(int(table.mask_rows[row]), height, width)}"
 
-    empty = masks.without_polygon(own) & ~faulty
-    mended = (masks.broken(own) > 0) & ~empty & ~faulty
-    findings += find("malformed_mask", rows[faulty], total, annotation_example(table, fault), **otherwise)
-    findings += find("no_polygon", rows[empty], total, example, **otherwise)
-    findings += find("broken_polygon", rows[mended], total, example, **otherwise)
+    findings += find("malformed_mask", rows[states == MALFORMED], total, annotation_example(table, fault), **otherwise)
+    findings += find("no_polygon", rows[states == EMPTY], total, example, **otherwise)
+    findings += find("broken_polygon", rows[states == MENDED], total, example, **otherwise)
     if in_use and polygons_only:
-        findings += find("run_lengths", rows[masks.run_lengths(own)], total, example)
+        findings += find("run_lengths", rows[masks.is_rle(own)], total, example)
     if in_use:
-        lost[rows[empty]] = True
+        lost[rows[states == EMPTY]] = True
     return findings, lost
 
 
@@ -274,10 +308,15 @@ def check_table(table: CocoTable, use: Use) -> Checked:
     class_names = tuple(table.category_names[row] for row in first)
     image_rows = _rows(table.image_ids, table.of_image)
     labels = _rows(category_ids, table.of_category)
+    total, example = len(labels), annotation_example(table)
+
+    def orphan(row: int) -> str:
+        return f"is of image_id {table.of_image[row]}, which is not in images"
+
     findings = [
         *_check_images(table),
         *check_categories(table),
-        *_check_image_ids(table, image_rows),
+        *find("orphan_annotation", np.flatnonzero(image_rows < 0), total, annotation_example(table, orphan)),
         *check_known_categories(table, labels),
     ]
     known = (image_rows >= 0) & (labels >= 0)
@@ -285,15 +324,25 @@ def check_table(table: CocoTable, use: Use) -> Checked:
     boxes = check_boxes(table, image_rows, known, in_use)
     used = in_use & boxes.usable
     masks, lost = check_masks(
-        table, image_rows, used, in_use=use.with_masks, polygons_only=use.mask_format == "polygon"
+        table,
+        image_rows,
+        used if use.training else in_use,
+        in_use=use.with_masks,
+        polygons_only=use.mask_format == "polygon",
     )
     used &= ~lost
     crowds = np.flatnonzero(table.is_crowd & known)
+    many = len(crowds) >= MANY_CROWDS * total
+    note = "iscrowd 1 is for regions of many objects that are not told apart; single objects have 0" if many else ""
+    with_id = np.flatnonzero(table.has_id)
+    again = with_id[repeated(table.annotation_ids[with_id])]
     findings += [
         *boxes.findings,
+        *check_areas(table, training=use.training),
         *masks,
-        *_check_crowds(table, crowds),
-        *_check_annotation_ids(table),
+        *find("crowd", crowds, total, example, warns=many, note=note),
+        *find("missing_annotation_id", np.flatnonzero(~table.has_id), total, example),
+        *find("repeated_annotation_id", again, total, example),
         *repeated_annotations(table, image_rows, labels, used),
     ]
     used_images = np.bincount(image_rows[used], minlength=len(table.image_ids)) > 0
@@ -340,30 +389,6 @@ def _check_images(table: CocoTable) -> list[Finding]:
         *find("image_size", np.flatnonzero(absurd), total, image_example(table, size)),
         *find("repeated_image_id", repeated(table.image_ids), total, image_example(table, repeats)),
         *find("repeated_file", again, total, image_example(table, same_file)),
-    ]
-
-
-def _check_image_ids(table: CocoTable, image_rows: np.ndarray) -> list[Finding]:
-    def orphan(row: int) -> str:
-        return f"is of image_id {table.of_image[row]}, which is not in images"
-
-    orphans = np.flatnonzero(image_rows < 0)
-    return find("orphan_annotation", orphans, len(image_rows), annotation_example(table, orphan))
-
-
-def _check_crowds(table: CocoTable, crowds: np.ndarray) -> list[Finding]:
-    total = len(table.is_crowd)
-    many = len(crowds) >= MANY_CROWDS * total
-    note = "iscrowd 1 is for regions of many objects that are not told apart; single objects have 0" if many else ""
-    return find("crowd", crowds, total, annotation_example(table), warns=many, note=note)
-
-
-def _check_annotation_ids(table: CocoTable) -> list[Finding]:
-    with_id, total = np.flatnonzero(table.has_id), len(table.has_id)
-    again = with_id[repeated(table.annotation_ids[with_id])]
-    return [
-        *find("missing_annotation_id", np.flatnonzero(~table.has_id), total, annotation_example(table)),
-        *find("repeated_annotation_id", again, total, annotation_example(table)),
     ]
 
 

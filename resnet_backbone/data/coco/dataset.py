@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from resnet_backbone.data.coco.masks import decode_segmentation
-from resnet_backbone.data.coco.read import CocoAnnotations, read_coco_json
+from resnet_backbone.data.coco.read import CocoAnnotations, GroundTruth, read_coco_json
 from resnet_backbone.data.images.files import ImageFiles, find_missing_images
 from resnet_backbone.data.images.read import read_interleaved
 
@@ -27,18 +28,17 @@ Sample = tuple[torch.Tensor, Target]
 class CocoDataset(Dataset[Sample]):
     """Images and instances of a COCO-format file, sorted by image id.
 
-    Everything is held in a few NumPy arrays, so forked DataLoader workers share it. The whole JSON is checked on
+    Everything is held in a few NumPy arrays, so forked DataLoader workers share it. All of the JSON is checked on
     construction (see :func:`~resnet_backbone.data.coco.read.read_coco_json`); images are read when asked for.
 
     Args:
         json_path: the annotation file.
         image_folder: its ``file_name`` entries are relative to this folder.
         transforms: called as ``transforms(image, target)`` on every sample; None leaves it as read.
-        with_masks: also give instance masks; every annotation then needs a ``segmentation``.
-        mask_format: ``bitmask`` draws them; ``polygon`` leaves polygons as they are, which costs less, and refuses run
-            lengths.
+        with_masks: read instance masks, which every annotation needs then, and give them.
+        mask_format: ``bitmask`` draws them; ``polygon`` leaves polygons as they are, which costs less, and refuses RLE.
         training: leave out crowd regions and images without a box. False keeps every image, and crowd regions,
-            marked by ``target["iscrowd"]``.
+            marked by ``target["iscrowd"]``, and refuses what the evaluation would refuse.
         keep_unlabelled: in training, too, keep images without a box.
 
     Attributes:
@@ -67,6 +67,7 @@ class CocoDataset(Dataset[Sample]):
         self.transforms = transforms
         self.training = training
         self.mask_format = mask_format
+        self.gives_masks = with_masks
         if not self.image_folder.is_dir():
             raise FileNotFoundError(f"{self.image_folder}: no such image folder (annotation file: {self.json_path})")
         self._annotations = read_coco_json(
@@ -76,6 +77,11 @@ class CocoDataset(Dataset[Sample]):
             mask_format=mask_format,
             keep_unlabelled=keep_unlabelled,
         )
+        self.category_ids = self._annotations.category_ids
+        self.class_names = self._annotations.class_names
+        self.num_classes = len(self.class_names)
+        self.image_ids = self._annotations.image_ids
+        self.sizes = self._annotations.sizes
         logger.info(
             "%s: %d images, %d boxes, %d classes",
             self.json_path,
@@ -90,24 +96,26 @@ class CocoDataset(Dataset[Sample]):
         return self._annotations
 
     @property
-    def category_ids(self) -> tuple[int, ...]:
-        return self._annotations.category_ids
+    def ground_truth(self) -> GroundTruth:
+        """What the detections of a set that is evaluated are compared with.
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self._annotations.class_names
+        Raises:
+            ValueError: the set was opened for training.
+        """
+        if self._annotations.ground_truth is None:
+            raise ValueError(f"{self.json_path} was opened for training; its ground truth is not kept")
+        return self._annotations.ground_truth
 
-    @property
-    def num_classes(self) -> int:
-        return len(self._annotations.class_names)
-
-    @property
-    def image_ids(self) -> np.ndarray:
-        return self._annotations.image_ids
-
-    @property
-    def sizes(self) -> np.ndarray:
-        return self._annotations.sizes
+    def with_other(
+        self, transforms: Callable[[torch.Tensor, Target], Sample] | None = None, *, masks: bool | None = None
+    ) -> CocoDataset:
+        """Return the same data with other ``transforms``, None for original images, and with masks as they are, given
+        where they were read (True), or not given (False)."""
+        other = copy.copy(self)
+        other.transforms = transforms
+        if masks is not None:
+            other.gives_masks = masks and self._annotations.segmentations is not None
+        return other
 
     def image_path(self, index: int) -> Path:
         """Where the image of sample ``index`` lies."""
@@ -144,7 +152,7 @@ class CocoDataset(Dataset[Sample]):
             1), or ``polygons``: for each instance a list of ``tv_tensors.BoundingBoxes``, float64 (points, 4), whose
             boxes x y x y are the points, so that transforms move them. Masks are drawn after the transforms, at the
             size that the image has then: until :func:`draw_masks`, ``target["to_draw"]`` holds polygons in that form,
-            none for an instance with run lengths, and ``masks`` those with run lengths alone.
+            none for an instance with an RLE, and ``masks`` those with an RLE alone.
 
         Raises:
             IndexError: ``index`` is not in 0..len-1.
@@ -164,15 +172,16 @@ class CocoDataset(Dataset[Sample]):
             "image_id": int(notes.image_ids[index]),
             "size": size,
         }
-        if notes.segmentations is not None and self.mask_format == "polygon":
+        segmentations = notes.segmentations if self.gives_masks else None
+        if segmentations is not None and self.mask_format == "polygon":
             target["polygons"] = [
-                [_as_points(polygon, size) for polygon in json.loads(notes.segmentations[entry])]
+                [_as_points(polygon, size) for polygon in json.loads(segmentations[entry])]
                 for entry in range(own.start, own.stop)
             ]
-        elif notes.segmentations is not None:
-            found = [json.loads(notes.segmentations[entry]) for entry in range(own.start, own.stop)]
-            run_lengths = [decode_segmentation(each, height, width) for each in found if isinstance(each, dict)]
-            masks = np.stack(run_lengths) if run_lengths else np.zeros((0, height, width), dtype=np.uint8)
+        elif segmentations is not None:
+            found = [json.loads(segmentations[entry]) for entry in range(own.start, own.stop)]
+            decoded = [decode_segmentation(each, height, width) for each in found if isinstance(each, dict)]
+            masks = np.stack(decoded) if decoded else np.zeros((0, height, width), dtype=np.uint8)
             target["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
             target["to_draw"] = [
                 [] if isinstance(each, dict) else [_as_points(polygon, size) for polygon in each] for each in found
@@ -194,9 +203,9 @@ def draw_masks(target: Target, size: tuple[int, int]) -> Target:
     if "to_draw" not in target:
         return target
     masks = np.zeros((len(target["to_draw"]), *size), dtype=np.uint8)
-    run_lengths = iter(target["masks"].numpy())
+    decoded = iter(target["masks"].numpy())
     for mask, polygons in zip(masks, target["to_draw"], strict=True):
-        mask[:] = decode_segmentation(list(map(coordinates, polygons)), *size) if polygons else next(run_lengths)
+        mask[:] = decode_segmentation(list(map(coordinates, polygons)), *size) if polygons else next(decoded)
     drawn = {**target, "masks": tv_tensors.Mask(torch.from_numpy(masks))}
     del drawn["to_draw"]
     return drawn

@@ -1,18 +1,15 @@
-"""COCO segmentations (polygons, compressed and uncompressed RLE) as binary masks, and as a table of a file.
+"""COCO segmentations (polygons, RLE as text or as a list): checking them, and drawing them as binary masks.
 
-pycocotools trusts its input: run lengths that do not fill the image leave the mask uninitialised or write past its end.
-So every segmentation is checked here first, and decoded by pycocotools after that.
-
-times its size.
+pycocotools trusts its input: RLE that does not fill the image leaves the mask uninitialised, or is written past its
+end. So every segmentation is checked here first, and decoded by pycocotools after that.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +17,96 @@ from pycocotools import mask as coco_mask
 
 from resnet_backbone.data.coco.findings import brief
 
+Rle = dict[str, Any]  # {"size": [height, width], "counts": compressed RLE}
+
 # A polygon is walked pixel by pixel, so one far-away point costs time and memory: none may lie further out than this.
 _MAX_IMAGE_SIDES_AWAY = 10
-_MAX_CHARACTERS = 7  # of a run length in a compressed RLE: 34 bits and a sign
+_MAX_CHARACTERS = 7  # of one count in a compressed RLE: 34 bits and a sign
+
+
+class BrokenRle(ValueError):
+    """Compressed counts that are none: which one, and what it has."""
+
+    def __init__(self, position: int, what: str) -> None:
+        super().__init__(what)
+        self.position = position
+
+
+def decompress(texts: Sequence[str | bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Decompress the counts of N RLEs at once, since a call for each would take longer than an evaluation.
+
+    Returns:
+        All counts in a row, int64 (zeros first, then ones, in turn, down the columns), and at which of them each RLE
+        begins, int64 (N,).
+
+    Raises:
+        BrokenRle: no counts at all, a character outside ``0`` to ``o``, an end within a number, or a count that is
+            larger than any image.
+
+    Source: ``rleFrString`` in pycocotools' ``maskApi.c``: five bits a character from 48 up, bit 6 says that more
+    follow, the highest bit of the last character is the sign, and from the fourth count on the difference to the one
+    two before is stored.
+    """
+    data = [text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text for text in texts]
+    for position, text in enumerate(data):
+        if not text:
+            raise BrokenRle(position, "has no counts")
+    if not data:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    code = np.frombuffer(b"".join(data), np.uint8).astype(np.int64) - 48
+    ends = np.cumsum([len(text) for text in data])  # where the characters of each RLE end
+
+    def fault(wrong: np.ndarray, what: str) -> BrokenRle:
+        return BrokenRle(int(np.searchsorted(ends, wrong[0], "right")), what)
+
+    if (wrong := np.flatnonzero((code < 0) | (code > 63))).size:
+        raise fault(wrong, f"has the byte {bytes([code[wrong[0]] + 48])!r}, which does not occur in compressed counts")
+    is_last = (code & 0x20) == 0  # of its number
+    if (wrong := ends[~is_last[ends - 1]] - 1).size:
+        raise fault(wrong, "ends within a number")
+    last = np.flatnonzero(is_last)
+    lengths = np.diff(last, prepend=-1)
+    if (wrong := last[lengths > _MAX_CHARACTERS]).size:
+        raise fault(wrong, "has a count that is larger than any image")
+    first = last - lengths + 1
+    within = np.arange(len(code)) - np.repeat(first, lengths)
+    counts = np.add.reduceat((code & 0x1F) << (5 * within), first)
+    counts -= ((code[last] & 0x10) > 0) * (np.int64(1) << (5 * lengths))
+    begins = np.searchsorted(last, np.concatenate([[0], ends[:-1]]))
+    return _undo_differences(counts, begins), begins
+
+
+def _undo_differences(counts: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """From the fourth count of an RLE on, add the one two before: sums over every other one, starting at the second."""
+    numbers = np.diff(begins, append=len(counts))
+    within = np.arange(len(counts)) - np.repeat(begins, numbers)
+    added = counts.copy()
+    for chosen in (within % 2 == 1, (within % 2 == 0) & (within > 0)):
+        summed = np.cumsum(np.where(chosen, counts, 0))
+        before = np.repeat(np.concatenate([[0], summed])[begins], numbers)
+        added = np.where(chosen, summed - before, added)
+    return added
+
+
+def find_broken(texts: Sequence[str | bytes], pixels: Sequence[int]) -> tuple[int, str] | None:
+    """Return the position of the first RLE that does not fill its image exactly, and what it does; None for none.
+
+    Args:
+        texts: compressed counts of N masks, as ``pycocotools.mask.encode`` writes them.
+        pixels: height times width of the image of each.
+    """
+    try:
+        counts, begins = decompress(texts)
+    except BrokenRle as error:
+        return error.position, str(error)
+    if not len(begins):
+        return None
+    sums = np.add.reduceat(counts, begins)
+    broken = np.flatnonzero((np.minimum.reduceat(counts, begins) < 0) | (sums != np.array(pixels, np.int64)))
+    if not broken.size:
+        return None
+    position = int(broken[0])
+    return position, f"adds up to {sums[position]} pixels, the image has {pixels[position]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +122,7 @@ class MaskSummary:
         pixels: sum of the RLE's counts.
     """
 
-    usable: list[Any] | dict[str, Any] | None
+    usable: list[Any] | Rle | None
     broken: int = 0
     low: float = 0.0
     high: float = 0.0
@@ -51,7 +135,7 @@ class MaskSummary:
             return f"the RLE has size {list(self.size)}, but its image is [{height}, {width}] (height, width)"
         if self.size is not None and self.pixels != height * width:
             return f"the RLE counts add up to {self.pixels}, but the image has {height * width} pixels"
-        limit = far_outside(height, width)
+        limit = _MAX_IMAGE_SIDES_AWAY * max(height, width)
         for value in (self.low, self.high):
             if abs(value) > limit:
                 return (
@@ -59,11 +143,6 @@ class MaskSummary:
                     f"(height x width)"
                 )
         return ""
-
-
-def far_outside(height: Any, width: Any) -> Any:
-    """Return the pixels that no coordinate may exceed on images of that size; for numbers or arrays."""
-    return _MAX_IMAGE_SIDES_AWAY * np.maximum(height, width)
 
 
 def summarise_segmentation(segmentation: Any) -> MaskSummary:
@@ -74,10 +153,10 @@ def summarise_segmentation(segmentation: Any) -> MaskSummary:
 
     Args:
         segmentation: a list of polygons ``[x1, y1, x2, y2, ...]`` in pixels, or ``{"size": [h, w], "counts": ...}``
-            with compressed (str) or uncompressed (list of int) counts.
+            with compressed (text) or uncompressed (list of int) counts.
 
     Raises:
-        ValueError: it is neither form, a coordinate is no finite number, or the counts are no run lengths.
+        ValueError: it is neither form, a coordinate is no finite number, or the counts are none.
     """
     if isinstance(segmentation, dict):
         return _summarise_rle(segmentation)
@@ -96,43 +175,18 @@ def summarise_segmentation(segmentation: Any) -> MaskSummary:
     return MaskSummary(usable or None, len(segmentation) - len(usable), low, high)
 
 
-def usable_segmentation(segmentation: Any, height: int, width: int, where: str) -> Any | None:
-    """Check one ``segmentation`` value of a COCO file against its image.
-
-    Args:
-        segmentation: as :func:`summarise_segmentation` takes it.
-        height: of the image, pixels.
-        width: of the image, pixels.
-        where: how errors name the annotation.
-
-    Returns:
-        The segmentation without broken polygons; None when no polygon is left.
-
-    Raises:
-        ValueError: it is malformed, a point lies far outside, the size of an RLE is not the image's, or its counts do
-            not fill the image exactly.
-    """
-    try:
-        summary = summarise_segmentation(segmentation)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    if fault := summary.fault(height, width):
-        raise ValueError(f"{where}: {fault}")
-    return summary.usable
+def encode_segmentation(segmentation: Any, height: int, width: int) -> Rle:
+    """Turn a segmentation that was checked against its image into a compressed RLE; polygons may be arrays, too."""
+    if isinstance(segmentation, list):
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    if isinstance(segmentation["counts"], list):
+        return coco_mask.frPyObjects(segmentation, height, width)
+    return segmentation
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Draw what :func:`usable_segmentation` returned: a uint8 array of shape (height, width), 1 inside the object.
-
-    Polygons may be arrays, too.
-    """
-    if isinstance(segmentation, list):
-        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        rle = coco_mask.frPyObjects(segmentation, height, width)
-    else:
-        rle = segmentation
-    return coco_mask.decode(rle)
+    """Draw what :func:`encode_segmentation` takes: a uint8 array of shape (height, width), 1 inside the object."""
+    return coco_mask.decode(encode_segmentation(segmentation, height, width))
 
 
 def crop_polygons(polygons: Sequence[np.ndarray], box: np.ndarray, size: int) -> np.ndarray:
@@ -153,38 +207,6 @@ def crop_polygons(polygons: Sequence[np.ndarray], box: np.ndarray, size: int) ->
     return decode_segmentation(cells, size, size)
 
 
-def decompress_counts(text: str) -> list[int]:
-    """Run lengths of a compressed RLE: zeros first, then ones, in turn, down the columns.
-
-    Source: ``rleFrString`` in pycocotools' ``maskApi.c``: five bits a character from 48 up, bit 6 says that more
-    follow, the highest bit of the last character is the sign, and from the fourth run on the difference to the run two
-    before is stored.
-
-    Raises:
-        ValueError: a character outside ``0`` to ``o``, an end within a number, or a run longer than any image.
-    """
-    if not text:
-        return []
-    bits = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.int64) - 48
-    if (strange := np.flatnonzero((bits < 0) | (bits > 63))).size:
-        raise ValueError(f"character {text[strange[0]]!r} does not occur in a compressed RLE")
-    ends = np.flatnonzero(bits < 32)
-    if not ends.size or ends[-1] != len(bits) - 1:
-        raise ValueError("the compressed RLE ends within a number")
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > _MAX_CHARACTERS:
-        raise ValueError("the compressed RLE holds a run longer than any image")
-    places = np.arange(len(bits)) - np.repeat(starts, lengths)
-    counts = np.add.reduceat((bits & 31) << (5 * places), starts)
-    counts -= np.where(bits[ends] & 16, np.int64(1) << (5 * lengths), 0)
-    for first in (1, 2):
-        counts[first::2] = np.cumsum(counts[first::2])
-    if counts.max() > 1 << 5 * _MAX_CHARACTERS:
-        raise ValueError("the compressed RLE holds a run longer than any image")
-    return counts.tolist()
-
-
 def _check_coordinates(polygon: list[Any]) -> None:
     if set(map(type, polygon)) <= {int, float}:
         try:
@@ -193,30 +215,34 @@ def _check_coordinates(polygon: list[Any]) -> None:
         except OverflowError:  # an integer beyond all floats
             pass
     for value in polygon:
-        if type(value) not in (int, float) or not abs(value) < 1e18:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e18:
             raise ValueError(f"a polygon holds {brief(value)}; expected x and y in pixels")
-    raise ValueError(f"a polygon holds {brief(polygon)}; expected x and y in pixels")
+    if not math.isfinite(sum(polygon)):
+        raise ValueError(f"a polygon holds {brief(polygon)}; expected x and y in pixels")
 
 
-def _summarise_rle(rle: dict[str, Any]) -> MaskSummary:
+def _summarise_rle(rle: Rle) -> MaskSummary:
     if not {"size", "counts"} <= rle.keys():
         raise ValueError(f'an RLE segmentation needs "size" and "counts", found {brief(sorted(rle))}')
     size, counts = rle["size"], rle["counts"]
     if not isinstance(size, list) or list(map(type, size)) != [int, int]:
         raise ValueError(f"the RLE has size {brief(size)}; expected [height, width] in pixels")
-    if isinstance(counts, str):
-        counts = decompress_counts(counts)
+    kept = {"size": size, "counts": counts.decode("latin-1") if isinstance(counts, bytes) else counts}
+    if isinstance(counts, str | bytes):
+        try:
+            counts = decompress([counts])[0].tolist()
+        except BrokenRle as error:
+            raise ValueError(f"the RLE {error}") from error
     if not isinstance(counts, list) or not set(map(type, counts)) <= {int} or min(counts, default=0) < 0:
-        raise ValueError(f"RLE counts are {brief(counts)}; expected a string or a list of integers from 0 up")
-    kept = {"size": size, "counts": rle["counts"]}
+        raise ValueError(f"RLE counts are {brief(counts)}; expected a text or a list of integers from 0 up")
     return MaskSummary(kept, size=(size[0], size[1]), pixels=sum(counts))
 
 
-_POLYGONS, _RLE, _NOTHING_LEFT, _MALFORMED = range(4)
+USABLE, MENDED, EMPTY, MALFORMED = range(4)  # MENDED: without its broken polygons; EMPTY: all of them are broken
 
 
 class MaskTable:
-    """Rows of facts about segmentations, in the order of the file.
+    """The segmentations of a file, in its order, checked, but for what needs the size of the image.
 
     Args:
         keep: keep the JSON text of what is usable.
@@ -224,78 +250,54 @@ class MaskTable:
 
     def __init__(self, keep: bool) -> None:
         self.keep = keep
-        self._forms = array("b")
-        self._broken = array("q")
-        self._reach = array("d")  # least and greatest coordinate
-        self._rle = array("d")  # height, width, sum of the counts
+        self._summaries: list[MaskSummary | str] = []  # a text says what is wrong
         self._texts: list[bytes] = []
-        self._faults: dict[int, str] = {}
 
     def summarise(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """Replace, in place, "segmentation" by the row of its facts: for the ``object_hook`` of ``read_json``."""
+        """Replace, in place, "segmentation" by its row here: for the ``object_hook`` of ``read_json``."""
         if "segmentation" in entry:
             entry["segmentation"] = self._add(entry["segmentation"])
         return entry
 
-    def without_polygon(self, rows: np.ndarray) -> np.ndarray:
-        """Return a bool of shape (M,) for ``rows``, int64 (M,): true where no usable polygon is left."""
-        return np.frombuffer(self._forms, np.int8)[rows] == _NOTHING_LEFT
+    def states(self, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Return for each of ``rows``, int64 (M,), one of USABLE, MENDED, EMPTY and MALFORMED on images of ``sizes``,
+        (M, 2), height and width in pixels."""
+        states = [self._state(row, *size) for row, size in zip(rows.tolist(), sizes.tolist(), strict=True)]
+        return np.array(states, dtype=np.int64)
 
-    def broken(self, rows: np.ndarray) -> np.ndarray:
-        """Return for each of ``rows`` how many of its polygons are left out, int64 (M,)."""
-        return np.frombuffer(self._broken, np.int64)[rows]
+    def _state(self, row: int, height: int, width: int) -> int:
+        summary = self._summaries[row]
+        if isinstance(summary, str) or summary.fault(height, width):
+            return MALFORMED
+        return EMPTY if summary.usable is None else MENDED if summary.broken else USABLE
 
-    def run_lengths(self, rows: np.ndarray) -> np.ndarray:
+    def is_rle(self, rows: np.ndarray) -> np.ndarray:
         """Return a bool of shape (M,): true where the segmentation is an RLE."""
-        return np.frombuffer(self._forms, np.int8)[rows] == _RLE
-
-    def malformed(self, rows: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-        """Return a bool of shape (M,): true where :meth:`fault` has something to say.
-
-        Args:
-            rows: int64 (M,).
-            heights: of the images, pixels, (M,).
-            widths: of the images, pixels, (M,).
-        """
-        forms = np.frombuffer(self._forms, np.int8)[rows]
-        reach = np.abs(np.frombuffer(self._reach).reshape(-1, 2)[rows]).max(axis=1, initial=0)
-        rle = np.frombuffer(self._rle).reshape(-1, 3)[rows]
-        unfit = (rle[:, 0] != heights) | (rle[:, 1] != widths) | (rle[:, 2] != heights * widths.astype(np.float64))
-        return (forms == _MALFORMED) | (reach > far_outside(heights, widths)) | ((forms == _RLE) & unfit)
+        found = (self._summaries[row] for row in rows.tolist())
+        return np.array(
+            [isinstance(summary, MaskSummary) and summary.size is not None for summary in found], dtype=bool
+        )
 
     def fault(self, row: int, height: int, width: int) -> str:
         """Say what is wrong with a segmentation on an image of that size in pixels; nothing where all is well."""
-        if row in self._faults:
-            return self._faults[row]
-        size_and_pixels = [int(value) for value in self._rle[3 * row : 3 * row + 3]]
-        low, high = self._reach[2 * row : 2 * row + 2]
-        size = (size_and_pixels[0], size_and_pixels[1]) if self._forms[row] == _RLE else None
-        return MaskSummary(None, 0, low, high, size, size_and_pixels[2]).fault(height, width)
+        summary = self._summaries[row]
+        return summary if isinstance(summary, str) else summary.fault(height, width)
 
     def text(self, row: int) -> bytes:
         """Return the JSON text of what is usable."""
         return self._texts[row]
 
     def _add(self, segmentation: Any) -> int:
-        row = len(self._forms)
+        text = b""
         try:
             summary = summarise_segmentation(segmentation)
         except ValueError as error:
-            self._faults[row] = str(error)
-            summary = MaskSummary(None)
-            form = _MALFORMED
+            self._summaries.append(str(error))
         else:
-            form = _NOTHING_LEFT if summary.usable is None else _POLYGONS if summary.size is None else _RLE
-        self._forms.append(form)
-        self._broken.append(summary.broken)
-        self._reach.extend((summary.low, summary.high))
-        self._rle.extend(_as_floats(*(summary.size or (0, 0)), summary.pixels))
+            if self.keep and summary.usable is not None:
+                text = json.dumps(summary.usable, separators=(",", ":")).encode()
+            # The polygons themselves are many times as large as their text.
+            self._summaries.append(replace(summary, usable=None if summary.usable is None else []))
         if self.keep:
-            usable = summary.usable
-            self._texts.append(b"" if usable is None else json.dumps(usable, separators=(",", ":")).encode())
-        return row
-
-
-def _as_floats(*values: int) -> list[float]:
-    """Sizes beyond all floats are no image's, whatever they are."""
-    return [float(value) if abs(value) < 1 << 53 else -1.0 for value in values]
+            self._texts.append(text)
+        return len(self._summaries) - 1

@@ -1,11 +1,12 @@
-"""How findings name images and annotations of a table."""
+"""A COCO-format file as columns of its well-formed entries, and how findings name the images and annotations of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from numbers import Integral, Real
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from resnet_backbone.data.coco.masks import MaskTable
 from resnet_backbone.files.text import read_json
 
 _INT64 = range(-(2**63), 2**63)
-_UNFIT = (KeyError, TypeError, ValueError, OverflowError)  # what well-formed entries never raise below
+_EXACT = 1 << 53  # from here on a float stands for several integers
+_UNFIT = (KeyError, TypeError, ValueError, OverflowError)  # what entries of the usual types never raise below
+UNNAMED = "(no file_name)"  # of images that are not read
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class CocoTable:
     category_names: list[str]
     image_index: np.ndarray  # int64 (N,), position in the file
     image_ids: np.ndarray  # int64 (N,)
-    sizes: np.ndarray  # int64 (N, 2), height and width in pixels
+    sizes: np.ndarray  # int64 (N, 2), height and width in pixels; -1 where it is not known
     file_names: list[str]
     index: np.ndarray  # int64 (M,), position in the file
     annotation_ids: np.ndarray  # int64 (M,)
@@ -37,13 +40,15 @@ class CocoTable:
     of_category: np.ndarray  # int64 (M,), a category's id
     boxes: np.ndarray  # float64 (M, 4), x y width height
     is_crowd: np.ndarray  # bool (M,)
-    areas: np.ndarray  # float64 (M,), as the file has them, in pixels; nan where there is none or no number
+    areas: (
+        np.ndarray
+    )  # float64 (M,), as the file has them, in pixels; nan where there is none, inf where it is no number
     mask_rows: np.ndarray  # int64 (M,), of ``masks``; -1 where there is no segmentation
     masks: MaskTable | None = None
 
 
 class _Unfit(ValueError):
-    """An entry that fits into no array.
+    """An entry that fits into no column.
 
     Args:
         text: what it has, and what is expected.
@@ -55,12 +60,20 @@ class _Unfit(ValueError):
         self.key = key
 
 
-def read_table(path: Path, masks: MaskTable | None) -> tuple[CocoTable, list[Finding]]:
-    """Read a COCO-format instance file.
+def read_table(
+    source: Path | Mapping[str, Any],
+    masks: MaskTable | None,
+    *,
+    reads_images: bool = True,
+    needs_annotations: bool = True,
+) -> tuple[CocoTable, list[Finding]]:
+    """Read a COCO-format instance file, or take what it holds from memory, which stays as it is.
 
     Args:
-        path: the JSON file.
+        source: the JSON file, or its content. There, numbers may be NumPy's, and lists any sequences.
         masks: gets the segmentations, of all annotations; None leaves them unread.
+        reads_images: False lets images be without file name and size.
+        needs_annotations: False lets the list be absent, as in the files of a challenge's test sets.
 
     Returns:
         The well-formed entries, and what is wrong with the others, which are left out.
@@ -69,17 +82,28 @@ def read_table(path: Path, masks: MaskTable | None) -> tuple[CocoTable, list[Fin
         FileNotFoundError: there is no such file.
         ValueError: it is not JSON, or lacks one of COCO's lists.
     """
-    document = _read_document(path, masks)
+    hook = masks.summarise if masks else _empty_segmentation
+    if isinstance(source, Path):
+        if not source.is_file():
+            raise FileNotFoundError(f"{source}: no such annotation file")
+        document = _check_document(source, read_json(source, hook), needs_annotations)
+    else:
+        document = _check_document("ground truth", source, needs_annotations)
+        document["annotations"] = [
+            hook(dict(entry)) if isinstance(entry, Mapping) else entry for entry in document["annotations"]
+        ]
+    if not reads_images:
+        document["images"] = [_completed(entry) for entry in document["images"]]
     findings: list[Finding] = []
 
-    def sorted_out(name: str, check: Callable[[Any], None], columns: Callable[[list[Any]], Any]) -> tuple[Any, Any]:
+    def sorted_out(name: str, check: Callable[[Any], Any], columns: Callable[[list[Any]], Any]) -> tuple[Any, Any]:
         entries = document[name]
         try:
             return np.arange(len(entries)), columns(entries)
         except _UNFIT:
             good, found = _sort_out(entries, name, check)
         findings.extend(found)
-        return np.array(good, dtype=np.int64), columns([entries[index] for index in good])
+        return np.array(list(good), dtype=np.int64), columns(list(good.values()))
 
     _, (category_ids, names) = sorted_out("categories", _check_category, _category_columns)
     image_index, (image_ids, sizes, file_names) = sorted_out("images", _check_image, _image_columns)
@@ -88,35 +112,22 @@ def read_table(path: Path, masks: MaskTable | None) -> tuple[CocoTable, list[Fin
     return replace(table, masks=masks), findings
 
 
-def field(entry: Any, key: str, types: type | tuple[type, ...]) -> Any:
-    """Return ``entry[key]``; raise ValueError where there is none of these types."""
-    if not isinstance(entry, dict):
-        raise _Unfit(f"is {type(entry).__name__}; expected an object")
-    if key not in entry:
-        raise _Unfit(f'has no "{key}" (it has {brief(sorted(entry))})')
-    value = entry[key]
-    if isinstance(value, bool) or not isinstance(value, types):
-        expected = " or ".join(t.__name__ for t in (types if isinstance(types, tuple) else (types,)))
-        raise _Unfit(f'has "{key}" {brief(value)} ({type(value).__name__}); expected {expected}')
-    if isinstance(value, int) and value not in _INT64:
-        raise _Unfit(f'has "{key}" {brief(value)}; expected an integer of 64 bits')
-    return value
-
-
-def _read_document(path: Path, masks: MaskTable | None) -> dict[str, list[Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such annotation file")
-    document = read_json(path, masks.summarise if masks else _empty_segmentation)
-    if not isinstance(document, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(document).__name__}; is it a results file?")
+def _check_document(source: Path | str, document: Any, needs_annotations: bool) -> dict[str, list[Any]]:
+    if not isinstance(document, Mapping):
+        raise ValueError(f"{source}: expected a JSON object, found {type(document).__name__}; is it a results file?")
+    lists: dict[str, Any] = {} if needs_annotations else {"annotations": []}
+    lists |= {key: document[key] for key in ("images", "annotations", "categories") if key in document}
     for key in ("images", "annotations", "categories"):
-        if not isinstance(document.get(key), list):
-            found = f"keys {brief(sorted(document))}" if key not in document else type(document[key]).__name__
-            raise ValueError(f'{path}: a COCO file needs a list "{key}", found {found}')
+        if key not in lists:
+            raise ValueError(
+                f'{source}: a COCO file needs a list "{key}", found keys {brief(sorted(map(str, document)))}'
+            )
+        if isinstance(lists[key], str | bytes) or not isinstance(lists[key], Sequence):
+            raise ValueError(f'{source}: a COCO file needs a list "{key}", found {type(lists[key]).__name__}')
     for key in ("images", "categories"):
-        if not document[key]:
-            raise ValueError(f'{path}: its list "{key}" is empty')
-    return document
+        if not lists[key]:
+            raise ValueError(f'{source}: its list "{key}" is empty')
+    return lists
 
 
 def _empty_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
@@ -125,21 +136,29 @@ def _empty_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def _sort_out(entries: list[Any], name: str, check: Callable[[Any], None]) -> tuple[list[int], list[Finding]]:
-    """Return the positions of the well-formed entries, and what is wrong with the others."""
-    good = []
+def _completed(entry: Any) -> Any:
+    """An image with what it need not have."""
+    if not isinstance(entry, Mapping):
+        return entry
+    return {"file_name": UNNAMED, "height": -1, "width": -1} | {k: v for k, v in entry.items() if v is not None}
+
+
+def _sort_out(
+    entries: Sequence[Any], name: str, check: Callable[[Any], Any]
+) -> tuple[dict[int, dict[str, Any]], list[Finding]]:
+    """Return the well-formed entries by their position, of plain values, and what is wrong with the others."""
+    good: dict[int, dict[str, Any]] = {}
     faults: dict[str, list[tuple[int, str]]] = {}
     usual = {"categories": "malformed_category", "images": "malformed_image", "annotations": "malformed_annotation"}
     for index, entry in enumerate(entries):
         try:
-            check(entry)
-            good.append(index)
+            good[index] = check(entry)
         except _Unfit as error:
             faults.setdefault(error.key or usual[name], []).append((index, str(error)))
 
     def example(fault: tuple[int, str]) -> Example:
         entry = entries[fault[0]]
-        own = entry if isinstance(entry, dict) else {}
+        own = entry if isinstance(entry, Mapping) else {}
         file_name = own.get("file_name") if name == "images" else None
         return Example(
             f"{name}[{fault[0]}] {fault[1]}",
@@ -155,42 +174,71 @@ def _integer(value: Any) -> int | None:
     return value if type(value) is int and value in _INT64 else None
 
 
-def _check_category(entry: Any) -> None:
-    field(entry, "id", int)
-    _check_text(field(entry, "name", str), "name")
+def _field(entry: Any, key: str) -> Any:
+    if not isinstance(entry, Mapping):
+        raise _Unfit(f"is {type(entry).__name__}; expected an object")
+    if key not in entry:
+        raise _Unfit(f'has no "{key}" (it has {brief(sorted(map(str, entry)))})')
+    return entry[key]
 
 
-def _check_image(entry: Any) -> None:
-    field(entry, "id", int)
-    name = field(entry, "file_name", str)
-    field(entry, "height", int)
-    field(entry, "width", int)
-    _check_text(name, "file_name")
+def _integer_field(entry: Any, key: str) -> int:
+    """An integer, or a number that is one: some tools write ids with a decimal point."""
+    value = _field(entry, key)
+    whole = isinstance(value, Integral) or (is_number(value) and value == int(value))
+    if isinstance(value, bool) or not whole:
+        raise _Unfit(f'has "{key}" {brief(value)} ({type(value).__name__}); expected int')
+    if isinstance(value, float) and abs(value) >= _EXACT:
+        raise _Unfit(
+            f'has "{key}" {brief(value)}, with a decimal point or an exponent, and such numbers do not tell ids beyond '
+            f"2**53 apart: write integers"
+        )
+    if int(value) not in _INT64:
+        raise _Unfit(f'has "{key}" {brief(value)}; expected an integer of 64 bits')
+    return int(value)
+
+
+def _text_field(entry: Any, key: str) -> str:
+    value = _field(entry, key)
+    if not isinstance(value, str):
+        raise _Unfit(f'has "{key}" {brief(value)} ({type(value).__name__}); expected str')
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair can be written in JSON, and nowhere else
+        raise _Unfit(f'has "{key}" {ascii(value[:60])}, which is no text') from None
+    return value
+
+
+def _check_category(entry: Any) -> dict[str, Any]:
+    return {"id": _integer_field(entry, "id"), "name": _text_field(entry, "name")}
+
+
+def _check_image(entry: Any) -> dict[str, Any]:
+    numbers = {key: _integer_field(entry, key) for key in ("id", "height", "width")}
+    name = _text_field(entry, "file_name")
     if not name or "\0" in name:
         raise _Unfit(f'has "file_name" {brief(name)}; expected the name of a file')
+    return {**numbers, "file_name": name}
 
 
-def _check_annotation(entry: Any) -> None:
-    field(entry, "image_id", int)
-    field(entry, "category_id", int)
+def _check_annotation(entry: Any) -> dict[str, Any]:
+    ids = {key: _integer_field(entry, key) for key in ("image_id", "category_id")}
     if entry.get("iscrowd", 0) not in (0, 1):
         raise _Unfit(f"has iscrowd {brief(entry['iscrowd'])}; expected 0 or 1")
-    box = field(entry, "bbox", list)
-    if len(box) != 4 or not all(type(value) in (int, float) and _is_finite(value) for value in box):
+    box = _field(entry, "bbox")
+    if isinstance(box, str | bytes) or not isinstance(box, Sequence):
+        raise _Unfit(f'has "bbox" {brief(box)} ({type(box).__name__}); expected list')
+    if len(box) != 4 or not all(map(is_number, box)):
         raise _Unfit(f"has bbox {brief(box)}; expected [x, y, width, height] in pixels", "malformed_box")
+    return {**entry, **ids, "iscrowd": int(entry.get("iscrowd", 0)), "bbox": list(map(float, box))}
 
 
-def _check_text(text: str, key: str) -> None:
-    """Half of a surrogate pair can be written in JSON, and nowhere else."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _Unfit(f'has "{key}" {ascii(text[:60])}, which is no text') from None
-
-
-def _is_finite(value: float) -> bool:
-    try:
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number, Python's or NumPy's; true and false are none."""
+    if type(value) is float:
         return math.isfinite(value)
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer beyond all floats
         return False
 
@@ -237,8 +285,8 @@ def _annotation_columns(entries: list[Any]) -> tuple[np.ndarray, ...]:
 
 
 def _areas(values: list[Any]) -> np.ndarray:
-    if not set(map(type, values)) <= {float}:  # integers may be beyond all floats
-        values = [value if type(value) in (int, float) and _is_finite(value) else math.nan for value in values]
+    if not set(map(type, values)) <= {float} or not all(map(math.isfinite, values)):
+        values = [math.nan if value is None else value if is_number(value) else math.inf for value in values]
     return np.array(values, dtype=np.float64)
 
 
