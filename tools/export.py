@@ -31,8 +31,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from resnet_backbone.engine.checkpoint import find_run
 from resnet_backbone.engine.command_line import run_command_line
-from resnet_backbone.engine.run_folder import find_run
 from resnet_backbone.export.detector import exportable_detector, load_for_export
 from resnet_backbone.export.exportable import Exportable
 from resnet_backbone.export.run import FORMATS, check_destination, export

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from resnet_backbone.detectron2_plugin.config import load_config
 from resnet_backbone.detectron2_plugin.context import ContextROIHeads, region_vectors
+from resnet_backbone.detectron2_plugin.detector import load_trained
 from resnet_backbone.detectron2_plugin.mapper import read_image, size_of, to_tensor
 from resnet_backbone.detectron2_plugin.roi_heads import ImageNetRes5ROIHeads
-from resnet_backbone.detectron2_plugin.trained import load_trained
+from resnet_backbone.engine.checkpoint import engine_of, find_run
 from resnet_backbone.engine.improvements.second_stage import ImprovedDetector, Scale
 from resnet_backbone.engine.improvements.settings import Settings, is_improved, settings_of
-from resnet_backbone.engine.run_folder import engine_of, find_run
 from resnet_backbone.models.acceleration import lasting_features
 
 # What a subclass of these heads may not have of its own: the way from regions to boxes.

@@ -15,8 +15,14 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader, Dataset
 
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper
-from resnet_backbone.engine.batches import BatchSampler, Draw, derive_seed, images_per_pass
-from resnet_backbone.engine.data_errors import fetch, let_the_next_fetch_find_dead_workers
+from resnet_backbone.engine.batches import (
+    BatchSampler,
+    Draw,
+    derive_seed,
+    fetch,
+    images_per_pass,
+    let_the_next_fetch_find_dead_workers,
+)
 from resnet_backbone.engine.signals import stay_for_the_parent
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
 from resnet_backbone.engine.batches import reorder_channels
+from resnet_backbone.engine.checkpoint import engine_of, find_run
 from resnet_backbone.engine.improvements.second_stage import Detections, ImprovedDetector, Scale
 from resnet_backbone.engine.improvements.settings import is_improved, settings_of
-from resnet_backbone.engine.run_folder import engine_of, find_run
 from resnet_backbone.models.acceleration import lasting_features
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained
 from resnet_backbone.torchvision_plugin.config import load_config

@@ -419,7 +419,7 @@ def test_iterations_that_count_by_processes_go_on_with_as_many(tiny, trained, mo
     run = Run(tiny("quickstart.yaml", "SOLVER.REFERENCE_WORLD_SIZE", "1"), resume=True)
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
     with pytest.raises(ValueError, match="was 1 in the run so far and is 2 now: resume with 1 processes"):
-        run._check_resumed(str(trained / "model_final.pth"))
+        run._check_resumed(run.model, trained / "model_final.pth")
 
 
 def test_mixed_precision_may_begin_with_a_resume(tiny, trained, capsys):
@@ -428,7 +428,7 @@ def test_mixed_precision_may_begin_with_a_resume(tiny, trained, capsys):
     run = Run(cfg, resume=True)
     cfg.SOLVER.AMP.ENABLED = True
     trainer = Trainer(cfg, run.model, {})
-    trainer.resume(run.saved)
+    trainer.resume(run.resumed)
     assert trainer.start_iter == 1 and "was not in mixed precision" in capsys.readouterr().out
 
 
