@@ -85,7 +85,7 @@ class Trainer(DefaultTrainer):
             facts=self._facts,
             trainer=weakref.proxy(self),
         )
-        return [_OverdueEvaluationHook(), *super().build_hooks(), _StopHook()]
+        return super().build_hooks()
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Continue from the last checkpoint in OUTPUT_DIR.
@@ -160,6 +160,26 @@ class Trainer(DefaultTrainer):
         with keeping_progress(self._keep), torch.jit.optimized_execution(self.cfg.MODEL.DEVICE != "cpu"):
             super().train()
 
+    def before_train(self) -> None:
+        """Evaluate first where the training was killed between a checkpoint and the evaluation that follows it."""
+        period, done = self.cfg.TEST.EVAL_PERIOD, self.start_iter
+        if period and 0 < done < self.max_iter and done % period == 0:
+            self.iter = done - 1
+            scores = self.test(self.cfg, self.model)
+            self.iter = done
+            self.storage.put_scalars(**scores, smoothing_hint=False)
+        super().before_train()
+
+    def after_step(self) -> None:
+        """End after a step during which a signal has come, in all processes alike; a checkpoint is written."""
+        super().after_step()
+        if comm.get_world_size() > 1 and (self.iter + 1) % _LOOK_EVERY:
+            return
+        if in_any_process(was_asked_to_stop(), self.cfg.MODEL.DEVICE):
+            kept = self._keep()
+            comm.synchronize()
+            raise Interrupted(f"ended by a signal. {kept}")
+
     def run_step(self) -> None:
         torch.manual_seed(derive_seed(self._loader.seed, self.iter, comm.get_rank()))
         try:
@@ -193,16 +213,6 @@ class Trainer(DefaultTrainer):
         comm.synchronize()  # for the main process, which has scored alone; a step does not wait for it as long
         return scores
 
-    def stop(self) -> None:
-        """Write a checkpoint, and end as a signal has asked for.
-
-        Raises:
-            Interrupted: always.
-        """
-        kept = self._keep()
-        comm.synchronize()
-        raise Interrupted(f"ended by a signal. {kept}")
-
     def _keep_the_best(self, scores: Mapping[str, float], over: bool) -> None:
         if over and self._improved is not None:  # the evaluations before showed it less
             return
@@ -223,33 +233,6 @@ class Trainer(DefaultTrainer):
         if self.iter >= self.start_iter and not is_saved:
             self.checkpointer.save(name, iteration=self.iter)
         return kept_text(folder)
-
-
-class _OverdueEvaluationHook(HookBase):
-    """Evaluates first where the training was killed between a checkpoint and the evaluation that follows it."""
-
-    trainer: Trainer
-
-    def before_train(self) -> None:
-        trainer, period = self.trainer, self.trainer.cfg.TEST.EVAL_PERIOD
-        done = trainer.start_iter
-        if period and 0 < done < trainer.max_iter and done % period == 0:
-            trainer.iter = done - 1
-            scores = trainer.test(trainer.cfg, trainer.model)
-            trainer.iter = done
-            trainer.storage.put_scalars(**scores, smoothing_hint=False)
-
-
-class _StopHook(HookBase):
-    """Ends the training after a step during which a signal has come, in all processes alike."""
-
-    trainer: Trainer
-
-    def after_step(self) -> None:
-        if comm.get_world_size() > 1 and (self.trainer.iter + 1) % _LOOK_EVERY:
-            return
-        if in_any_process(was_asked_to_stop(), self.trainer.cfg.MODEL.DEVICE):
-            self.trainer.stop()
 
 
 def _is_news(record: logging.LogRecord) -> bool:
