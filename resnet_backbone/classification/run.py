@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
@@ -35,7 +34,7 @@ from resnet_backbone.data.catalog import check_same_classes
 from resnet_backbone.data.images.classes import ClassDataset, TransformedClasses, open_classes
 from resnet_backbone.engine.batches import BatchSampler, SeededDataset, images_per_pass
 from resnet_backbone.engine.checkpoint import Resumed, find_resumed
-from resnet_backbone.engine.launch import check_processes, is_main_process, make_accelerator, process_count
+from resnet_backbone.engine.launch import check_processes, is_main_process, process_count
 from resnet_backbone.engine.run import LoopRun, refuse_other_classes
 from resnet_backbone.engine.signals import stay_for_the_parent
 from resnet_backbone.files.checkpoints import FINAL
@@ -54,9 +53,6 @@ class Run(LoopRun):
     model: Trunk
     class_names: tuple[str, ...]
     figures: ClassificationMetrics | None = None
-
-    def _make_accelerator(self) -> Accelerator:
-        return make_accelerator(self.cfg, find_unused_parameters=self.cfg.MODEL.STOCHASTIC_DEPTH > 0)
 
     def _check_config(self) -> None:
         if not self.eval_only:
@@ -194,7 +190,7 @@ class Run(LoopRun):
             on_device=self._keep(self.test_set, self.test_transform) if self.cfg.DATALOADER.ON_DEVICE else None,
         )
 
-    def _score(self, *, over: bool) -> dict[str, float]:
+    def _score(self, over: bool) -> dict[str, float]:
         """Score the network; once training is over, packaged, with the views and the ensemble that TEST asks for."""
         if over and not self.eval_only and is_main_process():
             logger.info("wrote %s", package_checkpoint(self.output_dir / FINAL))

@@ -29,12 +29,8 @@ _Value = TypeVar("_Value")
 PATIENCE = timedelta(hours=3)
 
 
-def make_accelerator(cfg: CfgNode, *, find_unused_parameters: bool = False) -> Accelerator:
+def make_accelerator(cfg: CfgNode) -> Accelerator:
     """Return the accelerator of this process, as torchrun's environment, MODEL.DEVICE and SOLVER.AMP say.
-
-    Args:
-        cfg: of a run.
-        find_unused_parameters: for networks that leave layers out of some steps.
 
     Raises:
         ValueError: more processes than GPUs.
@@ -44,7 +40,8 @@ def make_accelerator(cfg: CfgNode, *, find_unused_parameters: bool = False) -> A
         raise ValueError(f"process {local_rank + 1} of this machine has no GPU: there are {torch.cuda.device_count()}")
     precision = {"float16": "fp16", "bfloat16": "bf16"}[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else "no"
     # Batch statistics are brought together before evaluating and saving, not on every step.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
+    leaves_layers_out = cfg.MODEL.get("STOCHASTIC_DEPTH", 0.0) > 0  # of some steps
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=leaves_layers_out)
     waiting = InitProcessGroupKwargs(timeout=PATIENCE)
     return Accelerator(cpu=cfg.MODEL.DEVICE == "cpu", mixed_precision=precision, kwargs_handlers=[ddp, waiting])
 

@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 MOST_SKIPPED = 50  # steps; a scaler that starts at 65536 has halved its scale to nothing by then
 
 
+MakeBatches = Callable[[int], Iterator[Any]]
+Evaluate = Callable[[bool], dict[str, float]]
+
+
 class Best(NamedTuple):
     """Which figure, after how many iterations, and how good."""
 
@@ -209,9 +213,7 @@ class TrainingLoop(ABC):
     def check(self) -> None:  # noqa: B027  a loop that looks at every step has nothing left to check
         """Raise FloatingPointError where training has diverged; called before every checkpoint and evaluation."""
 
-    def train(
-        self, make_batches: Callable[[int], Iterator[Any]], evaluate: Callable[[bool], dict[str, float]] | None
-    ) -> None:
+    def train(self, make_batches: MakeBatches, evaluate: Evaluate) -> None:
         """Train to SOLVER.MAX_ITER, with checkpoints on the way and ``model_final.pth`` at the end; then evaluate.
 
         Args:
@@ -229,8 +231,8 @@ class TrainingLoop(ABC):
         writer = None
         if self.accelerator.is_main_process:
             self._check_room()
-            is_over = evaluate is not None and self.iteration == self.cfg.SOLVER.MAX_ITER
-            redone = self.iteration if is_over or self._evaluation_is_due(evaluate) else None
+            is_over = self.iteration == self.cfg.SOLVER.MAX_ITER
+            redone = self.iteration if is_over or self._evaluation_is_due() else None
             writer = RunWriter(
                 self.output_dir, self.cfg.SOLVER.MAX_ITER, self.iteration, self.accelerator.device, redone
             )
@@ -241,14 +243,9 @@ class TrainingLoop(ABC):
             if writer is not None:
                 writer.close()
 
-    def _iterate(
-        self,
-        make_batches: Callable[[int], Iterator[Any]],
-        evaluate: Callable[[bool], dict[str, float]] | None,
-        writer: RunWriter | None,
-    ) -> None:
+    def _iterate(self, make_batches: MakeBatches, evaluate: Evaluate, writer: RunWriter | None) -> None:
         solver, period = self.cfg.SOLVER, self.cfg.TEST.EVAL_PERIOD
-        if self._evaluation_is_due(evaluate):
+        if self._evaluation_is_due():
             self._score(evaluate, writer, over=False)
         if self.iteration == solver.MAX_ITER:
             if self.accelerator.is_main_process and not self._ends_with_final():
@@ -274,12 +271,8 @@ class TrainingLoop(ABC):
                 watch.lap()
         self._score(evaluate, writer, over=True)
 
-    def _score(
-        self, evaluate: Callable[[bool], dict[str, float]] | None, writer: RunWriter | None, *, over: bool
-    ) -> None:
+    def _score(self, evaluate: Evaluate, writer: RunWriter | None, *, over: bool) -> None:
         """Evaluate, record, and keep the best."""
-        if evaluate is None:
-            return
         self.synchronise_statistics()
         with evaluating(self._keep):
             scores = evaluate(over)
@@ -294,11 +287,10 @@ class TrainingLoop(ABC):
             else:
                 write_checkpoint(self.output_dir, BEST, self._state(), resumable=False)
 
-    def _evaluation_is_due(self, evaluate: object) -> bool:
+    def _evaluation_is_due(self) -> bool:
         """Whether the run was stopped between a checkpoint and the evaluation that follows it."""
         period = self.cfg.TEST.EVAL_PERIOD
-        at_one = period and 0 < self.iteration < self.cfg.SOLVER.MAX_ITER and self.iteration % period == 0
-        return bool(at_one and evaluate is not None)
+        return bool(period and 0 < self.iteration < self.cfg.SOLVER.MAX_ITER and self.iteration % period == 0)
 
     def _stop_if_asked(self) -> None:
         """Raise Interrupted, in all processes alike, where one of them has got a signal."""

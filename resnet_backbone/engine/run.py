@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from fvcore.common.config import CfgNode
 from torch import nn
 
@@ -176,13 +175,10 @@ class LoopRun(BaseRun):
     figures: Any = None
 
     def _join_processes(self) -> None:
-        self.accelerator = self._make_accelerator()
+        self.accelerator = make_accelerator(self.cfg)
         set_up_logging(None)
         if not is_main_process():
             logging.getLogger("resnet_backbone").setLevel(logging.WARNING)
-
-    def _make_accelerator(self) -> Accelerator:
-        return make_accelerator(self.cfg)
 
     def _set_seed(self) -> None:
         self.seed = common_seed(self.cfg.SEED, self.accelerator)
@@ -209,7 +205,7 @@ class LoopRun(BaseRun):
 
     def _train(self) -> Any:
         self._forget_earlier_run()
-        self.trainer.train(self._make_batches, lambda over: self._score(over=over))
+        self.trainer.train(self._make_batches, self._score)
         return self.figures
 
     @abstractmethod
@@ -217,7 +213,7 @@ class LoopRun(BaseRun):
         """Return the endless training batches of this process from number ``start`` on."""
 
     @abstractmethod
-    def _score(self, *, over: bool) -> dict[str, float]:
+    def _score(self, over: bool) -> dict[str, float]:
         """Evaluate the network as it is; once training is ``over``, with all that TEST asks for.
 
         Sets ``figures``, and returns them by name on the main process; none where there is no test set.

@@ -99,7 +99,7 @@ class Run(LoopRun):
         )
         return iter(loader)
 
-    def _score(self, *, over: bool) -> dict[str, float]:
+    def _score(self, over: bool) -> dict[str, float]:
         """Score the detector; once training is over, finished for inference, with pictures and what TEST improves."""
         detector = self.model
         if over:

@@ -332,7 +332,8 @@ def test_processes_wait_for_one_that_checks_or_scores_alone(tmp_path, monkeypatc
 def test_a_step_that_the_processes_cannot_share_is_refused(tiny, tmp_path, monkeypatch, batch, sampler):
     cfg = tiny("quickstart.yaml", "SOLVER.IMS_PER_BATCH", batch, "DATALOADER.SAMPLER_TRAIN", sampler)
     cfg.MODEL.DEVICE = "cuda"
-    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 3)
+    for counting in ("detectron2.utils.comm.get_world_size", "resnet_backbone.engine.run.process_count"):
+        monkeypatch.setattr(counting, lambda: 3)
     with pytest.raises(ValueError, match=f"IMS_PER_BATCH {batch} must be a multiple of the 3 processes .*BATCH 3"):
         Run(cfg)
     assert not (tmp_path / "output").exists()
