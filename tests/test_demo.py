@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from resnet_backbone.data.images.read import read_image
-from resnet_backbone.engine.run_folder import engine_of, find_run
+from resnet_backbone.engine.checkpoint import engine_of, find_run
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.inference import Predictor
 from resnet_backbone.torchvision_plugin.run import Run

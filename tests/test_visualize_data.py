@@ -50,7 +50,7 @@ class Fed(Exception):
 def fed_to_the_network(engine: Any, cfg: CfgNode) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
     """Start a training; return what its first step brings to the backbone, and the boxes and labels from 0."""
     run = engine.run.Run(cfg)
-    model = run.detector if engine.name == "torchvision" else run.model
+    model = run.model
     truth: list[Any] = []
 
     def remember(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -47,8 +47,8 @@ from tqdm import tqdm
 
 from resnet_backbone.data.images.media import Medium, VideoReader, VideoWriter, find_media
 from resnet_backbone.data.images.read import read_image
-from resnet_backbone.engine.command_line import run_command_line
-from resnet_backbone.engine.run_folder import ENGINES, choose_engine, engine_of, find_run
+from resnet_backbone.engine.checkpoint import engine_of, find_run
+from resnet_backbone.engine.command_line import ENGINES, choose_engine, run_command_line
 from resnet_backbone.metrics.detections import Detections, Predictor, draw_detections
 
 PICTURES = (".jpg", ".jpeg", ".png")  # what keeps its name; other images are saved as PNG

@@ -33,8 +33,7 @@ import sys
 from collections.abc import Sequence
 
 from resnet_backbone.doctor import Engine, Report, examine_checkpoint, examine_config, report_of_missing_engine
-from resnet_backbone.engine.command_line import run_command_line
-from resnet_backbone.engine.run_folder import ENGINES, choose_engine
+from resnet_backbone.engine.command_line import ENGINES, choose_engine, run_command_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,8 +31,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from resnet_backbone.engine.checkpoint import find_run
 from resnet_backbone.engine.command_line import run_command_line
-from resnet_backbone.engine.run_folder import find_run
 from resnet_backbone.export.detector import exportable_detector
 from resnet_backbone.export.run import FORMATS, Exportable, check_destination, export
 from resnet_backbone.export.trunk import exportable_trunk

@@ -27,8 +27,7 @@ from pathlib import Path
 
 import torch
 
-from resnet_backbone.engine.command_line import run_command_line
-from resnet_backbone.engine.run_folder import ENGINES, choose_engine
+from resnet_backbone.engine.command_line import ENGINES, choose_engine, run_command_line
 from resnet_backbone.reproduce.jobs import FINISHED, Jobs, LoadConfig, Setting, read_state
 from resnet_backbone.reproduce.plan import CommandFailed, missing_data, plan_text, run_command, run_jobs
 from resnet_backbone.reproduce.report import collect, report_markdown, write_report

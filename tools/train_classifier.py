@@ -28,7 +28,7 @@ from resnet_backbone.engine.command_line import (
     add_run_arguments,
     outcome,
     run_command_line,
-    torchrun_words,
+    torchrun_arguments,
     wants_processes,
 )
 from resnet_backbone.engine.launch import ProcessError, check_processes, is_lost_peer, launch
@@ -69,7 +69,7 @@ def launch_processes(args: argparse.Namespace, argv: Sequence[str]) -> int:
         check_data(cfg, training=not args.eval_only)
         if not args.eval_only:
             check_processes(cfg, args.num_gpus * args.num_machines, norm="MODEL.NORM")
-        launch(torchrun_words(args, __file__, argv))
+        launch(torchrun_arguments(args, __file__, argv))
     except (ValueError, TypeError, OSError, ProcessError, Interrupted) as error:
         return failed(error)
     return 0

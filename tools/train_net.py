@@ -21,16 +21,17 @@ import sys
 from collections.abc import Sequence
 
 from resnet_backbone.engine.command_line import (
+    ENGINES,
     LostPeer,
     add_run_arguments,
     check_machines,
+    choose_engine,
     outcome,
     run_command_line,
     set_up_console,
-    torchrun_words,
+    torchrun_arguments,
     wants_processes,
 )
-from resnet_backbone.engine.run_folder import ENGINES, choose_engine
 from resnet_backbone.engine.signals import RESUME_ME, Interrupted, catching_signals
 
 REFUSED = (ValueError, TypeError, OSError)  # before a run starts
@@ -83,7 +84,7 @@ def launch_torchvision(args: argparse.Namespace, argv: Sequence[str]) -> int:
         check_files(cfg, training=not args.eval_only)
         if not args.eval_only:
             check_processes(cfg, args.num_gpus * args.num_machines, norm="MODEL.RESNET_BACKBONE.NORM")
-        launch(torchrun_words(args, __file__, argv))
+        launch(torchrun_arguments(args, __file__, argv))
     except (*REFUSED, ProcessError, Interrupted) as error:
         return failed(error)
     return 0

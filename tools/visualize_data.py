@@ -28,8 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from resnet_backbone.data.transforms import InputImage, InputImages
-from resnet_backbone.engine.command_line import plain_text, run_command_line
-from resnet_backbone.engine.run_folder import ENGINES, choose_engine
+from resnet_backbone.engine.command_line import ENGINES, choose_engine, plain_text, run_command_line
 from resnet_backbone.metrics.drawing import draw_panel, save_pictures
 
 GRID_IMAGES = 16

@@ -30,10 +30,10 @@ from resnet_backbone.classification.predict import (
     predict,
 )
 from resnet_backbone.classification.transforms import ONE_CROP, DeviceImages, Views
+from resnet_backbone.config.differences import CONFIG
 from resnet_backbone.data.images.classes import ClassDataset
-from resnet_backbone.engine.run_folder import CONFIG, FINAL
 from resnet_backbone.files.atomic import write_text
-from resnet_backbone.files.checkpoints import LAST
+from resnet_backbone.files.checkpoints import FINAL, LAST
 from resnet_backbone.metrics.classification import TOP, ClassificationMetrics, error_text, score_classes
 from resnet_backbone.metrics.run_facts import FACTS_NAME, CostMeter, environment, hash_labels, write_facts
 from resnet_backbone.models.complexity import build_on_meta

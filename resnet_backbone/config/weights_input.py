@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
@@ -57,6 +58,11 @@ def required_by_source(source: str, arch: str) -> dict[str, object]:
     except WeightsError as error:
         logger.warning("cannot check which input %s needs: %s", path, error)
         return {}
+    return required_by_metadata(metadata, source, arch)
+
+
+def required_by_metadata(metadata: Mapping[str, Any], source: str, arch: str) -> dict[str, object]:
+    """Return what :func:`required_by_source` does, of a file that was read: see ``RawFile.metadata``."""
     if PACKAGE_KEY in metadata:
         facts = package_facts(metadata, source)
         _check_arch(source, facts.arch, arch)

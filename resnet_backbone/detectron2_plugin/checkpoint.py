@@ -1,19 +1,22 @@
-"""Detectron2's checkpointer, reading files without running code, and writing what a detector needs to be used again."""
+"""The files of detectors on Detectron2: weights, read once and without running code, and the checkpoints of a run."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
+from fvcore.common.config import CfgNode
 from torch import nn
 
+from resnet_backbone.config.weights_input import refuse_unknown_input, required_by, required_by_metadata
 from resnet_backbone.engine.divergence import broken_tensors
 from resnet_backbone.files.checkpoints import BEST, last_checkpoint, write_checkpoint
-from resnet_backbone.weights import read_weights
+from resnet_backbone.weights import Weights, read_weights
 from resnet_backbone.weights.catalog import SCHEMES, parse_source
 from resnet_backbone.weights.download import MATCHING, resolve
 from resnet_backbone.weights.errors import shorten
@@ -23,6 +26,69 @@ from resnet_backbone.weights.package import download_packaged
 from resnet_backbone.weights.read import read_file, read_torch_file, split_part, tell_others
 
 logger = logging.getLogger(__name__)
+
+
+class WeightsFile:
+    """The file that MODEL.WEIGHTS names, downloaded if it must be, and read once.
+
+    Args:
+        source: MODEL.WEIGHTS, which is not empty.
+        arch: of the trunk, for files that do not say theirs; None takes any.
+
+    Attributes:
+        path: of the file on this machine.
+        raw: its content.
+        is_detector: whether that is a detector, and not a classifier.
+
+    Raises:
+        FileNotFoundError, OSError: it is not there, or cannot be downloaded.
+        WeightsError: see :func:`local_file`; a file that is damaged, or could run code.
+    """
+
+    def __init__(self, source: str, arch: str | None) -> None:
+        self.source = source
+        self._local = local_file(source)
+        self._arch = arch
+        self.path, self.part = split_part(self._local)
+        self.raw = read_file(self._local)
+        self.is_detector = holds_detector(self.raw.tensors)
+
+    @cached_property
+    def classifier(self) -> Weights:
+        """The weights of a classifier, in our names, checked against ``arch``."""
+        return read_weights(self.raw, arch=self._arch)
+
+    def required_input(self, cfg: CfgNode) -> dict[str, object]:
+        """Return the config keys that fix what the file was trained on; nothing where the user has said it in ``cfg``.
+
+        Raises:
+            ValueError: neither the file nor the config says it; or weights of another architecture than ``cfg`` has.
+        """
+        required = required_by_metadata(self.raw.metadata, self.source, cfg.MODEL.RESNET_BACKBONE.ARCH)
+        if required:
+            return required
+        if self.is_detector:
+            refuse_unknown_input(cfg, self.source)
+            return {}
+        return required_by(self.classifier, cfg)
+
+    def content(self, *, for_run: bool) -> dict[str, Any]:
+        """Return what Detectron2's checkpointer loads.
+
+        Args:
+            for_run: with optimizer and schedule, which are beside the model of a run's checkpoint.
+        """
+        if not self.is_detector:
+            if self.classifier.left_out:
+                logger.warning("not used of %s: %s", self._local, shorten(self.classifier.left_out))
+            return {"model": dict(self.classifier.state_dict), "matching_heuristics": True}
+        beside: dict[str, Any] = self.raw.metadata
+        if for_run and not self.part:
+            beside = read_torch_file(self.path, mapped=False)
+        elif not self.part:
+            tell_others(self.path, self.raw)
+        matching = {"matching_heuristics": True} if MATCHING in self.source else {}
+        return {**beside, "model": dict(self.raw.tensors), **matching}
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -48,7 +114,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.match = Match([], [])
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``name.pth`` whole or not at all, and make it the last checkpoint, unless it is the best.
+        """Write ``name.pth`` atomically, and make it the last checkpoint, unless it is the best.
 
         Raises:
             FloatingPointError: a weight is not finite: training has diverged.
@@ -71,7 +137,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         return last_checkpoint(Path(self.save_dir)) is not None
 
     def get_checkpoint_file(self) -> str:
-        """Return the path of the newest whole checkpoint, "" where there is none."""
+        """Return the path of the newest undamaged checkpoint, "" where there is none."""
         return str(last_checkpoint(Path(self.save_dir)) or "")
 
     def _load_model(self, checkpoint: Any) -> Any:
@@ -91,25 +157,18 @@ class SafeCheckpointer(DetectionCheckpointer):
         """Load what MODEL.WEIGHTS can name, see :func:`local_file`."""
         if not path:
             return super().load(path, *args, **kwargs)
-        self._source, self._matching = local_file(path), MATCHING in path
-        return super().load(str(split_part(self._source)[0]), *args, **kwargs)
+        return self.load_file(WeightsFile(path, self.arch), *args, **kwargs)
+
+    def load_file(self, file: WeightsFile, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a file that was read before; the other arguments are those of ``load``."""
+        self._file = file
+        try:
+            return super().load(str(file.path), *args, **kwargs)
+        finally:
+            del self._file
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        """Raises: WeightsError for a file that is damaged, or could run code."""
-        path, part = split_part(self._source)
-        raw = read_file(self._source)
-        if not holds_detector(raw.tensors):
-            weights = read_weights(raw, arch=self.arch)
-            if weights.left_out:
-                logger.warning("not used of %s: %s", self._source, shorten(weights.left_out))
-            return {"model": dict(weights.state_dict), "matching_heuristics": True}
-        beside: dict[str, Any] = raw.metadata
-        if self.checkpointables and not part:  # of a run that goes on: optimizer and schedule are beside the model
-            beside = read_torch_file(path, mapped=False)
-        elif not part:
-            tell_others(path, raw)
-        matching = {"matching_heuristics": True} if self._matching else {}
-        return {**beside, "model": raw.tensors, **matching}
+        return self._file.content(for_run=bool(self.checkpointables))
 
 
 def local_file(source: str) -> str:
@@ -128,29 +187,35 @@ def local_file(source: str) -> str:
     return resolved
 
 
-def fill_detector(model: nn.Module, source: str, *, arch: str | None, whole: bool) -> None:
+def strict_arch(cfg: CfgNode) -> str | None:
+    """Return MODEL.RESNET_BACKBONE.ARCH; None with STRICT_WEIGHTS off: any weights then load as far as they fit."""
+    node = cfg.MODEL.RESNET_BACKBONE
+    return node.ARCH if node.STRICT_WEIGHTS else None
+
+
+def fill_detector(model: nn.Module, file: WeightsFile, *, complete: bool) -> None:
     """Load a checkpoint, or the weights of a classifier, into a detector, in place.
 
     Args:
         model: the detector.
-        source: MODEL.WEIGHTS.
-        arch: see :class:`SafeCheckpointer`.
-        whole: every tensor must be filled, and every part that the detector has must be the file's: nothing left over.
+        file: MODEL.WEIGHTS, or the last checkpoint.
+        complete: every tensor must be filled, and every part that the detector has must be the file's: nothing left
+            over.
 
     Raises:
-        ValueError: ``whole`` is asked for, and the file is of another detector.
+        ValueError: ``complete`` is asked for, and the file is of another detector.
     """
-    checkpointer = SafeCheckpointer(model, "", arch=arch, facts={}, save_to_disk=False)
-    checkpointer.load(source, checkpointables=[])
-    if not whole:
+    checkpointer = SafeCheckpointer(model, "", arch=None, facts={}, save_to_disk=False)
+    checkpointer.load_file(file, checkpointables=[])
+    if not complete:
         return
     parts = {_part(name) for name, _ in model.named_parameters()}
     match = checkpointer.match
     match = replace(match, left_over=[name for name in match.left_over if _part(name) in parts])
     if not match.fits:
         raise ValueError(
-            f"{source} is of another detector than the config describes; {'; '.join(match.lines())}. A checkpoint of "
-            f"the torchvision engine is evaluated with --engine torchvision"
+            f"{file.source} is of another detector than the config describes; {'; '.join(match.lines())}. A checkpoint "
+            f"of the torchvision engine is evaluated with --engine torchvision"
         )
 
 

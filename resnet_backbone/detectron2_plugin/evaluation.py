@@ -29,7 +29,7 @@ from resnet_backbone.data.coco.masks import decode_segmentation
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.detectron2_plugin.datasets import complete_metadata, read_truth
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper, boxes_of
-from resnet_backbone.engine.data_errors import Fetched
+from resnet_backbone.engine.batches import Fetched
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.coco import CocoMetrics
 from resnet_backbone.metrics.drawing import PictureSample, evenly_spaced, save_comparison_pictures

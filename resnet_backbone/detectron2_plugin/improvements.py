@@ -14,9 +14,9 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from resnet_backbone.detectron2_plugin.config import load_config
+from resnet_backbone.detectron2_plugin.detector import load_trained
 from resnet_backbone.detectron2_plugin.mapper import read_image, size_of, to_tensor
 from resnet_backbone.detectron2_plugin.roi_heads import ContextROIHeads, ImageNetRes5ROIHeads, region_vectors
-from resnet_backbone.detectron2_plugin.trained import load_trained
 from resnet_backbone.engine.improvements.second_stage import ImprovedDetector, Scale, load_ensemble
 from resnet_backbone.engine.improvements.settings import Settings, is_improved, settings_of
 from resnet_backbone.models.acceleration import lasting_features

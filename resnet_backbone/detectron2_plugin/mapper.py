@@ -34,8 +34,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
 from resnet_backbone.data.images.read import open_image, read_interleaved
-from resnet_backbone.engine.batches import BatchSampler, Draw, derive_seed, images_per_pass
-from resnet_backbone.engine.data_errors import fetch, let_the_next_fetch_find_dead_workers
+from resnet_backbone.engine.batches import (
+    BatchSampler,
+    Draw,
+    derive_seed,
+    fetch,
+    images_per_pass,
+    let_the_next_fetch_find_dead_workers,
+)
 from resnet_backbone.engine.signals import stay_for_the_parent
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from resnet_backbone.config import fit_input, required_by_source
 from resnet_backbone.data.coco.masks import decode_segmentation
 from resnet_backbone.data.transforms import InputImage, InputImages, pad_masks, restore_pixels
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
+from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.detectron2_plugin.mapper import ResumableLoader, TensorMapper, boxes_of
-from resnet_backbone.detectron2_plugin.trained import build_detector
 
 
 class _KeepingMapper:

@@ -12,8 +12,8 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 from torch import Tensor
 
+from resnet_backbone.detectron2_plugin.detector import load_trained
 from resnet_backbone.detectron2_plugin.improvements import build_improved
-from resnet_backbone.detectron2_plugin.trained import load_trained
 from resnet_backbone.metrics.detections import Detections
 from resnet_backbone.metrics.drawing import check_image
 

@@ -1,4 +1,4 @@
-"""One run on Detectron2 from config to scores: check everything, then train, then evaluate."""
+"""One run on Detectron2 from config to scores, and starting several processes for it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import multiprocessing
 import sys
 from argparse import Namespace
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,201 +18,157 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from fvcore.common.config import CfgNode
 from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
 
-from resnet_backbone.config import fit_input, required_by_source
-from resnet_backbone.config.acceleration import check_compiler, check_training_precision, set_up_process
-from resnet_backbone.config.checks import warn_of_far_sizes
-from resnet_backbone.config.differences import warn_of_changes
-from resnet_backbone.config.suspicions import warn_of_suspicious
-from resnet_backbone.config.weights_input import input_of, refuse_unknown_input, required_by
-from resnet_backbone.detectron2_plugin.checkpoint import fill_detector, local_file
+from resnet_backbone.config import fit_input
+from resnet_backbone.config.differences import CONFIG
+from resnet_backbone.detectron2_plugin.checkpoint import WeightsFile, fill_detector, strict_arch
 from resnet_backbone.detectron2_plugin.config import check_config
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
+from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.detectron2_plugin.evaluation import check_evaluator
 from resnet_backbone.detectron2_plugin.improvements import build_improved
-from resnet_backbone.detectron2_plugin.trained import build_detector
 from resnet_backbone.detectron2_plugin.trainer import Trainer, evaluate_all
-from resnet_backbone.engine.checkpoint import Resumed, check_resumed, compare_data, find_resumed
-from resnet_backbone.engine.launch import (
-    PATIENCE,
-    check_processes,
-    from_main_process,
-    refuse_differences,
-    settings_of,
-)
-from resnet_backbone.engine.run_folder import CONFIG, check_evaluation, check_output_dir
+from resnet_backbone.engine.checkpoint import Resumed, check_resumed, check_same_parameters, find_resumed
+from resnet_backbone.engine.launch import PATIENCE, refuse_differences
+from resnet_backbone.engine.records import forget_records
+from resnet_backbone.engine.run import BaseRun, detector_facts, refuse_other_classes
 from resnet_backbone.engine.signals import Interrupted
-from resnet_backbone.engine.writers import forget_records
-from resnet_backbone.files.checkpoints import checksum_of, forget_checkpoints, last_checkpoint, remove_unfinished
-from resnet_backbone.files.lock import writing_alone
+from resnet_backbone.files.checkpoints import checksum_of, last_checkpoint, remove_unfinished
 from resnet_backbone.metrics.run_facts import hash_file
 from resnet_backbone.version import __version__
-from resnet_backbone.weights import read_weights
-from resnet_backbone.weights.names import holds_detector
-from resnet_backbone.weights.read import RawFile, read_file, read_torch_file
+from resnet_backbone.weights.read import read_torch_file
 
 logger = logging.getLogger(__name__)
 
+_PARAMETER_KEYS = "MODEL.BACKBONE.FREEZE_AT, MODEL.RESNET_BACKBONE.NORM, SOLVER.WEIGHT_DECAY_BIAS and BIAS_LR_FACTOR"
 
-class Run:
-    """A run that was checked and can start. Building one reads weights (into the cache, if it must) and
-    annotations; it writes nothing to OUTPUT_DIR.
 
-    Args:
-        cfg: see ``load_config``; completed in place from the weights and the data.
-        resume: go on from the last checkpoint in OUTPUT_DIR; where there is none, start from MODEL.WEIGHTS.
-        eval_only: evaluate MODEL.WEIGHTS (or, with ``resume``, the last checkpoint) and train nothing.
+class Run(BaseRun):
+    """See :class:`~resnet_backbone.engine.run.BaseRun`. It returns what ``evaluate`` does, on the main process.
 
-    Raises:
-        FileNotFoundError, OSError, ValueError: what is missing or does not fit; nothing was written then.
+    Attributes:
+        resumed: the plain values in the checkpoint that is resumed from.
     """
 
-    def __init__(self, cfg: CfgNode, *, resume: bool = False, eval_only: bool = False) -> None:
-        self.cfg = cfg
-        self.eval_only = eval_only
-        self.output_dir = Path(cfg.OUTPUT_DIR)
-        check_output_dir(self.output_dir)
-        refuse_differences(settings_of(cfg, resume=resume, eval_only=eval_only))
-        keeps_config = eval_only and from_main_process(lambda: check_evaluation(cfg, resume=resume))
-        self.kept_config = (self.output_dir / CONFIG).read_bytes() if keeps_config and comm.is_main_process() else None
-        if comm.get_world_size() > 1 and cfg.MODEL.DEVICE != "cuda":
+    class_names: list[str]
+
+    def _join_processes(self) -> None:
+        _log_to(None)  # the launcher has found the other processes
+
+    def _check_config(self) -> None:
+        if comm.get_world_size() > 1 and self.cfg.MODEL.DEVICE != "cuda":
             raise ValueError(
                 f"Detectron2 trains in several processes on GPUs, one each: write MODEL.DEVICE cuda, not "
-                f"{cfg.MODEL.DEVICE}, or for the CPU --engine torchvision"
+                f"{self.cfg.MODEL.DEVICE}, or for the CPU --engine torchvision"
             )
-        _log_to_terminal()
-        if not eval_only:
-            _scale_to_processes(cfg)
-            check_processes(cfg, comm.get_world_size(), norm="MODEL.RESNET_BACKBONE.NORM")
-        check_compiler(cfg, "MODEL.RESNET_BACKBONE.COMPILE")
-        warn_of_far_sizes(cfg)
-        warn_of_suspicious(cfg, training=not eval_only)
-        self.class_names = register_datasets(cfg, training=not eval_only)
+        if not self.eval_only:
+            _scale_to_processes(self.cfg)
+        super()._check_config()
+
+    def _check_data(self) -> None:
+        self.class_names = register_datasets(self.cfg, training=not self.eval_only)
         comm.synchronize()  # for the main process, which looks at the images alone
-        for name in cfg.DATASETS.TEST:
+        for name in self.cfg.DATASETS.TEST:
             check_evaluator(name)
-        set_num_classes(cfg, len(self.class_names))
+        set_num_classes(self.cfg, len(self.class_names))
 
-        self.found = _resumed_checkpoint(self.output_dir) if resume else None
-        last = self.found.state if self.found else None
-        self.resumes = last is not None
-        source = str(last) if last else cfg.MODEL.WEIGHTS
-        self.saved: dict[str, Any] = {}  # plain values beside the tensors of the source
-        if source:
-            self._fit_to_weights(source)
-        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
-        self.model = build_detector(cfg)
-        if source:
-            fill_detector(self.model, source, arch=self._arch, whole=eval_only or self.resumes)
-        if self.resumes and comm.is_main_process():
-            warn_of_changes(self.output_dir, cfg)
-        if self.resumes and not eval_only:
-            self._check_resumed(source)
-        self.data = {} if eval_only else _data_marks(cfg)
-        compare_data(self.data, self.saved if self.resumes else None)
-        if not eval_only:
-            check_training_precision(cfg)
-            if cfg.TEST.PRECISE_BN.ENABLED and not get_bn_modules(self.model.train()):
-                raise ValueError(
-                    "TEST.PRECISE_BN.ENABLED is for batch norms that train, and this detector has none "
-                    f"(MODEL.RESNET_BACKBONE.NORM {cfg.MODEL.RESNET_BACKBONE.NORM!r}): write False, or NORM BN"
-                )
-        self.improved = build_improved(cfg, self.model, self.class_names)
+    def _find_checkpoint(self) -> Resumed:
+        return find_in_every_process(self.output_dir)
 
-    def start(self) -> dict[str, dict[str, Any]]:
-        """Train and evaluate; return the figures of each test set, on the main process."""
-        with writing_alone(self.output_dir) if comm.is_main_process() else nullcontext():
-            return self._start()
-
-    def _start(self) -> dict[str, dict[str, Any]]:
-        if self.found:
-            self.found.check_is_last()
-        arguments = Namespace(eval_only=self.eval_only, resume=self.resumes)
-        _log_to_terminal(self.output_dir)  # opens log.txt, which Detectron2's loggers write to as well
-        default_setup(self.cfg, arguments)
-        set_up_process(self.cfg)
-        if self.kept_config is not None and comm.is_main_process():
-            (self.output_dir / CONFIG).write_bytes(self.kept_config)  # of the training, which default_setup wrote over
-        logger.info("resnet_backbone %s, torch %s", __version__, torch.__version__)
-        if self.eval_only:
-            return evaluate_all(self.cfg, self.model, improved=self.improved)
-        facts = {
-            "input": input_of(self.cfg),
-            "class_names": self.class_names,
-            "arch": self.cfg.MODEL.RESNET_BACKBONE.ARCH,
-            "version": __version__,
-            "data": self.data,
-        }
-        trainer = Trainer(self.cfg, self.model, facts, self.improved)
-        if self.resumes:
-            trainer.resume(self.saved)
-        elif comm.is_main_process():
-            forget_checkpoints(self.output_dir)
-        records = self.output_dir / "metrics.json"
-        if comm.is_main_process():
-            remove_unfinished(self.output_dir)
-            if trainer.start_iter and records.is_file():
-                forget_records(records, trainer.start_iter)
-        trainer.train()
-        return trainer.figures
-
-    def _fit_to_weights(self, source: str) -> None:
-        """Fetch the weights, and take the input that they need into the config."""
-        cfg = self.cfg
-        file = local_file(source)
-        raw = read_file(file)
-        if self.resumes and "trainer" not in (*raw.metadata, *raw.metadata["left_out"]):
+    def _read_weights(self) -> None:
+        """Read the file once; it is kept until the detector is filled."""
+        source = str(self.resumed or self.cfg.MODEL.WEIGHTS)
+        self._weights = file = WeightsFile(source, strict_arch(self.cfg)) if source else None
+        if file is None:
+            return
+        beside = file.raw.metadata
+        if self.resumed and "trainer" not in (*beside, *beside["left_out"]):
             raise ValueError(
                 f"--resume: {source} is no checkpoint of a run on Detectron2; name another "
                 f"OUTPUT_DIR, or write --engine torchvision where that engine wrote it"
             )
-        self.saved = raw.metadata
-        is_detector = holds_detector(raw.tensors)
-        if is_detector:
-            self._check_classes(source, raw)
-        elif self.eval_only:
+        if self.eval_only and not file.is_detector:
             raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {source!r}")
-        arch = cfg.MODEL.RESNET_BACKBONE.ARCH
-        required = required_by_source(source, arch) or required_by_source(file, arch)
-        if not required and is_detector:
-            refuse_unknown_input(cfg, source)
-        elif not required:
-            required = required_by(read_weights(Path(file), self._arch), cfg)
-        fit_input(cfg, required, source)
+        fit_input(self.cfg, file.required_input(self.cfg), source)
+        self.resumed = beside if self.resumed else None
 
-    def _check_resumed(self, source: str) -> None:
-        """Refuse a config that the checkpoint cannot go on with, before the folder of the run is touched."""
-        cfg, then = self.cfg, self.saved.get("num_processes")
-        check_resumed(cfg, done=self.saved["iteration"] + 1, seed=self.saved.get("seed"))
+    def _fit_classes(self) -> None:
+        file = self._weights
+        learned = file.raw.metadata.get("class_names") if file and file.is_detector else None
+        if file is None or learned is None or list(learned) == self.class_names:
+            return
+        if self.eval_only or self.resumed:
+            refuse_other_classes(file.source, learned, self.class_names)
+        logger.warning("%s detects other classes, %s: layers of other sizes start from scratch", file.source, learned)
+
+    def _set_seed(self) -> None:
+        seed_all_rng(None if self.cfg.SEED < 0 else self.cfg.SEED)
+
+    def _build_model(self) -> nn.Module:
+        cfg = self.cfg
+        model = build_detector(cfg)
+        if self._weights is not None:
+            fill_detector(model, self._weights, complete=self.eval_only or bool(self.resumed))
+        if self._weights is not None and self.resumed and not self.eval_only:
+            self._check_resumed(model, self._weights.path)
+        self._weights = None  # the memory
+        if not self.eval_only and cfg.TEST.PRECISE_BN.ENABLED and not get_bn_modules(model.train()):
+            raise ValueError(
+                "TEST.PRECISE_BN.ENABLED is for batch norms that train, and this detector has none "
+                f"(MODEL.RESNET_BACKBONE.NORM {cfg.MODEL.RESNET_BACKBONE.NORM!r}): write False, or NORM BN"
+            )
+        self._improved = build_improved(cfg, model, self.class_names)
+        return model
+
+    def _check_resumed(self, model: nn.Module, path: Path) -> None:
+        """Refuse a config that the checkpoint cannot be resumed with, before the folder of the run is touched."""
+        cfg, then = self.cfg, self.resumed.get("num_processes")
+        check_resumed(cfg, done=self.resumed["iteration"] + 1, seed=self.resumed.get("seed"))
         if cfg.SOLVER.REFERENCE_WORLD_SIZE and then not in (None, comm.get_world_size()):
             raise ValueError(
                 f"SOLVER.REFERENCE_WORLD_SIZE counts iterations by the number of processes, which was {then} in the "
                 f"run so far and is {comm.get_world_size()} now: resume with {then} processes"
             )
-        optimizers = (
-            read_torch_file(Path(source), mapped=True)["trainer"]["_trainer"]["optimizer"],
-            Trainer.build_optimizer(cfg, self.model).state_dict(),
-        )
-        saved, now = ([len(group["params"]) for group in one["param_groups"]] for one in optimizers)
-        if saved != now:
-            raise ValueError(
-                f"the run to resume trained groups of {saved} parameters, this config asks for {now}; write the "
-                f"MODEL.BACKBONE.FREEZE_AT, MODEL.RESNET_BACKBONE.NORM, SOLVER.WEIGHT_DECAY_BIAS "
-                f"and BIAS_LR_FACTOR of its config.yaml"
-            )
+        saved = read_torch_file(path, mapped=True)["trainer"]["_trainer"]["optimizer"]
+        check_same_parameters(saved, Trainer.build_optimizer(cfg, model).state_dict(), _PARAMETER_KEYS)
 
-    @property
-    def _arch(self) -> str | None:
-        node = self.cfg.MODEL.RESNET_BACKBONE
-        return node.ARCH if node.STRICT_WEIGHTS else None
+    def _data_fingerprints(self) -> dict[str, Any]:
+        """Sets without a file of instances have none."""
+        found = {}
+        for key in ("TRAIN", "TEST"):
+            for name in self.cfg.DATASETS[key]:
+                path = Path(getattr(MetadataCatalog.get(name), "json_file", ""))
+                if path.is_file():
+                    num_images = getattr(MetadataCatalog.get(name), "num_images", None)
+                    found[f"DATASETS.{key} {name}"] = {"sha256": hash_file(path), "images": num_images}
+        return found
 
-    def _check_classes(self, source: str, raw: RawFile) -> None:
-        learned = raw.metadata.get("class_names")
-        if learned is None or list(learned) == self.class_names:
-            return
-        if self.eval_only or self.resumes:
-            raise ValueError(f"{source} learned the classes {list(learned)}, the data has {self.class_names}")
-        logger.warning("%s detects other classes, %s: layers of other sizes start anew", source, list(learned))
+    def _begin_records(self) -> None:
+        config = self.output_dir / CONFIG
+        kept = config.read_bytes() if self.keeps_config and comm.is_main_process() else None
+        _log_to(self.output_dir)  # opens log.txt, which Detectron2's loggers write to as well
+        default_setup(self.cfg, Namespace(eval_only=self.eval_only, resume=bool(self.resumed)))
+        if kept is not None:
+            config.write_bytes(kept)  # of the training, which default_setup wrote over
+        if comm.is_main_process():
+            remove_unfinished(self.output_dir)
+        logger.info("resnet_backbone %s, torch %s", __version__, torch.__version__)
+
+    def _evaluate(self) -> dict[str, dict[str, Any]]:
+        return evaluate_all(self.cfg, self.model, improved=self._improved)
+
+    def _train(self) -> dict[str, dict[str, Any]]:
+        records = self.output_dir / "metrics.json"
+        if self.resumed and comm.is_main_process() and records.is_file():
+            forget_records(records, self.resumed["iteration"] + 1)  # before the trainer opens the file
+        facts = detector_facts(self.cfg, self.class_names, self.data)
+        trainer = Trainer(self.cfg, self.model, facts, self._improved)
+        if self.resumed:
+            trainer.resume(self.resumed)
+        self._forget_earlier_run()
+        trainer.train()
+        return trainer.figures
 
 
 def launch_run(main: Callable[..., None], num_gpus: int, num_machines: int, rank: int, url: str, args: tuple) -> None:
@@ -244,8 +199,11 @@ def _scale_to_processes(cfg: CfgNode) -> None:
         check_config(cfg)
 
 
-def _resumed_checkpoint(output_dir: Path) -> Resumed:
+def find_in_every_process(output_dir: Path) -> Resumed:
     """Find the last checkpoint, which Detectron2 reads in every process from its own OUTPUT_DIR.
+
+    Returns:
+        The path in ``state``, None where there is none.
 
     Raises:
         ValueError: a process has another one, or none, as on a machine with another disk.
@@ -257,20 +215,8 @@ def _resumed_checkpoint(output_dir: Path) -> Resumed:
     return found._replace(state=path)
 
 
-def _data_marks(cfg: CfgNode) -> dict[str, Any]:
-    """Return what a checkpoint keeps of the data; of sets without a file of instances, nothing."""
-    marks = {}
-    for key in ("TRAIN", "TEST"):
-        for name in cfg.DATASETS[key]:
-            path = Path(getattr(MetadataCatalog.get(name), "json_file", ""))
-            if path.is_file():
-                num_images = getattr(MetadataCatalog.get(name), "num_images", None)
-                marks[f"DATASETS.{key} {name}"] = {"sha256": hash_file(path), "images": num_images}
-    return marks
-
-
-def _log_to_terminal(output_dir: Path | None = None) -> None:
-    """Log the package's messages as Detectron2 logs its own, with a folder to its ``log.txt``, too."""
+def _log_to(output_dir: Path | None) -> None:
+    """Log the package's messages to the terminal as Detectron2 logs its own; with a folder to its ``log.txt``, too."""
     package = logging.getLogger("resnet_backbone")
     for handler in list(package.handlers):
         package.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""Detectron2's DefaultTrainer with our checkpoints and evaluators, which ends and goes on as our own trainings do."""
+"""Detectron2's DefaultTrainer with our checkpoints and evaluators, which stops and resumes as our own trainings do."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ from torch import nn
 from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
 from resnet_backbone.detectron2_plugin.evaluation import evaluate
 from resnet_backbone.detectron2_plugin.mapper import ResumableLoader
-from resnet_backbone.engine.batches import derive_seed
-from resnet_backbone.engine.data_errors import DataError
+from resnet_backbone.engine.batches import DataError, derive_seed
+from resnet_backbone.engine.checkpoint import kept_text, warn_of_other_processes
 from resnet_backbone.engine.divergence import broken_tensors, explain_divergence
-from resnet_backbone.engine.launch import mean_over_processes
-from resnet_backbone.engine.loop import BestKeeper
-from resnet_backbone.engine.run_folder import FINAL
-from resnet_backbone.engine.signals import Interrupted, deferring_signals, obeying_signals, was_asked_to_stop
+from resnet_backbone.engine.launch import in_any_process, mean_over_processes
+from resnet_backbone.engine.loop import BestKeeper, evaluating, keeping_progress
+from resnet_backbone.engine.signals import Interrupted, deferring_signals, was_asked_to_stop
 from resnet_backbone.files.atomic import copy_file
-from resnet_backbone.files.checkpoints import BEST, last_checkpoint
+from resnet_backbone.files.checkpoints import BEST, FINAL, last_checkpoint
 from resnet_backbone.models.acceleration import finish_for_inference
 
 logger = logging.getLogger(__name__)
@@ -86,10 +85,10 @@ class Trainer(DefaultTrainer):
             facts=self._facts,
             trainer=weakref.proxy(self),
         )
-        return [_OverdueEvaluationHook(), *super().build_hooks(), _StopHook()]
+        return super().build_hooks()
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from the last checkpoint in OUTPUT_DIR.
+        """Continue from the last checkpoint in OUTPUT_DIR.
 
         The config decides on learning rate, decay and momentum, which Detectron2 takes from the checkpoint. Whether the
         two fit each other, ``Run`` has checked.
@@ -108,13 +107,7 @@ class Trainer(DefaultTrainer):
             group.update(options, lr=rate)
         self._loader.seed = state.get("seed", self._loader.seed)
         self._best.restore(state.get("best"))
-        then, now = state.get("num_processes", comm.get_world_size()), comm.get_world_size()
-        if then != now:
-            logger.warning(
-                "the checkpoint was written by %d processes, now there are %d: images come in another order, and batch "
-                "norms take their statistics over other numbers of them. Learning rate and schedule stay",
-                *(then, now),
-            )
+        warn_of_other_processes(state.get("num_processes", comm.get_world_size()), comm.get_world_size())
 
     def state_dict(self) -> dict[str, Any]:
         """What Detectron2 saves, and the running mean that RetinaNet and FCOS divide their losses by."""
@@ -145,8 +138,8 @@ class Trainer(DefaultTrainer):
                 hook._data_loader.start = self.start_iter // hook._period * hook._num_iter if hook._period else 0
         self._facts |= {"seed": self._loader.seed, "num_processes": comm.get_world_size(), "best": self._best.state()}
         self.checkpointer.facts |= self._facts
-        told = logging.getLogger("detectron2.engine.train_loop")
-        told.addFilter(_is_news)
+        loop_logger = logging.getLogger("detectron2.engine.train_loop")
+        loop_logger.addFilter(_is_news)
         try:
             with deferring_signals():
                 self._train()
@@ -156,22 +149,36 @@ class Trainer(DefaultTrainer):
             found = broken_tensors(self.model)
             raise FloatingPointError(explain_divergence(self.cfg, what, self._loader.image_ids, last, found)) from error
         finally:
-            told.removeFilter(_is_news)
+            loop_logger.removeFilter(_is_news)
 
     def _train(self) -> None:
         if self.start_iter == self.max_iter and not self.checkpointer.get_checkpoint_file().endswith(FINAL):
             self.iter = self.max_iter - 1
             self.checkpointer.save(FINAL.removesuffix(".pth"), iteration=self.iter)
-        try:
-            # TorchScript rewrites RetinaNet's loss after two calls, and rounds otherwise from then on: the weights
-            # would depend on where a run was stopped.
-            with torch.jit.optimized_execution(self.cfg.MODEL.DEVICE != "cpu"):
-                super().train()
-        except DataError as error:
+        # TorchScript rewrites RetinaNet's loss after two calls, and rounds otherwise from then on: the weights would
+        # depend on where a run was stopped.
+        with keeping_progress(self._keep), torch.jit.optimized_execution(self.cfg.MODEL.DEVICE != "cpu"):
+            super().train()
+
+    def before_train(self) -> None:
+        """Evaluate first where the training was killed between a checkpoint and the evaluation that follows it."""
+        period, done = self.cfg.TEST.EVAL_PERIOD, self.start_iter
+        if period and 0 < done < self.max_iter and done % period == 0:
+            self.iter = done - 1
+            scores = self.test(self.cfg, self.model)
+            self.iter = done
+            self.storage.put_scalars(**scores, smoothing_hint=False)
+        super().before_train()
+
+    def after_step(self) -> None:
+        """End after a step during which a signal has come, in all processes alike; a checkpoint is written."""
+        super().after_step()
+        if comm.get_world_size() > 1 and (self.iter + 1) % _LOOK_EVERY:
+            return
+        if in_any_process(was_asked_to_stop(), self.cfg.MODEL.DEVICE):
             kept = self._keep()
-            if was_asked_to_stop():  # what loads images may have got the signal first
-                raise Interrupted(f"ended by a signal. {kept}") from error
-            raise DataError(f"{error}\nPut that right. {kept}") from error
+            comm.synchronize()
+            raise Interrupted(f"ended by a signal. {kept}")
 
     def run_step(self) -> None:
         torch.manual_seed(derive_seed(self._loader.seed, self.iter, comm.get_rank()))
@@ -190,17 +197,11 @@ class Trainer(DefaultTrainer):
         if self.iter + 1 == self.max_iter:  # Detectron2 asks for the last one even where the last step has failed
             return {}
         over = self.iter >= self.max_iter
-        try:
-            with obeying_signals():
-                if over:
-                    self.figures = evaluate_all(cfg, model, improved=self._improved)
-                else:
-                    self.figures = evaluate(cfg, model, Path(cfg.OUTPUT_DIR) / "inference", pictures=False)
-        except Interrupted as error:
-            raise Interrupted(f"{error}, in an evaluation. {self._keep()}") from None
-        except Exception:
-            logger.error("the evaluation has failed. %s", self._keep())
-            raise
+        with evaluating(self._keep):
+            if over:
+                self.figures = evaluate_all(cfg, model, improved=self._improved)
+            else:
+                self.figures = evaluate(cfg, model, Path(cfg.OUTPUT_DIR) / "inference", pictures=False)
         scores = {
             f"{name}/{kind}/{figure}": value
             for name, kinds in self.figures.items()
@@ -211,16 +212,6 @@ class Trainer(DefaultTrainer):
         self._keep_the_best(scores, over)
         comm.synchronize()  # for the main process, which has scored alone; a step does not wait for it as long
         return scores
-
-    def stop(self) -> None:
-        """Write a checkpoint, and end as a signal has asked for.
-
-        Raises:
-            Interrupted: always.
-        """
-        kept = self._keep()
-        comm.synchronize()
-        raise Interrupted(f"ended by a signal. {kept}")
 
     def _keep_the_best(self, scores: Mapping[str, float], over: bool) -> None:
         if over and self._improved is not None:  # the evaluations before showed it less
@@ -241,46 +232,11 @@ class Trainer(DefaultTrainer):
         is_saved = self.iter + 1 >= self.max_iter or (last is not None and last.stem == name)
         if self.iter >= self.start_iter and not is_saved:
             self.checkpointer.save(name, iteration=self.iter)
-            last = last_checkpoint(folder)
-        if last is None:
-            return "No iteration is done yet: nothing is lost"
-        return f"Everything up to {last} is kept; go on with --resume"
-
-
-class _OverdueEvaluationHook(HookBase):
-    """Evaluates before a training goes on that was killed between a checkpoint and the evaluation that follows it."""
-
-    trainer: Trainer
-
-    def before_train(self) -> None:
-        trainer, period = self.trainer, self.trainer.cfg.TEST.EVAL_PERIOD
-        done = trainer.start_iter
-        if period and 0 < done < trainer.max_iter and done % period == 0:
-            trainer.iter = done - 1
-            scores = trainer.test(trainer.cfg, trainer.model)
-            trainer.iter = done
-            trainer.storage.put_scalars(**scores, smoothing_hint=False)
-
-
-class _StopHook(HookBase):
-    """Ends the training after a step during which a signal has come, in all processes alike."""
-
-    trainer: Trainer
-
-    def after_step(self) -> None:
-        asked = was_asked_to_stop()
-        if comm.get_world_size() > 1:
-            if (self.trainer.iter + 1) % _LOOK_EVERY:
-                return
-            asked_any = torch.tensor(asked, dtype=torch.uint8, device=self.trainer.cfg.MODEL.DEVICE)
-            torch.distributed.all_reduce(asked_any, torch.distributed.ReduceOp.MAX)
-            asked = bool(asked_any)
-        if asked:
-            self.trainer.stop()
+        return kept_text(folder)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether Detectron2's traceback tells more than the message that follows it."""
+    """Whether Detectron2's traceback says more than the message that follows it."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, DataError | FloatingPointError | Interrupted | OSError)
 

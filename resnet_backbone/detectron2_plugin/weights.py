@@ -1,6 +1,6 @@
 """Weights on Detectron2: ``imagenet://`` as a path, and refusing checkpoints that fill only a part of the trunk.
 
-Detectron2's own checkpointer logs what is missing and goes on. Modules of this class say no themselves, so that it
+Detectron2's own checkpointer logs what is missing and continues. Modules of this class say no themselves, so that it
 holds in any project.
 """
 

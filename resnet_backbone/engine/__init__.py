@@ -1,1 +1,1 @@
-"""What every training shares: output folder, signals, processes, batches, loop, records and checkpoints."""
+"""What every run shares: its steps, loop, batches, records, checkpoints, processes and signals."""

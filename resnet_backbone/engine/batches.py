@@ -1,8 +1,10 @@
-"""What a training batch holds: a function of the seed and its number alone."""
+"""Training batches: what each one holds depends on the seed and its number alone; errors in fetching them."""
 
 from __future__ import annotations
 
 import hashlib
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -11,9 +13,12 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from resnet_backbone.engine.command_line import plain_text
 
 Draw = tuple[int, int]  # (how many samples were drawn before, index of the sample)
+_DEAD_WORKER = "DataLoader worker"  # how torch's message begins
 
 
 def derive_seed(*parts: int) -> int:
@@ -132,3 +137,55 @@ def images_per_pass(cfg: CfgNode, world_size: int) -> int:
             f"SOLVER.BASE_LR in proportion, or take another number of processes"
         )
     return solver.IMS_PER_BATCH // shares
+
+
+class DataError(OSError):
+    """A batch cannot be had: an image is missing or broken, or a process that loads images has died."""
+
+
+def fetch(batches: Iterator[Any]) -> Any:
+    """Return the next batch.
+
+    Raises:
+        DataError: see there.
+        StopIteration: there is none.
+    """
+    try:
+        return next(batches)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(_explanation(error)) from error
+
+
+class Fetched:
+    """The batches of a loader, each by :func:`fetch`, and their number."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Raises: DataError, see there."""
+        batches = iter(self.loader)
+        for _ in range(len(self)):
+            yield fetch(batches)
+
+
+def let_the_next_fetch_find_dead_workers() -> None:
+    """Take back torch's handler of SIGCHLD, which raises in the middle of whatever the process does then.
+
+    :func:`fetch` finds a dead worker within seconds, and always between two steps. To be called once loaders run.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _explanation(error: Exception) -> str:
+    text = plain_text(error)
+    if not text.startswith(_DEAD_WORKER):
+        return text
+    return (
+        f"a process that loads images has died ({text}). Mostly memory has run out (the system's log says so); fewer "
+        f"such processes need less: DATALOADER.NUM_WORKERS"
+    )

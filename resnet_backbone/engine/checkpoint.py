@@ -1,4 +1,4 @@
-"""The checkpoints of a training: read without running code, and gone on from."""
+"""The checkpoints of a training: finding and reading them, and resuming from the last one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,62 @@ from typing import Any, NamedTuple
 
 from fvcore.common.config import CfgNode
 
+from resnet_backbone.config.differences import CONFIG
 from resnet_backbone.engine.launch import from_main_process, is_main_process, refuse_differences
-from resnet_backbone.files.checkpoints import last_checkpoint, last_written_ns
+from resnet_backbone.files.checkpoints import FINAL, last_checkpoint, last_written_ns
 from resnet_backbone.files.lock import wait_for_other_runs
 from resnet_backbone.weights import WeightsError
-from resnet_backbone.weights.read import TORCH, check_readable, read_torch_file
+from resnet_backbone.weights.names import holds_detector
+from resnet_backbone.weights.read import TORCH, check_readable, read_file, read_torch_file
 
 logger = logging.getLogger(__name__)
+
+_TORCHVISION_PARTS = ("rpn.", "head.classification_head.")  # of Faster R-CNN, and of RetinaNet
+
+
+class FinishedRun(NamedTuple):
+    """What it takes to use a trained detector again."""
+
+    config_file: Path
+    weights: Path
+
+
+def find_run(folder: str | Path) -> FinishedRun:
+    """Return config and weights of an output folder; of a run that has not ended its last checkpoint, with a warning.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no config or checkpoint in it.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        what = f"it has no {CONFIG}" if folder.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"{folder} is not the output folder of a run: {what}; name OUTPUT_DIR of a training")
+    weights = folder / FINAL
+    if not weights.is_file():
+        unfinished = last_checkpoint(folder)
+        if unfinished is None:
+            raise FileNotFoundError(
+                f"{folder} has no checkpoint: the run has not come to its first one; resume it: "
+                f"python tools/train_net.py --config-file {folder / CONFIG} --resume"
+            )
+        logger.warning("%s has not ended: taking its last checkpoint, %s", folder, unfinished.name)
+        weights = unfinished
+    return FinishedRun(folder / CONFIG, weights)
+
+
+def engine_of(weights: Path) -> str:
+    """Return ``"detectron2"`` or ``"torchvision"``: the one whose names the tensors of a detector have.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightsError: it cannot be read safely, or holds no detector.
+    """
+    tensors = read_file(weights).tensors
+    if any(name.startswith(_TORCHVISION_PARTS) for name in tensors):
+        return "torchvision"
+    if holds_detector(tensors):
+        return "detectron2"
+    raise WeightsError(f"{weights} holds no detector; name a checkpoint of tools/train_net.py")
 
 
 def is_checkpoint(path: Path, belongs: Callable[[object], bool]) -> bool:
@@ -49,7 +98,7 @@ def read_checkpoint(path: Path, belongs: Callable[[object], bool], expected: str
 
 
 def check_resumed(cfg: CfgNode, *, done: int, seed: int | None) -> None:
-    """Raise ValueError for a config that a run cannot go on with.
+    """Raise ValueError for a config that a run cannot be resumed with.
 
     Args:
         cfg: of the command that resumes.
@@ -63,6 +112,41 @@ def check_resumed(cfg: CfgNode, *, done: int, seed: int | None) -> None:
         )
     if cfg.SEED >= 0 and seed is not None and cfg.SEED != seed:
         raise ValueError(f"the run to resume has the seed {seed}: write SEED {seed}")
+
+
+def check_same_parameters(saved: Mapping[str, Any], now: Mapping[str, Any], keys: str) -> None:
+    """Raise ValueError where a checkpoint's optimizer has other parameters than this run's.
+
+    Args:
+        saved: state of the checkpoint's optimizer.
+        now: state of this run's.
+        keys: of the config that say what is trained.
+    """
+    then, here = ([len(group["params"]) for group in state["param_groups"]] for state in (saved, now))
+    if then != here:
+        raise ValueError(
+            f"the run to resume trained groups of {then} parameters, this config asks for {here}; write the {keys} of "
+            f"its config.yaml"
+        )
+
+
+def warn_of_other_processes(then: int, now: int) -> None:
+    """Log a warning where a run is resumed by another number of processes."""
+    if then != now:
+        logger.warning(
+            "the checkpoint was written by %d processes, now there are %d: images come in another order, and batch "
+            "norms take their statistics over the images of one process, whose number changes. Learning rate and "
+            "schedule count the images of all processes and stay",
+            *(then, now),
+        )
+
+
+def kept_text(output_dir: Path) -> str:
+    """Return what a run that stops says of its last checkpoint."""
+    last = last_checkpoint(output_dir)
+    if last is None:
+        return "No iteration is done yet: nothing is lost"
+    return f"Everything up to {last} is kept; continue with --resume"
 
 
 class Resumed(NamedTuple):
@@ -93,7 +177,7 @@ def find_resumed(output_dir: Path, load: Callable[[Path], Any]) -> Resumed:
 
     Raises:
         OSError: another run writes there, and does not end.
-        FileNotFoundError: the run names checkpoints, none of which is there and whole.
+        FileNotFoundError: the run names checkpoints, none of which is there and undamaged.
         ValueError: ``load`` cannot use it.
     """
 
@@ -101,7 +185,7 @@ def find_resumed(output_dir: Path, load: Callable[[Path], Any]) -> Resumed:
         wait_for_other_runs(output_dir)
         written_ns, path = last_written_ns(output_dir), last_checkpoint(output_dir)
         if path is None:
-            logger.warning("--resume: no checkpoint in %s, starting anew", output_dir)
+            logger.warning("--resume: no checkpoint in %s, starting from the beginning", output_dir)
             return Resumed(output_dir, written_ns, None)
         logger.info("resuming from %s", path)
         return Resumed(output_dir, written_ns, load(path))
@@ -110,7 +194,7 @@ def find_resumed(output_dir: Path, load: Callable[[Path], Any]) -> Resumed:
 
 
 def compare_data(now: Mapping[str, Any], resumed: Mapping[str, Any] | None) -> None:
-    """Compare the data of this process with that of the main process, and of the checkpoint that a run goes on from.
+    """Compare the data of this process with that of the main process, and of the checkpoint that is resumed from.
 
     What has changed since the checkpoint is logged as a warning.
 
@@ -123,13 +207,13 @@ def compare_data(now: Mapping[str, Any], resumed: Mapping[str, Any] | None) -> N
     """
     refuse_differences(now)
     then = (resumed or {}).get("data", {})
-    for name, mark in now.items() if is_main_process() else ():
-        before = then.get(name, mark)
-        if before["sha256"] == mark["sha256"]:
+    for name, own in now.items() if is_main_process() else ():
+        before = then.get(name, own)
+        if before["sha256"] == own["sha256"]:
             continue
-        counts = f"{before['images']} images then, {mark['images']} now; "
+        counts = f"{before['images']} images then, {own['images']} now; "
         effect = (
-            "The run goes on with other data than it began with"
+            "The run continues with other data than it began with"
             if name.startswith("DATASETS.TRAIN")
             else "Figures from before and after cannot be compared, and the best network may be one from before"
         )
@@ -137,5 +221,5 @@ def compare_data(now: Mapping[str, Any], resumed: Mapping[str, Any] | None) -> N
             "%s is not what it was when the checkpoint was written: its annotations, or names of images, have changed "
             "(%sSHA-256 %.12s... then, %.12s... now). %s. If only the form of the file has changed, all is well; "
             "else put the old data back, or write another OUTPUT_DIR",
-            *(name, counts if before["images"] != mark["images"] else "", before["sha256"], mark["sha256"], effect),
+            *(name, counts if before["images"] != own["images"] else "", before["sha256"], own["sha256"], effect),
         )

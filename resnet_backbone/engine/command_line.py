@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import logging
 import os
@@ -18,6 +19,7 @@ from resnet_backbone.engine.signals import LOST_PEER, RESUME_ME, Interrupted
 logger = logging.getLogger(__name__)
 
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
+ENGINES = ("auto", "detectron2", "torchvision")
 CLOSED_PIPE = 141  # exit status of a command whose reader has gone, as a shell gives it: 128 + SIGPIPE
 
 
@@ -28,7 +30,7 @@ def run_command_line(
 
     Args:
         main: takes its arguments from ``sys.argv``, and returns the status.
-        refused: errors that are told in one line, with status 1; others are passed on.
+        refused: errors that are printed as one line, with status 1; others are passed on.
         keeps_running: see :func:`set_up_console`.
     """
     set_up_console(keeps_running=keeps_running)
@@ -64,7 +66,7 @@ def set_up_console(*, keeps_running: bool) -> None:
     ``tool | head -1``, the process ends silently with the status 141.
 
     Args:
-        keeps_running: for what trains: when nobody reads any more, or the terminal is gone, it goes on without output.
+        keeps_running: for what trains: when nobody reads any more, or the terminal is gone, it runs without output.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -103,7 +105,14 @@ class _Console(io.TextIOWrapper):
         if not self._keeps_running:  # not with the OSError, which tools would take for one of their files
             raise SystemExit(CLOSED_PIPE if isinstance(error, BrokenPipeError) else f"error: printing failed: {error}")
         if logger.hasHandlers():  # a run has begun, and log.txt may take it
-            logger.warning("nothing is printed any more (%s): the run goes on", error)
+            logger.warning("nothing is printed any more (%s): the run continues", error)
+
+
+def choose_engine(asked: str) -> str:
+    """Return the engine to use, one of :data:`ENGINES`; ``auto`` is Detectron2 where it is installed."""
+    if asked != "auto":
+        return asked
+    return "detectron2" if importlib.util.find_spec("detectron2") else "torchvision"
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +120,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config-file", required=True, metavar="FILE", help="a YAML file, or the name of one in configs/"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine (default: %(default)s)")
     parser.add_argument("--num-machines", type=int, default=1)
@@ -131,19 +140,19 @@ def plain_text(error: BaseException) -> str:
 
 
 class LostPeer(RuntimeError):
-    """A process of several cannot go on because another one has ended."""
+    """A process of several cannot continue because another one has ended."""
 
 
 def outcome(error: BaseException) -> tuple[int, str]:
     """Return the exit status of a command that has ended with ``error``, and what to print.
 
-    The status is 75 where a signal has ended a run that goes on with ``--resume``, 76 where another process has ended,
+    The status is 75 where a signal has ended a run that ``--resume`` continues, 76 where another process has ended,
     130 after a second Ctrl-C, else 1.
     """
     if isinstance(error, Interrupted):
         return RESUME_ME, f"interrupted: {error}"
     if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted; with --resume it goes on from the last checkpoint"
+        return 130, "interrupted; --resume continues from the last checkpoint"
     return LOST_PEER if isinstance(error, LostPeer) else 1, f"error: {plain_text(error)}"
 
 
@@ -177,8 +186,8 @@ def check_machines(args: argparse.Namespace) -> SplitResult:
     return address
 
 
-def torchrun_words(args: argparse.Namespace, script: str, argv: Sequence[str]) -> list[str]:
-    """Return the words of torchrun's command line that run ``script`` once a process.
+def torchrun_arguments(args: argparse.Namespace, script: str, argv: Sequence[str]) -> list[str]:
+    """Return the arguments of torchrun that run ``script`` once a process.
 
     Raises:
         ValueError: see :func:`check_machines`.

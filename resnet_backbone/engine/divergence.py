@@ -1,4 +1,4 @@
-"""Why a detector's training has diverged: what can be measured on the spot, then what is usual."""
+"""Why a training has diverged: what can be measured on the spot, then the usual causes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN = 4
 def explain_divergence(
     cfg: CfgNode, what: str, image_ids: Sequence[Any], last: Path | None, found: Sequence[str] = ()
 ) -> str:
-    """Return the message of a training that cannot go on.
+    """Return the message of a detector's training that cannot continue.
 
     Args:
         cfg: of the run.
@@ -28,24 +28,42 @@ def explain_divergence(
         found: what was measured, see below; the config's suspicious values are added.
     """
     solver = cfg.SOLVER
-    measured = "".join(f"  - {text}\n" for text in [*suspicions(cfg), *found])
-    before = (
-        f"The last good checkpoint is {last}, from before: with another setting, --resume goes on from it"
+    causes = (
+        f"the learning rate: SOLVER.BASE_LR is {solver.BASE_LR:g}; the linear rule for IMS_PER_BATCH "
+        f"{solver.IMS_PER_BATCH} gives {usual_rate(cfg):g}, half of it for VGG; a longer WARMUP_ITERS "
+        f"(now {solver.WARMUP_ITERS}) or SOLVER.CLIP_GRADIENTS helps, too",
+        f"the input: INPUT.FORMAT {cfg.INPUT.FORMAT}, MODEL.PIXEL_MEAN {list(cfg.MODEL.PIXEL_MEAN)} and "
+        f"PIXEL_STD {list(cfg.MODEL.PIXEL_STD)} must be those that the weights were trained with",
+        "the norms: FrozenBN on random weights does not normalise; without MODEL.WEIGHTS write "
+        "MODEL.RESNET_BACKBONE.NORM BN and MODEL.BACKBONE.FREEZE_AT 0",
+        "the boxes of these images: tools/check_dataset.py looks at all of them",
+    )
+    return _explanation(f"{what} on images {list(image_ids)}", [*suspicions(cfg), *found], causes, last)
+
+
+def explain_classifier_divergence(cfg: CfgNode, what: str, last: Path | None) -> str:
+    """Return the message of a classifier's training that cannot continue; see :func:`explain_divergence`."""
+    solver = cfg.SOLVER
+    causes = (
+        f"the learning rate: SOLVER.BASE_LR is {solver.BASE_LR:g} for IMS_PER_BATCH {solver.IMS_PER_BATCH}; with batch "
+        f"norm the paper takes 0.1 for 256 images of ImageNet and for 128 of CIFAR-10; without it (vgg16, vgg19) take "
+        f"a tenth; SOLVER.WARMUP_ITERS (now {solver.WARMUP_ITERS}) helps deep networks",
+        f"the input: MODEL.PIXEL_MEAN {cfg.MODEL.PIXEL_MEAN} and PIXEL_STD {cfg.MODEL.PIXEL_STD} must be on the scale "
+        f"of 0 to 255",
+    )
+    return _explanation(what, (), causes, last)
+
+
+def _explanation(what: str, found: Sequence[str], causes: Sequence[str], last: Path | None) -> str:
+    lines = [f"{what}."]
+    for title, texts in (("Found:", found), ("Likely causes:", causes)):
+        lines += [title, *(f"  - {text}" for text in texts)] if texts else []
+    lines.append(
+        f"The last good checkpoint is {last}, from before: with another setting, --resume continues from it"
         if last
         else "There is no checkpoint yet: start again with another setting"
     )
-    return (
-        f"{what} on images {list(image_ids)}.\n" + (f"Found:\n{measured}" if measured else "") + f"Likely causes:\n"
-        f"  - the learning rate: SOLVER.BASE_LR is {solver.BASE_LR:g}; the linear rule for IMS_PER_BATCH "
-        f"{solver.IMS_PER_BATCH} gives {usual_rate(cfg):g}, half of it for VGG; a longer WARMUP_ITERS "
-        f"(now {solver.WARMUP_ITERS}) or SOLVER.CLIP_GRADIENTS helps, too\n"
-        f"  - the input: INPUT.FORMAT {cfg.INPUT.FORMAT}, MODEL.PIXEL_MEAN {list(cfg.MODEL.PIXEL_MEAN)} and "
-        f"PIXEL_STD {list(cfg.MODEL.PIXEL_STD)} must be those that the weights were trained with\n"
-        f"  - the norms: FrozenBN on random weights does not normalise; without MODEL.WEIGHTS write "
-        f"MODEL.RESNET_BACKBONE.NORM BN and MODEL.BACKBONE.FREEZE_AT 0\n"
-        f"  - the boxes of these images: tools/check_dataset.py looks at all of them\n"
-        f"{before}"
-    )
+    return "\n".join(lines)
 
 
 def broken_tensors(model: nn.Module) -> list[str]:
@@ -58,7 +76,7 @@ def broken_tensors(model: nn.Module) -> list[str]:
     return [f"not finite are already the tensors {', '.join(names[:_SHOWN])}{more}: an earlier step has spoiled them"]
 
 
-def odd_pixels(cfg: CfgNode, images: Sequence[Tensor], image_ids: Sequence[Any]) -> list[str]:
+def unusual_pixels(cfg: CfgNode, images: Sequence[Tensor], image_ids: Sequence[Any]) -> list[str]:
     """Say where pixels, normalised, are far from what networks are trained on: about 0, with a deviation of 1.
 
     Args:
@@ -81,7 +99,7 @@ def odd_pixels(cfg: CfgNode, images: Sequence[Tensor], image_ids: Sequence[Any])
     return found[:_SHOWN]
 
 
-def odd_boxes(sizes: Sequence[tuple[int, int]], boxes: Sequence[Tensor], image_ids: Sequence[Any]) -> list[str]:
+def invalid_boxes(sizes: Sequence[tuple[int, int]], boxes: Sequence[Tensor], image_ids: Sequence[Any]) -> list[str]:
     """Say which boxes are not finite, empty, or outside their image.
 
     Args:
@@ -101,7 +119,7 @@ def odd_boxes(sizes: Sequence[tuple[int, int]], boxes: Sequence[Tensor], image_i
     return found[:_SHOWN]
 
 
-def single_culprits(losses_of: Callable[[int], Tensor], image_ids: Sequence[Any]) -> list[str]:
+def diverging_images(losses_of: Callable[[int], Tensor], image_ids: Sequence[Any]) -> list[str]:
     """Say on which images of a batch the loss is not finite by itself, where it is so on some of them only.
 
     Args:

@@ -29,12 +29,8 @@ _Value = TypeVar("_Value")
 PATIENCE = timedelta(hours=3)
 
 
-def make_accelerator(cfg: CfgNode, *, find_unused_parameters: bool = False) -> Accelerator:
+def make_accelerator(cfg: CfgNode) -> Accelerator:
     """Return the accelerator of this process, as torchrun's environment, MODEL.DEVICE and SOLVER.AMP say.
-
-    Args:
-        cfg: of a run.
-        find_unused_parameters: for networks that leave layers out of some steps.
 
     Raises:
         ValueError: more processes than GPUs.
@@ -44,7 +40,8 @@ def make_accelerator(cfg: CfgNode, *, find_unused_parameters: bool = False) -> A
         raise ValueError(f"process {local_rank + 1} of this machine has no GPU: there are {torch.cuda.device_count()}")
     precision = {"float16": "fp16", "bfloat16": "bf16"}[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else "no"
     # Batch statistics are brought together before evaluating and saving, not on every step.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
+    leaves_layers_out = cfg.MODEL.get("STOCHASTIC_DEPTH", 0.0) > 0  # of some steps
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=leaves_layers_out)
     waiting = InitProcessGroupKwargs(timeout=PATIENCE)
     return Accelerator(cpu=cfg.MODEL.DEVICE == "cpu", mixed_precision=precision, kwargs_handlers=[ddp, waiting])
 
@@ -133,6 +130,15 @@ def is_main_process() -> bool:
     return process_count() == 1 or torch.distributed.get_rank() == 0
 
 
+def in_any_process(value: bool, device: torch.device | str) -> bool:
+    """Return, in all processes alike, whether ``value`` is true in one of them."""
+    if process_count() == 1:
+        return value
+    shared = torch.tensor(value, dtype=torch.uint8, device=device)
+    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+    return bool(shared)
+
+
 def mean_over_processes(value: Tensor) -> Tensor:
     """Return the mean of a tensor over the processes of a training, or ``value`` where there is only this one.
 
@@ -147,33 +153,33 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 # How processes end that only follow another one.
 _FOLLOWERS = (RESUME_ME, LOST_PEER, -signal.SIGTERM)
-_GO_ON = "The last checkpoint is whole: put right what was wrong, and go on with --resume"
+_ADVICE = "The last checkpoint is undamaged: put right what was wrong, and continue with --resume"
 
 
 class ProcessError(RuntimeError):
     """A process of the run has ended before its time, and so have the others."""
 
 
-def launch(words: Sequence[str]) -> None:
+def launch(arguments: Sequence[str]) -> None:
     """Run a script in several processes, and wait for their end. When one ends early, the others are ended, too.
 
     Args:
-        words: of torchrun's command line.
+        arguments: of torchrun.
 
     Raises:
         Interrupted: a signal asked for the end, and the processes have saved.
         ProcessError: one has failed or was killed; the message says which, and how.
     """
     try:
-        torchrun(list(words))
+        torchrun(list(arguments))
     except SignalException as error:
         name = signal.Signals(error.sigval).name
-        raise Interrupted(f"ended by {name}; --resume goes on from the last checkpoint") from None
+        raise Interrupted(f"ended by {name}; --resume continues from the last checkpoint") from None
     except ChildFailedError as error:
         # torchrun ends the others after the first failure, and then counts them among the failures.
         causes = {rank: one for rank, one in error.failures.items() if one.exitcode not in _FOLLOWERS}
         if not causes and RESUME_ME in {one.exitcode for one in error.failures.values()}:
-            raise Interrupted("ended by a signal; --resume goes on from the last checkpoint") from None
+            raise Interrupted("ended by a signal; --resume continues from the last checkpoint") from None
         raise ProcessError(_explanation(causes or error.failures)) from None
 
 
@@ -186,7 +192,7 @@ def _explanation(failures: Mapping[int, ProcessFailure]) -> str:
     rank, first = min(failures.items(), key=lambda item: item[1].timestamp)
     who = f"process {rank} of the run (pid {first.pid})"
     if first.exitcode >= 0:
-        return f"{who} ended with status {first.exitcode}, as it says above; the others were ended. {_GO_ON}"
+        return f"{who} ended with status {first.exitcode}, as it says above; the others were ended. {_ADVICE}"
     name = signal.Signals(-first.exitcode).name
     why = " (mostly memory has run out; the system's log says so)" if name == "SIGKILL" else ""
-    return f"{who} was killed by {name}{why}; the others were ended. {_GO_ON}"
+    return f"{who} was killed by {name}{why}; the others were ended. {_ADVICE}"

@@ -6,6 +6,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +15,22 @@ from accelerate import Accelerator
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from resnet_backbone.engine.batches import images_per_pass
-from resnet_backbone.engine.checkpoint import check_resumed
-from resnet_backbone.engine.data_errors import DataError, let_the_next_fetch_find_dead_workers
-from resnet_backbone.engine.run_folder import FINAL
+from resnet_backbone.engine.batches import DataError, derive_seed, fetch, let_the_next_fetch_find_dead_workers
+from resnet_backbone.engine.checkpoint import check_resumed, check_same_parameters, kept_text, warn_of_other_processes
+from resnet_backbone.engine.launch import in_any_process
+from resnet_backbone.engine.records import RunWriter, Stopwatch
 from resnet_backbone.engine.signals import Interrupted, deferring_signals, obeying_signals, was_asked_to_stop
-from resnet_backbone.engine.solver import build_optimizer, build_schedule
-from resnet_backbone.engine.writers import RunWriter, Stopwatch
+from resnet_backbone.engine.solver import build_optimizer, build_schedule, clip_gradients
 from resnet_backbone.files.atomic import copy_file
-from resnet_backbone.files.checkpoints import BEST, check_room, last_checkpoint, write_checkpoint
+from resnet_backbone.files.checkpoints import BEST, FINAL, check_room, last_checkpoint, write_checkpoint
+
+logger = logging.getLogger(__name__)
+
+MOST_SKIPPED = 50  # steps; a scaler that starts at 65536 has halved its scale to nothing by then
+
+
+MakeBatches = Callable[[int], Iterator[Any]]
+Evaluate = Callable[[bool], dict[str, float]]
 
 
 class Best(NamedTuple):
@@ -66,9 +74,44 @@ class BestKeeper:
         self.best = None if state is None else Best(str(state[0]), int(str(state[1])), float(str(state[2])))
 
 
-logger = logging.getLogger(__name__)
+@contextmanager
+def keeping_progress(keep: Callable[[], str]) -> Iterator[None]:
+    """Around the steps of a training: where a batch cannot be had, write a checkpoint of those that are done.
 
-MOST_SKIPPED = 50  # steps; a scaler that starts at 65536 has halved its scale to nothing by then
+    Args:
+        keep: writes it, and says which one is the last.
+
+    Raises:
+        DataError: with what ``keep`` says.
+        Interrupted: a signal was the cause: what loads images may have got it first.
+    """
+    try:
+        yield
+    except DataError as error:
+        kept = keep()
+        if was_asked_to_stop():
+            raise Interrupted(f"ended by a signal. {kept}") from error
+        raise DataError(f"{error}\nPut that right. {kept}") from error
+
+
+@contextmanager
+def evaluating(keep: Callable[[], str]) -> Iterator[None]:
+    """Around an evaluation, which signals end at once: whatever goes wrong, what has been learned is on the disk.
+
+    Args:
+        keep: see :func:`keeping_progress`.
+
+    Raises:
+        Interrupted: a signal asked for the end.
+    """
+    try:
+        with obeying_signals():
+            yield
+    except Interrupted as error:
+        raise Interrupted(f"{error}, in an evaluation. {keep()}") from None
+    except Exception:
+        logger.error("the evaluation has failed. %s", keep())
+        raise
 
 
 class _Network(nn.Module):
@@ -98,7 +141,7 @@ class TrainingLoop(ABC):
         compile: run the network through ``torch.compile``.
     """
 
-    frozen_keys: str  # of the config that say what is trained, for a message
+    parameter_keys: str  # of the config that say what is trained, for a message
     best_figure: str  # the end of the name of the score that says which network is the best
     larger_is_better: bool
     stop_every = 1  # iterations between two looks of several processes whether one of them has got a signal
@@ -132,20 +175,50 @@ class TrainingLoop(ABC):
         self._skipped = 0  # steps, one after another
 
     @abstractmethod
+    def _loss(self, batch: Any, records: dict[str, float | Tensor]) -> Tensor:
+        """Return the loss of one forward pass.
+
+        Args:
+            batch: of this process, as the loader gives it.
+            records: of the step; means over its passes are added up here, ``total_loss`` among them.
+        """
+
+    def _before_update(self, records: dict[str, float | Tensor]) -> None:  # noqa: B027
+        """Look at the gradients of a step, before they are clipped."""
+
+    def _after_update(self, records: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
+        """Return what is recorded of a step."""
+        return records
+
     def _step(self, batches: Iterator[Any]) -> tuple[dict[str, float | Tensor], float]:
-        """One optimizer step. Returns what is recorded, ``total_loss`` among it, and the seconds spent on data."""
+        """One optimizer step. Returns what is recorded, and the seconds spent on data."""
+        accelerator, passes = self.accelerator, self.cfg.SOLVER.ACCUMULATION_STEPS
+        torch.manual_seed(derive_seed(self.seed, self.iteration, accelerator.process_index))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(self.iteration)
+        records: dict[str, float | Tensor] = {}
+        watch = Stopwatch()
+        fetched = [fetch(batches) for _ in range(passes)]  # all of them before the network changes
+        data_time = watch.lap()
+        for number, batch in enumerate(fetched):
+            with nullcontext() if number == passes - 1 else accelerator.no_sync(self.model):
+                accelerator.backward(self._loss(batch, records) / passes)
+        self._before_update(records)
+        clip_gradients(self.cfg, accelerator, self.optimizer)
+        self.optimizer.step()
+        self._count_skipped()
+        self.optimizer.zero_grad()
+        return self._after_update(records), data_time
 
     def check(self) -> None:  # noqa: B027  a loop that looks at every step has nothing left to check
         """Raise FloatingPointError where training has diverged; called before every checkpoint and evaluation."""
 
-    def train(
-        self, make_batches: Callable[[int], Iterator[Any]], evaluate: Callable[[bool], dict[str, float]] | None
-    ) -> None:
+    def train(self, make_batches: MakeBatches, evaluate: Evaluate) -> None:
         """Train to SOLVER.MAX_ITER, with checkpoints on the way and ``model_final.pth`` at the end; then evaluate.
 
         Args:
             make_batches: returns the endless batches that start at a given forward pass.
-            evaluate: scores the network as it is, told whether training is over; called every TEST.EVAL_PERIOD
+            evaluate: scores the network as it is, given whether training is over; called every TEST.EVAL_PERIOD
                 iterations and at the end. The network with the best score so far is kept in ``model_best.pth``.
 
         Raises:
@@ -158,32 +231,21 @@ class TrainingLoop(ABC):
         writer = None
         if self.accelerator.is_main_process:
             self._check_room()
-            is_over = evaluate is not None and self.iteration == self.cfg.SOLVER.MAX_ITER
-            redone = self.iteration if is_over or self._evaluation_is_due(evaluate) else None
+            is_over = self.iteration == self.cfg.SOLVER.MAX_ITER
+            redone = self.iteration if is_over or self._evaluation_is_due() else None
             writer = RunWriter(
                 self.output_dir, self.cfg.SOLVER.MAX_ITER, self.iteration, self.accelerator.device, redone
             )
         try:
-            with deferring_signals():
-                try:
-                    self._iterate(make_batches, evaluate, writer)
-                except DataError as error:
-                    kept = self._keep()
-                    if was_asked_to_stop():  # what loads images may have got the signal first
-                        raise Interrupted(f"ended by a signal. {kept}") from error
-                    raise DataError(f"{error}\nPut that right. {kept}") from error
+            with deferring_signals(), keeping_progress(self._keep):
+                self._iterate(make_batches, evaluate, writer)
         finally:
             if writer is not None:
                 writer.close()
 
-    def _iterate(
-        self,
-        make_batches: Callable[[int], Iterator[Any]],
-        evaluate: Callable[[bool], dict[str, float]] | None,
-        writer: RunWriter | None,
-    ) -> None:
+    def _iterate(self, make_batches: MakeBatches, evaluate: Evaluate, writer: RunWriter | None) -> None:
         solver, period = self.cfg.SOLVER, self.cfg.TEST.EVAL_PERIOD
-        if self._evaluation_is_due(evaluate):
+        if self._evaluation_is_due():
             self._score(evaluate, writer, over=False)
         if self.iteration == solver.MAX_ITER:
             if self.accelerator.is_main_process and not self._ends_with_final():
@@ -209,21 +271,11 @@ class TrainingLoop(ABC):
                 watch.lap()
         self._score(evaluate, writer, over=True)
 
-    def _score(
-        self, evaluate: Callable[[bool], dict[str, float]] | None, writer: RunWriter | None, *, over: bool
-    ) -> None:
-        """Evaluate, record, and keep the best; whatever goes wrong, what has been learned is on the disk."""
-        if evaluate is None:
-            return
+    def _score(self, evaluate: Evaluate, writer: RunWriter | None, *, over: bool) -> None:
+        """Evaluate, record, and keep the best."""
         self.synchronise_statistics()
-        try:
-            with obeying_signals():
-                scores = evaluate(over)
-        except Interrupted as error:
-            raise Interrupted(f"{error}, in an evaluation. {self._keep()}") from None
-        except Exception:
-            logger.error("the evaluation has failed. %s", self._keep())
-            raise
+        with evaluating(self._keep):
+            scores = evaluate(over)
         if writer is None or not scores:
             return
         writer.scalars(self.iteration - 1, scores)
@@ -235,22 +287,16 @@ class TrainingLoop(ABC):
             else:
                 write_checkpoint(self.output_dir, BEST, self._state(), resumable=False)
 
-    def _evaluation_is_due(self, evaluate: object) -> bool:
+    def _evaluation_is_due(self) -> bool:
         """Whether the run was stopped between a checkpoint and the evaluation that follows it."""
         period = self.cfg.TEST.EVAL_PERIOD
-        at_one = period and 0 < self.iteration < self.cfg.SOLVER.MAX_ITER and self.iteration % period == 0
-        return bool(at_one and evaluate is not None)
+        return bool(period and 0 < self.iteration < self.cfg.SOLVER.MAX_ITER and self.iteration % period == 0)
 
     def _stop_if_asked(self) -> None:
         """Raise Interrupted, in all processes alike, where one of them has got a signal."""
-        asked = was_asked_to_stop()
-        if self.accelerator.num_processes > 1:
-            if self.iteration % self.stop_every:
-                return
-            asked_any = torch.tensor(asked, dtype=torch.uint8, device=self.accelerator.device)
-            torch.distributed.all_reduce(asked_any, torch.distributed.ReduceOp.MAX)
-            asked = bool(asked_any)
-        if asked:
+        if self.accelerator.num_processes > 1 and self.iteration % self.stop_every:
+            return
+        if in_any_process(was_asked_to_stop(), self.accelerator.device):
             kept = self._keep()
             self.accelerator.wait_for_everyone()
             raise Interrupted(f"ended by a signal. {kept}")
@@ -258,13 +304,10 @@ class TrainingLoop(ABC):
     def _keep(self) -> str:
         """Write a checkpoint of the steps that are done, and say which one is the last."""
         if not self.accelerator.is_main_process:
-            return "The main process keeps what was learned; go on with --resume"
+            return "The main process keeps what was learned; continue with --resume"
         if self.iteration not in (0, self._saved_at):
             self._write(self._name())
-        last = last_checkpoint(self.output_dir)
-        if last is None:
-            return "No iteration is done yet: nothing is lost"
-        return f"Everything up to {last} is kept; go on with --resume"
+        return kept_text(self.output_dir)
 
     def _ends_with_final(self) -> bool:
         """Whether the checkpoint that was resumed from is the final one."""
@@ -274,7 +317,7 @@ class TrainingLoop(ABC):
     def _name(self) -> str:
         return f"model_{self.iteration - 1:07d}.pth"
 
-    def count_skipped(self) -> None:
+    def _count_skipped(self) -> None:
         """Stop a training in float16 whose scaler skips one step after another.
 
         Raises:
@@ -288,11 +331,6 @@ class TrainingLoop(ABC):
                 f"the last {MOST_SKIPPED} steps, up to iteration {self.iteration}, were skipped: their gradients were "
                 f"not finite in float16, at any scale. Write SOLVER.AMP.DTYPE bfloat16, or a smaller SOLVER.BASE_LR"
             )
-
-    def set_learning_rate(self) -> None:
-        """Give the optimizer the learning rate of this iteration."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(self.iteration)
 
     def synchronise_statistics(self) -> None:
         """Give every process the main process's running statistics of batch norms, which differ after training."""
@@ -334,7 +372,7 @@ class TrainingLoop(ABC):
         check_room(self.output_dir, state, to_come, "SOLVER.CHECKPOINT_PERIOD")
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on where ``state``, the content of a checkpoint whose model is loaded already, left off.
+        """Continue where ``state``, the content of a checkpoint whose model is loaded already, left off.
 
         The config decides on learning rate, decay and momentum; the checkpoint gives what has been accumulated.
 
@@ -343,20 +381,8 @@ class TrainingLoop(ABC):
         """
         check_resumed(self.cfg, done=state["iteration"], seed=state["seed"])
         saved, now = state["optimizer"], self.optimizer.state_dict()
-        if [len(g["params"]) for g in saved["param_groups"]] != [len(g["params"]) for g in now["param_groups"]]:
-            raise ValueError(
-                f"the checkpoint was trained with other layers frozen; resume with the {self.frozen_keys} of its "
-                f"config.yaml"
-            )
-        if state["num_processes"] != self.accelerator.num_processes:
-            logger.warning(
-                "the checkpoint was written by %d processes, now there are %d: images come in another order, and a "
-                "process takes %d of them at a time, over which batch norms take their statistics. Learning rate and "
-                "schedule count the images of all processes and stay",
-                state["num_processes"],
-                self.accelerator.num_processes,
-                images_per_pass(self.cfg, self.accelerator.num_processes),
-            )
+        check_same_parameters(saved, now, self.parameter_keys)
+        warn_of_other_processes(state["num_processes"], self.accelerator.num_processes)
         self.optimizer.load_state_dict({"state": saved["state"], "param_groups": now["param_groups"]})
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])

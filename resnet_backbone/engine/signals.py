@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 # Exit statuses.
-RESUME_ME = 75  # of a run that goes on with --resume; EX_TEMPFAIL of sysexits.h
+RESUME_ME = 75  # of a run that --resume continues; EX_TEMPFAIL of sysexits.h
 LOST_PEER = 76  # of one of several processes, because another one has ended
 
 _PATIENCE_S = 2.0  # between two signals that are one to the user
@@ -21,7 +21,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, *([_HANGUP] if _HANGUP else []))
 
 
 class Interrupted(BaseException):
-    """A signal has asked the run to end. What it has learned is saved; ``--resume`` goes on.
+    """A signal has asked the run to end. What it has learned is saved; ``--resume`` continues.
 
     No ``Exception``, as KeyboardInterrupt is none: code that expects errors lets it through.
     """
@@ -37,7 +37,7 @@ class _State:
 def catching_signals() -> Iterator[None]:
     """Turn SIGTERM, SIGINT and SIGHUP into :class:`Interrupted`, raised where the process is at that moment.
 
-    SIGHUP comes when the terminal is closed; under nohup, which ignores it, it stays ignored, and the run goes on. A
+    SIGHUP comes when the terminal is closed; under nohup, which ignores it, it stays ignored, and the run continues. A
     second Ctrl-C, seconds after the first, ends the process at once. Outside the main thread, where Python takes no
     handlers, nothing is caught.
     """

@@ -20,8 +20,8 @@ from resnet_backbone.data.images.read import read_image
 from resnet_backbone.data.prepare.shapes import draw_image
 from resnet_backbone.data.transforms import test_transforms
 from resnet_backbone.engine.batches import reorder_channels
+from resnet_backbone.engine.checkpoint import engine_of
 from resnet_backbone.engine.improvements.settings import is_improved
-from resnet_backbone.engine.run_folder import engine_of
 from resnet_backbone.export.run import TOLERANCES, Agreement, Exportable, ExportedFile, Facts
 from resnet_backbone.models.layers import fold_norms
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained

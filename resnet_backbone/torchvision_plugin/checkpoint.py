@@ -63,8 +63,8 @@ def load_detector(model: nn.Module, tensors: dict[str, Tensor], source: str, *, 
         ValueError: tensors are missing, left over or of other shapes; nothing is loaded then.
     """
     own = model.state_dict()
-    anew = {key for key in own if new_classes and key.startswith(_PREDICTORS)}
-    have, want = ({key: part[key] for key in part if key not in anew} for part in (tensors, own))
+    from_scratch = {key for key in own if new_classes and key.startswith(_PREDICTORS)}
+    have, want = ({key: part[key] for key in part if key not in from_scratch} for part in (tensors, own))
     match = match_tensors(want, have)
     if not match.fits:
         lines = match.lines()
@@ -72,48 +72,43 @@ def load_detector(model: nn.Module, tensors: dict[str, Tensor], source: str, *, 
             lines.append("It has the names of Detectron2: write --engine detectron2")
         raise ValueError(f"{source} is of another detector than the config describes:\n  " + "\n  ".join(lines))
     if new_classes:
-        logger.warning("%s detects other classes: %s start anew", source, ", ".join(sorted(anew)))
+        logger.warning("%s detects other classes: %s start from scratch", source, ", ".join(sorted(from_scratch)))
     model.load_state_dict(have, strict=False)
 
 
-class Initial(NamedTuple):
-    """At most one of the two is there."""
-
-    classifier: Weights | None = None
-    detector: dict[str, Any] | None = None  # content of a checkpoint
-
-
-def read_initial_weights(cfg: CfgNode) -> Initial:
+def read_initial_weights(cfg: CfgNode, *, eval_only: bool = False) -> dict[str, Any] | Weights | None:
     """Read MODEL.WEIGHTS, downloading it where it is a name of the catalog or an address.
+
+    Returns:
+        The content of a detector's checkpoint, or the weights of a classifier; None where MODEL.WEIGHTS is empty.
 
     Raises:
         FileNotFoundError, OSError: the file is not there, or cannot be downloaded.
-        ValueError: it cannot be read safely, or is of another architecture.
+        ValueError: it cannot be read safely, or is of another architecture; for ``eval_only``, it is no detector.
     """
     source = cfg.MODEL.WEIGHTS
-    if not source:
-        return Initial()
     path = Path(resolve(source))
-    if is_own_checkpoint(path):
-        return Initial(detector=load_checkpoint(path))
-    return Initial(classifier=read_weights(source, arch=cfg.MODEL.RESNET_BACKBONE.ARCH))
+    if source and is_own_checkpoint(path):
+        return load_checkpoint(path)
+    if eval_only:
+        raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {source!r}")
+    return read_weights(source, arch=cfg.MODEL.RESNET_BACKBONE.ARCH) if source else None
 
 
-def fit_input_to(cfg: CfgNode, initial: Initial) -> None:
-    """Take the input format and stride placement from the weights, in place; or check them, as INPUT_FROM_WEIGHTS says.
+def fit_input_to(cfg: CfgNode, initial: dict[str, Any] | Weights | None) -> None:
+    """Take the input format and stride placement from what :func:`read_initial_weights` returned, or check them.
 
     Raises:
         ValueError: the weights do not say what they need, or the config differs from it and may not be changed.
     """
-    if initial.detector is not None:
-        fit_input(cfg, initial.detector["input"], cfg.MODEL.WEIGHTS)
-    elif initial.classifier is not None:
-        fit_input(cfg, required_by(initial.classifier, cfg), cfg.MODEL.WEIGHTS)
-    else:
+    if initial is None:
         warn_of_random_weights(cfg)
+    else:
+        required = required_by(initial, cfg) if isinstance(initial, Weights) else initial["input"]
+        fit_input(cfg, required, cfg.MODEL.WEIGHTS)
 
 
-class Trained(NamedTuple):
+class TrainedDetector(NamedTuple):
     """All of it is of the checkpoint: input format, classes, tensors."""
 
     cfg: CfgNode
@@ -121,7 +116,7 @@ class Trained(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def load_trained(cfg: CfgNode) -> Trained:
+def load_trained(cfg: CfgNode) -> TrainedDetector:
     """Build the detector of a training on the CPU, fill it, and finish it for inference.
 
     Args:
@@ -143,4 +138,4 @@ def load_trained(cfg: CfgNode) -> Trained:
     detector = build_detector(cfg).eval()
     load_detector(detector, state["model"], source, new_classes=False)
     finish_for_inference(detector)
-    return Trained(cfg, detector, class_names)
+    return TrainedDetector(cfg, detector, class_names)

@@ -22,8 +22,7 @@ from tqdm import tqdm
 from resnet_backbone.data.catalog import get_dataset
 from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.data.transforms import test_transforms
-from resnet_backbone.engine.batches import reorder_channels
-from resnet_backbone.engine.data_errors import Fetched
+from resnet_backbone.engine.batches import Fetched, reorder_channels
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.coco import CocoMetrics
 from resnet_backbone.metrics.detections import Detections

@@ -1,62 +1,55 @@
-"""The training of detectors: SGD over batches whose order and random numbers depend on seed and iteration alone."""
+"""The training step of detectors, and why their training has diverged."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from resnet_backbone.engine.batches import derive_seed
-from resnet_backbone.engine.data_errors import fetch
 from resnet_backbone.engine.divergence import (
     broken_tensors,
+    diverging_images,
     explain_divergence,
-    odd_boxes,
-    odd_pixels,
-    single_culprits,
+    invalid_boxes,
+    unusual_pixels,
 )
 from resnet_backbone.engine.loop import TrainingLoop
-from resnet_backbone.engine.solver import clip_gradients
-from resnet_backbone.engine.writers import Stopwatch
 from resnet_backbone.files.checkpoints import last_checkpoint
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
 
 class Trainer(TrainingLoop):
-    """Trains a detector; batches are (images, targets), and what diverges is told with the images of its batch."""
+    """Trains a detector; batches are (images, targets), and a loss that is not finite is explained with its images."""
 
-    frozen_keys = "MODEL.BACKBONE.FREEZE_AT and MODEL.RESNET_BACKBONE.NORM"
+    parameter_keys = "MODEL.BACKBONE.FREEZE_AT and MODEL.RESNET_BACKBONE.NORM"
     best_figure = "bbox/AP"
     larger_is_better = True
     _batch: Batch  # of the pass that is computed
 
-    def _step(self, batches: Iterator[Batch]) -> tuple[dict[str, float | Tensor], float]:
-        """One optimizer step. Returns the losses, averaged over processes and passes, and the seconds spent on data."""
-        accelerator, passes = self.accelerator, self.cfg.SOLVER.ACCUMULATION_STEPS
-        torch.manual_seed(derive_seed(self.seed, self.iteration, accelerator.process_index))
-        self.set_learning_rate()
-        totals: dict[str, float] = {}
-        watch = Stopwatch()
-        fetched = [fetch(batches) for _ in range(passes)]  # all of them before the network changes
-        data_time = watch.lap()
-        for number, (images, targets) in enumerate(fetched):
-            self._batch = images, targets
-            with nullcontext() if number == passes - 1 else accelerator.no_sync(self.model):
-                losses = self.model(*self._to_device(images, targets))
-                total = torch.stack(list(losses.values())).sum()
-                self._record(totals, losses, total, passes)
-                accelerator.backward(total / passes)
-        self._check_gradients(totals)
-        clip_gradients(self.cfg, accelerator, self.optimizer)
-        self.optimizer.step()
-        self.count_skipped()
-        self.optimizer.zero_grad()
-        return dict(totals), data_time
+    def _loss(self, batch: Batch, records: dict[str, float | Tensor]) -> Tensor:
+        """Losses are recorded as means over processes; all processes stop where they are not finite, or none."""
+        self._batch = batch
+        losses = self.model(*self._to_device(*batch))
+        total = torch.stack(list(losses.values())).sum()
+        values = torch.stack([total, *losses.values()]).detach().float()
+        mean = self.accelerator.reduce(values, reduction="mean")
+        for name, value in zip(["total_loss", *losses], mean.tolist(), strict=True):
+            records[name] = records.get(name, 0.0) + value / self.cfg.SOLVER.ACCUMULATION_STEPS
+        if not torch.isfinite(mean).all():
+            raise FloatingPointError(self._diagnosis("loss", records))
+        return total
+
+    def _before_update(self, records: dict[str, float | Tensor]) -> None:
+        """Keep a gradient that is not finite from the weights; with float16 the scaler does, and skips the step."""
+        if self.accelerator.scaler is not None:
+            return
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        if not torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all():
+            raise FloatingPointError(self._diagnosis("gradient", records))
 
     def _to_device(self, images: list[Tensor], targets: list[dict[str, Any]]) -> tuple[list[Tensor], list[dict]]:
         device = self.accelerator.device
@@ -79,34 +72,17 @@ class Trainer(TrainingLoop):
         if broken:
             raise FloatingPointError(f"{broken[0]}. The last good checkpoint is {last_checkpoint(self.output_dir)}")
 
-    def _record(self, totals: dict[str, float], losses: dict[str, Tensor], total: Tensor, passes: int) -> None:
-        """Add the losses of one pass to ``totals``; every process sees the same, so that all stop or none."""
-        values = torch.stack([total, *losses.values()]).detach().float()
-        mean = self.accelerator.reduce(values, reduction="mean")
-        for name, value in zip(["total_loss", *losses], mean.tolist(), strict=True):
-            totals[name] = totals.get(name, 0.0) + value / passes
-        if not torch.isfinite(mean).all():
-            raise FloatingPointError(self._diagnosis("loss", totals))
-
-    def _check_gradients(self, totals: dict[str, float]) -> None:
-        """Keep a gradient that is not finite from the weights; with float16 the scaler does, and skips the step."""
-        if self.accelerator.scaler is not None:
-            return
-        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        if not torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all():
-            raise FloatingPointError(self._diagnosis("gradient", totals))
-
-    def _diagnosis(self, what: str, losses: dict[str, float]) -> str:
+    def _diagnosis(self, what: str, losses: Mapping[str, float | Tensor]) -> str:
         """Look at the batch and the weights; called by all processes together."""
         values = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
         images, targets = self._batch
         ids = [target["image_id"] for target in targets]
         found = broken_tensors(self.module) or [
-            *odd_pixels(self.cfg, images, ids),
-            *odd_boxes(
+            *unusual_pixels(self.cfg, images, ids),
+            *invalid_boxes(
                 [(image.shape[-2], image.shape[-1]) for image in images], [target["boxes"] for target in targets], ids
             ),
-            *(single_culprits(self._losses_of, ids) if self.accelerator.num_processes == 1 else []),
+            *(diverging_images(self._losses_of, ids) if self.accelerator.num_processes == 1 else []),
         ]
         every = gather_object([(ids, found)])
         return explain_divergence(

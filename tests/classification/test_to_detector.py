@@ -28,7 +28,7 @@ def detector_of(engine: str, words: list[str]):
         from resnet_backbone.torchvision_plugin.run import Run as DetectorRun
 
         ready = DetectorRun(torchvision_config("bccd_r18.yaml", words))
-        return ready.detector.backbone.bottom_up, ready.cfg
+        return ready.model.backbone.bottom_up, ready.cfg
     pytest.importorskip("detectron2", reason="Detectron2 is not installed")
     from resnet_backbone.detectron2_plugin.config import load_config
     from resnet_backbone.detectron2_plugin.run import Run as DetectorRun

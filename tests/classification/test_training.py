@@ -78,10 +78,10 @@ def test_a_step_is_that_of_a_plain_loop(tiny, on_device):
     cfg = tiny("cifar10_resnet20.yaml", "DATALOADER.ON_DEVICE", on_device, "SOLVER.LABEL_SMOOTHING", "0.1")
     ours = Run(cfg)
     theirs = create_model("cifar_resnet20", num_classes=3).to(memory_format=torch.channels_last)
-    theirs.load_state_dict(ours.network.state_dict())
+    theirs.load_state_dict(ours.model.state_dict())
     batches, again = ours._make_batches(0), ours._make_batches(0)
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
-    ours.network.train(), theirs.train()
+    ours.model.train(), theirs.train()
     for iteration in range(6):
         recorded, _ = ours.trainer._step(batches)
         ours.trainer.iteration += 1
@@ -95,7 +95,7 @@ def test_a_step_is_that_of_a_plain_loop(tiny, on_device):
         optimizer.step()
         assert float(recorded["total_loss"]) == pytest.approx(loss.item(), rel=1e-5)
         assert float(recorded["train_error"]) == pytest.approx(100 * (logits.argmax(1) != labels).float().mean().item())
-    for (name, a), b in zip(ours.network.named_parameters(), theirs.parameters(), strict=True):
+    for (name, a), b in zip(ours.model.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
 
 
@@ -106,7 +106,7 @@ def test_accumulated_passes_make_the_step_of_the_whole_batch(tiny):
         keys = ["MODEL.NORM", "GN", "SOLVER.ACCUMULATION_STEPS", passes, "SOLVER.MAX_ITER", "2", "INPUT.PAD", "0"]
         ready = Run(tiny("cifar10_resnet20.yaml", *keys, "INPUT.RANDOM_FLIP", "none", "DATASETS.TEST", "[]"))
         ready.start()
-        weights[passes] = ready.network.state_dict()
+        weights[passes] = ready.model.state_dict()
     for name, tensor in weights["1"].items():
         torch.testing.assert_close(tensor, weights["3"][name], rtol=1e-4, atol=1e-6, msg=name)
 
@@ -229,13 +229,13 @@ def test_the_packaged_weights_say_what_they_are(tiny, tmp_path, arch, options):
     weights = read_weights(tmp_path / "output" / "weights.pth")
     assert weights.arch == arch and weights.class_names == ("blue", "green", "red")
     assert weights.input_format == ready.input_format and weights.test_transform == ready.test_transform
-    assert (weights.shortcut, weights.preactivation) == (ready.network.shortcut, ready.network.preactivation)
-    assert bool(weights.stride_in_1x1) is ready.network.stride_in_1x1
+    assert (weights.shortcut, weights.preactivation) == (ready.model.shortcut, ready.model.preactivation)
+    assert bool(weights.stride_in_1x1) is ready.model.stride_in_1x1
     again = resnet_backbone.create_model(arch, weights=tmp_path / "output" / "weights.pth", num_classes=3).eval()
-    ready.network.eval()
+    ready.model.eval()
     with torch.inference_mode():
         images = torch.rand(1, 3, int(size), int(size))
-        torch.testing.assert_close(again(images), ready.network(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(again(images), ready.model(images), rtol=1e-4, atol=1e-5)
 
 
 def test_training_goes_on_from_packaged_weights_with_other_classes(tiny, tmp_path):
@@ -249,8 +249,8 @@ def test_training_goes_on_from_packaged_weights_with_other_classes(tiny, tmp_pat
     data = ["DATASETS.TRAIN", str([str(only_two / "train")]), "DATASETS.TEST", str([str(only_two / "test")])]
     weights = ["MODEL.WEIGHTS", str(tmp_path / "output" / "weights.pth"), "OUTPUT_DIR", str(tmp_path / "fine")]
     ready = Run(tiny("cifar10_resnet20.yaml", *data, *weights))
-    assert ready.network.linear.out_features == 2
-    assert torch.equal(ready.network.res4[2].conv2.weight, state["res4.2.conv2.weight"])
+    assert ready.model.linear.out_features == 2
+    assert torch.equal(ready.model.res4[2].conv2.weight, state["res4.2.conv2.weight"])
 
 
 @pytest.mark.parametrize("where", ["loss", "weight"])

@@ -14,7 +14,7 @@ from resnet_backbone.compare.compare import Comparison, compare_runs
 from resnet_backbone.compare.report import Written, write_comparison
 from resnet_backbone.data.coco.read import read_ground_truth
 from resnet_backbone.data.images.read import read_image
-from resnet_backbone.engine.writers import RunWriter
+from resnet_backbone.engine.records import RunWriter
 from resnet_backbone.metrics.coco import evaluate_coco
 from resnet_backbone.metrics.results import write_results
 from resnet_backbone.metrics.run_facts import CostMeter, write_facts

@@ -96,7 +96,7 @@ LOSES_ITS_CONSOLE = """
 import logging, os, sys
 from pathlib import Path
 from resnet_backbone.engine.command_line import run_command_line
-from resnet_backbone.engine.writers import set_up_logging
+from resnet_backbone.engine.records import set_up_logging
 
 def main():
     set_up_logging(Path(sys.argv[1]))
@@ -119,7 +119,7 @@ def test_what_trains_goes_on_without_its_console(tmp_path):
     command = [sys.executable, "-c", LOSES_ITS_CONSOLE, str(tmp_path)]
     assert subprocess.run(command, env=ENVIRONMENT, check=False).returncode == 7
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
-    assert log.count("nothing is printed any more ([Errno 32] Broken pipe): the run goes on") == 2  # of both streams
+    assert log.count("nothing is printed any more ([Errno 32] Broken pipe): the run continues") == 2  # of both streams
     assert [f"step {number}, \\udcff, 细胞" in log for number in range(3)] == [True] * 3
 
 

@@ -94,7 +94,7 @@ def test_other_threads_are_left_alone():
     ("error", "status", "text"),
     [
         (Interrupted("ended by SIGTERM. All is kept"), RESUME_ME, "interrupted: ended by SIGTERM. All is kept"),
-        (KeyboardInterrupt(), 130, "interrupted; with --resume it goes on from the last checkpoint"),
+        (KeyboardInterrupt(), 130, "interrupted; --resume continues from the last checkpoint"),
         (ValueError("no"), 1, "error: no"),
         (OSError("Caught OSError in DataLoader worker 0.\nTraceback\nOSError: gone.jpg: no"), 1, "error: gone.jpg: no"),
     ],

@@ -266,8 +266,8 @@ def faster_rcnn() -> Callable[..., tuple[CfgNode, nn.Module]]:
     from detectron2.structures import Boxes
 
     from resnet_backbone.detectron2_plugin.config import load_config
+    from resnet_backbone.detectron2_plugin.detector import build_detector
     from resnet_backbone.detectron2_plugin.roi_heads import region_vectors
-    from resnet_backbone.detectron2_plugin.trained import build_detector
 
     def make(kind: str, *overrides: str) -> tuple[CfgNode, nn.Module]:
         config, keys = FASTER_RCNN[kind]

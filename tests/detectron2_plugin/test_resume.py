@@ -13,9 +13,9 @@ import torch
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
-from resnet_backbone.detectron2_plugin.run import Run, _resumed_checkpoint  # noqa: E402
+from resnet_backbone.detectron2_plugin.run import Run, find_in_every_process  # noqa: E402
 from resnet_backbone.detectron2_plugin.trainer import Trainer  # noqa: E402
-from resnet_backbone.engine.data_errors import DataError  # noqa: E402
+from resnet_backbone.engine.batches import DataError  # noqa: E402
 from resnet_backbone.engine.signals import Interrupted, catching_signals  # noqa: E402
 from resnet_backbone.files.checkpoints import last_checkpoint, write_checkpoint  # noqa: E402
 
@@ -78,6 +78,17 @@ def test_killed(config, monkeypatch, iteration):
         run(config("parted"))
     torch.manual_seed(12345)  # must not matter
     assert_the_same(whole, run(config("parted"), resume=True))
+
+
+def test_the_records_of_iterations_that_are_done_again(config):
+    """Those that a killed run wrote after its last checkpoint are taken out, and what is written then is there."""
+    folder = run(config("out", "SOLVER.MAX_ITER", "6", "TEST.EVAL_PERIOD", "0"))
+    records = folder / "metrics.json"
+    expected = [json.loads(line)["iteration"] for line in records.read_text().splitlines()]
+    (folder / "last_checkpoint").write_text("model_0000002.pth")
+    records.write_text("".join(json.dumps({"iteration": iteration, "total_loss": 1.0}) + "\n" for iteration in (1, 4)))
+    run(config("out", "SOLVER.MAX_ITER", "6", "TEST.EVAL_PERIOD", "0"), resume=True)
+    assert [json.loads(line)["iteration"] for line in records.read_text().splitlines()] == [1, *expected]
 
 
 ON_SHAPES = [
@@ -152,7 +163,7 @@ def test_a_machine_without_the_checkpoint_is_refused(in_two_processes, tmp_path)
         write_checkpoint(tmp_path / f"m{rank}", "model_0.pth", {"weight": torch.zeros(3)})
 
     def find(rank, folder):
-        return _resumed_checkpoint(folder / f"m{rank}").state.name
+        return find_in_every_process(folder / f"m{rank}").state.name
 
     shutil.copy(tmp_path / "m0/model_0.pth", tmp_path / "m1")
     assert in_two_processes(find) == ["model_0.pth"] * 2

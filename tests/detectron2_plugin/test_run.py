@@ -332,7 +332,8 @@ def test_processes_wait_for_one_that_checks_or_scores_alone(tmp_path, monkeypatc
 def test_a_step_that_the_processes_cannot_share_is_refused(tiny, tmp_path, monkeypatch, batch, sampler):
     cfg = tiny("quickstart.yaml", "SOLVER.IMS_PER_BATCH", batch, "DATALOADER.SAMPLER_TRAIN", sampler)
     cfg.MODEL.DEVICE = "cuda"
-    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 3)
+    for counting in ("detectron2.utils.comm.get_world_size", "resnet_backbone.engine.run.process_count"):
+        monkeypatch.setattr(counting, lambda: 3)
     with pytest.raises(ValueError, match=f"IMS_PER_BATCH {batch} must be a multiple of the 3 processes .*BATCH 3"):
         Run(cfg)
     assert not (tmp_path / "output").exists()
@@ -421,7 +422,7 @@ def test_iterations_that_count_by_processes_go_on_with_as_many(tiny, trained, mo
     run = Run(tiny("quickstart.yaml", "SOLVER.REFERENCE_WORLD_SIZE", "1"), resume=True)
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
     with pytest.raises(ValueError, match="was 1 in the run so far and is 2 now: resume with 1 processes"):
-        run._check_resumed(str(trained / "model_final.pth"))
+        run._check_resumed(run.model, trained / "model_final.pth")
 
 
 def test_mixed_precision_may_begin_with_a_resume(tiny, trained, capsys):
@@ -430,7 +431,7 @@ def test_mixed_precision_may_begin_with_a_resume(tiny, trained, capsys):
     run = Run(cfg, resume=True)
     cfg.SOLVER.AMP.ENABLED = True
     trainer = Trainer(cfg, run.model, {})
-    trainer.resume(run.saved)
+    trainer.resume(run.resumed)
     assert trainer.start_iter == 1 and "was not in mixed precision" in capsys.readouterr().out
 
 

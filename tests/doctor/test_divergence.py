@@ -10,10 +10,10 @@ from torch import nn
 
 from resnet_backbone.engine.divergence import (
     broken_tensors,
+    diverging_images,
     explain_divergence,
-    odd_boxes,
-    odd_pixels,
-    single_culprits,
+    invalid_boxes,
+    unusual_pixels,
 )
 from resnet_backbone.torchvision_plugin.config import load_config
 
@@ -28,9 +28,9 @@ def photograph() -> torch.Tensor:
 
 
 def test_ordinary_pixels(cfg):
-    assert odd_pixels(cfg, [photograph(), photograph() / 2], [1, 2]) == []
+    assert unusual_pixels(cfg, [photograph(), photograph() / 2], [1, 2]) == []
     cfg.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]  # Caffe's weights
-    assert odd_pixels(cfg, [photograph()], [1]) == []
+    assert unusual_pixels(cfg, [photograph()], [1]) == []
 
 
 @pytest.mark.parametrize(
@@ -38,20 +38,20 @@ def test_ordinary_pixels(cfg):
 )
 def test_pixels_on_another_scale(cfg, mean, std):
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = mean, std
-    (text,) = odd_pixels(cfg, [photograph()], [17])
+    (text,) = unusual_pixels(cfg, [photograph()], [17])
     assert text.startswith("the pixels of image 17, normalised, have mean")
 
 
 def test_pixels_that_are_no_numbers(cfg):
-    assert "image 5" in odd_pixels(cfg, [torch.full((3, 8, 8), torch.nan)], [5])[0]
+    assert "image 5" in unusual_pixels(cfg, [torch.full((3, 8, 8), torch.nan)], [5])[0]
 
 
 @pytest.mark.parametrize("box", [[10, 5, 9, 20], [-9, 0, 5, 5], [0, 0, 52, 10], [0, 0, torch.nan, 10]])
-def test_odd_boxes(box):
+def test_invalid_boxes(box):
     good = torch.tensor([[0.0, 0.0, 50.0, 40.0], [1.0, 1.0, 2.0, 2.0]])
     sizes = [(40, 50), (40, 50)]
-    assert odd_boxes(sizes, [good, good[:0]], [1, 2]) == []
-    (text,) = odd_boxes(sizes, [good, torch.tensor([box])], [1, 2])
+    assert invalid_boxes(sizes, [good, good[:0]], [1, 2]) == []
+    (text,) = invalid_boxes(sizes, [good, torch.tensor([box])], [1, 2])
     assert text.startswith("image 2 (40 x 50) has the box [")
 
 
@@ -64,8 +64,8 @@ def test_weights_that_are_spoiled_already():
 
 def test_the_images_whose_loss_alone_is_not_finite():
     losses = [torch.tensor(value) for value in (1.0, torch.nan, 2.0)]
-    assert single_culprits(losses.__getitem__, [4, 5, 6]) == ["by itself, the loss is not finite on images [5]"]
-    assert single_culprits(lambda _: torch.tensor(torch.nan), [4, 5]) == []  # all alike: not the images
+    assert diverging_images(losses.__getitem__, [4, 5, 6]) == ["by itself, the loss is not finite on images [5]"]
+    assert diverging_images(lambda _: torch.tensor(torch.nan), [4, 5]) == []  # all alike: not the images
 
 
 def test_the_message(cfg):

@@ -13,7 +13,7 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 
 from resnet_backbone.classification.config import load_config as load_classification
 from resnet_backbone.engine.checkpoint import compare_data, find_resumed
-from resnet_backbone.engine.command_line import torchrun_words
+from resnet_backbone.engine.command_line import torchrun_arguments
 from resnet_backbone.engine.launch import (
     PATIENCE,
     check_processes,
@@ -105,7 +105,7 @@ def test_data_of_another_machine_is_refused_and_no_older_checkpoint_is(in_two_pr
 
 def words_of(**options) -> list[str]:
     given = {"num_gpus": 1, "num_machines": 2, "machine_rank": 1, "dist_url": "tcp://10.0.0.1:29500", **options}
-    return torchrun_words(Namespace(**given), "train.py", ["--resume"])
+    return torchrun_arguments(Namespace(**given), "train.py", ["--resume"])
 
 
 def test_an_address_of_this_machine_is_for_trials(caplog):

@@ -52,8 +52,8 @@ def test_model_weights_may_name_one_network_of_a_file(tmp_path, tiny):
     state = {"conv1.weight": torch.ones(2)}
     torch.save({"model": state, "model_ema": {"module.conv1.weight": torch.zeros(2)}}, tmp_path / "w.th")
     for part, value in (("", 1), ("#model_ema", 0)):
-        initial = read_initial_weights(tiny("quickstart.yaml", "MODEL.WEIGHTS", f"{tmp_path / 'w.th'}{part}"))
-        assert torch.equal(initial.classifier.state_dict["stem.conv1.weight"], torch.full((2,), float(value)))
+        weights = read_initial_weights(tiny("quickstart.yaml", "MODEL.WEIGHTS", f"{tmp_path / 'w.th'}{part}"))
+        assert torch.equal(weights.state_dict["stem.conv1.weight"], torch.full((2,), float(value)))
     for address in ("http://example.org/w.pth", "s3://bucket/w.pth"):
         with pytest.raises(ValueError, match="is not fetched: only https:// is"):
             read_initial_weights(tiny("quickstart.yaml", "MODEL.WEIGHTS", address))

@@ -212,7 +212,7 @@ def test_other_classes_start_from_the_rest_of_a_detector(tiny, tmp_path, coco_mi
     run(tiny(*keys, *SHAPES, "INPUT.MASK_FORMAT", "bitmask", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "[]"))
     weights = tmp_path / "output/model_final.pth"
     tuned = Run(tiny(*keys, *mini(coco_mini), "MODEL.WEIGHTS", str(weights), "DATASETS.TEST", "[]"))
-    before, now = load_checkpoint(weights)["model"], tuned.detector.state_dict()
+    before, now = load_checkpoint(weights)["model"], tuned.model.state_dict()
     for key, value in before.items():
         if key.startswith(tuple(anew)):
             assert now[key].shape != value.shape, key

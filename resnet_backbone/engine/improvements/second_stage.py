@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.ops import batched_nms, box_area, box_iou, clip_boxes_to_image, remove_small_boxes
 
 from resnet_backbone.data.transforms import shortest_edge_size
+from resnet_backbone.engine.checkpoint import engine_of, find_run
 from resnet_backbone.engine.improvements.settings import Settings
-from resnet_backbone.engine.run_folder import engine_of, find_run
 from resnet_backbone.metrics.detections import Detections
 
 

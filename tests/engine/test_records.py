@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_backbone.engine.writers import RunWriter, forget_records
+from resnet_backbone.engine.records import RunWriter, forget_records
 
 STEP, SCORE = {"total_loss": 1.0}, {"shapes_val/bbox/AP": 2.0}
 

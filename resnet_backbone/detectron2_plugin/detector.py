@@ -1,4 +1,4 @@
-"""A detector of Detectron2's that was trained before, with all that it takes to use it."""
+"""Detectron2's detectors: what a config describes, with random weights or with those of its training."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from detectron2.modeling import build_model
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from resnet_backbone.config import fit_input, required_by_source
+from resnet_backbone.config import fit_input
 from resnet_backbone.config.acceleration import acceleration_of
-from resnet_backbone.config.weights_input import refuse_unknown_input
-from resnet_backbone.detectron2_plugin.checkpoint import fill_detector, local_file
+from resnet_backbone.detectron2_plugin.checkpoint import WeightsFile, fill_detector, strict_arch
 from resnet_backbone.detectron2_plugin.config import as_built, check_context
 from resnet_backbone.detectron2_plugin.datasets import set_num_classes
 from resnet_backbone.models.acceleration import accelerate_heads, finish_for_inference
-from resnet_backbone.weights.names import holds_detector
-from resnet_backbone.weights.read import RawFile, read_file
+from resnet_backbone.weights.read import RawFile
 
 
 def build_detector(cfg: CfgNode) -> nn.Module:
@@ -40,7 +38,7 @@ def build_detector(cfg: CfgNode) -> nn.Module:
         ) from error
 
 
-class Trained(NamedTuple):
+class TrainedDetector(NamedTuple):
     """What :func:`load_trained` returns."""
 
     cfg: CfgNode  # with the classes and the input format of the checkpoint
@@ -48,8 +46,8 @@ class Trained(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def load_trained(cfg: CfgNode) -> Trained:
-    """Build the detector that a config describes, and fill it whole with MODEL.WEIGHTS.
+def load_trained(cfg: CfgNode) -> TrainedDetector:
+    """Build the detector that a config describes, and fill every tensor of it from MODEL.WEIGHTS.
 
     Args:
         cfg: of the training, MODEL.WEIGHTS being its checkpoint; see ``load_config``. It stays as it is. A checkpoint
@@ -61,29 +59,19 @@ def load_trained(cfg: CfgNode) -> Trained:
             classes it detects or which input it needs.
     """
     source = cfg.MODEL.WEIGHTS
-    cfg = cfg.clone()
-    raw = _read_detector(source)
-    class_names = _class_names(cfg, raw)
-    set_num_classes(cfg, len(class_names))
-    arch = cfg.MODEL.RESNET_BACKBONE.ARCH
-    required = required_by_source(source, arch) or required_by_source(local_file(source), arch)
-    if not required:
-        refuse_unknown_input(cfg, source)
-    fit_input(cfg, required, source)
-    model = build_detector(cfg).eval()
-    node = cfg.MODEL.RESNET_BACKBONE
-    fill_detector(model, source, arch=node.ARCH if node.STRICT_WEIGHTS else None, whole=True)
-    finish_for_inference(model)
-    return Trained(cfg, model, class_names)
-
-
-def _read_detector(source: str) -> RawFile:
     if not source:
         raise ValueError("MODEL.WEIGHTS is empty; name the checkpoint of a training")
-    raw = read_file(local_file(source))
-    if not holds_detector(raw.tensors):
+    cfg = cfg.clone()
+    file = WeightsFile(source, strict_arch(cfg))
+    if not file.is_detector:
         raise ValueError(f"{source} is a classifier; name the checkpoint of a trained detector")
-    return raw
+    class_names = _class_names(cfg, file.raw)
+    set_num_classes(cfg, len(class_names))
+    fit_input(cfg, file.required_input(cfg), source)
+    model = build_detector(cfg).eval()
+    fill_detector(model, file, complete=True)
+    finish_for_inference(model)
+    return TrainedDetector(cfg, model, class_names)
 
 
 def _class_names(cfg: CfgNode, raw: RawFile) -> tuple[str, ...]:

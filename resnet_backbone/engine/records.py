@@ -22,7 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from resnet_backbone.engine.run_folder import CONFIG
+from resnet_backbone.config.differences import CONFIG
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.files.checkpoints import remove_unfinished
 from resnet_backbone.metrics.run_facts import peak_memory_mib
@@ -50,7 +50,7 @@ def set_up_logging(output_dir: Path | None) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """Is given up, with one message, when its disk is full; the messages go on in the terminal."""
+    """Is given up, with one message, when its disk is full; the terminal still gets the messages."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -103,7 +103,7 @@ class RunWriter:
         self._window: dict[str, list[float | Tensor]] = {}
         self._redirect = logging_redirect_tqdm(loggers=[logging.getLogger("resnet_backbone")])
         self._redirect.__enter__()
-        # None: no bar where there is no terminal; the log tells the same.
+        # None: no bar where there is no terminal; the log says the same.
         self._bar = tqdm(total=max_iter, initial=start, disable=None, dynamic_ncols=True, unit="it")
 
     def step(self, iteration: int, scalars: Mapping[str, float | Tensor], seconds: float) -> None:
@@ -161,12 +161,12 @@ class RunWriter:
         for file in (self._json, self._tensorboard):
             try:
                 file.close()
-            except OSError as error:  # nothing that a run needs to go on is in these files
+            except OSError as error:  # resuming needs nothing of these files
                 logger.warning("the last records are not all written: %s", error)
 
 
 def forget_records(path: Path, start: int, redone: int | None = None) -> None:
-    """Take out of ``metrics.json`` what a killed run wrote after the checkpoint that is gone on from.
+    """Take out of ``metrics.json`` what a killed run wrote after the checkpoint that is resumed from.
 
     Args:
         path: of the file, a JSON object a line.
