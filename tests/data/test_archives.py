@@ -7,10 +7,12 @@ import os
 import stat
 import tarfile
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from resnet_backbone.data.prepare import archives
 from resnet_backbone.data.prepare.archives import extract_tar, extract_zip
 
 GENEROUS = 10**9
@@ -85,6 +87,14 @@ def test_bombs_are_refused_before_anything_is_written(tmp_path):
         extract_zip(archive, tmp_path / "out", select=lambda member: member, max_bytes=9_999_999)
     assert not (tmp_path / "out").exists()
     assert extract_zip(archive, tmp_path / "out", select=lambda member: member, max_bytes=10_000_000) == 10
+
+
+def test_more_members_than_a_data_set_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
+    for number, refused in ((3, False), (4, True)):
+        archive = make_zip(tmp_path / f"{number}.zip", {f"{index}": b"" for index in range(number)})
+        with pytest.raises(ValueError, match="has more than 3 members") if refused else nullcontext():
+            assert extract_zip(archive, tmp_path / "out", select=lambda member: member, max_bytes=GENEROUS) == 3
 
 
 def test_a_bomb_that_lies_about_its_size(tmp_path):

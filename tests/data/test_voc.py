@@ -215,12 +215,14 @@ def test_what_is_there_twice_is_refused(tmp_path, twice):
         one(tmp_path, item(1, 1, 5, 5, extra=twice))
 
 
-def test_tags_in_capitals(tmp_path):
+def test_tags_in_capitals_and_in_a_namespace(tmp_path):
     plain = f"<annotation>{SIZE}{item(2, 3, 5, 7, extra='<difficult>1</difficult>')}</annotation>"
     document, _ = voc_to_coco(voc(tmp_path / "a", plain), "train")
     changed = re.sub(r"<(/?)(\w)", lambda match: f"<{match[1]}{match[2].upper()}", plain)
     assert "<Annotation>" in changed and "<Xmin>" in changed
-    assert voc_to_coco(voc(tmp_path / "b", changed), "train")[0]["annotations"] == document["annotations"]
+    with_namespace = plain.replace("<annotation>", '<annotation xmlns="http://example.org/voc" verified="yes">')
+    for name, content in (("b", changed), ("c", with_namespace)):
+        assert voc_to_coco(voc(tmp_path / name, content), "train")[0]["annotations"] == document["annotations"]
 
 
 def listed(root: Path, content: bytes, *names: str) -> list[str]:

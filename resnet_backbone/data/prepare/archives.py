@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 Select = Callable[[str], str | None]
 _CHUNK_BYTES = 1 << 20
-_MAX_MEMBERS = 1_000_000  # COCO's largest archive has 123 000
+MAX_MEMBERS = 1_000_000  # COCO's largest archive has 123 000
 _PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _EXTENDED = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _MAX_EXTENDED_BYTES = 8192
@@ -174,9 +174,9 @@ def _unpack(archive: Path, kind: str, open_members: _Open, folder: Path, select:
         raise FileNotFoundError(f"{archive}: no such archive")
     with ExitStack() as opened, _damage_named(archive, kind, _DAMAGE):
         with _damage_named(archive, kind, Exception):  # tarfile trusts the numbers in headers, and raises nearly all
-            members = list(islice(opened.enter_context(open_members(archive)), _MAX_MEMBERS + 1))
-        if len(members) > _MAX_MEMBERS:
-            raise ValueError(f"{archive}: has more than {_MAX_MEMBERS:,} members; expected an archive of a data set")
+            members = list(islice(opened.enter_context(open_members(archive)), MAX_MEMBERS + 1))
+        if len(members) > MAX_MEMBERS:
+            raise ValueError(f"{archive}: has more than {MAX_MEMBERS:,} members; expected an archive of a data set")
         return _extract_all(members, archive, folder, select, max_bytes)
 
 
