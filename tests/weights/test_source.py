@@ -13,6 +13,7 @@ import torch
 from resnet_backbone.weights import DownloadError, InputFormat, WeightsError, load_weights, read_weights
 from resnet_backbone.weights.catalog import CATALOG, get_entry
 from resnet_backbone.weights.download import resolve
+from resnet_backbone.weights.read import read_file
 from resnet_backbone.weights.source import weights_from_state_dict
 
 
@@ -293,3 +294,18 @@ def test_a_published_file_without_a_known_hash_says_so(site, monkeypatch, caplog
     weights = read_weights("MSRA", arch="resnet50")
     assert weights.input_format.channel_order == "BGR"
     assert f"{site.url}/R-50.pkl: no hash is known to check it by. Its SHA-256 is {weights.sha256}" in caplog.text
+
+
+def test_what_was_read_is_not_read_again(tmp_path, numbered, monkeypatch, caplog):
+    path = tmp_path / "w.pth"
+    torch.save({"model": numbered("resnet18"), "model_ema": numbered("resnet18")}, path)
+    expected = read_weights(path)
+    raw = read_file(path)
+    assert raw.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    caplog.clear()
+    monkeypatch.setattr("resnet_backbone.weights.source.read_file", None)
+    monkeypatch.setattr("resnet_backbone.weights.read.file_hash", None)
+    weights = read_weights(raw, arch="resnet18")
+    assert replace(weights, state_dict={}) == replace(expected, state_dict={})
+    assert all(torch.equal(tensor, expected.state_dict[name]) for name, tensor in weights.state_dict.items())
+    assert "for another write #model_ema behind the file" in caplog.text
