@@ -32,7 +32,7 @@ from resnet_backbone.classification.predict import Classifier, dense_window
 from resnet_backbone.classification.trainer import Batch, Trainer
 from resnet_backbone.classification.transforms import ONE_CROP, Views, training_transform
 from resnet_backbone.config.acceleration import check_compiler
-from resnet_backbone.config.differences import warn_of_changes
+from resnet_backbone.config.merge import warn_of_changes
 from resnet_backbone.data.catalog import check_same_classes
 from resnet_backbone.data.images.classes import ClassDataset, TransformedClasses, open_classes
 from resnet_backbone.engine.batches import BatchSampler, SeededDataset, images_per_pass

@@ -22,9 +22,8 @@ from fvcore.nn.precise_bn import get_bn_modules
 
 from resnet_backbone.config import fit_input, required_by_source
 from resnet_backbone.config.acceleration import check_compiler, check_training_precision, set_up_process
-from resnet_backbone.config.checks import warn_of_far_sizes
-from resnet_backbone.config.differences import warn_of_changes
-from resnet_backbone.config.suspicions import warn_of_suspicious
+from resnet_backbone.config.checks import warn_of_far_sizes, warn_of_suspicious
+from resnet_backbone.config.merge import warn_of_changes
 from resnet_backbone.config.weights_input import input_of, refuse_unknown_input, required_by
 from resnet_backbone.detectron2_plugin.checkpoint import fill_detector, local_file
 from resnet_backbone.detectron2_plugin.config import check_config

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fvcore.common.config import CfgNode
 
-from resnet_backbone.config.differences import CONFIG, differences, read_settings
+from resnet_backbone.config.merge import CONFIG, differences, read_run_config
 from resnet_backbone.files.atomic import existing_folder
 from resnet_backbone.files.checkpoints import FINAL, LAST, last_checkpoint
 from resnet_backbone.weights import WeightsError
@@ -127,7 +127,7 @@ def check_evaluation(cfg: CfgNode, *, resume: bool) -> bool:
     if not resumed and not (of_the_training and weights.parent.resolve() == folder.resolve()):
         raise ValueError(f"{refusal} (MODEL.WEIGHTS {weights} is not its {FINAL})")
     try:
-        written = read_settings(folder / CONFIG)
+        written = read_run_config(folder / CONFIG)
     except (OSError, ValueError) as error:
         raise ValueError(f"{refusal} (its settings cannot be read: {error})") from error
     was_evaluated = bool(written.get("DATASETS", {}).get("TEST"))

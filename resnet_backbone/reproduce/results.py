@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnet_backbone.config.differences import differences, read_settings
+from resnet_backbone.config.merge import differences, read_run_config
 from resnet_backbone.files.checkpoints import LAST
 from resnet_backbone.metrics.paper import Gain, ReferenceRow, gain
 from resnet_backbone.metrics.results import read_figures
@@ -42,7 +42,7 @@ def read_state(job: Job) -> RunState:
     config_path = job.folder / "config.yaml"
     if not config_path.is_file():
         return RunState(job, NOT_RUN)
-    if others := list(differences(read_settings(config_path), job.cfg)):
+    if others := list(differences(read_run_config(config_path), job.cfg)):
         return RunState(job, OTHER, "; ".join(one.text("the folder", "the plan") for one in others))
     inference = job.folder / "inference"
     metrics = inference / "metrics.json"

@@ -13,9 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from resnet_backbone.config.acceleration import check_compiler, check_training_precision, set_up_process
-from resnet_backbone.config.checks import warn_of_far_sizes
-from resnet_backbone.config.differences import warn_of_changes
-from resnet_backbone.config.suspicions import warn_of_suspicious
+from resnet_backbone.config.checks import warn_of_far_sizes, warn_of_suspicious
+from resnet_backbone.config.merge import warn_of_changes
 from resnet_backbone.config.weights_input import input_of
 from resnet_backbone.engine.checkpoint import compare_data, find_resumed
 from resnet_backbone.engine.launch import (

@@ -94,7 +94,7 @@ def test_defaults_are_detectron2s():
         (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0; it must be 1 or more"),
         (["SOLVER.IMS_PER_BATCH", "0"], "it must be 1 or more"),
         (["SOLVER.CHECKPOINT_PERIOD", "0"], "it must be 1 or more"),
-        (["SOLVER.STEPS", "(80, 60)"], "must increase"),
+        (["SOLVER.STEPS", "(80, 60)"], "must be 1 or more, and increase"),
         (["MODEL.PIXEL_STD", "[1.0]"], "MODEL.PIXEL_STD is .1.0.; it must have 3 values"),
         (["MODEL.ROI_HEADS.IOU_THRESHOLDS", "[0.5, 0.6]"], "it must have 1 values"),
         (["MODEL.DEVICE", "banana"], "knows only 'cpu' or 'cuda'"),
