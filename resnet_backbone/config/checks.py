@@ -273,24 +273,9 @@ def _check_improvements(cfg: CfgNode) -> None:
             )
 
 
-def warn_of_far_sizes(cfg: CfgNode) -> None:
-    """Warn where multi-scale testing looks at sizes far from the one that the detector is made for."""
-    sizes, usual = list(cfg.TEST.MULTI_SCALE.SIZES), cfg.INPUT.MIN_SIZE_TEST
-    if not cfg.TEST.MULTI_SCALE.ENABLED or usual < 1:
-        return
-    if max(sizes) > 3 * usual or not any(usual / 1.5 <= size <= 1.5 * usual for size in sizes):
-        near = [round(usual * factor / 6) for factor in (5, 6, 7)]
-        logger.warning(
-            'TEST.MULTI_SCALE.SIZES %s are far from INPUT.MIN_SIZE_TEST %d; nearer ones: TEST.MULTI_SCALE.SIZES "%s"',
-            sizes,
-            usual,
-            near,
-        )
-
-
 def warn_of_suspicious(cfg: CfgNode, *, training: bool = True) -> None:
-    """Log each of :func:`suspicions` as a warning."""
-    for text in suspicions(cfg, training=training):
+    """Log each of :func:`suspicions`, and sizes of TEST.MULTI_SCALE far from those of the config, as a warning."""
+    for text in (*suspicions(cfg, training=training), *_far_sizes(cfg)):
         logger.warning("%s", text)
 
 
@@ -360,3 +345,16 @@ def _pixels(cfg: CfgNode) -> list[str]:
             f"INPUT.FORMAT {other}, or PIXEL_MEAN {mean[::-1]} (and PIXEL_STD likewise)"
         )
     return found
+
+
+def _far_sizes(cfg: CfgNode) -> list[str]:
+    """Multi-scale testing with sizes far from the one that the detector is made for."""
+    sizes, usual = list(cfg.TEST.MULTI_SCALE.SIZES), cfg.INPUT.MIN_SIZE_TEST
+    near = any(usual / 1.5 <= size <= 1.5 * usual for size in sizes) and max(sizes) <= 3 * usual
+    if not cfg.TEST.MULTI_SCALE.ENABLED or usual < 1 or near:
+        return []
+    nearer = [round(usual * factor / 6) for factor in (5, 6, 7)]
+    return [
+        f"TEST.MULTI_SCALE.SIZES {sizes} are far from INPUT.MIN_SIZE_TEST {usual}; nearer ones: "
+        f'TEST.MULTI_SCALE.SIZES "{nearer}"'
+    ]

@@ -211,8 +211,8 @@ def check_combinations(cfg: CfgNode) -> None:
         _check_anchors(cfg, "MODEL.RPN.IN_FEATURES", model.RPN.IN_FEATURES)
     if model.META_ARCHITECTURE in _WITH_HEADS:
         _check_heads(cfg, features)
-    if model.META_ARCHITECTURE == "GeneralizedRCNN" and model.BACKBONE.NAME == TRUNK_ALONE:
-        _check_last_is_read(cfg, features)
+    if model.BACKBONE.NAME == TRUNK_ALONE:
+        check_last_is_read(cfg, list(features))
     if model.META_ARCHITECTURE == "RetinaNet":
         _check_read("MODEL.RETINANET.IN_FEATURES", model.RETINANET.IN_FEATURES, cfg, features, same_channels=True)
         _check_anchors(cfg, "MODEL.RETINANET.IN_FEATURES", model.RETINANET.IN_FEATURES)
@@ -251,7 +251,7 @@ def _check_read(key: str, names: Sequence[str], cfg: CfgNode, features: Features
     made_from = "MODEL.RESNET_BACKBONE.OUT_FEATURES" if builder == TRUNK_ALONE else "MODEL.FPN.IN_FEATURES"
     if absent or not names:
         if builder == TRUNK_ALONE:
-            of_pyramid = any(name.startswith("p") and name != "pool5" for name in absent)
+            of_pyramid = any(map(_is_level, absent))
             wanted = RETINANET_PYRAMID if key.startswith("MODEL.RETINANET") else RPN_PYRAMID
             advice = (
                 f"MODEL.BACKBONE.NAME: {wanted}, which makes levels p2, p3, ..."
@@ -365,21 +365,41 @@ def _check_box_head(cfg: CfgNode, channels: int) -> None:
         )
 
 
-def _check_last_is_read(cfg: CfgNode, features: Features) -> None:
-    """A trunk computes its last feature map for somebody."""
-    model, last = cfg.MODEL, next(reversed(features))
-    if model.ROI_HEADS.NAME not in (*_RES5_HEADS, *_BOX_HEADS):
+def check_last_is_read(cfg: CfgNode, features: Sequence[str]) -> None:
+    """Raise ConfigError where the heads of an R-CNN do not read the last feature map of a trunk without a pyramid.
+
+    It would be computed and never trained. Heads of other projects are not looked at.
+
+    Args:
+        cfg: of either engine.
+        features: what the trunk returns, in network order.
+    """
+    model = cfg.MODEL
+    has_heads = model.META_ARCHITECTURE == "GeneralizedRCNN"
+    if not has_heads and model.META_ARCHITECTURE != "ProposalNetwork":
         return
-    used = {*model.ROI_HEADS.IN_FEATURES, *model.RPN.IN_FEATURES}
-    if model.PROPOSAL_GENERATOR.NAME != "RPN":
-        used = {*model.ROI_HEADS.IN_FEATURES}
-    if last not in used:
-        raise ConfigError(
-            f"MODEL.RPN.IN_FEATURES and MODEL.ROI_HEADS.IN_FEATURES read {sorted(used)}, the trunk returns "
-            f"{list(features)}, of which {last} would be computed and never trained; write "
-            f"MODEL.RESNET_BACKBONE.OUT_FEATURES: {sorted(used)}, or other IN_FEATURES",
-            *("MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES", "MODEL.RESNET_BACKBONE.OUT_FEATURES"),
-        )
+    if has_heads and model.ROI_HEADS.NAME not in (*_RES5_HEADS, *_BOX_HEADS):
+        return
+    used = {*model.ROI_HEADS.IN_FEATURES} if has_heads else set()
+    if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
+        used |= {*model.RPN.IN_FEATURES}
+    features = list(features)
+    if not used - set(features) and features[-1] in used:
+        return
+    advice = f"MODEL.RESNET_BACKBONE.OUT_FEATURES: {sorted(used)}, or other IN_FEATURES"
+    if any(map(_is_level, used)):
+        advice = f"MODEL.BACKBONE.NAME: {RPN_PYRAMID}, which makes levels p2 to p6"
+    unread = "" if features[-1] in used else f", of which {features[-1]} would be computed and never trained"
+    raise ConfigError(
+        f"MODEL.RPN.IN_FEATURES and MODEL.ROI_HEADS.IN_FEATURES read {sorted(used)}, the trunk returns {features}"
+        f"{unread}; write {advice}",
+        *("MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES", "MODEL.RESNET_BACKBONE.OUT_FEATURES"),
+    )
+
+
+def _is_level(name: str) -> bool:
+    """Whether a feature map is called as the levels of a pyramid are."""
+    return name.startswith("p") and name != "pool5"
 
 
 def _check_dilation(cfg: CfgNode, trunk: TrunkFacts) -> None:

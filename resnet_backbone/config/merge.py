@@ -50,8 +50,8 @@ def check_keys(cfg: CfgNode, settings: Mapping[str, Setting], engine: str, forei
         engine: its name.
         foreign: keys that only Detectron2 has.
     """
-    sections = set(_sections(cfg))
-    known = {key for section in ("", *sections) for key in _keys_below(cfg, section)} - sections
+    known = set(leaves(cfg))
+    sections = {key[:end] for key in known for end, letter in enumerate(key) if letter == "."}
     unknown = [key for key in settings if key not in known and key not in sections]
     for key in unknown:
         if key in _TOOL_OF:
@@ -90,24 +90,10 @@ def _hint(key: str, known: Collection[str], foreign: Collection[str]) -> str:
 
 
 def _section_wanted(cfg: CfgNode, key: str, value: object) -> str:
-    keys = [name.rpartition(".")[2] for name in _keys_below(cfg, key)]
+    keys = list(value_of(cfg, key))
     some = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
     found = "nothing is below it: take it out, or write keys below it" if value is None else f"found {shown(value)}"
     return f"is a section, of the keys {some}; {found}"
-
-
-def _sections(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield f"{prefix}{key}"
-            yield from _sections(value, f"{prefix}{key}.")
-
-
-def _keys_below(cfg: CfgNode, section: str) -> list[str]:
-    node = cfg
-    for part in section.split(".") if section else ():
-        node = node[part]
-    return [f"{section}.{key}" if section else key for key in node]
 
 
 def config_folder() -> Path:

@@ -23,7 +23,13 @@ from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import add_backbone_keys, add_run_keys, merge_config
 from resnet_backbone.config.checks import check_detector, check_values
-from resnet_backbone.config.combinations import BUILDERS, TRUNK_ALONE, check_combinations, trunk_facts
+from resnet_backbone.config.combinations import (
+    BUILDERS,
+    TRUNK_ALONE,
+    check_combinations,
+    check_last_is_read,
+    trunk_facts,
+)
 from resnet_backbone.config.merge import check_with_origins
 from resnet_backbone.config.reader import value_of
 from resnet_backbone.config.schema import DETECTRON2, DETECTRON2_KEYS, FLOAT32_PRECISION, TF32, ConfigError
@@ -31,8 +37,6 @@ from resnet_backbone.engine.improvements.settings import is_improved
 from resnet_backbone.weights.architecture import has_bottlenecks
 
 _DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
-_ARCHITECTURES = ("GeneralizedRCNN", "ProposalNetwork")
-_HEADS = ("Res5ROIHeads", "ImageNetRes5ROIHeads", "StandardROIHeads", "ContextROIHeads", "CascadeROIHeads")
 _CONTEXT_HEADS = {"StandardROIHeads": "ContextROIHeads", "Res5ROIHeads": "ImageNetRes5ROIHeads"}
 
 
@@ -89,30 +93,13 @@ def check_context(cfg: CfgNode) -> None:
 def check_single_scale(cfg: CfgNode, out_features: Sequence[str]) -> None:
     """Raise ConfigError where the heads of an R-CNN do not fit a trunk without a pyramid.
 
-    They must read its last feature map, which would else be computed and never trained; and Detectron2's own res5 must
-    be the one that the trunk would have.
+    They must read its last feature map, and Detectron2's own res5 must be the one that the trunk would have.
 
     Args:
         cfg: of Detectron2, with the keys of ``add_resnet_backbone_config``.
         out_features: what the trunk returns, in network order.
     """
-    model = cfg.MODEL
-    has_heads = model.META_ARCHITECTURE == "GeneralizedRCNN"
-    if (has_heads and model.ROI_HEADS.NAME not in _HEADS) or model.META_ARCHITECTURE not in _ARCHITECTURES:
-        return  # of another project: who knows what it reads
-    used = {*model.ROI_HEADS.IN_FEATURES} if has_heads else set()
-    if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
-        used |= {*model.RPN.IN_FEATURES}
-    if used - set(out_features) or out_features[-1] not in used:
-        if any(name.startswith("p") and name != "pool5" for name in used):
-            advice = "MODEL.BACKBONE.NAME: build_imagenet_fpn_backbone, which makes levels p2 to p6"
-        else:
-            advice = f"MODEL.RESNET_BACKBONE.OUT_FEATURES: {sorted(used)}, or other IN_FEATURES"
-        raise ConfigError(
-            f"MODEL.RPN.IN_FEATURES and MODEL.ROI_HEADS.IN_FEATURES read {sorted(used)}, the trunk returns "
-            f"{list(out_features)}; write {advice}",
-            *("MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES"),
-        )
+    check_last_is_read(cfg, out_features)
     _check_res5_head(cfg)
 
 

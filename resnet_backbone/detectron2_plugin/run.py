@@ -22,7 +22,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 
 from resnet_backbone.config import fit_input, required_by_source
 from resnet_backbone.config.acceleration import check_compiler, check_training_precision, set_up_process
-from resnet_backbone.config.checks import warn_of_far_sizes, warn_of_suspicious
+from resnet_backbone.config.checks import warn_of_suspicious
 from resnet_backbone.config.merge import warn_of_changes
 from resnet_backbone.config.weights_input import input_of, refuse_unknown_input, required_by
 from resnet_backbone.detectron2_plugin.checkpoint import fill_detector, local_file
@@ -85,7 +85,6 @@ class Run:
             _scale_to_processes(cfg)
             check_processes(cfg, comm.get_world_size(), norm="MODEL.RESNET_BACKBONE.NORM")
         check_compiler(cfg, "MODEL.RESNET_BACKBONE.COMPILE")
-        warn_of_far_sizes(cfg)
         warn_of_suspicious(cfg, training=not eval_only)
         self.class_names = register_datasets(cfg, training=not eval_only)
         comm.synchronize()  # for the main process, which looks at the images alone

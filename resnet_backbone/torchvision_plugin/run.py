@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from resnet_backbone.config.acceleration import check_compiler, check_training_precision, set_up_process
-from resnet_backbone.config.checks import warn_of_far_sizes, warn_of_suspicious
+from resnet_backbone.config.checks import warn_of_suspicious
 from resnet_backbone.config.merge import warn_of_changes
 from resnet_backbone.config.weights_input import input_of
 from resnet_backbone.engine.checkpoint import compare_data, find_resumed
@@ -80,7 +80,6 @@ class Run:
         set_up_logging(None)
         if not self.accelerator.is_main_process:
             logging.getLogger("resnet_backbone").setLevel(logging.WARNING)
-        warn_of_far_sizes(cfg)
         warn_of_suspicious(cfg, training=not eval_only)
         if not eval_only:
             check_processes(cfg, self.accelerator.num_processes, norm="MODEL.RESNET_BACKBONE.NORM")

@@ -291,6 +291,23 @@ ROWS: dict[str, Row] = {
     "MODEL.DEVICE": Row("no_device", "refusal"),
 }
 
+# Keys that several kinds of detectors read, each in its own code.
+ALSO: tuple[tuple[str, Row], ...] = (
+    ("MODEL.ANCHOR_GENERATOR.SIZES", Row([[24]], base="retinanet")),
+    ("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", Row([[0.7, 1.0, 2.0]], base="retinanet")),
+    ("MODEL.ANCHOR_GENERATOR.OFFSET", Row(0.5, base="retinanet")),
+    ("MODEL.FPN.OUT_CHANNELS", Row(16, base="retinanet")),
+    ("MODEL.RESNET_BACKBONE.PAD_TO", Row(128, base="c4")),
+    ("MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT", Row(True, base="c4")),
+    ("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", Row(6, base="c4")),
+    ("MODEL.MASK_ON", Row(True, base="c4")),
+    ("MODEL.MASK_ON", Row(True, "data", both={"INPUT.MASK_FORMAT": "bitmask"})),
+    ("TEST.DETECTIONS_PER_IMAGE", Row(3, base="retinanet")),
+    ("TEST.DETECTIONS_PER_IMAGE", Row(3, "improved", both={"TEST.BOX_REFINEMENT.ENABLED": True})),
+    ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", Row(0.7, "improved", both={"TEST.BOX_REFINEMENT.ENABLED": True})),
+    ("INPUT.MIN_SIZE_TEST", Row(48, "improved", both={"TEST.BOX_REFINEMENT.ENABLED": True})),
+)
+
 # What Detectron2 obeys otherwise, or alone.
 DETECTRON2_ROWS: dict[str, Row] = {
     **ROWS,
@@ -298,26 +315,26 @@ DETECTRON2_ROWS: dict[str, Row] = {
     **_rows(
         "detector",
         {
-            "MODEL.FPN.NORM": "GN",
             "MODEL.FPN.FUSE_TYPE": "avg",
             "MODEL.RPN.BOUNDARY_THRESH": 0,
             "MODEL.ROI_BOX_HEAD.NUM_CONV": 1,
             "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
         },
     ),
+    "MODEL.RETINANET.IOU_LABELS": Row([0, 1, 1], base="retinanet", both={"MODEL.RETINANET.IOU_THRESHOLDS": [0.1, 0.6]}),
+    "MODEL.FPN.NORM": Row("GN", both={"MODEL.FPN.OUT_CHANNELS": 32}),
+    "MODEL.RETINANET.NORM": Row("GN", base="retinanet", both={"MODEL.FPN.OUT_CHANNELS": 32}),
     "MODEL.ROI_MASK_HEAD.NORM": Row("GN", base="mask", both={"MODEL.ROI_MASK_HEAD.CONV_DIM": 32}),
     **_rows(
         "detector",
         {
             "MODEL.RETINANET.NUM_CONVS": 2,
-            "MODEL.RETINANET.NORM": "GN",
-            "MODEL.RETINANET.IOU_LABELS": [0, 0, 1],
             "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "giou",
             "MODEL.RETINANET.IN_FEATURES": ["p4", "p5", "p6", "p7"],
         },
         base="retinanet",
     ),
-    "DATALOADER.SAMPLER_TRAIN": Row("RepeatFactorTrainingSampler", "data", both={"DATALOADER.REPEAT_THRESHOLD": 0.9}),
+    "DATALOADER.SAMPLER_TRAIN": Row("RepeatFactorTrainingSampler", "data"),
     "DATALOADER.FILTER_EMPTY_ANNOTATIONS": Row(
         False,
         "data",
@@ -326,15 +343,18 @@ DETECTRON2_ROWS: dict[str, Row] = {
             "DATASETS.TRAIN": ["empty"],
         },
     ),
-    "INPUT.CROP.TYPE": Row("absolute", "data", both={"INPUT.CROP.ENABLED": True, "INPUT.CROP.SIZE": [0.5, 0.5]}),
+    "INPUT.CROP.TYPE": Row("relative", "data", both={"INPUT.CROP.ENABLED": True, "INPUT.CROP.SIZE": [0.5, 0.5]}),
     "SOLVER.BIAS_LR_FACTOR": Row(2.0, "training"),
     "SOLVER.WEIGHT_DECAY_BIAS": Row(0.1, "training"),
-    "SOLVER.NUM_DECAYS": Row(2, "training", both={"SOLVER.LR_SCHEDULER_NAME": "WarmupStepWithFixedGammaLR"}),
+    "SOLVER.NUM_DECAYS": Row(
+        2, "training", both={"SOLVER.LR_SCHEDULER_NAME": "WarmupStepWithFixedGammaLR", "SOLVER.WARMUP_ITERS": 0}
+    ),
     "MODEL.RESNET_BACKBONE.STRICT_WEIGHTS": Row(
         False, "run", both={"MODEL.WEIGHTS": "{partial}", "MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS": False}
     ),
     "SOLVER.AMP.ENABLED": Row(True, "refusal"),  # on the CPU
     "SOLVER.ACCUMULATION_STEPS": Row(2, "refusal"),
+    "MODEL.DEVICE": Row("cuda:1000", "refusal"),
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": Row(
         1.0,
         "training",

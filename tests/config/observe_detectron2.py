@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -88,11 +89,12 @@ class Observer:
         self.monkeypatch = monkeypatch
 
     def detector(self, cfg: CfgNode) -> Facts:
-        return observe_network(
-            lambda: build_detector(cfg),
-            lambda model: model(_inputs()),
-            lambda model: [tensor for found in model(_inputs()) for tensor in _tensors(found["instances"])],
-        )
+        with EventStorage():
+            return observe_network(
+                lambda: build_detector(cfg),
+                lambda model: model(_inputs()),
+                lambda model: [tensor for found in model(_inputs()) for tensor in _tensors(found["instances"])],
+            )
 
     def data(self, cfg: CfgNode) -> Facts:
         for catalog in (DatasetCatalog, MetadataCatalog):

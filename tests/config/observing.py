@@ -67,10 +67,7 @@ def observe_network(
     trunk: Any = getattr(backbone, "bottom_up", backbone)
     facts["features"] = list(trunk.feature_info)
     facts["calls"] = calls = []  # of the first and last layers of the trunk: images, and what is computed once more
-    for module in (
-        next(iter(trunk.children())),
-        trunk.get_submodule("res2.0" if hasattr(trunk, "res2") else "conv1.0"),
-    ):
+    for module in [next(iter(trunk.children())), *(m for name, m in trunk.named_modules() if name == "res2.0")]:
         module.register_forward_pre_hook(lambda module, inputs: calls.append(tuple(inputs[0].shape)))
     generator = torch.Generator().manual_seed(3)
     for name, buffer in model.named_buffers():

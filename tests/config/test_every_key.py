@@ -12,9 +12,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from resnet_backbone.config.schema import ADDED, SHARED, ConfigError, Key
+from resnet_backbone.config.reader import leaves, value_of
+from resnet_backbone.config.schema import ADDED, DETECTRON2_KEYS, SHARED, ConfigError, Key, detectron2_alone
 from resnet_backbone.models.registry import create_model
-from tests.config.obeyed import BASES, Row
+from tests.config.obeyed import ALSO, BASES, Row
 
 ENGINES = ("torchvision", "detectron2")
 
@@ -64,10 +65,14 @@ def _cases(name: str) -> list[Any]:
         engine = _engine(name)
     except pytest.skip.Exception:
         return [pytest.param(name, None, None, id=name)]
-    return [
+    cases = [
         pytest.param(name, key, engine.ALL_ROWS.get(key.name), id=f"{name}-{key.name}")
         for key in engine.KEYS.values()
         if key.name not in engine.NOT_SEEN
+    ]
+    more = [(engine.KEYS[key], row) for key, row in ALSO]
+    return cases + [
+        pytest.param(name, key, row, id=f"{name}-{key.name}-{row.observer}-{row.base}") for key, row in more
     ]
 
 
@@ -94,6 +99,8 @@ def test_the_engine_obeys_or_refuses(name, key, row, places, tmp_path, monkeypat
         assert row is None or row.observer == "refusal", "a key of one value has nothing to be seen"
         row = Row(_another(choices[0]), "refusal")
     assert row is not None, f"{key.name} has no row in tests/config/obeyed.py: say what another value of it changes"
+    if key.name == "MODEL.DEVICE" and torch.cuda.is_available():
+        pytest.skip("there is a GPU: tests of training on it see the device")
     if row.observer == "refusal":
         with pytest.raises(ConfigError) as caught:
             _load(engine, row, places, tmp_path, {key.name: row.value})
@@ -143,3 +150,19 @@ def test_each_key_is_there_once_and_says_what_it_does():
     assert silent == ["SOLVER.CLIP_GRADIENTS.ENABLED"]
     for key in (*SHARED, *ADDED):
         assert isinstance(key, Key) and (key.range is None or key.range.holds(key.default))
+
+
+def test_detectron2s_keys_and_defaults_are_detectron2s():
+    tree = pytest.importorskip("detectron2.config", reason="Detectron2 is not installed").get_cfg()
+    ours = {key.name for key in SHARED} | detectron2_alone()
+    assert ours == set(leaves(tree))
+    # Names of builders and devices, for which there is no common default.
+    other = {"MODEL.BACKBONE.NAME", "MODEL.ROI_HEADS.NAME", "MODEL.DEVICE"}
+    added = {key.name for key in ADDED}
+    for key in DETECTRON2_KEYS.values():
+        if key.name not in other | added:
+            theirs = value_of(tree, key.name)
+            assert key.default == (
+                list(theirs) if isinstance(theirs, tuple) and not isinstance(key.default, tuple) else theirs
+            ), key.name
+            assert type(key.default) is type(theirs) or isinstance(theirs, tuple), key.name

@@ -234,12 +234,3 @@ CLASSIFIERS = [
 @pytest.mark.parametrize(("text", "message"), CLASSIFIERS)
 def test_a_mistake_in_a_classifiers_config(refused, match, text, message):
     match(refused(load_classifier, text, base="classification/imagenet_resnet50.yaml"), message)
-
-
-def test_the_keys_of_detectron2_that_torchvision_lacks():
-    config = pytest.importorskip("detectron2.config", reason="Detectron2 is not installed")
-    from resnet_backbone.config.reader import leaves
-    from resnet_backbone.config.schema import detectron2_alone
-    from resnet_backbone.torchvision_plugin.config import get_cfg
-
-    assert detectron2_alone() == set(leaves(config.get_cfg())) - set(leaves(get_cfg()))
