@@ -86,12 +86,14 @@ class Row(NamedTuple):
         observer: a method of the engine's ``Observer``.
         base: a key of ``BASES``.
         both: written into the base, and stays when the key has its value.
+        every: a pattern of names of losses that must all change, where a key acts on several.
     """
 
     value: Any
     observer: str = "detector"
     base: str = "fpn"
     both: Mapping[str, Any] = {}
+    every: str = ""
 
 
 def _rows(observer: str, values: Mapping[str, Any], base: str = "fpn", **both: Any) -> dict[str, Row]:
@@ -105,6 +107,7 @@ ROWS: dict[str, Row] = {
     **_rows("run", {"OUTPUT_DIR": "{folder}/other", "SEED": 4}),
     **_rows("process", {"CUDNN_BENCHMARK": True, "TF32": "nowhere", "KEEP_FREED_MEMORY": False}),
     "MODEL.META_ARCHITECTURE": Row("GeneralizedRCNN", base="retinanet"),
+    "MODEL.RPN.LOSS_WEIGHT": Row(2.0, every="rpn|objectness"),
     "MODEL.FPN.IN_FEATURES": Row(
         ["res3", "res4", "res5"],
         both={"MODEL.RPN.IN_FEATURES": ["p3", "p4", "p5"], "MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4", "p5"]},
@@ -155,7 +158,6 @@ ROWS: dict[str, Row] = {
             "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 16,
             "MODEL.RPN.POSITIVE_FRACTION": 0.0,
             "MODEL.RPN.SMOOTH_L1_BETA": 1.0,
-            "MODEL.RPN.LOSS_WEIGHT": 2.0,
             "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": 2.0,
             "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 5,
             "MODEL.RPN.PRE_NMS_TOPK_TEST": 5,
@@ -346,9 +348,6 @@ DETECTRON2_ROWS: dict[str, Row] = {
     "INPUT.CROP.TYPE": Row("relative", "data", both={"INPUT.CROP.ENABLED": True, "INPUT.CROP.SIZE": [0.5, 0.5]}),
     "SOLVER.BIAS_LR_FACTOR": Row(2.0, "training"),
     "SOLVER.WEIGHT_DECAY_BIAS": Row(0.1, "training"),
-    "SOLVER.NUM_DECAYS": Row(
-        2, "training", both={"SOLVER.LR_SCHEDULER_NAME": "WarmupStepWithFixedGammaLR", "SOLVER.WARMUP_ITERS": 0}
-    ),
     "MODEL.RESNET_BACKBONE.STRICT_WEIGHTS": Row(
         False, "run", both={"MODEL.WEIGHTS": "{partial}", "MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS": False}
     ),
@@ -376,7 +375,8 @@ DETECTRON2_ROWS: dict[str, Row] = {
     ),
 }
 # Of what Detectron2 does not build here: boxes that turn, precomputed proposals, keypoints, and what needs a GPU.
+# WarmupStepWithFixedGammaLR, which reads NUM_DECAYS, is out of its list after the last step.
 NOT_SEEN_ON_DETECTRON2 = (
     *("MODEL.ANCHOR_GENERATOR.ANGLES", "DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"),
-    *("TEST.KEYPOINT_OKS_SIGMAS", "SOLVER.AMP.DTYPE"),
+    *("TEST.KEYPOINT_OKS_SIGMAS", "SOLVER.AMP.DTYPE", "SOLVER.NUM_DECAYS"),
 )

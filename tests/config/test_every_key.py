@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,9 @@ def test_the_engine_obeys_or_refuses(name, key, row, places, tmp_path, monkeypat
         _OBSERVED[of_base] = copy.deepcopy(observe(_load(engine, row, places, tmp_path / "base", {})))
     base = _OBSERVED[of_base]
     changed = observe(_load(engine, row, places, tmp_path / "changed", {key.name: row.value}))
+    kept = [name for name in base.get("losses", ()) if row.every and re.search(row.every, name)]
+    assert not row.every or len(kept) == 2
+    assert not [name for name in kept if changed["losses"][name] == base["losses"][name]]
     ignored = {fact for fact in base if isinstance(base[fact], Path)} if key.name != "OUTPUT_DIR" else set()
     assert {k: v for k, v in changed.items() if k not in ignored} != {k: v for k, v in base.items() if k not in ignored}
 
