@@ -12,7 +12,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import config_folder, required_by_source
-from resnet_backbone.config.merge import leaves, value_of
+from resnet_backbone.config.reader import leaves, value_of
 from resnet_backbone.engine.solver import build_optimizer as torchvision_optimizer
 from resnet_backbone.torchvision_plugin.config import load_config as torchvision_config
 from resnet_backbone.torchvision_plugin.detector import build_detector as torchvision_detector

@@ -30,7 +30,7 @@ from resnet_backbone.classification.predict import (
     predict,
 )
 from resnet_backbone.classification.transforms import ONE_CROP, DeviceImages, Views
-from resnet_backbone.config.differences import CONFIG
+from resnet_backbone.config.merge import CONFIG
 from resnet_backbone.data.images.classes import ClassDataset
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.files.checkpoints import FINAL, LAST

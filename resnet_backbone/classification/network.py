@@ -13,7 +13,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from resnet_backbone.config.merge import value_of
+from resnet_backbone.config.reader import value_of
 from resnet_backbone.engine.checkpoint import is_checkpoint, read_checkpoint
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.resnet import survival_rates

@@ -3,8 +3,9 @@
 The keys have Detectron2's names and meaning; ``add_backbone_keys`` adds the few that Detectron2 does not have.
 """
 
-from resnet_backbone.config.keys import add_backbone_keys, add_run_keys, build_trunk
+from resnet_backbone.config.combinations import build_trunk
 from resnet_backbone.config.merge import config_folder, find_config_file, merge_config
+from resnet_backbone.config.schema import add_backbone_keys, add_run_keys
 from resnet_backbone.config.weights_input import (
     check_input,
     fit_input,

@@ -12,13 +12,13 @@ import sys
 import torch
 from fvcore.common.config import CfgNode
 
-from resnet_backbone.config.merge import value_of
-from resnet_backbone.models.acceleration import COMPILE_MODES, Acceleration
+from resnet_backbone.config.reader import value_of
+from resnet_backbone.config.schema import FLOAT32_PRECISION, TORCHVISION_KEYS, ConfigError
+from resnet_backbone.models.acceleration import Acceleration
 
 logger = logging.getLogger(__name__)
 
-TF32 = ("convolutions", "everywhere", "nowhere")  # the first is the default
-FLOAT32_PRECISION = {"highest": "nowhere", "high": "everywhere", "medium": "everywhere"}  # Detectron2's key, as TF32
+_PRECISIONS = {"": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
@@ -55,58 +55,42 @@ def keep_freed_memory() -> None:
         mallopt(parameter, value)
 
 
-PRECISIONS = {"": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
-
-# For check_values: what both engines know of these keys.
-ALLOWED: dict[str, tuple[object, ...]] = {
-    "MODEL.RESNET_BACKBONE.MEMORY_FORMAT": MEMORY_FORMATS,
-    "MODEL.RESNET_BACKBONE.PRECISION": tuple(PRECISIONS),
-    "MODEL.RESNET_BACKBONE.COMPILE": COMPILE_MODES,
-}
-
-
-def add_acceleration_keys(node: CfgNode) -> None:
-    """Add to MODEL.RESNET_BACKBONE, in place, the keys that :func:`acceleration_of` reads."""
-    node.FOLD_NORMS = True  # frozen norms scale the weights of their convolutions, not the feature maps
-    node.MEMORY_FORMAT = "auto"  # channels_last on the CPU and in half precision, else contiguous; or one of these
-    node.PRECISION = ""  # bfloat16 or float16 for trunk and pyramid alone, where SOLVER.AMP does not decide for all
-    node.COMPILE = ""  # a mode of torch.compile: default, reduce-overhead (CUDA graphs), max-autotune
-    node.PAD_TO = 0  # pad images to multiples of so many pixels; 128 or more leaves COMPILE few shapes
-    node.CHECKPOINT_STAGES = []  # stages, such as [res2, res3], that compute activations anew in the backward pass
-
-
 def acceleration_of(cfg: CfgNode) -> Acceleration:
     """Return what MODEL.RESNET_BACKBONE asks for.
 
     Args:
-        cfg: also reads MODEL.DEVICE and SOLVER.AMP.ENABLED, on which ``MEMORY_FORMAT: auto`` depends.
+        cfg: also reads MODEL.DEVICE and SOLVER.AMP.ENABLED, on which ``MEMORY_FORMAT: auto`` depends. Those who call
+            registered builders have not checked it.
 
     Raises:
-        ValueError: a value that is none of those that the key knows.
+        ConfigError: a value that is none of those that the key knows.
     """
+    check_precision(cfg)
     node, on_cpu = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.DEVICE == "cpu"
-    for key, known in (("MEMORY_FORMAT", MEMORY_FORMATS), ("PRECISION", PRECISIONS), ("COMPILE", COMPILE_MODES)):
-        if node[key] not in known:
-            raise ValueError(
-                f"MODEL.RESNET_BACKBONE.{key} is {node[key]!r}; write one of {', '.join(map(repr, known))}"
-            )
-    if on_cpu and node.PRECISION == "float16":
-        raise ValueError("MODEL.RESNET_BACKBONE.PRECISION float16 is for GPUs; on the CPU write bfloat16")
-    half = bool(node.PRECISION) or cfg.SOLVER.AMP.ENABLED
-    auto = node.MEMORY_FORMAT == "auto" and (on_cpu or half)
+    auto = node.MEMORY_FORMAT == "auto" and (on_cpu or bool(node.PRECISION) or cfg.SOLVER.AMP.ENABLED)
     return Acceleration(
         scale_weights=node.FOLD_NORMS,
         channels_last=auto or node.MEMORY_FORMAT == "channels_last",
-        precision=PRECISIONS[node.PRECISION],
+        precision=_PRECISIONS[node.PRECISION],
         compile_mode=node.COMPILE,
         pad_to=node.PAD_TO,
         checkpoint_stages=tuple(node.CHECKPOINT_STAGES),
     )
 
 
+def check_precision(cfg: CfgNode) -> None:
+    """Raise ConfigError for values of MODEL.RESNET_BACKBONE that nothing can be computed with."""
+    for name in ("MEMORY_FORMAT", "PRECISION", "COMPILE"):
+        TORCHVISION_KEYS[f"MODEL.RESNET_BACKBONE.{name}"].check(cfg.MODEL.RESNET_BACKBONE[name], "backbone's")
+    if cfg.MODEL.DEVICE == "cpu" and cfg.MODEL.RESNET_BACKBONE.PRECISION == "float16":
+        raise ConfigError(
+            "MODEL.RESNET_BACKBONE.PRECISION float16 is for GPUs; on the CPU write bfloat16",
+            *("MODEL.RESNET_BACKBONE.PRECISION", "MODEL.DEVICE"),
+        )
+
+
 def check_compiler(cfg: CfgNode, key: str) -> None:
-    """Raise ValueError where torch.compile would find no compiler, which it looks for in the first step.
+    """Raise ConfigError where torch.compile would find no compiler, which it looks for in the first step.
 
     Args:
         cfg: reads MODEL.DEVICE and ``key``.
@@ -115,16 +99,18 @@ def check_compiler(cfg: CfgNode, key: str) -> None:
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if value_of(cfg, key) and cfg.MODEL.DEVICE == "cpu" and shutil.which(compiler) is None:
         off = "False" if value_of(cfg, key) is True else "''"
-        raise ValueError(
+        raise ConfigError(
             f"{key}: torch.compile needs a C++ compiler on the CPU, and there is no {compiler}; install it, name "
-            f"another one in the environment variable CXX, or write {key} {off}"
+            f"another one in the environment variable CXX, or write {key} {off}",
+            key,
         )
 
 
 def check_training_precision(cfg: CfgNode) -> None:
-    """Raise ValueError for a training whose gradients would vanish: float16 without the scaler of SOLVER.AMP."""
+    """Raise ConfigError for a training whose gradients would vanish: float16 without the scaler of SOLVER.AMP."""
     if cfg.MODEL.RESNET_BACKBONE.PRECISION == "float16" and not cfg.SOLVER.AMP.ENABLED:
-        raise ValueError(
+        raise ConfigError(
             "MODEL.RESNET_BACKBONE.PRECISION float16 is for inference; to train write SOLVER.AMP.ENABLED True, which "
-            "scales the loss, or PRECISION bfloat16"
+            "scales the loss, or PRECISION bfloat16",
+            *("MODEL.RESNET_BACKBONE.PRECISION", "SOLVER.AMP.ENABLED"),
         )

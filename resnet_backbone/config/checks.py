@@ -1,275 +1,360 @@
-"""Checks of single values that an engine cannot obey, before any work."""
+"""Checks of a config's values before any work: types, single values, schedules and sizes, and what is seldom meant."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
 
-from resnet_backbone.config.acceleration import ALLOWED as ACCELERATION
-from resnet_backbone.config.acceleration import TF32, acceleration_of
-from resnet_backbone.config.merge import value_of
+from resnet_backbone.config.acceleration import check_precision
+from resnet_backbone.config.reader import literal, shown, value_of
+from resnet_backbone.config.schema import TORCHVISION_KEYS, ConfigError, Key
 
 logger = logging.getLogger(__name__)
 
-# Keys of which both engines know some values only.
-COMMON: dict[str, tuple[object, ...]] = {
-    "VERSION": (2,),
-    "INPUT.FORMAT": ("BGR", "RGB"),
-    "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
-    "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
-    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
-    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
-    "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
-    "TF32": TF32,
-    **ACCELERATION,
+_MOST_RATE = 4.0  # times the usual one; training from random weights takes twice as much
+_IMAGENET_RGB = (123.675, 116.28, 103.53)
+_NEAR = 3.0  # between two ways to compute the mean of ImageNet
+_LARGEST = 2**63
+_TRUE, _FALSE = ("yes", "on", "true", "1"), ("no", "off", "false", "0")
+_KINDS = {
+    bool: ("True or False", "values True or False"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number with a point", "numbers"),
+    str: ("a word", "words"),
+    dict: ("a section", "sections"),
 }
-_LEAST: dict[str, float] = {
-    "SOLVER.MAX_ITER": 1,
-    "SOLVER.IMS_PER_BATCH": 1,
-    "SOLVER.ACCUMULATION_STEPS": 1,
-    "SOLVER.CHECKPOINT_PERIOD": 1,
-    "SOLVER.WARMUP_ITERS": 0,
-    "TEST.EVAL_PERIOD": 0,
-    "TEST.DETECTIONS_PER_IMAGE": 1,
-    "DATALOADER.NUM_WORKERS": 0,
-    "SOLVER.WEIGHT_DECAY": 0,
-    "SOLVER.WEIGHT_DECAY_NORM": 0,
-    "SOLVER.BASE_LR_END": 0,
-    "SOLVER.GAMMA": 0,
-    "INPUT.MIN_SIZE_TEST": 0,  # as large as the files are
-    "INPUT.MAX_SIZE_TRAIN": 1,
-    "INPUT.MAX_SIZE_TEST": 1,
-    "MODEL.FPN.OUT_CHANNELS": 1,
-    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 1,
-    "MODEL.RPN.SMOOTH_L1_BETA": 0,
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 1,
-    "MODEL.ROI_HEADS.NUM_CLASSES": 1,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 1,
-    "MODEL.ROI_BOX_HEAD.NUM_FC": 0,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 1,
-    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 0,
-    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 0,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 1,
-    "MODEL.ROI_MASK_HEAD.NUM_CONV": 0,
-    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 1,
-    "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": 0,
-    "MODEL.RETINANET.NUM_CLASSES": 1,
-    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 1,
-    "MODEL.RETINANET.FOCAL_LOSS_GAMMA": 0,
-    "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0,
-    "MODEL.RESNET_BACKBONE.PAD_TO": 0,
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 1,
-    "MODEL.RPN.PRE_NMS_TOPK_TEST": 1,
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 0,  # the true boxes alone
-    "MODEL.RPN.POST_NMS_TOPK_TEST": 1,
-}
-# Parts of a whole, and overlaps.
-_PARTS = (
-    "MODEL.RPN.POSITIVE_FRACTION",
-    "MODEL.RPN.NMS_THRESH",
-    "MODEL.ROI_HEADS.POSITIVE_FRACTION",
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
-    "MODEL.ROI_HEADS.NMS_THRESH_TEST",
-    "MODEL.RETINANET.SCORE_THRESH_TEST",
-    "MODEL.RETINANET.NMS_THRESH_TEST",
-    "MODEL.ANCHOR_GENERATOR.OFFSET",
-    "SOLVER.WARMUP_FACTOR",
-    "TEST.BOX_REFINEMENT.NMS_THRESH",
-    "TEST.BOX_REFINEMENT.VOTE_THRESH",
-)
-_OVERLAPS = ("MODEL.RPN.IOU_THRESHOLDS", "MODEL.ROI_HEADS.IOU_THRESHOLDS", "MODEL.RETINANET.IOU_THRESHOLDS")
 
 
-def check_values(
-    cfg: CfgNode, allowed: Mapping[str, tuple[object, ...]], lengths: Mapping[str, int], engine: str
-) -> None:
-    """Raise ValueError for a value, or a combination of values, that no engine or this one cannot obey.
+def fit(key: Key, value: Any, *, present: Any = None, quoted: bool = False) -> Any:
+    """Return ``value`` as the key has it: a word that stands for a number or a list as that, a list as a tuple.
+
+    Args:
+        key: whose default says the type; None is for numbers.
+        value: from a file or a command line.
+        present: what the key has so far, as an example; None for the default.
+        quoted: whether an example of a list is shown in quotation marks, for a shell.
+
+    Raises:
+        ConfigError: of another type, which says what to write.
+    """
+    default = key.default
+    meant = literal(value) if isinstance(value, str) else value
+    if isinstance(default, str):
+        if isinstance(value, str) and meant is not None:
+            return meant if isinstance(meant, str) else value
+    elif isinstance(default, (list, tuple)):
+        if not isinstance(meant, (list, tuple)):
+            example = _repaired(meant, key.first_element(), default)
+            raise ConfigError(f"{key.name} wants a list: {_in_quotes(example, quoted)}, not {_as_given(value)}")
+        _check_elements(key, meant, key.first_element(), quoted)
+        return type(default)(meant)
+    elif default is None:
+        if meant is not None and type(meant) not in (int, float):
+            raise ConfigError(f"{key.name} wants a number or None, not {_as_given(value)}")
+        _check_number(key, meant)
+        return meant
+    elif type(meant) is type(default):
+        _check_number(key, meant)
+        return meant
+    raise ConfigError(f"{key.name} {_wanted(value, meant, default if present is None else present)}")
+
+
+def _wanted(value: Any, meant: Any, default: Any) -> str:
+    """Say which type a key has, with an example of what to write."""
+    wants = f"wants {_KINDS[type(default)][0]}"
+    if isinstance(default, bool):
+        word = str(value).lower()
+        hint = ": write True" if word in _TRUE else ": write False" if word in _FALSE else ""
+        return f"{wants}, not {_as_given(value)}{hint}"
+    example = f", such as {shown(str(default)) if isinstance(default, str) else default}"
+    if meant is None:
+        nothing = ": for none write ''" if isinstance(default, str) else ""
+        return f"{wants}{example}, and has no value{nothing}; write one, or leave the key out"
+    written = _as_written(meant, default)
+    return f"{wants}{example}, not {_as_given(value)}" + (f": write {written}" if written else "")
+
+
+def _as_written(meant: Any, default: Any) -> str:
+    """What was probably meant; nothing where nobody knows."""
+    if isinstance(default, str) and isinstance(meant, (int, float)):
+        return f"it in quotation marks, '{meant}'"
+    if isinstance(meant, (list, tuple)) and len(meant) == 1 and type(meant[0]) is type(default):
+        return f"{meant[0]!r}"
+    if isinstance(meant, tuple) and len(meant) == 2 and all(type(part) is int for part in meant):
+        return f"{meant[0]}.{meant[1]}" if isinstance(default, float) else ""
+    if isinstance(meant, bool) or not isinstance(meant, (int, float)):
+        return ""
+    if isinstance(default, float) and abs(meant) < _LARGEST:
+        return repr(float(meant))
+    return repr(int(meant)) if isinstance(meant, float) and meant.is_integer() else ""
+
+
+def _check_number(key: Key, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key.name} is {value}, with which nothing can be computed; write a number")
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        raise ConfigError(f"{key.name} is {shown(value)}, which is too large")
+
+
+def _check_elements(key: Key, items: Any, element: Any, quoted: bool) -> None:
+    """Compare the elements with an example of them, in lists of lists one by one."""
+    if element is None:
+        return
+    for item in items:
+        if isinstance(element, (list, tuple)) and isinstance(item, (list, tuple)):
+            _check_elements(key, item, element[0] if len(element) else None, quoted)
+        elif not _is_like(item, element):
+            found = f"{shown(item)} among {shown(list(items))}" if len(items) > 1 else shown(list(items))
+            example = _in_quotes(_repaired(list(items), element, [element]), quoted)
+            raise ConfigError(f"{key.name} wants a list of {_kind(element)}, such as {example}, not {found}")
+        _check_number(key, item)
+
+
+def _is_like(item: Any, element: Any) -> bool:
+    if isinstance(element, bool) or isinstance(item, bool):
+        return isinstance(element, bool) and isinstance(item, bool)
+    if isinstance(element, float):
+        return isinstance(item, (int, float))
+    return isinstance(item, type(element)) or (isinstance(element, (list, tuple)) and isinstance(item, (list, tuple)))
+
+
+def _kind(element: Any) -> str:
+    if isinstance(element, (list, tuple)):
+        return f"lists of {_kind(element[0])}" if len(element) else "lists"
+    return _KINDS[type(element)][1]
+
+
+def _repaired(meant: Any, element: Any, otherwise: Any) -> Any:
+    """The value in as many brackets as it needs, with numbers for words; where that does not help, another example."""
+    candidates = [meant, [meant], [[meant]]]
+    if isinstance(meant, (list, tuple)):
+        candidates.append([literal(item) if isinstance(item, str) else item for item in meant])
+        candidates.append([int(item) if isinstance(item, float) and item.is_integer() else item for item in meant])
+        candidates.append([str(item) for item in meant])
+        candidates.append([[item] for item in meant])
+    for candidate in candidates:
+        if isinstance(candidate, (list, tuple)) and _fits(candidate, element):
+            return [list(item) if isinstance(item, tuple) else item for item in candidate]
+    return [meant] if isinstance(meant, (str, int, float)) and element is None else (list(otherwise) or [element])
+
+
+def _fits(items: Any, element: Any) -> bool:
+    if element is None or not len(items):
+        return False
+    if isinstance(element, (list, tuple)):
+        return all(isinstance(item, (list, tuple)) and _fits(item, element[0]) for item in items)
+    return all(_is_like(item, element) for item in items)
+
+
+def _in_quotes(example: Any, quoted: bool) -> str:
+    return f'"{example}"' if quoted else str(example)
+
+
+def _as_given(value: Any) -> str:
+    return value if isinstance(value, str) and 0 < len(value) <= 80 and value.isprintable() else shown(value)
+
+
+def check_values(cfg: CfgNode, keys: Mapping[str, Key], engine: str) -> None:
+    """Raise ConfigError for a value that no engine or this one cannot obey.
 
     Args:
         cfg: the whole config of a run.
-        allowed: what the engine knows, beside :data:`COMMON`, of keys of which it knows some values only.
-        lengths: how many values a key has.
+        keys: what the engine knows of its keys, by name; one that ``cfg`` lacks, as of a later Detectron2, is left out.
         engine: its name, for messages.
     """
-    check_allowed(cfg, {**COMMON, **allowed}, engine)
-    check_least(cfg, _LEAST)
-    check_lengths(cfg, lengths)
+    for name, key in keys.items():
+        try:
+            value = value_of(cfg, name)
+        except KeyError:
+            continue
+        key.check(value, engine)
     check_training(cfg)
-    check_pixels(cfg)
-    acceleration_of(cfg)
-    _check_parts(cfg)
+
+
+def check_detector(cfg: CfgNode) -> None:
+    """Raise ConfigError for values of a detector's config that undo each other, on every engine."""
+    check_precision(cfg)
     _check_sizes(cfg)
     _check_retinanet_and_dropout(cfg)
     _check_improvements(cfg)
 
 
-def check_allowed(cfg: CfgNode, allowed: Mapping[str, tuple[object, ...]], engine: str) -> None:
-    """Raise ValueError for a key with another value than ``allowed`` lists."""
-    for key, values in allowed.items():
-        value = value_of(cfg, key)
-        if value not in values:
-            known = " or ".join(repr(value) for value in values)
-            raise ValueError(f"{key} is {value!r}, of which the {engine} engine knows only {known}")
-
-
-def check_least(cfg: CfgNode, least: Mapping[str, float]) -> None:
-    """Raise ValueError for a key whose value is below that in ``least``."""
-    for key, bound in least.items():
-        value = value_of(cfg, key)
-        if value is not None and value < bound:
-            raise ValueError(f"{key} is {value}; it must be {bound} or more")
-
-
-def check_lengths(cfg: CfgNode, lengths: Mapping[str, int]) -> None:
-    """Raise ValueError for a key that has another number of values than ``lengths`` says."""
-    for key, length in lengths.items():
-        if len(value_of(cfg, key)) != length:
-            raise ValueError(f"{key} is {value_of(cfg, key)}; it must have {length} values")
-
-
 def check_training(cfg: CfgNode) -> None:
-    """Raise ValueError for a device that is not there, a schedule that goes back or a step that cannot be made."""
+    """Raise ConfigError for a device that is not there, or a schedule that goes back."""
+    solver = cfg.SOLVER
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("MODEL.DEVICE is 'cuda', and torch finds no GPU that it can use; write MODEL.DEVICE cpu")
-    steps = list(cfg.SOLVER.STEPS)
-    if steps != sorted(set(steps)):
-        raise ValueError(f"SOLVER.STEPS {steps} must increase")
-    if steps and steps[0] < 1:
-        raise ValueError(f"SOLVER.STEPS {steps} must be numbers of iterations, from 1")
-    rate, momentum, clip = cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM, cfg.SOLVER.CLIP_GRADIENTS
-    if rate <= 0:
-        raise ValueError(f"SOLVER.BASE_LR is {rate}; a learning rate must be above 0, such as {abs(rate) or 0.001}")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"SOLVER.MOMENTUM is {momentum}; it must be 0 or more, and below 1, such as 0.9")
-    if cfg.SOLVER.NESTEROV and not momentum:
-        raise ValueError("SOLVER.NESTEROV is True, and SOLVER.MOMENTUM is 0; write NESTEROV: False, or a MOMENTUM")
-    end = cfg.SOLVER.BASE_LR_END
-    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR" and end > rate:
-        raise ValueError(
-            f"SOLVER.BASE_LR_END is {end}, where the cosine ends, and SOLVER.BASE_LR {rate}, where it begins; write a "
-            f"smaller BASE_LR_END, such as 0.0"
+        raise ConfigError(
+            "MODEL.DEVICE is 'cuda', and torch finds no GPU that it can use; write MODEL.DEVICE cpu", "MODEL.DEVICE"
         )
-    for key in ("CLIP_VALUE", "NORM_TYPE"):
-        if clip.ENABLED and clip[key] <= 0:
-            raise ValueError(f"SOLVER.CLIP_GRADIENTS.{key} is {clip[key]}; it must be above 0")
-
-
-def check_pixels(cfg: CfgNode) -> None:
-    """Raise ValueError for a MODEL.PIXEL_STD that images cannot be divided by."""
-    std = list(cfg.MODEL.PIXEL_STD)
-    if min(std, default=0) <= 0:
-        raise ValueError(
-            f"MODEL.PIXEL_STD is {std}, and images are divided by it; write numbers above 0, or 1.0 for none"
+    if solver.NESTEROV and not solver.MOMENTUM:
+        raise ConfigError(
+            "SOLVER.NESTEROV is True, and SOLVER.MOMENTUM is 0; write NESTEROV: False, or a MOMENTUM",
+            *("SOLVER.NESTEROV", "SOLVER.MOMENTUM"),
+        )
+    rate, end = solver.BASE_LR, solver.BASE_LR_END
+    if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and end > rate:
+        raise ConfigError(
+            f"SOLVER.BASE_LR_END is {end}, where the cosine ends, and SOLVER.BASE_LR {rate}, where it begins; write a "
+            f"smaller BASE_LR_END, such as 0.0",
+            *("SOLVER.BASE_LR_END", "SOLVER.BASE_LR"),
         )
 
 
 def check_batches(cfg: CfgNode) -> None:
-    """Raise ValueError for a batch that cannot be divided, or a precision that the CPU does not train in.
+    """Raise ConfigError for a batch that cannot be divided, or a precision that the CPU does not train in.
 
     For the loops of :mod:`resnet_backbone.engine`; Detectron2 has its own.
     """
     solver = cfg.SOLVER
     if solver.IMS_PER_BATCH % solver.ACCUMULATION_STEPS:
-        raise ValueError(
+        raise ConfigError(
             f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} must be a multiple of "
-            f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}"
+            f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}",
+            *("SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATION_STEPS"),
         )
     if solver.AMP.ENABLED and solver.AMP.DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
-        raise ValueError("float16 does not train on the CPU: write SOLVER.AMP.DTYPE bfloat16")
-
-
-def warn_of_far_sizes(cfg: CfgNode) -> None:
-    """Warn where multi-scale testing looks at sizes far from the one that the detector is made for."""
-    sizes, usual = list(cfg.TEST.MULTI_SCALE.SIZES), cfg.INPUT.MIN_SIZE_TEST
-    if not cfg.TEST.MULTI_SCALE.ENABLED or usual < 1:
-        return
-    if max(sizes) > 3 * usual or not any(usual / 1.5 <= size <= 1.5 * usual for size in sizes):
-        near = [round(usual * factor / 6) for factor in (5, 6, 7)]
-        logger.warning(
-            'TEST.MULTI_SCALE.SIZES %s are far from INPUT.MIN_SIZE_TEST %d; nearer ones: TEST.MULTI_SCALE.SIZES "%s"',
-            sizes,
-            usual,
-            near,
+        raise ConfigError(
+            "float16 does not train on the CPU: write SOLVER.AMP.DTYPE bfloat16", "SOLVER.AMP.DTYPE", "MODEL.DEVICE"
         )
-
-
-def _check_parts(cfg: CfgNode) -> None:
-    for key in _PARTS:
-        if not 0 <= value_of(cfg, key) <= 1:
-            raise ValueError(f"{key} is {value_of(cfg, key)}; it must lie between 0 and 1")
-    for key in _OVERLAPS:
-        overlaps = list(value_of(cfg, key))
-        if not all(0 <= overlap <= 1 for overlap in overlaps) or overlaps != sorted(overlaps):
-            raise ValueError(f"{key} is {overlaps}; overlaps must lie between 0 and 1, and increase")
-    node = cfg.MODEL.RETINANET
-    if not 0 < node.PRIOR_PROB < 1:
-        raise ValueError(f"MODEL.RETINANET.PRIOR_PROB is {node.PRIOR_PROB}; it must lie between 0 and 1")
-    if node.FOCAL_LOSS_ALPHA > 1:
-        raise ValueError(
-            f"MODEL.RETINANET.FOCAL_LOSS_ALPHA is {node.FOCAL_LOSS_ALPHA}; it must lie between 0 and 1 (-1: none)"
-        )
-    for key in ("MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", "MODEL.RETINANET.BBOX_REG_WEIGHTS"):
-        if min(value_of(cfg, key), default=0) <= 0:
-            raise ValueError(f"{key} is {list(value_of(cfg, key))}; weights must be above 0")
 
 
 def _check_sizes(cfg: CfgNode) -> None:
     """Lengths in pixels: the shorter side is not longer than the longer one may be."""
     node = cfg.INPUT
     sizes = list(node.MIN_SIZE_TRAIN)
-    if not sizes or min(sizes) < 0:
-        raise ValueError(f"INPUT.MIN_SIZE_TRAIN is {sizes}; write lengths in pixels, such as [640, 800]")
     if node.MIN_SIZE_TRAIN_SAMPLING == "range" and (len(sizes) != 2 or sizes != sorted(sizes)):
-        raise ValueError(
-            f"INPUT.MIN_SIZE_TRAIN is {sizes}, and INPUT.MIN_SIZE_TRAIN_SAMPLING range draws from two, [least, most]"
+        raise ConfigError(
+            f"INPUT.MIN_SIZE_TRAIN is {sizes}, and INPUT.MIN_SIZE_TRAIN_SAMPLING range draws from two, [least, most]",
+            *("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING"),
         )
     for key, least in (("TRAIN", max(sizes)), ("TEST", node.MIN_SIZE_TEST)):
         if least > node[f"MAX_SIZE_{key}"]:
-            raise ValueError(
+            raise ConfigError(
                 f"INPUT.MIN_SIZE_{key} is {sizes if key == 'TRAIN' else least}, for the shorter side, and "
                 f"INPUT.MAX_SIZE_{key} {node[f'MAX_SIZE_{key}']}, for the longer one; write a MAX_SIZE_{key} of "
-                f"{least} or more"
+                f"{least} or more",
+                *(f"INPUT.MIN_SIZE_{key}", f"INPUT.MAX_SIZE_{key}"),
             )
 
 
 def _check_retinanet_and_dropout(cfg: CfgNode) -> None:
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and cfg.MODEL.MASK_ON:
-        raise ValueError("MODEL.MASK_ON is True, and MODEL.META_ARCHITECTURE RetinaNet has no masks: write False")
+        raise ConfigError(
+            "MODEL.MASK_ON is True, and MODEL.META_ARCHITECTURE RetinaNet has no masks: write False",
+            *("MODEL.MASK_ON", "MODEL.META_ARCHITECTURE"),
+        )
     box = cfg.MODEL.ROI_BOX_HEAD
-    if not 0 <= box.DROPOUT < 1:
-        raise ValueError(f"MODEL.ROI_BOX_HEAD.DROPOUT is {box.DROPOUT}; it must be 0 or more, and below 1")
     if box.DROPOUT and box.NAME != "VGGBoxHead":
-        raise ValueError(f"MODEL.ROI_BOX_HEAD.DROPOUT is {box.DROPOUT}; only NAME: VGGBoxHead has it, write 0.0")
+        raise ConfigError(
+            f"MODEL.ROI_BOX_HEAD.DROPOUT is {box.DROPOUT}; only NAME: VGGBoxHead has it, write 0.0",
+            *("MODEL.ROI_BOX_HEAD.DROPOUT", "MODEL.ROI_BOX_HEAD.NAME"),
+        )
 
 
 def _check_improvements(cfg: CfgNode) -> None:
     """What makes use of the second stage needs one."""
-    box, refinement, multi_scale = cfg.MODEL.ROI_BOX_HEAD, cfg.TEST.BOX_REFINEMENT, cfg.TEST.MULTI_SCALE
-    asked = {
-        "MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT": (box.GLOBAL_CONTEXT, "False"),
-        "TEST.BOX_REFINEMENT.ENABLED": (refinement.ENABLED, "False"),
-        "TEST.MULTI_SCALE.ENABLED": (multi_scale.ENABLED, "False"),
-        "TEST.ENSEMBLE": (bool(cfg.TEST.ENSEMBLE), "[]"),
-    }
-    for key, (is_on, off) in asked.items():
+    keys = ("MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT", "TEST.BOX_REFINEMENT.ENABLED", "TEST.MULTI_SCALE.ENABLED")
+    for key in (*keys, "TEST.ENSEMBLE"):
+        is_on, off = value_of(cfg, key), TORCHVISION_KEYS[key].default
         if is_on and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
-            raise ValueError(
+            raise ConfigError(
                 f"{key} is for detectors with a second stage, MODEL.META_ARCHITECTURE GeneralizedRCNN, not "
-                f"{cfg.MODEL.META_ARCHITECTURE}: write {off}"
+                f"{cfg.MODEL.META_ARCHITECTURE}: write {off}",
+                *(key, "MODEL.META_ARCHITECTURE"),
             )
         if is_on and key.startswith("TEST.") and cfg.MODEL.MASK_ON:
-            raise ValueError(f"{key} improves boxes alone, and MODEL.MASK_ON is True: write {key} {off}")
-    if not all(isinstance(folder, str) for folder in cfg.TEST.ENSEMBLE):
-        raise ValueError(
-            f"TEST.ENSEMBLE {list(cfg.TEST.ENSEMBLE)} must be names of folders, such as ['output/other_run']"
+            raise ConfigError(
+                f"{key} improves boxes alone, and MODEL.MASK_ON is True: write {key} {off}", *(key, "MODEL.MASK_ON")
+            )
+
+
+def warn_of_suspicious(cfg: CfgNode, *, training: bool = True) -> None:
+    """Log each of :func:`suspicions`, and sizes of TEST.MULTI_SCALE far from those of the config, as a warning."""
+    for text in (*suspicions(cfg, training=training), *_far_sizes(cfg)):
+        logger.warning("%s", text)
+
+
+def suspicions(cfg: CfgNode, *, training: bool = True) -> list[str]:
+    """Return a sentence for each value, or combination of values, that is probably a mistake, with what to write.
+
+    Args:
+        cfg: of a detector, checked, before the run completes it.
+        training: False leaves out what an evaluation does not read.
+    """
+    return [*(_rate(cfg) + _schedule(cfg) if training else ()), *_pixels(cfg)]
+
+
+def usual_rate(cfg: CfgNode) -> float:
+    """Return the learning rate that SOLVER.IMS_PER_BATCH asks for by the linear rule (Goyal et al. 2017, 1706.02677).
+
+    For 16 images Detectron2 has 0.02 for R-CNNs and 0.01 for RetinaNet; a network without norms bears half as much.
+    """
+    lower = cfg.MODEL.META_ARCHITECTURE == "RetinaNet" or cfg.MODEL.RESNET_BACKBONE.NORM == ""
+    return (0.01 if lower else 0.02) * cfg.SOLVER.IMS_PER_BATCH / 16
+
+
+def _rate(cfg: CfgNode) -> list[str]:
+    rate, usual = cfg.SOLVER.BASE_LR, usual_rate(cfg)
+    if rate <= _MOST_RATE * usual * (1 + 1e-9):
+        return []
+    return [
+        f"SOLVER.BASE_LR {rate:g} is {rate / usual:.0f} times the usual {usual:g} for SOLVER.IMS_PER_BATCH "
+        f"{cfg.SOLVER.IMS_PER_BATCH}, and the loss may diverge; if it does, write SOLVER.BASE_LR {usual:g}"
+    ]
+
+
+def _schedule(cfg: CfgNode) -> list[str]:
+    solver, found = cfg.SOLVER, []
+    late = [step for step in solver.STEPS if step >= solver.MAX_ITER]
+    if late and solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        parts = [round(solver.MAX_ITER * part) for part in (2 / 3, 8 / 9)]
+        found.append(
+            f"SOLVER.STEPS {list(solver.STEPS)}: {late} never come, SOLVER.MAX_ITER is {solver.MAX_ITER}, so that the "
+            f'learning rate does not fall there; write, for example, SOLVER.STEPS "{parts}"'
         )
-    sizes = list(multi_scale.SIZES)
-    lengths = [*sizes, multi_scale.MAX_SIZE]
-    if not sizes or any(type(n) is not int or n < 1 for n in lengths) or sizes != sorted(set(sizes)):
-        raise ValueError(
-            f"TEST.MULTI_SCALE.SIZES {sizes} and MAX_SIZE {multi_scale.MAX_SIZE} must be lengths in pixels, and SIZES "
-            f"must increase"
+    if solver.WARMUP_ITERS > solver.MAX_ITER:
+        found.append(
+            f"SOLVER.WARMUP_ITERS {solver.WARMUP_ITERS} is more than SOLVER.MAX_ITER {solver.MAX_ITER}: the learning "
+            f"rate never reaches SOLVER.BASE_LR {solver.BASE_LR:g}; write SOLVER.WARMUP_ITERS "
+            f"{max(solver.MAX_ITER // 10, 1)}"
         )
+    return found
+
+
+def _pixels(cfg: CfgNode) -> list[str]:
+    """What weights do not say: with INPUT_FROM_WEIGHTS they replace these keys."""
+    if cfg.MODEL.WEIGHTS and cfg.MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS:
+        return []
+    mean, std, order = list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD), cfg.INPUT.FORMAT
+    found = [
+        f"MODEL.{key} {values} looks like that of images from 0 to 1, and images are read from 0 to 255; write "
+        f"{[round(value * 255, 3) for value in values]}"
+        for key, values in (("PIXEL_MEAN", mean), ("PIXEL_STD", std))
+        if any(values) and all(abs(value) < 1 for value in values)
+    ]
+    other = {"RGB": "BGR", "BGR": "RGB"}.get(order)
+    crossed = _IMAGENET_RGB if order == "BGR" else _IMAGENET_RGB[::-1]
+    if other and len(mean) == 3 and all(abs(a - b) < _NEAR for a, b in zip(mean, crossed, strict=True)):
+        found.append(
+            f"MODEL.PIXEL_MEAN {mean} is ImageNet's in the order {other}, and INPUT.FORMAT is {order}; write "
+            f"INPUT.FORMAT {other}, or PIXEL_MEAN {mean[::-1]} (and PIXEL_STD likewise)"
+        )
+    return found
+
+
+def _far_sizes(cfg: CfgNode) -> list[str]:
+    """Multi-scale testing with sizes far from the one that the detector is made for."""
+    sizes, usual = list(cfg.TEST.MULTI_SCALE.SIZES), cfg.INPUT.MIN_SIZE_TEST
+    near = any(usual / 1.5 <= size <= 1.5 * usual for size in sizes) and max(sizes) <= 3 * usual
+    if not cfg.TEST.MULTI_SCALE.ENABLED or usual < 1 or near:
+        return []
+    nearer = [round(usual * factor / 6) for factor in (5, 6, 7)]
+    return [
+        f"TEST.MULTI_SCALE.SIZES {sizes} are far from INPUT.MIN_SIZE_TEST {usual}; nearer ones: "
+        f'TEST.MULTI_SCALE.SIZES "{nearer}"'
+    ]

@@ -1,9 +1,9 @@
-"""Checks of values that are valid one by one and do not make a detector together."""
+"""The trunk that a config describes, and checks of values that are valid one by one and make no detector together."""
 
 from __future__ import annotations
 
 import json
-import re
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,33 +12,43 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.overrides import TorchFunctionMode
 
-from resnet_backbone.config.keys import build_trunk
+from resnet_backbone.config.reader import value_of
+from resnet_backbone.config.schema import TORCHVISION_KEYS, ConfigError
 from resnet_backbone.models.acceleration import CUDA_GRAPH_MODES
-from resnet_backbone.models.trunk import FeatureInfo
+from resnet_backbone.models.registry import create_model, list_models
+from resnet_backbone.models.trunk import FeatureInfo, Trunk
+from resnet_backbone.weights import Weights, load_weights
+from resnet_backbone.weights.architecture import has_bottlenecks
+
+logger = logging.getLogger(__name__)
 
 
 def pyramid_strides(feature_info: dict[str, FeatureInfo], in_features: Sequence[str]) -> list[int]:
     """Return the strides of MODEL.FPN.IN_FEATURES.
 
     Raises:
-        ValueError: features that the trunk does not return, a last one that nothing would use, or strides that do not
+        ConfigError: features that the trunk does not return, a last one that nothing would use, or strides that do not
             double from one to the next.
     """
     unknown = [name for name in in_features if name not in feature_info]
     if unknown or not in_features:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.FPN.IN_FEATURES {list(in_features)} must be some of what the trunk returns "
-            f"(MODEL.RESNET_BACKBONE.OUT_FEATURES): {list(feature_info)}"
+            f"(MODEL.RESNET_BACKBONE.OUT_FEATURES): {list(feature_info)}",
+            *("MODEL.FPN.IN_FEATURES", "MODEL.RESNET_BACKBONE.OUT_FEATURES"),
         )
     last = next(reversed(feature_info))
     if last not in in_features:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.FPN.IN_FEATURES {list(in_features)} leave {last} unused, which the trunk computes: "
-            f"take it out of MODEL.RESNET_BACKBONE.OUT_FEATURES, too"
+            f"take it out of MODEL.RESNET_BACKBONE.OUT_FEATURES, too",
+            *("MODEL.FPN.IN_FEATURES", "MODEL.RESNET_BACKBONE.OUT_FEATURES"),
         )
     strides = [feature_info[name].stride for name in in_features]
     if any(fine * 2 != coarse for fine, coarse in zip(strides, strides[1:], strict=False)):
-        raise ValueError(f"strides of MODEL.FPN.IN_FEATURES {list(in_features)} must double, got {strides}")
+        raise ConfigError(
+            f"strides of MODEL.FPN.IN_FEATURES {list(in_features)} must double, got {strides}", "MODEL.FPN.IN_FEATURES"
+        )
     return strides
 
 
@@ -54,27 +64,54 @@ def pyramid_levels(
         convolved_top: two levels on top, as RetinaNet has them, instead of the one of the RPN.
 
     Raises:
-        ValueError: see :func:`pyramid_strides`.
+        ConfigError: see :func:`pyramid_strides`.
     """
     strides = pyramid_strides(feature_info, in_features)
     strides += [strides[-1] * 2**n for n in range(1, 3 if convolved_top else 2)]
     return {f"p{stride.bit_length() - 1}": FeatureInfo(out_channels, stride) for stride in strides}
 
 
-_OPTIONS = {
-    "out_features": "MODEL.RESNET_BACKBONE.OUT_FEATURES",
-    "norm": "MODEL.RESNET_BACKBONE.NORM",
-    "shortcut": "MODEL.RESNET_BACKBONE.SHORTCUT",
-    "stem": "MODEL.RESNET_BACKBONE.STEM",
-    "res4_dilation": "MODEL.RESNET_BACKBONE.RES4_DILATION",
-    "res5_dilation": "MODEL.RESNET_BACKBONE.RES5_DILATION",
-    "res5_multi_grid": "MODEL.RESNET_BACKBONE.RES5_MULTI_GRID",
-    "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
-    "stride_in_1x1": "MODEL.RESNETS.STRIDE_IN_1X1",
-}
-# "norm", "stem" and "shortcut" are words of the language, too: as names they stand before a value.
-_NAMES = re.compile(rf"\b({'|'.join(name for name in _OPTIONS if '_' in name)})\b|\b(norm|stem|shortcut)(?==| ')")
-_LEFT_OUT = re.compile(rf"\b({'|'.join(_OPTIONS)})\b")
+def build_trunk(
+    cfg: CfgNode,
+    *,
+    out_features: Sequence[str],
+    num_classes: int = 0,
+    weights: Weights | None = None,
+    freeze_at: int | None = None,
+) -> Trunk:
+    """Build the classifier that ``cfg.MODEL`` describes, filled with ``weights`` if there are any.
+
+    Args:
+        cfg: reads MODEL.RESNET_BACKBONE, BACKBONE.FREEZE_AT, RESNETS.STRIDE_IN_1X1 and the length of PIXEL_MEAN.
+        out_features: feature maps to return.
+        num_classes: 0 for a trunk; VGG's fc6 and fc7 exist with the head only.
+        weights: ImageNet weights of the architecture.
+        freeze_at: in place of MODEL.BACKBONE.FREEZE_AT; 0 for stages that become a head, which it does not count.
+
+    Raises:
+        ConfigError: options or weights that do not fit the architecture.
+    """
+    node = cfg.MODEL.RESNET_BACKBONE
+    if node.ARCH not in list_models():
+        key = "MODEL.RESNET_BACKBONE.ARCH"
+        raise ConfigError(f"{key} {node.ARCH!r} must be one of {', '.join(list_models())}", key)
+    trunk = create_model(
+        node.ARCH,
+        num_classes=num_classes,
+        out_features=out_features,
+        norm=node.NORM,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT if freeze_at is None else freeze_at,
+        stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1 if has_bottlenecks(node.ARCH) else False,
+        shortcut=node.SHORTCUT or None,
+        stem=node.STEM,
+        res4_dilation=node.RES4_DILATION,
+        res5_dilation=node.RES5_DILATION,
+        res5_multi_grid=node.RES5_MULTI_GRID,
+        in_channels=len(cfg.MODEL.PIXEL_MEAN),
+    )
+    if weights is not None:
+        logger.info("loaded %s", load_weights(trunk, weights).summary())
+    return trunk
 
 
 class TrunkFacts(NamedTuple):
@@ -92,7 +129,7 @@ def trunk_facts(cfg: CfgNode, out_features: Sequence[str] | None = None) -> Trun
         out_features: in place of MODEL.RESNET_BACKBONE.OUT_FEATURES.
 
     Raises:
-        ValueError: no such architecture, or options that do not fit it, by their dotted keys.
+        ConfigError: no such architecture, or options that do not fit it, by their dotted keys.
     """
     model = cfg.MODEL
     node = dict(model.RESNET_BACKBONE)
@@ -107,6 +144,14 @@ def trunk_facts(cfg: CfgNode, out_features: Sequence[str] | None = None) -> Trun
     return _facts(json.dumps(read))
 
 
+# Keys that say which trunk is built, besides MODEL.RESNET_BACKBONE.ARCH.
+_TRUNK_KEYS = (
+    *(f"MODEL.RESNET_BACKBONE.{name}" for name in ("OUT_FEATURES", "NORM", "SHORTCUT", "STEM")),
+    *(f"MODEL.RESNET_BACKBONE.{name}" for name in ("RES4_DILATION", "RES5_DILATION", "RES5_MULTI_GRID")),
+    "MODEL.BACKBONE.FREEZE_AT",
+)
+
+
 @lru_cache(maxsize=64)
 def _facts(model: str) -> TrunkFacts:
     cfg = CfgNode({"MODEL": json.loads(model)})
@@ -114,19 +159,13 @@ def _facts(model: str) -> TrunkFacts:
     try:
         with torch.device("meta"), _Unfilled():
             trunk = build_trunk(cfg, out_features=node.OUT_FEATURES)
+    except ConfigError:
+        raise
     except ValueError as error:
-        message = str(error)
-        if not message.startswith("MODEL."):
-            message = f"MODEL.RESNET_BACKBONE.ARCH {node.ARCH}: {_with_keys(message)}"
-        raise ValueError(message) from error
+        written = [key for key in _TRUNK_KEYS if value_of(cfg, key) != TORCHVISION_KEYS[key].default]
+        key = "MODEL.RESNET_BACKBONE.ARCH"
+        raise ConfigError(f"{key} {node.ARCH}: {error}", key, *written) from error
     return TrunkFacts(dict(trunk.feature_info), trunk.stage_names)
-
-
-def _with_keys(message: str) -> str:
-    """Name the options of ``create_model`` as the config does."""
-    head, leave_out, tail = message.partition("leave out")
-    tail = _LEFT_OUT.sub(lambda match: _OPTIONS[match[0]], tail)
-    return _NAMES.sub(lambda match: _OPTIONS[match[0]], head) + leave_out + tail
 
 
 class _Unfilled(TorchFunctionMode):
@@ -153,7 +192,7 @@ Features = dict[str, FeatureInfo]
 
 
 def check_combinations(cfg: CfgNode) -> None:
-    """Raise ValueError where trunk, pyramid, anchors and heads do not fit each other.
+    """Raise ConfigError where trunk, pyramid, anchors and heads do not fit each other.
 
     Backbones, and heads, of other projects are not looked at: nobody knows what they read.
 
@@ -172,8 +211,8 @@ def check_combinations(cfg: CfgNode) -> None:
         _check_anchors(cfg, "MODEL.RPN.IN_FEATURES", model.RPN.IN_FEATURES)
     if model.META_ARCHITECTURE in _WITH_HEADS:
         _check_heads(cfg, features)
-    if model.META_ARCHITECTURE == "GeneralizedRCNN" and model.BACKBONE.NAME == TRUNK_ALONE:
-        _check_last_is_read(cfg, features)
+    if model.BACKBONE.NAME == TRUNK_ALONE:
+        check_last_is_read(cfg, list(features))
     if model.META_ARCHITECTURE == "RetinaNet":
         _check_read("MODEL.RETINANET.IN_FEATURES", model.RETINANET.IN_FEATURES, cfg, features, same_channels=True)
         _check_anchors(cfg, "MODEL.RETINANET.IN_FEATURES", model.RETINANET.IN_FEATURES)
@@ -186,7 +225,7 @@ def backbone_features(cfg: CfgNode, trunk: TrunkFacts) -> Features:
     """Return what MODEL.BACKBONE.NAME, one of :data:`BUILDERS`, returns on ``trunk``.
 
     Raises:
-        ValueError: MODEL.FPN.IN_FEATURES that make no pyramid.
+        ConfigError: MODEL.FPN.IN_FEATURES that make no pyramid.
     """
     if cfg.MODEL.BACKBONE.NAME == TRUNK_ALONE:
         return trunk.features
@@ -194,12 +233,14 @@ def backbone_features(cfg: CfgNode, trunk: TrunkFacts) -> Features:
     node = cfg.MODEL.FPN
     try:
         return pyramid_levels(trunk.features, node.IN_FEATURES, node.OUT_CHANNELS, convolved_top=convolved_top)
-    except ValueError as error:
+    except ConfigError as error:
         dilation = cfg.MODEL.RESNET_BACKBONE.RES5_DILATION
         if dilation == 1:
             raise
-        raise ValueError(
-            f"{error}; with a pyramid write MODEL.RESNET_BACKBONE.RES5_DILATION: 1, not {dilation}"
+        raise ConfigError(
+            f"{error}; with a pyramid write MODEL.RESNET_BACKBONE.RES5_DILATION: 1, not {dilation}",
+            *error.keys,
+            "MODEL.RESNET_BACKBONE.RES5_DILATION",
         ) from error
 
 
@@ -207,9 +248,10 @@ def _check_read(key: str, names: Sequence[str], cfg: CfgNode, features: Features
     """Whether a head finds the feature maps that it reads."""
     names, builder = list(names), cfg.MODEL.BACKBONE.NAME
     absent = [name for name in names if name not in features]
+    made_from = "MODEL.RESNET_BACKBONE.OUT_FEATURES" if builder == TRUNK_ALONE else "MODEL.FPN.IN_FEATURES"
     if absent or not names:
         if builder == TRUNK_ALONE:
-            of_pyramid = any(name.startswith("p") and name != "pool5" for name in absent)
+            of_pyramid = any(map(_is_level, absent))
             wanted = RETINANET_PYRAMID if key.startswith("MODEL.RETINANET") else RPN_PYRAMID
             advice = (
                 f"MODEL.BACKBONE.NAME: {wanted}, which makes levels p2, p3, ..."
@@ -220,17 +262,22 @@ def _check_read(key: str, names: Sequence[str], cfg: CfgNode, features: Features
             advice = f"MODEL.BACKBONE.NAME: {RETINANET_PYRAMID}, which makes p3 to p7"
         else:
             advice = f"some of these (made from MODEL.FPN.IN_FEATURES {list(cfg.MODEL.FPN.IN_FEATURES)})"
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} reads {key} {names}, which must be some of what "
-            f"MODEL.BACKBONE.NAME {builder} returns, {list(features)}; write {advice}"
+            f"MODEL.BACKBONE.NAME {builder} returns, {list(features)}; write {advice}",
+            "MODEL.META_ARCHITECTURE",
+            key,
+            "MODEL.BACKBONE.NAME",
+            made_from,
         )
     if len(set(names)) < len(names):
-        raise ValueError(f"{key} {names} names a feature map twice; write each once")
+        raise ConfigError(f"{key} {names} names a feature map twice; write each once", key)
     if same_channels and len({features[name].channels for name in names}) > 1:
         channels = ", ".join(f"{name} {features[name].channels}" for name in names)
-        raise ValueError(
+        raise ConfigError(
             f"{key} {names} must have the same channels, found {channels}; write one of them, or MODEL.BACKBONE.NAME: "
-            f"{RPN_PYRAMID}"
+            f"{RPN_PYRAMID}",
+            *(key, "MODEL.BACKBONE.NAME"),
         )
 
 
@@ -243,18 +290,22 @@ def _check_anchors(cfg: CfgNode, key: str, names: Sequence[str]) -> None:
     for name in ("SIZES", "ASPECT_RATIOS"):
         lists = [list(values) for values in node[name]]
         if len(lists) not in (1, levels):
-            raise ValueError(
+            raise ConfigError(
                 f"{_ANCHORS}.{name} has {len(lists)} lists for {levels} levels, {key} {list(names)}: write 1 or "
-                f"{levels}"
+                f"{levels}",
+                *(f"{_ANCHORS}.{name}", key),
             )
         if not all(lists) or not all(value > 0 for values in lists for value in values):
-            raise ValueError(f"{_ANCHORS}.{name} {lists} must hold numbers above 0 for each level")
+            raise ConfigError(
+                f"{_ANCHORS}.{name} {lists} must hold numbers above 0 for each level", f"{_ANCHORS}.{name}"
+            )
     sizes, ratios = ([len(values) for values in node[name]] for name in ("SIZES", "ASPECT_RATIOS"))
     counts = [a * b for a, b in zip(_each(sizes, levels), _each(ratios, levels), strict=True)]
     if len(set(counts)) > 1:
-        raise ValueError(
+        raise ConfigError(
             f"{_ANCHORS}.SIZES and {_ANCHORS}.ASPECT_RATIOS make {counts} anchors a cell on {list(names)}; every level "
-            f"of {key} needs the same number of anchors"
+            f"of {key} needs the same number of anchors",
+            *(f"{_ANCHORS}.SIZES", f"{_ANCHORS}.ASPECT_RATIOS", key),
         )
 
 
@@ -268,16 +319,18 @@ def _check_heads(cfg: CfgNode, features: Features) -> None:
         return
     names = list(heads.IN_FEATURES)
     if heads.NAME == "ImageNetRes5ROIHeads" and (arch.startswith("vgg") or names != ["res4"]):
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.ROI_HEADS.NAME ImageNetRes5ROIHeads runs res5 on crops of res4: it needs a ResNet (not "
             f"MODEL.RESNET_BACKBONE.ARCH {arch}) and MODEL.ROI_HEADS.IN_FEATURES: [res4], found {names}; for others "
-            f"write StandardROIHeads"
+            f"write StandardROIHeads",
+            *("MODEL.ROI_HEADS.NAME", "MODEL.RESNET_BACKBONE.ARCH", "MODEL.ROI_HEADS.IN_FEATURES"),
         )
     _check_read("MODEL.ROI_HEADS.IN_FEATURES", names, cfg, features, same_channels=True)
     strides = [features[name].stride for name in names]
     if any(2 * fine != coarse for fine, coarse in zip(strides, strides[1:], strict=False)):
-        raise ValueError(
-            f"strides of MODEL.ROI_HEADS.IN_FEATURES {names} must double from level to level, got {strides}"
+        raise ConfigError(
+            f"strides of MODEL.ROI_HEADS.IN_FEATURES {names} must double from level to level, got {strides}",
+            "MODEL.ROI_HEADS.IN_FEATURES",
         )
     if heads.NAME == "ImageNetRes5ROIHeads":
         trunk_facts(cfg, ["res5"])
@@ -288,45 +341,75 @@ def _check_heads(cfg: CfgNode, features: Features) -> None:
 def _check_box_head(cfg: CfgNode, channels: int) -> None:
     heads, box, arch = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.RESNET_BACKBONE.ARCH
     if not box.NAME:
-        raise ValueError(
-            f"MODEL.ROI_HEADS.NAME {heads.NAME} needs MODEL.ROI_BOX_HEAD.NAME: FastRCNNConvFCHead or VGGBoxHead"
+        raise ConfigError(
+            f"MODEL.ROI_HEADS.NAME {heads.NAME} needs MODEL.ROI_BOX_HEAD.NAME: FastRCNNConvFCHead or VGGBoxHead",
+            *("MODEL.ROI_HEADS.NAME", "MODEL.ROI_BOX_HEAD.NAME"),
         )
     if box.NAME == "VGGBoxHead" and (not arch.startswith("vgg") or box.POOLER_RESOLUTION != 7 or channels != 512):
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.ROI_BOX_HEAD.NAME VGGBoxHead runs fc6 and fc7 on 7x7 crops of conv5: it needs a VGG (not "
             f"MODEL.RESNET_BACKBONE.ARCH {arch}), MODEL.ROI_HEADS.IN_FEATURES: [conv5] (found "
-            f"{list(heads.IN_FEATURES)}) and MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION: 7 (found {box.POOLER_RESOLUTION})"
+            f"{list(heads.IN_FEATURES)}) and MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION: 7 (found {box.POOLER_RESOLUTION})",
+            *(
+                "MODEL.ROI_BOX_HEAD.NAME",
+                "MODEL.RESNET_BACKBONE.ARCH",
+                "MODEL.ROI_HEADS.IN_FEATURES",
+                "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
+            ),
         )
     if box.NAME == "FastRCNNConvFCHead" and box.NUM_FC + box.NUM_CONV < 1:
-        raise ValueError(
+        raise ConfigError(
             "MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead has no layers: MODEL.ROI_BOX_HEAD.NUM_FC must be 1 or more, "
-            f"got {box.NUM_FC}"
+            f"got {box.NUM_FC}",
+            *("MODEL.ROI_BOX_HEAD.NAME", "MODEL.ROI_BOX_HEAD.NUM_FC"),
         )
 
 
-def _check_last_is_read(cfg: CfgNode, features: Features) -> None:
-    """A trunk computes its last feature map for somebody."""
-    model, last = cfg.MODEL, next(reversed(features))
-    if model.ROI_HEADS.NAME not in (*_RES5_HEADS, *_BOX_HEADS):
+def check_last_is_read(cfg: CfgNode, features: Sequence[str]) -> None:
+    """Raise ConfigError where the heads of an R-CNN do not read the last feature map of a trunk without a pyramid.
+
+    It would be computed and never trained. Heads of other projects are not looked at.
+
+    Args:
+        cfg: of either engine.
+        features: what the trunk returns, in network order.
+    """
+    model = cfg.MODEL
+    has_heads = model.META_ARCHITECTURE == "GeneralizedRCNN"
+    if not has_heads and model.META_ARCHITECTURE != "ProposalNetwork":
         return
-    used = {*model.ROI_HEADS.IN_FEATURES, *model.RPN.IN_FEATURES}
-    if model.PROPOSAL_GENERATOR.NAME != "RPN":
-        used = {*model.ROI_HEADS.IN_FEATURES}
-    if last not in used:
-        raise ValueError(
-            f"MODEL.RPN.IN_FEATURES and MODEL.ROI_HEADS.IN_FEATURES read {sorted(used)}, the trunk returns "
-            f"{list(features)}, of which {last} would be computed and never trained; write "
-            f"MODEL.RESNET_BACKBONE.OUT_FEATURES: {sorted(used)}, or other IN_FEATURES"
-        )
+    if has_heads and model.ROI_HEADS.NAME not in (*_RES5_HEADS, *_BOX_HEADS):
+        return
+    used = {*model.ROI_HEADS.IN_FEATURES} if has_heads else set()
+    if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
+        used |= {*model.RPN.IN_FEATURES}
+    features = list(features)
+    if not used - set(features) and features[-1] in used:
+        return
+    advice = f"MODEL.RESNET_BACKBONE.OUT_FEATURES: {sorted(used)}, or other IN_FEATURES"
+    if any(map(_is_level, used)):
+        advice = f"MODEL.BACKBONE.NAME: {RPN_PYRAMID}, which makes levels p2 to p6"
+    unread = "" if features[-1] in used else f", of which {features[-1]} would be computed and never trained"
+    raise ConfigError(
+        f"MODEL.RPN.IN_FEATURES and MODEL.ROI_HEADS.IN_FEATURES read {sorted(used)}, the trunk returns {features}"
+        f"{unread}; write {advice}",
+        *("MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES", "MODEL.RESNET_BACKBONE.OUT_FEATURES"),
+    )
+
+
+def _is_level(name: str) -> bool:
+    """Whether a feature map is called as the levels of a pyramid are."""
+    return name.startswith("p") and name != "pool5"
 
 
 def _check_dilation(cfg: CfgNode, trunk: TrunkFacts) -> None:
     node, model = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL
     has_head = model.META_ARCHITECTURE == "GeneralizedRCNN" and model.ROI_HEADS.NAME == "ImageNetRes5ROIHeads"
     if node.RES5_DILATION > 1 and "res5" not in trunk.stages and not has_head:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.RESNET_BACKBONE.RES5_DILATION is {node.RES5_DILATION}, and MODEL.RESNET_BACKBONE.OUT_FEATURES "
-            f"{list(node.OUT_FEATURES)} leave res5 out; write RES5_DILATION: 1, or OUT_FEATURES: [res5]"
+            f"{list(node.OUT_FEATURES)} leave res5 out; write RES5_DILATION: 1, or OUT_FEATURES: [res5]",
+            *("MODEL.RESNET_BACKBONE.RES5_DILATION", "MODEL.RESNET_BACKBONE.OUT_FEATURES"),
         )
 
 
@@ -334,18 +417,25 @@ def _check_acceleration(cfg: CfgNode, trunk: TrunkFacts, features: Features) -> 
     node, key = cfg.MODEL.RESNET_BACKBONE, "MODEL.RESNET_BACKBONE"
     unknown = [name for name in node.CHECKPOINT_STAGES if name not in trunk.stages]
     if unknown:
-        raise ValueError(f"{key}.CHECKPOINT_STAGES {unknown} must be stages of this trunk: {', '.join(trunk.stages)}")
+        raise ConfigError(
+            f"{key}.CHECKPOINT_STAGES {unknown} must be stages of this trunk: {', '.join(trunk.stages)}",
+            f"{key}.CHECKPOINT_STAGES",
+        )
     if node.CHECKPOINT_STAGES and node.COMPILE:
-        raise ValueError(
+        raise ConfigError(
             f"{key}.CHECKPOINT_STAGES {list(node.CHECKPOINT_STAGES)}: torch.compile decides by itself what is computed "
-            f"anew; write [], or {key}.COMPILE ''"
+            f"again; write [], or {key}.COMPILE ''",
+            *(f"{key}.CHECKPOINT_STAGES", f"{key}.COMPILE"),
         )
     if node.COMPILE in CUDA_GRAPH_MODES and cfg.SOLVER.ACCUMULATION_STEPS > 1:
-        raise ValueError(
+        raise ConfigError(
             f"{key}.COMPILE {node.COMPILE} records CUDA graphs, each pass of which writes its gradients over those of "
             f"the pass before, and SOLVER.ACCUMULATION_STEPS {cfg.SOLVER.ACCUMULATION_STEPS} adds them up; write "
-            f"{key}.COMPILE default, or SOLVER.ACCUMULATION_STEPS 1"
+            f"{key}.COMPILE default, or SOLVER.ACCUMULATION_STEPS 1",
+            *(f"{key}.COMPILE", "SOLVER.ACCUMULATION_STEPS"),
         )
     needed = max(info.stride for info in trunk.features.values())
     if cfg.MODEL.BACKBONE.NAME != TRUNK_ALONE and node.PAD_TO % needed:
-        raise ValueError(f"{key}.PAD_TO is {node.PAD_TO}; this pyramid needs a multiple of {needed}, or 0")
+        raise ConfigError(
+            f"{key}.PAD_TO is {node.PAD_TO}; this pyramid needs a multiple of {needed}, or 0", f"{key}.PAD_TO"
+        )

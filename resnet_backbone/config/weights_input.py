@@ -1,4 +1,4 @@
-"""The input that weights need, and the config's keys that say what it gets."""
+"""What a run writes into its config: the input that its weights need, and the number of classes of its data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from resnet_backbone.config.merge import value_of
+from resnet_backbone.config.reader import value_of
+from resnet_backbone.config.schema import TORCHVISION_KEYS
 from resnet_backbone.weights import InputFormat, Weights, WeightsError
 from resnet_backbone.weights.architecture import has_bottlenecks
 from resnet_backbone.weights.catalog import SCHEMES, find_entry_by_address, parse_source
@@ -128,6 +129,21 @@ def input_of(cfg: CfgNode) -> dict[str, object]:
     """Return the keys that a detector trained with ``cfg`` needs again, in plain containers, for its checkpoints."""
     values = {key: value_of(cfg, key) for key in INPUT_KEYS}
     return {key: list(value) if isinstance(value, list | tuple) else value for key, value in values.items()}
+
+
+def fit_num_classes(cfg: CfgNode, section: str, num_classes: int) -> None:
+    """Write MODEL.<section>.NUM_CLASSES from the data, in place; a config that says another number is told."""
+    node = cfg.MODEL[section]
+    if node.NUM_CLASSES == num_classes:
+        return
+    level = (
+        logging.INFO
+        if node.NUM_CLASSES == TORCHVISION_KEYS[f"MODEL.{section}.NUM_CLASSES"].default
+        else logging.WARNING
+    )
+    text = "MODEL.%s.NUM_CLASSES: %d, from the data; the config says %d: write %d, or take the line out"
+    logger.log(level, text, section, num_classes, node.NUM_CLASSES, num_classes)
+    node.NUM_CLASSES = num_classes
 
 
 def warn_of_random_weights(cfg: CfgNode) -> None:

@@ -22,21 +22,26 @@ from detectron2.modeling.proposal_generator import RPN_HEAD_REGISTRY
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import add_backbone_keys, add_run_keys, merge_config
-from resnet_backbone.config.acceleration import FLOAT32_PRECISION, TF32
-from resnet_backbone.config.checks import check_least, check_values
-from resnet_backbone.config.combinations import BUILDERS, TRUNK_ALONE, check_combinations, trunk_facts
-from resnet_backbone.config.merge import naming_origins, value_of
+from resnet_backbone.config.checks import check_detector, check_values
+from resnet_backbone.config.combinations import (
+    BUILDERS,
+    TRUNK_ALONE,
+    check_combinations,
+    check_last_is_read,
+    trunk_facts,
+)
+from resnet_backbone.config.merge import check_with_origins
+from resnet_backbone.config.reader import value_of
+from resnet_backbone.config.schema import DETECTRON2, DETECTRON2_KEYS, FLOAT32_PRECISION, TF32, ConfigError
 from resnet_backbone.engine.improvements.settings import is_improved
 from resnet_backbone.weights.architecture import has_bottlenecks
 
 _DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
-_ARCHITECTURES = ("GeneralizedRCNN", "ProposalNetwork")
-_HEADS = ("Res5ROIHeads", "ImageNetRes5ROIHeads", "StandardROIHeads", "ContextROIHeads", "CascadeROIHeads")
 _CONTEXT_HEADS = {"StandardROIHeads": "ContextROIHeads", "Res5ROIHeads": "ImageNetRes5ROIHeads"}
 
 
 def check_host_config(cfg: CfgNode) -> None:
-    """Raise ValueError, with the line to write, where MODEL.RESNETS or the head asks for another network than is built.
+    """Raise ConfigError where MODEL.RESNETS or the head asks for another network than is built.
 
     Only values that differ from Detectron2's defaults count: those somebody wrote.
     """
@@ -53,74 +58,62 @@ def check_host_config(cfg: CfgNode) -> None:
             if theirs not in (defaults.MODEL.RESNETS[key], value):
                 wanted = f"resnet{theirs}" if key == "DEPTH" else theirs
                 harmless = defaults.MODEL.RESNETS[key] if value is None else value
-                raise ValueError(
+                raise ConfigError(
                     f"MODEL.RESNETS.{key} is {theirs!r} and MODEL.RESNET_BACKBONE.{our_key} is "
                     f"{getattr(node, our_key)!r}, which is what counts here; write MODEL.RESNET_BACKBONE.{our_key}: "
-                    f"{wanted}, or MODEL.RESNETS.{key}: {harmless}"
+                    f"{wanted}, or MODEL.RESNETS.{key}: {harmless}",
+                    *(f"MODEL.RESNETS.{key}", f"MODEL.RESNET_BACKBONE.{our_key}"),
                 )
     for key in ("NUM_GROUPS", "WIDTH_PER_GROUP", "DEFORM_ON_PER_STAGE", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS"):
         theirs = cfg.MODEL.RESNETS[key]
         is_basic = key == "RES2_OUT_CHANNELS" and theirs == 64 and not has_bottlenecks(node.ARCH)  # as theirs must say
         of_deeplab = key == "STEM_OUT_CHANNELS" and theirs == 128 and "STEM_TYPE" in cfg.MODEL.RESNETS  # of its stem
         if theirs != defaults.MODEL.RESNETS[key] and not is_basic and not of_deeplab:
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.RESNETS.{key} is {theirs}: there are no ResNeXts, wide or deformable networks here; take it "
-                f"out, or write MODEL.BACKBONE.NAME: build_resnet_backbone (or build_resnet_fpn_backbone)"
+                f"out, or write MODEL.BACKBONE.NAME: build_resnet_backbone (or build_resnet_fpn_backbone)",
+                *(f"MODEL.RESNETS.{key}", "MODEL.BACKBONE.NAME"),
             )
     _check_deeplab_keys(cfg)
     check_context(cfg)
 
 
 def check_context(cfg: CfgNode) -> None:
-    """Raise ValueError, with the line to write, where the heads do not read MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT."""
+    """Raise ConfigError, with the line to write, where the heads do not read MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT."""
     name = cfg.MODEL.ROI_HEADS.NAME
     if cfg.MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT and name not in _CONTEXT_HEADS.values():
         ours = f"MODEL.ROI_HEADS.NAME: {_CONTEXT_HEADS[name]}, or " if name in _CONTEXT_HEADS else ""
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT is True, and MODEL.ROI_HEADS.NAME {name} knows of none; write "
-            f"{ours}GLOBAL_CONTEXT: False"
+            f"{ours}GLOBAL_CONTEXT: False",
+            *("MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT", "MODEL.ROI_HEADS.NAME"),
         )
 
 
 def check_single_scale(cfg: CfgNode, out_features: Sequence[str]) -> None:
-    """Raise ValueError where the heads of an R-CNN do not fit a trunk without a pyramid.
+    """Raise ConfigError where the heads of an R-CNN do not fit a trunk without a pyramid.
 
-    They must read its last feature map, which would else be computed and never trained; and Detectron2's own res5 must
-    be the one that the trunk would have.
+    They must read its last feature map, and Detectron2's own res5 must be the one that the trunk would have.
 
     Args:
         cfg: of Detectron2, with the keys of ``add_resnet_backbone_config``.
         out_features: what the trunk returns, in network order.
     """
-    model = cfg.MODEL
-    has_heads = model.META_ARCHITECTURE == "GeneralizedRCNN"
-    if (has_heads and model.ROI_HEADS.NAME not in _HEADS) or model.META_ARCHITECTURE not in _ARCHITECTURES:
-        return  # of another project: who knows what it reads
-    used = {*model.ROI_HEADS.IN_FEATURES} if has_heads else set()
-    if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
-        used |= {*model.RPN.IN_FEATURES}
-    if used - set(out_features) or out_features[-1] not in used:
-        if any(name.startswith("p") and name != "pool5" for name in used):
-            advice = "MODEL.BACKBONE.NAME: build_imagenet_fpn_backbone, which makes levels p2 to p6"
-        else:
-            advice = f"MODEL.RESNET_BACKBONE.OUT_FEATURES: {sorted(used)}, or other IN_FEATURES"
-        raise ValueError(
-            f"MODEL.RPN.IN_FEATURES and MODEL.ROI_HEADS.IN_FEATURES read {sorted(used)}, the trunk returns "
-            f"{list(out_features)}; write {advice}"
-        )
+    check_last_is_read(cfg, out_features)
     _check_res5_head(cfg)
 
 
 def check_levels(cfg: CfgNode, levels: Sequence[str]) -> None:
-    """Raise ValueError where RetinaNet reads a level that a pyramid of these ``levels`` does not have.
+    """Raise ConfigError where RetinaNet reads a level that a pyramid of these ``levels`` does not have.
 
     Heads of R-CNNs are not looked at: MODEL.RPN has defaults of its own, also where a backbone is built alone.
     """
     absent = sorted(set(cfg.MODEL.RETINANET.IN_FEATURES) - set(levels))
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and absent:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.RETINANET.IN_FEATURES reads {absent}, the pyramid of {cfg.MODEL.BACKBONE.NAME} has {list(levels)}; "
-            f"write MODEL.BACKBONE.NAME: build_imagenet_retinanet_fpn_backbone, or IN_FEATURES of these"
+            f"write MODEL.BACKBONE.NAME: build_imagenet_retinanet_fpn_backbone, or IN_FEATURES of these",
+            *("MODEL.RETINANET.IN_FEATURES", "MODEL.BACKBONE.NAME"),
         )
 
 
@@ -132,9 +125,10 @@ def _check_deeplab_keys(cfg: CfgNode) -> None:
     for key, our_key in (("STEM_TYPE", "STEM"), ("RES4_DILATION",) * 2, ("RES5_MULTI_GRID",) * 2):
         ours, theirs = (list(v) if isinstance(v, list | tuple) else v for v in (node[our_key], host.get(key)))
         if theirs is not None and theirs != ours:
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.RESNETS.{key} is {theirs!r} and MODEL.RESNET_BACKBONE.{our_key} is {ours!r}, which is what "
-                f"counts here; write MODEL.RESNET_BACKBONE.{our_key}: {theirs}, or MODEL.RESNETS.{key}: {ours}"
+                f"counts here; write MODEL.RESNET_BACKBONE.{our_key}: {theirs}, or MODEL.RESNETS.{key}: {ours}",
+                *(f"MODEL.RESNETS.{key}", f"MODEL.RESNET_BACKBONE.{our_key}"),
             )
 
 
@@ -143,14 +137,16 @@ def _check_res5_head(cfg: CfgNode) -> None:
     if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN" or cfg.MODEL.ROI_HEADS.NAME != "Res5ROIHeads":
         return
     if not has_bottlenecks(node.ARCH):
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.ROI_HEADS.NAME Res5ROIHeads builds the bottlenecks of ResNet-50, which is wrong for {node.ARCH}; "
-            + ("write ImageNetRes5ROIHeads" if not node.ARCH.startswith("vgg") else "write StandardROIHeads")
+            + ("write ImageNetRes5ROIHeads" if not node.ARCH.startswith("vgg") else "write StandardROIHeads"),
+            "MODEL.ROI_HEADS.NAME",
         )
     if value_of(cfg, "MODEL.RESNETS.NORM") != node.NORM:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.ROI_HEADS.NAME Res5ROIHeads builds res5 with MODEL.RESNETS.NORM {cfg.MODEL.RESNETS.NORM!r}, the "
-            f"trunk has MODEL.RESNET_BACKBONE.NORM {node.NORM!r}; write ImageNetRes5ROIHeads, or the same for both"
+            f"trunk has MODEL.RESNET_BACKBONE.NORM {node.NORM!r}; write ImageNetRes5ROIHeads, or the same for both",
+            *("MODEL.ROI_HEADS.NAME", "MODEL.RESNETS.NORM", "MODEL.RESNET_BACKBONE.NORM"),
         )
 
 
@@ -166,21 +162,6 @@ REGISTRIES = {
     "MODEL.SEM_SEG_HEAD.NAME": SEM_SEG_HEADS_REGISTRY,
 }
 
-# Keys of which the trainer knows some values only; 1 and False are those that ask for nothing.
-_ALLOWED: dict[str, tuple[object, ...]] = {
-    "MODEL.KEYPOINT_ON": (False,),
-    "MODEL.LOAD_PROPOSALS": (False,),
-    "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
-    "INPUT.CROP.TYPE": ("relative", "relative_range", "absolute", "absolute_range"),
-    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
-    "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
-    "SOLVER.ACCUMULATION_STEPS": (1,),
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
-    "TEST.EXPECTED_RESULTS": ([],),
-}
-_LEAST = {"SOLVER.BIAS_LR_FACTOR": 0, "SOLVER.WEIGHT_DECAY_BIAS": 0, "SOLVER.NUM_DECAYS": 1}
-_BOX_WEIGHTS = ("MODEL.RPN.BBOX_REG_WEIGHTS", "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS")
-
 
 def add_resnet_backbone_config(cfg: CfgNode) -> None:
     """Add the keys of the backbones and their heads, with their defaults, to Detectron2's config, in place.
@@ -190,13 +171,7 @@ def add_resnet_backbone_config(cfg: CfgNode) -> None:
     (TEST.BOX_REFINEMENT, MULTI_SCALE and ENSEMBLE) are for ``load_config`` alone: another project's tools would
     take these keys and not obey them; :class:`~resnet_backbone.detectron2_plugin.improvements.ImprovedRCNN` is for it.
     """
-    defaults = get_cfg()
-    add_backbone_keys(defaults)
-    node = cfg.MODEL.setdefault("RESNET_BACKBONE", type(cfg)())
-    for key, value in defaults.MODEL.RESNET_BACKBONE.items():
-        node.setdefault(key, value)
-    for key in ("DROPOUT", "GLOBAL_CONTEXT"):
-        cfg.MODEL.ROI_BOX_HEAD.setdefault(key, defaults.MODEL.ROI_BOX_HEAD[key])
+    add_backbone_keys(cfg)
 
 
 def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -206,31 +181,35 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
 
     Raises:
         FileNotFoundError: no such config.
-        ValueError: an unknown key, a value of the wrong type or one that Detectron2 cannot obey.
+        ConfigError: an unknown key, a value of the wrong type or one that Detectron2 cannot obey.
     """
     cfg = get_cfg()
     add_resnet_backbone_config(cfg)
     add_run_keys(cfg)
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    origins = merge_config(cfg, config_file, overrides, "Detectron2")
-    with naming_origins(cfg, origins):
-        check_config(cfg)
+    origins = merge_config(cfg, config_file, overrides, DETECTRON2, DETECTRON2_KEYS)
+    check_with_origins(cfg, origins, check_config)
     return cfg
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Raise ValueError for a name that Detectron2 does not know, or a key that its trainer cannot obey."""
+    """Raise ConfigError for a name that Detectron2 does not know, or a key that its trainer cannot obey."""
     for key, registry in REGISTRIES.items():
         name = value_of(cfg, key)
         if name and name not in registry:
             known = sorted(known for known, _ in registry)
             near = difflib.get_close_matches(name, known, n=4, cutoff=0.4) or known
-            raise ValueError(f"{key} is {name!r}, which Detectron2 does not know; did you mean {', '.join(near)}?")
-    check_values(cfg, _ALLOWED, _lengths(cfg), "Detectron2")
-    check_least(cfg, _LEAST)
+            raise ConfigError(
+                f"{key} is {name!r}, which Detectron2 does not know; did you mean {', '.join(near)}?", key
+            )
+    check_values(cfg, DETECTRON2_KEYS, DETECTRON2)
+    _check_lengths(cfg)
+    check_detector(cfg)
     if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR" and cfg.SOLVER.GAMMA == 0:
-        raise ValueError("SOLVER.GAMMA is 0.0; with WarmupStepWithFixedGammaLR it must be above 0, such as 0.1")
+        raise ConfigError(
+            "SOLVER.GAMMA is 0.0; with WarmupStepWithFixedGammaLR it must be above 0, such as 0.1", "SOLVER.GAMMA"
+        )
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         check_host_config(as_built(cfg))
         check_combinations(cfg)
@@ -239,16 +218,20 @@ def check_config(cfg: CfgNode) -> None:
     _check_cascade(cfg)
     _check_run(cfg)
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
-        raise ValueError("SOLVER.AMP.ENABLED: Detectron2 trains in mixed precision on GPUs only; write False")
+        raise ConfigError(
+            "SOLVER.AMP.ENABLED: Detectron2 trains in mixed precision on GPUs only; write False", "SOLVER.AMP.ENABLED"
+        )
     if cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
-        raise ValueError(
+        raise ConfigError(
             f"TEST.AUG.ENABLED: Detectron2 augments tests of GeneralizedRCNN only, not of "
-            f"{cfg.MODEL.META_ARCHITECTURE}; write False"
+            f"{cfg.MODEL.META_ARCHITECTURE}; write False",
+            "TEST.AUG.ENABLED",
         )
     if cfg.TEST.AUG.ENABLED and is_improved(cfg):
-        raise ValueError(
+        raise ConfigError(
             "TEST.AUG.ENABLED augments the detector itself, without TEST.BOX_REFINEMENT, MULTI_SCALE and ENSEMBLE; "
-            "write TEST.AUG.ENABLED False, or leave those out"
+            "write TEST.AUG.ENABLED False, or leave those out",
+            "TEST.AUG.ENABLED",
         )
 
 
@@ -263,42 +246,40 @@ def as_built(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _lengths(cfg: CfgNode) -> dict[str, int]:
-    """How many values a key has; boxes that turn have one more than the others."""
+def _check_lengths(cfg: CfgNode) -> None:
+    """How many values a list has depends on other keys; boxes that turn have one more number than the others."""
     model = cfg.MODEL
-    turned = model.PROPOSAL_GENERATOR.NAME == "RRPN" or model.ROI_HEADS.NAME == "RROIHeads"
-    lengths = {
-        "MODEL.PIXEL_STD": len(model.PIXEL_MEAN),
-        "MODEL.RETINANET.BBOX_REG_WEIGHTS": 4,
-        "INPUT.CROP.SIZE": 2,
-        **{
-            f"MODEL.{part}.IOU_THRESHOLDS": len(model[part].IOU_LABELS) - 1
-            for part in ("RPN", "ROI_HEADS", "RETINANET")
-        },
-    }
-    return lengths if turned else {**lengths, **dict.fromkeys(_BOX_WEIGHTS, 4)}
+    lengths = {"MODEL.PIXEL_STD": len(model.PIXEL_MEAN), "MODEL.RETINANET.BBOX_REG_WEIGHTS": 4, "INPUT.CROP.SIZE": 2}
+    for part in ("RPN", "ROI_HEADS", "RETINANET"):
+        lengths[f"MODEL.{part}.IOU_THRESHOLDS"] = len(model[part].IOU_LABELS) - 1
+    if model.PROPOSAL_GENERATOR.NAME != "RRPN" and model.ROI_HEADS.NAME != "RROIHeads":
+        lengths |= {"MODEL.RPN.BBOX_REG_WEIGHTS": 4, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": 4}
+    for key, length in lengths.items():
+        if len(value_of(cfg, key)) != length:
+            raise ConfigError(f"{key} is {value_of(cfg, key)}; it must have {length} values", key)
 
 
 def _check_run(cfg: CfgNode) -> None:
     """Keys of Detectron2's that another key undoes, or without which they do nothing."""
     precision, solver = cfg.get("FLOAT32_PRECISION", ""), cfg.SOLVER  # v0.6 does not have the former
-    if precision not in ("", *FLOAT32_PRECISION):
-        raise ValueError(f"FLOAT32_PRECISION is {precision!r}; write one of {', '.join(FLOAT32_PRECISION)}, or ''")
     if precision and cfg.TF32 not in (TF32[0], FLOAT32_PRECISION[precision]):
-        raise ValueError(
+        raise ConfigError(
             f"FLOAT32_PRECISION {precision} means TF32 {FLOAT32_PRECISION[precision]}, and TF32 is {cfg.TF32}: leave "
-            f"one of the two out"
+            f"one of the two out",
+            *("FLOAT32_PRECISION", "TF32"),
         )
     if cfg.DATALOADER.REPEAT_THRESHOLD and cfg.DATALOADER.SAMPLER_TRAIN != "RepeatFactorTrainingSampler":
-        raise ValueError(
+        raise ConfigError(
             f"DATALOADER.REPEAT_THRESHOLD is {cfg.DATALOADER.REPEAT_THRESHOLD}, and DATALOADER.SAMPLER_TRAIN "
-            f"{cfg.DATALOADER.SAMPLER_TRAIN} repeats no image for it; write RepeatFactorTrainingSampler, or 0.0"
+            f"{cfg.DATALOADER.SAMPLER_TRAIN} repeats no image for it; write RepeatFactorTrainingSampler, or 0.0",
+            *("DATALOADER.REPEAT_THRESHOLD", "DATALOADER.SAMPLER_TRAIN"),
         )
     reference = solver.REFERENCE_WORLD_SIZE
     if reference < 0 or (reference and solver.IMS_PER_BATCH % reference):
-        raise ValueError(
+        raise ConfigError(
             f"SOLVER.REFERENCE_WORLD_SIZE is {reference}; write the number of processes that SOLVER.IMS_PER_BATCH "
-            f"{solver.IMS_PER_BATCH} is meant for, which divides it, or 0"
+            f"{solver.IMS_PER_BATCH} is meant for, which divides it, or 0",
+            *("SOLVER.REFERENCE_WORLD_SIZE", "SOLVER.IMS_PER_BATCH"),
         )
 
 
@@ -307,14 +288,19 @@ def _check_cascade(cfg: CfgNode) -> None:
     if heads.NAME != "CascadeROIHeads":
         return
     if not box.CLS_AGNOSTIC_BBOX_REG:
-        raise ValueError("MODEL.ROI_HEADS.NAME CascadeROIHeads needs MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: True")
+        raise ConfigError(
+            "MODEL.ROI_HEADS.NAME CascadeROIHeads needs MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: True",
+            *("MODEL.ROI_HEADS.NAME", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"),
+        )
     if len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS has {len(cascade.IOUS)} stages, "
-            f"MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS {len(cascade.BBOX_REG_WEIGHTS)}; write as many for both"
+            f"MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS {len(cascade.BBOX_REG_WEIGHTS)}; write as many for both",
+            *("MODEL.ROI_BOX_CASCADE_HEAD.IOUS", "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS"),
         )
     if list(cascade.IOUS[:1]) != list(heads.IOU_THRESHOLDS):
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS {list(cascade.IOUS)} must begin with MODEL.ROI_HEADS.IOU_THRESHOLDS, "
-            f"{list(heads.IOU_THRESHOLDS)}"
+            f"{list(heads.IOU_THRESHOLDS)}",
+            *("MODEL.ROI_BOX_CASCADE_HEAD.IOUS", "MODEL.ROI_HEADS.IOU_THRESHOLDS"),
         )

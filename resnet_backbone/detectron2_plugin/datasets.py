@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from pycocotools import mask as coco_mask
 
-from resnet_backbone.config.keys import fit_num_classes
+from resnet_backbone.config.weights_input import fit_num_classes
 from resnet_backbone.data.catalog import DatasetSpec, check_dataset_files, check_same_classes, get_dataset
 from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.data.coco.findings import report_findings

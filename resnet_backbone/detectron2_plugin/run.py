@@ -21,7 +21,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from resnet_backbone.config import fit_input
-from resnet_backbone.config.differences import CONFIG
+from resnet_backbone.config.merge import CONFIG
 from resnet_backbone.detectron2_plugin.checkpoint import WeightsFile, fill_detector, strict_arch
 from resnet_backbone.detectron2_plugin.config import check_config
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes

@@ -12,7 +12,7 @@ import torchvision
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.combinations import BUILDERS
-from resnet_backbone.config.merge import value_of
+from resnet_backbone.config.reader import value_of
 from resnet_backbone.config.weights_input import fit_input, input_of, required_by, required_input
 from resnet_backbone.data.catalog import check_same_classes
 from resnet_backbone.doctor.checkpoint import CLASSIFIER, COUNTER, DETECTOR, Checkpoint, config_lines, read_checkpoint

@@ -10,7 +10,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from resnet_backbone.config.suspicions import suspicions, usual_rate
+from resnet_backbone.config.checks import suspicions, usual_rate
 
 _SHOWN = 4
 

@@ -18,7 +18,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import main as torchrun
 
-from resnet_backbone.config.merge import leaves, value_of
+from resnet_backbone.config.reader import leaves, value_of
 from resnet_backbone.engine.batches import images_per_pass
 from resnet_backbone.engine.signals import LOST_PEER, RESUME_ME, Interrupted
 

@@ -22,7 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from resnet_backbone.config.differences import CONFIG
+from resnet_backbone.config.merge import CONFIG
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.files.checkpoints import remove_unfinished
 from resnet_backbone.metrics.run_facts import peak_memory_mib

@@ -16,9 +16,8 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from resnet_backbone.config.acceleration import check_compiler, check_training_precision, set_up_process
-from resnet_backbone.config.checks import warn_of_far_sizes
-from resnet_backbone.config.differences import CONFIG, differences, read_settings, warn_of_changes
-from resnet_backbone.config.suspicions import warn_of_suspicious
+from resnet_backbone.config.checks import warn_of_suspicious
+from resnet_backbone.config.merge import CONFIG, differences, read_run_config, warn_of_changes
 from resnet_backbone.config.weights_input import input_of
 from resnet_backbone.engine.checkpoint import Resumed, compare_data
 from resnet_backbone.engine.launch import (
@@ -103,7 +102,6 @@ class BaseRun(ABC):
 
     def _check_config(self) -> None:
         """Check what ``load_config`` cannot, and warn of values that are seldom meant."""
-        warn_of_far_sizes(self.cfg)
         warn_of_suspicious(self.cfg, training=not self.eval_only)
         if not self.eval_only:
             check_processes(self.cfg, process_count(), norm="MODEL.RESNET_BACKBONE.NORM")
@@ -290,7 +288,7 @@ def check_evaluation(cfg: CfgNode, *, resume: bool) -> bool:
     if not resumed and not (of_the_training and weights.parent.resolve() == folder.resolve()):
         raise ValueError(f"{refusal} (MODEL.WEIGHTS {weights} is not its {FINAL})")
     try:
-        written = read_settings(folder / CONFIG)
+        written = read_run_config(folder / CONFIG)
     except (OSError, ValueError) as error:
         raise ValueError(f"{refusal} (its settings cannot be read: {error})") from error
     was_evaluated = bool(written.get("DATASETS", {}).get("TEST"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from resnet_backbone.config.differences import differences, read_settings
+from resnet_backbone.config.merge import differences, read_run_config
 from resnet_backbone.metrics.run_facts import FACTS_NAME, METRICS_NAME, RunFacts, read_facts, read_figures
 from resnet_backbone.reproduce.tables import ENSEMBLE_SEEDS, Row, Table, Training
 
@@ -262,7 +262,7 @@ def read_state(job: Job) -> RunState:
     config_path = job.folder / "config.yaml"
     if not config_path.is_file():
         return RunState(job, NOT_RUN)
-    if others := list(differences(read_settings(config_path), job.cfg)):
+    if others := list(differences(read_run_config(config_path), job.cfg)):
         return RunState(job, OTHER, "; ".join(one.text("the folder", "the plan") for one in others))
     inference = job.folder / "inference"
     metrics = inference / METRICS_NAME

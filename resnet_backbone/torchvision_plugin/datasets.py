@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
-from resnet_backbone.config.keys import fit_num_classes
+from resnet_backbone.config.weights_input import fit_num_classes
 from resnet_backbone.data.catalog import check_dataset_files, check_same_classes, get_dataset
 from resnet_backbone.data.coco.dataset import CocoDataset, Sample, Target
 from resnet_backbone.data.coco.findings import report_findings

@@ -10,13 +10,14 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from resnet_backbone.config import warn_of_random_weights
+from resnet_backbone.config.schema import TORCHVISION_KEYS
 from resnet_backbone.doctor import DetectorParts, Section
 from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
 from resnet_backbone.doctor.report import NAME_KEYS, classifier_parts
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint, load_detector
-from resnet_backbone.torchvision_plugin.config import ALLOWED, load_config
+from resnet_backbone.torchvision_plugin.config import ENGINE, load_config
 from resnet_backbone.torchvision_plugin.datasets import (
     check_files,
     open_test_sets,
@@ -37,7 +38,7 @@ class TorchvisionEngine:
         """Nothing beyond what every engine needs."""
 
     def known_names(self) -> Mapping[str, Sequence[str]]:
-        return {key: [str(name) for name in ALLOWED[key] if name] for key in NAME_KEYS}
+        return {key: [str(name) for name in TORCHVISION_KEYS[key].choices_on(ENGINE) if name] for key in NAME_KEYS}
 
     def load_config(self, config_file: str, overrides: Sequence[str]) -> CfgNode:
         return load_config(config_file, overrides)

@@ -104,7 +104,7 @@ def test_resuming_says_what_is_other(tiny, tmp_path, caplog):
 
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger("resnet_backbone.config.differences")
+    logger = logging.getLogger("resnet_backbone.config.merge")
     logger.addHandler(handler)
     try:
         Run(tiny("cifar10_resnet20.yaml", "SOLVER.IMS_PER_BATCH", "12", "DATASETS.TEST", "[]"), resume=True)

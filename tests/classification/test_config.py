@@ -11,7 +11,7 @@ from resnet_backbone.classification.config import get_cfg, load_config
 from resnet_backbone.classification.network import Start, build_network
 from resnet_backbone.classification.run import Run
 from resnet_backbone.config import config_folder
-from resnet_backbone.config.merge import leaves
+from resnet_backbone.config.reader import leaves
 from resnet_backbone.torchvision_plugin.config import get_cfg as detector_cfg
 
 CONFIGS = sorted(path.name for path in (config_folder() / "classification").glob("*.yaml"))
@@ -47,7 +47,7 @@ def test_keys_that_detectors_have_mean_the_same():
         (["MODEL.ARCH", "resnet19"], "must be one of plain18"),
         (["MODEL.SHORTCUT", "D"], "knows only '' or 'A' or 'B' or 'C'"),
         (["INPUT.RESIZE_TEST", "16"], "must be INPUT.SIZE, 32, or more"),
-        (["INPUT.AREA", "[0.0, 1.0]"], "a range above 0 and up to 1"),
+        (["INPUT.AREA", "[0.0, 1.0]"], "its numbers must be above 0, and 1 or less, and increase"),
         (["INPUT.TRAIN_CROP", "short_side"], "INPUT.SHORT_SIDE|INPUT.TRAIN_CROP pad"),
         (["INPUT.COLOR_AUGMENTATION", "alexnet"], "COLOR_AUGMENTATION none"),
         (
@@ -56,7 +56,7 @@ def test_keys_that_detectors_have_mean_the_same():
         ),
         (["DATASETS.TRAIN", "['a', 'b']"], "name one data set"),
         (["SOLVER.LABEL_SMOOTHING", "1.0"], "below 1"),
-        (["SOLVER.STEPS", "[5, 5]"], "must increase"),
+        (["SOLVER.STEPS", "[5, 5]"], "must be 1 or more, and increase"),
         (["SOLVER.IMS_PER_BATCH", "5", "SOLVER.ACCUMULATION_STEPS", "2"], "must be a multiple"),
         (
             ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "float16", "MODEL.DEVICE", "cpu"],

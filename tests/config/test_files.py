@@ -9,8 +9,8 @@ import pytest
 
 from resnet_backbone.classification.config import load_config as load_classifier
 from resnet_backbone.config import config_folder, find_config_file
+from resnet_backbone.config.checks import suspicions
 from resnet_backbone.config.reader import literal, read_settings, shown
-from resnet_backbone.config.suspicions import suspicions
 
 NOT_READ = "not a YAML file that can be read safely"
 BOMB = "\n".join(["a0: &a0 [1, 1]", *(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}]" for n in range(18))])
@@ -234,11 +234,3 @@ CLASSIFIERS = [
 @pytest.mark.parametrize(("text", "message"), CLASSIFIERS)
 def test_a_mistake_in_a_classifiers_config(refused, match, text, message):
     match(refused(load_classifier, text, base="classification/imagenet_resnet50.yaml"), message)
-
-
-def test_the_keys_of_detectron2_that_torchvision_lacks():
-    config = pytest.importorskip("detectron2.config", reason="Detectron2 is not installed")
-    from resnet_backbone.config.merge import leaves
-    from resnet_backbone.torchvision_plugin.config import detectron2_keys, get_cfg
-
-    assert detectron2_keys() == set(leaves(config.get_cfg())) - set(leaves(get_cfg()))

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from resnet_backbone.config.keys import fit_num_classes
+from resnet_backbone.config.weights_input import fit_num_classes
 from resnet_backbone.torchvision_plugin.config import load_config
 
 

@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 from PIL import Image
 from torch import Tensor, nn
 
-from resnet_backbone.config.merge import leaves, value_of
+from resnet_backbone.config.reader import leaves, value_of
 from resnet_backbone.models.registry import create_model
 
 BUILDERS = {

@@ -12,7 +12,7 @@ import atheris
 import torchvision.models.detection  # noqa: F401  # before the block below, which would take a minute for it
 
 with atheris.instrument_imports(include=["resnet_backbone", "yaml", "yacs"]):
-    from resnet_backbone.config.differences import read_settings
+    from resnet_backbone.config.merge import read_run_config
     from resnet_backbone.config.reader import read_settings as read_over_bases
     from resnet_backbone.torchvision_plugin.config import load_config
 
@@ -33,7 +33,7 @@ def read(folder: Path, data: bytes) -> None:
         # What is wrong with a word, with a _BASE_ elsewhere or with a value (then it names the key) names no file.
         if type(error).__name__ not in OURS:
             raise
-    read_settings(path)
+    read_run_config(path)
 
 
 def seeds() -> list[bytes]:

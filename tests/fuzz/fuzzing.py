@@ -11,7 +11,7 @@ from pathlib import Path
 import atheris
 
 # Errors of these classes are answers. What Python raises itself, such as UnicodeDecodeError, is not among them.
-OURS = {"ValueError", "WeightsError", "OSError", "FileNotFoundError", "TypeError"}
+OURS = {"ValueError", "ConfigError", "WeightsError", "OSError", "FileNotFoundError", "TypeError"}
 RSS_LIMIT_MB = 4096
 TIMEOUT_S = 20
 

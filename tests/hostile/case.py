@@ -20,7 +20,16 @@ MARKER = "payload-ran"
 SECONDS = 10.0  # of one case; on two busy cores a few milliseconds become seconds
 MEBIBYTES = 256.0  # of one case, beyond what the process has before it
 ADDRESS_SPACE = 8 << 30  # beyond what the process has mapped before the first case
-OURS = {"ValueError", "WeightsError", "OSError", "FileNotFoundError", "TypeError", "DownloadError", "PermissionError"}
+OURS = {
+    "ValueError",
+    "ConfigError",
+    "WeightsError",
+    "OSError",
+    "FileNotFoundError",
+    "TypeError",
+    "DownloadError",
+    "PermissionError",
+}
 
 
 @dataclass(frozen=True)

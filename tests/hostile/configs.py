@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from resnet_backbone.config.differences import read_settings
+from resnet_backbone.config.merge import read_run_config
 from resnet_backbone.torchvision_plugin.config import load_config
 from tests.hostile.case import MARKER, Case, unique
 
@@ -140,7 +140,7 @@ def _cases() -> Iterator[Case]:
     for name, content in YAML.items():
         yield Case(f"config-{name}", "c.yaml", _content(content), load_config)
         if name not in _HARMLESS_IN_RUNS:
-            yield Case(f"run-config-{name}", "config.yaml", _content(content), read_settings)
+            yield Case(f"run-config-{name}", "config.yaml", _content(content), read_run_config)
     for name, content in MERGED.items():
         yield Case(f"config-{name}", "c.yaml", _content(content), load_config, named=_NAMED.get(name, ""))
     for name, words in WORDS.items():
