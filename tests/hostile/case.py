@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -42,6 +43,7 @@ class Case:
     read: Callable[[Path], Any]
     repaired: bool = False
     named: str = ""  # what the message must have, where it is not the name of the file
+    says: str = ""  # a pattern that the message must have, too
     makes: tuple[str, ...] = ()  # files that the test itself puts beside it
 
 
@@ -136,6 +138,7 @@ def check(case: Case, outcome: Outcome) -> None:
         return
     assert outcome.error in OURS, f"{outcome.error or 'no error'}: {outcome.message[:500]}"
     assert (case.named or case.file.split("/")[-1]) in outcome.message, outcome.message[:500]
+    assert re.search(case.says, outcome.message), outcome.message[:500]
     assert len(outcome.message) <= 20_000
     assert outcome.left == ()
 
