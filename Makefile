@@ -11,8 +11,10 @@ FUZZ ?= weights config dataset
 # python:torch:torchvision, the oldest and the newest that setup.py allows
 VERSIONS ?= 3.10:2.6.0:0.21.0 3.13:2.14.1:0.29.1
 
-# One thread a process: the parallel tests would otherwise fight for the cores.
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
+# One thread a process: the parallel tests would otherwise fight for the cores. Each process gets a stretch of
+# neighbouring tests, which share what they build; one that is done takes from the end of another's.
+PARALLEL := -n $(WORKERS) --dist worksteal --durations=20 --durations-min=1
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest $(PARALLEL)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-slow test-versions faults fuzz benchmark lint wheel clean
@@ -30,7 +32,7 @@ test: setup ## run the tests, without the slow ones (WORKERS=2 processes, ARGS="
 	$(PYTEST) -m "not slow" $(ARGS)
 
 test-slow: setup ## run the tests that train for minutes
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 test-versions: ## run the tests with the oldest and the newest supported versions (VERSIONS="python:torch:torchvision ...")
 	@for entry in $(VERSIONS); do \
@@ -39,7 +41,7 @@ test-versions: ## run the tests with the oldest and the newest supported version
 		echo "== Python $$python, torch $$torch, torchvision $$torchvision"; \
 		test -x $$venv/bin/pip || python$$python -m venv $$venv || exit 1; \
 		$$venv/bin/pip install --quiet torch==$$torch torchvision==$$torchvision -e '.[test]' || exit 1; \
-		OMP_NUM_THREADS=1 $$venv/bin/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS) || exit 1; \
+		OMP_NUM_THREADS=1 $$venv/bin/python -m pytest $(PARALLEL) -m "not slow" $(ARGS) || exit 1; \
 	done
 
 faults: setup ## print a table of faults (full disk, dead process, ...) and what becomes of a training: minutes (ARGS="disk rank")

@@ -7,7 +7,8 @@ import itertools
 import json
 import multiprocessing
 import resource
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,19 @@ def _shared(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs real data at {path}, which are not there")
     return path
+
+
+def _forget_accelerator() -> None:
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps one state a process, and refuses another precision after the first."""
+    _forget_accelerator()
+    yield
+    _forget_accelerator()
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -15,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 from resnet_backbone.data.images.read import read_image
@@ -23,26 +20,21 @@ from resnet_backbone.engine.checkpoint import engine_of, find_run
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.inference import Predictor
 from resnet_backbone.torchvision_plugin.run import Run
+from tests.helpers import TINY
+from tests.processes import Forked, script
 
-ROOT = Path(__file__).resolve().parents[1]
-TINY = [
-    *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7", "DATASETS.TEST", "[]"),
-    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TEST", "15"),
-    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
-    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "1"),
-]
+SMALL = [*TINY, "DATASETS.TEST", "[]", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "SOLVER.MAX_ITER", "1"]
 ALL = ("--score", "0")
 
 
 @pytest.fixture(scope="module")
-def run_folder(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def run_folder(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a finished run on the torchvision engine."""
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(shapes))
-        Run(load_config("quickstart.yaml", [*TINY, "OUTPUT_DIR", str(folder)])).start()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield folder
+        Run(load_config("quickstart.yaml", [*SMALL, "OUTPUT_DIR", str(folder)])).start()
+    return folder
 
 
 @pytest.fixture
@@ -226,16 +218,11 @@ def test_a_run_from_a_machine_with_a_gpu(demo, run_folder, photo, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="a display without a server is X11's")
 def test_show_without_a_display_is_an_error_and_no_crash(run_folder, photo):
     """In a process of its own, since OpenCV would end this one."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "demo.py", "--run", run_folder, "--input", photo, "--show"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "DISPLAY": ":97", "WAYLAND_DISPLAY": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 1, done.stderr
-    assert "error: --show: no window can be opened here" in done.stderr and "write --output DIR" in done.stderr
-    assert "Traceback" not in done.stderr
+    main = script("tools/demo.py", "--run", run_folder, "--input", photo, "--show")
+    status, output = Forked(main, environment={"DISPLAY": ":97", "WAYLAND_DISPLAY": ""}).finish()
+    assert status == 1, output
+    assert "error: --show: no window can be opened here" in output and "write --output DIR" in output
+    assert "Traceback" not in output
 
 
 def test_which_engine_wrote_a_checkpoint(run_folder, tmp_path):
@@ -258,7 +245,7 @@ def test_a_run_of_detectron2_is_used_by_itself(demo, shapes, photo, tmp_path, mo
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
     folder = tmp_path / "d2"
-    trained = run.Run(config.load_config("quickstart.yaml", [*TINY, "OUTPUT_DIR", str(folder)]))
+    trained = run.Run(config.load_config("quickstart.yaml", [*SMALL, "OUTPUT_DIR", str(folder)]))
     trained.start()
     assert engine_of(folder / "model_final.pth") == "detectron2"
     status, out, _ = demo("--input", photo, "--json", *ALL, run=folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from fvcore.common.config import CfgNode
 from PIL import Image
 
 from resnet_backbone.data.transforms import InputImage
+from tests.helpers import mini_sets, own_sets
 
 TINY = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7", "DATASETS.TEST", "[]"),
@@ -29,7 +29,7 @@ MASKS = ("MODEL.MASK_ON", "True", "INPUT.MASK_FORMAT", "bitmask", "MODEL.ROI_MAS
 
 
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def engine(request: pytest.FixtureRequest, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Modules of an engine: ``engine.config``, ``engine.run`` and ``engine.sight``; ``engine.name``."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
     if request.param == "detectron2":
@@ -39,8 +39,7 @@ def engine(request: pytest.FixtureRequest, shapes: Path, monkeypatch: pytest.Mon
     else:
         from resnet_backbone.torchvision_plugin import config, run
         from resnet_backbone.torchvision_plugin import network_input as sight
-    yield SimpleNamespace(name=request.param, config=config, run=run, sight=sight)
-    AcceleratorState._reset_state(reset_partial_state=True)
+    return SimpleNamespace(name=request.param, config=config, run=run, sight=sight)
 
 
 class Fed(Exception):
@@ -115,28 +114,15 @@ def check_masks(image: Any) -> None:
         assert (around - torch.tensor(box)).abs().max() < 3
 
 
-def mini(coco_mini: Path) -> list[str]:
-    own = [
-        {
-            "NAME": f"mini_{split}",
-            "JSON": str(coco_mini / f"annotations/instances_{split}2017.json"),
-            "IMAGES": str(coco_mini / f"{split}2017"),
-        }
-        for split in ("train", "val")
-    ]
-    sets = ("DATASETS.TRAIN", "['mini_train']", "DATASETS.TEST", "['mini_val']")
-    return ["DATASETS.OWN", str(own), *sets]
-
-
 def test_polygons_of_real_images_lie_in_their_boxes(engine, coco_mini):
-    keys = [*TINY, *mini(coco_mini), "MODEL.MASK_ON", "True", "INPUT.MIN_SIZE_TRAIN", "(240,)"]
+    keys = [*TINY, *mini_sets(coco_mini), "MODEL.MASK_ON", "True", "INPUT.MIN_SIZE_TRAIN", "(240,)"]
     cfg = engine.config.load_config("quickstart.yaml", [*keys, "INPUT.MAX_SIZE_TRAIN", "400"])
     for image in islice(engine.sight.open_sight(cfg, training=True).images, 6):
         check_masks(image)
 
 
 def test_the_test_set_comes_in_its_order_with_scaled_boxes_and_without_crowds(engine, coco_mini):
-    keys = [*TINY, *mini(coco_mini), "INPUT.MIN_SIZE_TEST", "100", "INPUT.MAX_SIZE_TEST", "140"]
+    keys = [*TINY, *mini_sets(coco_mini), "INPUT.MIN_SIZE_TEST", "100", "INPUT.MAX_SIZE_TEST", "140"]
     cfg = engine.config.load_config("quickstart.yaml", keys)
     document = json.loads((coco_mini / "annotations/instances_val2017.json").read_text())
     records = sorted(document["images"], key=lambda record: record["id"])
@@ -177,8 +163,8 @@ def test_pictures_lines_and_warnings(engine, visualize, tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(document))
     for image in images:
         Image.new("RGB", (160, 128), (10, 60 * image["id"], 200)).save(tmp_path / image["file_name"])
-    own = str([{"NAME": "own", "JSON": str(tmp_path / "train.json"), "IMAGES": str(tmp_path)}])
-    keys = [*TINY, "DATASETS.OWN", own, "DATASETS.TRAIN", "['own']", "SOLVER.IMS_PER_BATCH", "1"]
+    own = own_sets(own=(tmp_path / "train.json", tmp_path))
+    keys = [*TINY, *own, "DATASETS.TRAIN", "['own']", "SOLVER.IMS_PER_BATCH", "1"]
     words = ("--config-file", "quickstart.yaml", "--engine", engine.name)
     status, out, err = visualize(*words, "--output", tmp_path / "o", "--num", "2", *keys)
     assert status == 0, err
@@ -192,7 +178,7 @@ def test_pictures_lines_and_warnings(engine, visualize, tmp_path):
             colors = [color for _, color in picture.convert("RGB").getcolors(2**24)]
         assert (10, 60 * number, 200) in colors, "the image is shown as it is, channels in their order"
 
-    keys = [*TINY, "DATASETS.OWN", own, "DATASETS.TEST", "['own']", "OUTPUT_DIR", str(tmp_path / "run")]
+    keys = [*TINY, *own, "DATASETS.TEST", "['own']", "OUTPUT_DIR", str(tmp_path / "run")]
     status, out, _ = visualize(*words, "--split", "test", *keys)
     assert status == 0
     assert "id 3, 3.png: 128 x 160 -> 192 x 240, padded to 192 x 256; 0 boxes" in out
@@ -225,8 +211,8 @@ def test_an_image_that_cannot_be_read(engine, visualize, shapes, tmp_path):
     shutil.copytree(shapes / "shapes/val", images)
     for path in images.iterdir():
         path.write_bytes(b"no image")
-    own = [{"NAME": "own", "JSON": str(shapes / "shapes/annotations/val.json"), "IMAGES": str(images)}]
-    words = ["DATASETS.OWN", str(own), "DATASETS.TEST", "('own',)", "DATALOADER.NUM_WORKERS", "1"]
+    own = own_sets(own=(shapes / "shapes/annotations/val.json", images))
+    words = [*own, "DATASETS.TEST", "('own',)", "DATALOADER.NUM_WORKERS", "1"]
     options = ("--config-file", "quickstart.yaml", "--split", "test", "--engine", engine.name)
     status, _, err = visualize(*options, "--output", tmp_path / "o", *words)
     assert status == 1 and "cannot be read as an image" in err and "Traceback" not in err

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from accelerate.state import AcceleratorState
 from fvcore.common.config import CfgNode
 from PIL import Image
 
 from resnet_backbone.classification.config import load_config
+from tests.processes import run_script
 
-ROOT = Path(__file__).resolve().parents[2]
-TRAIN_CLASSIFIER = ROOT / "tools" / "train_classifier.py"
 COLORS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator() -> Iterator[None]:
-    """accelerate keeps one state a process, and refuses another precision after the first."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")
@@ -67,12 +56,6 @@ def command_line() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(cfg: CfgNode, *words: str) -> subprocess.CompletedProcess[str]:
         path = Path(cfg.OUTPUT_DIR).with_suffix(".yaml")
         path.write_text(cfg.dump())
-        return subprocess.run(
-            [sys.executable, str(TRAIN_CLASSIFIER), "--config-file", str(path), *words],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        return run_script("tools/train_classifier.py", "--config-file", path, *words)
 
     return run

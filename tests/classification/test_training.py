@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -25,26 +22,17 @@ from resnet_backbone.files.checkpoints import last_checkpoint
 from resnet_backbone.metrics.run_facts import read_facts
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights import read_weights
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-class Stopped(Exception):
-    pass
+from tests.helpers import assert_same_tensors, json_lines, stopping_at
+from tests.processes import Forked, script
 
 
 def run(cfg, **options):
     return Run(cfg, **options).start()
 
 
-def records(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-
-
 def assert_same_end(first: Path, second: Path) -> None:
     a, b = (load_checkpoint(folder / "model_final.pth") for folder in (first, second))
-    assert a["model"].keys() == b["model"].keys()
-    assert all(torch.equal(tensor, b["model"][name]) for name, tensor in a["model"].items())
+    assert_same_tensors(a["model"], b["model"])
     for x, y in zip(a["optimizer"]["state"].values(), b["optimizer"]["state"].values(), strict=True):
         assert torch.equal(x["momentum_buffer"], y["momentum_buffer"])
     assert a["iteration"] == b["iteration"]
@@ -63,13 +51,13 @@ def test_it_learns_and_leaves_what_it_should(tiny, tmp_path):
     facts = read_facts(output / "inference")
     assert (facts.engine, facts.num_images, facts.class_names) == ("classification", 15, ["blue", "green", "red"])
     assert facts.parameters == sum(p.numel() for p in create_model("cifar_resnet20", num_classes=3).parameters())
-    training = [record for record in records(output) if "total_loss" in record]
+    training = [record for record in json_lines(output / "metrics.json") if "total_loss" in record]
     assert [record["iteration"] for record in training] == [19, 39]
     assert training[-1]["total_loss"] < training[0]["total_loss"]
     assert training[-1]["lr"] == pytest.approx(0.002)
     assert all(0 <= record["train_error"] <= 100 for record in training)
     key = f"{cfg.DATASETS.TEST[0]}/classification/top1_error"
-    assert [record["iteration"] for record in records(output) if key in record] == [19, 39]
+    assert [record["iteration"] for record in json_lines(output / "metrics.json") if key in record] == [19, 39]
 
 
 @pytest.mark.parametrize("on_device", ["True", "False"])
@@ -123,22 +111,14 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("stop", [1, 4])
-def test_resuming_gives_the_same_weights_to_the_bit(tiny, tmp_path, monkeypatch, variant, stop):
+def test_resuming_gives_the_same_weights_to_the_bit(tiny, tmp_path, variant, stop):
     """Stopped before the first checkpoint, and between two."""
 
     def config(folder):
         return tiny("cifar10_resnet20.yaml", *VARIANTS[variant], "OUTPUT_DIR", str(tmp_path / folder))
 
     run(config("whole"))
-    step = Trainer._step
-
-    def stopping(self, batches):
-        if self.iteration == stop:
-            raise Stopped
-        return step(self, batches)
-
-    with monkeypatch.context() as patched, pytest.raises(Stopped):
-        patched.setattr(Trainer, "_step", stopping)
+    with stopping_at(Trainer, stop):
         run(config("parted"))
     torch.manual_seed(12345)  # must not matter
     run(config("parted"), resume=True)
@@ -166,25 +146,18 @@ def test_a_process_killed_at_any_moment_goes_on_to_the_same_weights(tiny, tmp_pa
     cfg = tiny("cifar10_resnet20.yaml", *keys, "OUTPUT_DIR", str(tmp_path / "killed"))
     config = tmp_path / "killed.yaml"
     config.write_text(cfg.dump())
-    words = [sys.executable, str(ROOT / "tools/train_classifier.py"), "--config-file", str(config), "--resume"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     rng = np.random.default_rng(0)
     kills = 0
     for _ in range(30):
-        process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        started = False
-        for line in process.stdout:
-            if "decoding the 24 images" in line:  # the loop begins
-                started = True
-                break
-        if started and kills < 3:
+        process = Forked(script("tools/train_classifier.py", "--config-file", config, "--resume"))
+        begun = process.wait_for(lambda process=process: "decoding the 24 images" in process.output)
+        if begun and kills < 3:
             time.sleep(rng.uniform(0, 0.6))
-            process.send_signal(signal.SIGKILL)
-            kills += process.wait() == -signal.SIGKILL
-            process.stdout.close()
+            process.send(signal.SIGKILL)
+            kills += process.finish()[0] == -signal.SIGKILL
             continue
-        output = process.stdout.read()
-        assert process.wait() == 0, output
+        status, output = process.finish()
+        assert status == 0, output
         break
     assert kills == 3
     assert_same_end(tmp_path / "whole", tmp_path / "killed")
@@ -196,18 +169,11 @@ def test_two_processes_share_the_images_and_leave_none_out(tiny, command_line, t
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout.strip().splitlines()[-1])
     assert printed[cfg.DATASETS.TEST[0]]["classification"]["num_images"] == 15  # odd: one process has one more
-    alone = command_line(
-        tiny(
-            "cifar10_resnet20.yaml",
-            *("MODEL.WEIGHTS", f"{cfg.OUTPUT_DIR}/weights.pth", "OUTPUT_DIR", str(tmp_path / "alone")),
-        ),
-        "--eval-only",
-    )
-    assert alone.returncode == 0, alone.stderr
-    figures = json.loads(alone.stdout.strip().splitlines()[-1])[cfg.DATASETS.TEST[0]]["classification"]
+    weights = ["MODEL.WEIGHTS", f"{cfg.OUTPUT_DIR}/weights.pth", "OUTPUT_DIR", str(tmp_path / "alone")]
+    figures = run(tiny("cifar10_resnet20.yaml", *weights), eval_only=True)
     together = printed[cfg.DATASETS.TEST[0]]["classification"]
-    assert figures["top1_error"] == together["top1_error"]
-    assert figures["loss"] == pytest.approx(together["loss"], rel=1e-5)
+    assert figures.top1_error == together["top1_error"]
+    assert figures.loss == pytest.approx(together["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +184,7 @@ def test_two_processes_share_the_images_and_leave_none_out(tiny, command_line, t
         ("resnet50", ["MODEL.STRIDE_IN_1X1", "True"]),
         ("plain18", []),
         ("cifar_resnet20", ["MODEL.PREACTIVATION", "True"]),
-        ("vgg16_bn", []),
+        pytest.param("vgg16_bn", [], marks=pytest.mark.slow),  # a gigabyte
     ],
 )
 def test_the_packaged_weights_say_what_they_are(tiny, tmp_path, arch, options):
@@ -275,6 +241,7 @@ def test_what_diverges_stops_and_writes_no_checkpoint(tiny, monkeypatch, where):
     assert last_checkpoint(ready.output_dir).name == "model_0000002.pth"
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_to_the_same_weights_up_to_rounding(tiny, tmp_path):
     for name in ("True", "False"):
         keys = ["MODEL.COMPILE", name, "SOLVER.MAX_ITER", "2", "OUTPUT_DIR", str(tmp_path / name)]

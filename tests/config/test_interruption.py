@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,8 +17,10 @@ from resnet_backbone.engine.signals import (
     catching_signals,
     deferring_signals,
     obeying_signals,
+    stay_for_the_parent,
     was_asked_to_stop,
 )
+from tests.processes import Forked
 
 
 @pytest.fixture(autouse=True)
@@ -103,24 +102,18 @@ def test_what_a_command_says(error, status, text):
     assert outcome(error) == (status, text)
 
 
-WORKER = """
-import os, signal, sys, time
-from resnet_backbone.engine import signals
-signals._WORKER_STAYS_S = 0.5
-signals.stay_for_the_parent(0)
-print("ready", flush=True)
-while True:
-    time.sleep(0.05)
-"""
+def test_a_loading_process_stays_for_a_while_and_then_ends(monkeypatch):
+    def work() -> None:
+        stay_for_the_parent(0)
+        sys.stdout.write("ready")
+        while True:
+            time.sleep(0.05)
 
-
-def test_a_loading_process_stays_for_a_while_and_then_ends():
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": root}
-    with subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, env=environment) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        process.send_signal(signal.SIGINT)
-        start = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == -signal.SIGALRM
-        assert time.monotonic() - start >= 0.4
+    monkeypatch.setattr("resnet_backbone.engine.signals._WORKER_STAYS_S", 0.5)
+    process = Forked(work)
+    assert process.wait_for(lambda: process.output == "ready")
+    process.send(signal.SIGINT)
+    start = time.monotonic()
+    process.send(signal.SIGTERM)
+    assert process.finish()[0] == -signal.SIGALRM
+    assert time.monotonic() - start >= 0.4

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +15,7 @@ from resnet_backbone.data.catalog import check_dataset_files, get_dataset
 from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.data.prepare.coco import COCO_RELEASES, CocoRelease, fetch_coco, split_problems
 from resnet_backbone.weights.download import DownloadError
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.processes import ROOT, Forked, script
 
 
 @pytest.fixture
@@ -44,10 +40,9 @@ def test_shapes(data_root, load_script, capsys):
 
 def test_shapes_as_a_process(tmp_path):
     """The command of the error message, as a user types it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DETECTRON2_DATASETS": str(tmp_path)}
-    command = [sys.executable, *get_dataset("shapes_train").fetch_command.split()[1:], "--train", "2", "--val", "1"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    words = [*get_dataset("shapes_train").fetch_command.split()[1:], "--train", "2", "--val", "1"]
+    status, output = Forked(script(*words), environment={"DETECTRON2_DATASETS": str(tmp_path)}).finish()
+    assert status == 0, output
     assert (tmp_path / "shapes/annotations/train.json").is_file()
 
 

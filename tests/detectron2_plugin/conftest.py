@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 import torchvision
 from fvcore.common.config import CfgNode
 from PIL import Image
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from resnet_backbone.config.reader import leaves, value_of
 from resnet_backbone.models.registry import create_model
+from tests import helpers
 
 BUILDERS = {
     "build_resnet_backbone": "build_imagenet_backbone",
@@ -234,17 +234,10 @@ FASTER_RCNN_KEYS = [
 ]
 
 
-def _photograph(height: int, width: int) -> Tensor:
-    """Something with edges at every size, uint8 (3, height, width)."""
-    generator = torch.Generator().manual_seed(height * width)
-    noise = [torch.rand(1, 3, side, side, generator=generator) for side in (3, 9, 20)]
-    return (sum(F.interpolate(n, (height, width), mode="nearest")[0] for n in noise) * 85).byte()
-
-
 @pytest.fixture(scope="session")
 def pixels() -> Callable[[int, int], Tensor]:
     """``pixels(height, width)``: the image that ``photograph`` writes, uint8 (3, height, width), RGB."""
-    return _photograph
+    return helpers.photograph
 
 
 @pytest.fixture
@@ -253,7 +246,7 @@ def photograph(tmp_path: Path) -> Callable[[int, int], dict[str, Any]]:
 
     def write(height: int, width: int) -> dict[str, Any]:
         path = tmp_path / f"{height}x{width}.png"
-        Image.fromarray(_photograph(height, width).permute(1, 2, 0).numpy()).save(path)
+        Image.fromarray(helpers.photograph(height, width).permute(1, 2, 0).numpy()).save(path)
         return {"file_name": str(path), "height": height, "width": width, "image_id": 1}
 
     return write
@@ -275,7 +268,7 @@ def faster_rcnn() -> Callable[..., tuple[CfgNode, nn.Module]]:
         torch.manual_seed(1)
         model = build_detector(cfg).eval()
         with torch.inference_mode():
-            images = model.preprocess_image([{"image": _photograph(70, 101)}])
+            images = model.preprocess_image([{"image": helpers.photograph(70, 101)}])
             features = model.backbone(images.tensor)
             corners = torch.rand(30, 2) * 40
             boxes = Boxes(torch.cat([corners, corners + 5 + torch.rand(30, 2) * 25], dim=1))

@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,6 +24,8 @@ from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.improvements import ImprovedRCNN, TwoStage  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
 from resnet_backbone.engine.improvements.settings import settings_of  # noqa: E402
+from tests.engine.improvements import reference  # noqa: E402
+from tests.helpers import TINY, json_lines, results_of  # noqa: E402
 
 CONTEXT = ["MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT", "True"]
 REFINEMENT = ["TEST.BOX_REFINEMENT.ENABLED", "True"]
@@ -36,11 +37,6 @@ BGR = ["INPUT.FORMAT", "BGR", "INPUT.MIN_SIZE_TEST", "80", "MODEL.PIXEL_MEAN", "
 STOCK_RES5 = [
     *("MODEL.ROI_HEADS.NAME", "Res5ROIHeads", "MODEL.RESNET_BACKBONE.ARCH", "resnet50", "MODEL.RESNETS.NORM", "GN"),
 ]
-
-
-@pytest.fixture
-def reference(load_script) -> ModuleType:
-    return load_script("tests/engine/improvements/reference.py")
 
 
 @torch.inference_mode()
@@ -90,7 +86,7 @@ COMBINATIONS = {
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS)
-def test_it_is_what_loops_over_boxes_find(faster_rcnn, photograph, pixels, reference, combination):
+def test_it_is_what_loops_over_boxes_find(faster_rcnn, photograph, pixels, combination):
     kind, keys, others = COMBINATIONS[combination]
     record = photograph(90, 131)
     parts = [
@@ -99,18 +95,8 @@ def test_it_is_what_loops_over_boxes_find(faster_rcnn, photograph, pixels, refer
     ]
     cfg = parts[0][0]
     found = improved(record, *parts)
-    refinement, multi_scale = cfg.TEST.BOX_REFINEMENT, cfg.TEST.MULTI_SCALE
     with torch.inference_mode():
-        expected = reference.detect(
-            [TwoStage(*part) for part in parts],
-            pixels(90, 131),
-            score_thresh=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
-            nms_thresh=refinement.NMS_THRESH if refinement.ENABLED else cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
-            max_detections=12,
-            vote_thresh=refinement.VOTE_THRESH if refinement.ENABLED else None,
-            sizes=multi_scale.SIZES if multi_scale.ENABLED else None,
-            max_size=300,
-        )
+        expected = reference.detect_by(cfg, [TwoStage(*part) for part in parts], pixels(90, 131))
     assert len(expected) >= 5
     assert found.pred_classes.tolist() == [label for label, _, _ in expected]
     assert found.scores.tolist() == pytest.approx([score for _, score, _ in expected], abs=1e-4)
@@ -175,13 +161,9 @@ def test_a_file_of_another_size_than_the_data_set_says_is_refused(faster_rcnn, p
         improved({**photograph(90, 131), "height": 91}, faster_rcnn("fpn"))
 
 
-TINY = [
-    *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7"),
-    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "32"),
-    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TEST", "15"),
-    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MAX_SIZE_TRAIN", "128", "INPUT.MIN_SIZE_TEST", "64"),
-    *("INPUT.MAX_SIZE_TEST", "128", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.DETECTIONS_PER_IMAGE", "20"),
-    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()", "SOLVER.CHECKPOINT_PERIOD", "2"),
+SMALL = [
+    *(*TINY, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.DETECTIONS_PER_IMAGE", "20"),
+    *("SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()", "SOLVER.CHECKPOINT_PERIOD", "2"),
 ]
 
 
@@ -191,7 +173,7 @@ def tiny(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
 
     def load(config: str, name: str, *overrides: str) -> CfgNode:
-        return load_config(config, [*TINY, "OUTPUT_DIR", str(tmp_path / name), *overrides])
+        return load_config(config, [*SMALL, "OUTPUT_DIR", str(tmp_path / name), *overrides])
 
     return load
 
@@ -209,10 +191,6 @@ def train_net(load_script, tmp_path, capfd):
         return json.loads(said.out.splitlines()[-1])
 
     return run
-
-
-def results_of(folder: Path) -> list[dict[str, Any]]:
-    return json.loads((folder / "inference" / "coco_instances_results.json").read_text())
 
 
 def test_a_run_with_everything_from_the_command_line(tiny, train_net, tmp_path):
@@ -259,7 +237,7 @@ def test_they_are_for_the_last_evaluation_and_not_for_those_on_the_way(tiny):
 
     way = tiny("quickstart.yaml", "way", "MODEL.WEIGHTS", str(folder / "model_0000001.pth"))
     expected = Run(way, eval_only=True).start()["shapes_val"]["bbox"]
-    on_the_way = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    on_the_way = json_lines(folder / "metrics.json")
     recorded = {
         key.removeprefix("shapes_val/bbox/"): value
         for record in on_the_way

@@ -19,14 +19,11 @@ from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.predictor import Predictor  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
 from resnet_backbone.metrics.results import ImageResults  # noqa: E402
+from tests.helpers import TINY  # noqa: E402
 
-TINY = [
-    *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7", "MODEL.WEIGHTS", ""),
-    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "32"),
-    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TEST", "15"),
-    *("INPUT.MIN_SIZE_TRAIN", "(64, 80)", "INPUT.MAX_SIZE_TRAIN", "128"),
-    *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "128", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),
-    *("MODEL.RETINANET.SCORE_THRESH_TEST", "0.0", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "1"),
+SMALL = [
+    *(*TINY, "MODEL.WEIGHTS", "", "SOLVER.MAX_ITER", "1"),
+    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"),
 ]
 MASKS = ("MODEL.MASK_ON", "True", "INPUT.MASK_FORMAT", "bitmask", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8")
 AUGMENTED = ("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64, 80)")
@@ -42,7 +39,7 @@ def tiny(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
 
     def load(config: str, *overrides: str) -> CfgNode:
-        return load_config(config, [*TINY, "OUTPUT_DIR", str(tmp_path / "output"), *overrides])
+        return load_config(config, [*SMALL, "OUTPUT_DIR", str(tmp_path / "output"), *overrides])
 
     return load
 

@@ -18,6 +18,8 @@ from resnet_backbone.detectron2_plugin.trainer import Trainer  # noqa: E402
 from resnet_backbone.engine.batches import DataError  # noqa: E402
 from resnet_backbone.engine.signals import Interrupted, catching_signals  # noqa: E402
 from resnet_backbone.files.checkpoints import last_checkpoint, write_checkpoint  # noqa: E402
+from tests.faults.runs import SMALL  # noqa: E402
+from tests.helpers import own_sets  # noqa: E402
 
 KEYS = ["SOLVER.MAX_ITER", "8", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "6", "SOLVER.STEPS", "(6,)"]
 
@@ -29,7 +31,7 @@ class Killed(BaseException):
 @pytest.fixture
 def config(load_script, shapes, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
-    tiny = [*load_script("tests/faults/runs.py").TINY, *KEYS]
+    tiny = [*SMALL, *KEYS]
 
     def load(name, *words, file="quickstart.yaml"):
         return load_config(file, [*tiny, "OUTPUT_DIR", str(tmp_path / name), *words])
@@ -144,8 +146,8 @@ def test_data_that_has_changed_is_told(config, shapes, tmp_path, capsys):
     path = tmp_path / "train.json"
     document = json.loads((shapes / "shapes/annotations/train.json").read_text())
     path.write_text(json.dumps(document))
-    own = [{"NAME": "own", "JSON": str(path), "IMAGES": str(shapes / "shapes/train")}]
-    words = ["DATASETS.OWN", str(own), "DATASETS.TRAIN", "('own',)", "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "1"]
+    own = own_sets(own=(path, shapes / "shapes/train"))
+    words = [*own, "DATASETS.TRAIN", "('own',)", "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "1"]
     words += ["SOLVER.STEPS", "()"]
     run(config("out", *words))
     capsys.readouterr()
@@ -178,8 +180,8 @@ def test_an_image_that_turns_unreadable(config, monkeypatch, shapes, tmp_path):
     images.mkdir()
     for path in (shapes / "shapes/train").iterdir():
         (images / path.name).write_bytes(path.read_bytes())
-    own = [{"NAME": "own", "JSON": str(shapes / "shapes/annotations/train.json"), "IMAGES": str(images)}]
-    words = ["DATASETS.OWN", str(own), "DATASETS.TRAIN", "('own',)"]
+    own = own_sets(own=(shapes / "shapes/annotations/train.json", images))
+    words = [*own, "DATASETS.TRAIN", "('own',)"]
     whole = run(config("whole", *words))
     step = Trainer.run_step
     kept = {path: path.read_bytes() for path in images.iterdir()}
@@ -204,8 +206,8 @@ def test_a_test_image_that_turns_unreadable(config, shapes, tmp_path, period, ke
     """In an evaluation between two steps, and in the last one."""
     images = tmp_path / "images"
     shutil.copytree(shapes / "shapes/val", images)
-    own = [{"NAME": "own", "JSON": str(shapes / "shapes/annotations/val.json"), "IMAGES": str(images)}]
-    words = ["DATASETS.OWN", str(own), "DATASETS.TEST", "('own',)", "DATALOADER.NUM_WORKERS", "1"]
+    own = own_sets(own=(shapes / "shapes/annotations/val.json", images))
+    words = [*own, "DATASETS.TEST", "('own',)", "DATALOADER.NUM_WORKERS", "1"]
     words += ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()", "SOLVER.CHECKPOINT_PERIOD", "5", "TEST.EVAL_PERIOD", period]
     prepared = Run(config("out", *words))
     next(images.iterdir()).write_bytes(b"no image")

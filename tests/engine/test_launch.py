@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from resnet_backbone.engine.launch import ProcessError, launch
+from resnet_backbone.engine.signals import Interrupted
+from tests.processes import ROOT, Forked
 
 PROCESS = """
 import os, signal, sys, time
-end = sys.argv[1:][int(os.environ["RANK"])]
-if end == "killed":
-    time.sleep(1)
-    os.kill(os.getpid(), signal.SIGKILL)
+from pathlib import Path
+
+def come_after(other):
+    while not other.exists() or not other.read_text():
+        time.sleep(0.02)
+    stat = Path("/proc", other.read_text(), "stat")
+    while stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        time.sleep(0.02)
+
+folder, *ends = sys.argv[1:]
+rank = int(os.environ["RANK"])
+end = ends[rank]
 if end == "obeys":  # as a run in an evaluation does
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-    time.sleep(60)
-time.sleep(1)
+Path(folder, f"pid{rank}").write_text(str(os.getpid()))
+if end == "obeys":
+    time.sleep(600)
+if end == "76":  # as one that has lost the other
+    come_after(Path(folder, f"pid{1 - rank}"))
+while not all(Path(folder, f"pid{one}").exists() for one in range(2)):
+    time.sleep(0.02)
+if end == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(int(end))
-"""
-LAUNCH = """
-import sys
-from resnet_backbone.engine.signals import Interrupted
-from resnet_backbone.engine.launch import ProcessError, launch
-try:
-    launch(sys.argv[1:])
-    print("ended")
-except (Interrupted, ProcessError) as error:
-    print(type(error).__name__, error)
 """
 
 
@@ -46,14 +50,15 @@ except (Interrupted, ProcessError) as error:
     ],
 )
 def test_the_cause_counts_and_not_who_followed(tmp_path, ends, outcome):
-    script = tmp_path / "process.py"
-    script.write_text(PROCESS)
-    words = ["--standalone", "--nproc-per-node=2", str(script), *ends]
-    done = subprocess.run(
-        [sys.executable, "-c", LAUNCH, *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert outcome in done.stdout, done.stdout + done.stderr
+    program = tmp_path / "process.py"
+    program.write_text(PROCESS)
+
+    def main() -> None:
+        try:
+            launch(["--standalone", "--nproc-per-node=2", str(program), str(tmp_path), *ends])
+            sys.stdout.write("ended")
+        except (Interrupted, ProcessError) as error:
+            sys.stdout.write(f"{type(error).__name__} {error}")
+
+    process = Forked(main, environment={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    assert outcome in process.finish()[1]

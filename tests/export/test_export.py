@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from resnet_backbone.export.run import check_destination, export
 from resnet_backbone.export.trunk import TensorsOfTrunk, exportable_of
@@ -41,7 +40,6 @@ def trained(shapes, tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
     folder = tmp_path / "run"
     Run(load_config("Base-RCNN-C4.yaml", [*SMALL_C4, "OUTPUT_DIR", str(folder)])).start()
-    AcceleratorState._reset_state(reset_partial_state=True)
     return folder
 
 

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+import resnet_backbone.torchvision_plugin.run  # noqa: F401  # once, and not in every process that is forked
 from resnet_backbone.data.prepare.shapes import generate_shapes
+from tests.helpers import TINY
+from tests.processes import ROOT, Forked, script
 
-ROOT = Path(__file__).resolve().parents[2]
-TRAIN_NET = ROOT / "tools" / "train_net.py"
-TINY = [
-    *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7"),
-    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "32"),
-    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TEST", "15"),
-    *("INPUT.MIN_SIZE_TRAIN", "(64, 80)", "INPUT.MAX_SIZE_TRAIN", "128"),
-    *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "128"),
-    *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.WARMUP_ITERS", "2", "SOLVER.BASE_LR", "0.002"),
-]
+torch.set_num_threads(1)
+SMALL = [*TINY, "SOLVER.WARMUP_ITERS", "2", "SOLVER.BASE_LR", "0.002"]
 
 
 class TinyRun:
@@ -31,7 +22,7 @@ class TinyRun:
 
     Args:
         folder: gets the data set and ``output``.
-        keys: ``KEY VALUE`` words over those of :data:`TINY`.
+        keys: ``KEY VALUE`` words over those of :data:`SMALL`.
     """
 
     def __init__(self, folder: Path, *keys: str) -> None:
@@ -42,40 +33,23 @@ class TinyRun:
         if not self.data.is_dir():
             generate_shapes(self.data / "shapes", num_train=12, num_val=4, seed=0)
 
-    def start(self, *options: str, keys: Sequence[str] = (), engine: str = "torchvision") -> subprocess.Popen[str]:
+    def start(self, *options: str, keys: Sequence[str] = (), engine: str = "torchvision") -> Forked:
         """Begin to train; ``options`` such as ``--resume`` come before the keys."""
         words = [
-            *(sys.executable, str(TRAIN_NET), "--engine", engine, "--config-file", "quickstart.yaml", *options),
-            *(*TINY, *self.keys, *keys, "OUTPUT_DIR", str(self.output)),
+            *("--engine", engine, "--config-file", "quickstart.yaml", *options),
+            *(*SMALL, *self.keys, *keys, "OUTPUT_DIR", str(self.output)),
         ]
-        environment = {
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
-            "DETECTRON2_DATASETS": str(self.data),
-            "OMP_NUM_THREADS": "1",
-        }
-        return subprocess.Popen(
-            words, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        paths = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+        there = {"PYTHONPATH": paths, "DETECTRON2_DATASETS": str(self.data), "OMP_NUM_THREADS": "1"}
+        return Forked(script("tools/train_net.py", *words), environment=there)
 
-    def finish(self, *options: str, timeout: float = 120, **start: Sequence[str]) -> tuple[int, str]:
+    def finish(self, *options: str, **start: Sequence[str]) -> tuple[int, str]:
         """Train to the end; return the exit status and all that was printed."""
-        process = self.start(*options, **start)
-        try:
-            text, _ = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            text, _ = process.communicate()
-            return -signal.SIGALRM, f"{text}\nno end after {timeout:.0f} s"
-        return process.returncode, text
+        return self.start(*options, **start).finish()
 
-    def wait_for(self, name: str, process: subprocess.Popen[str], timeout: float = 60) -> bool:
+    def wait_for(self, name: str, process: Forked) -> bool:
         """Wait until a file that matches ``name`` is in the output folder, or the process has ended; say which."""
-        end = time.monotonic() + timeout
-        while time.monotonic() < end and process.poll() is None:
-            if any(self.output.glob(name)):
-                return True
-            time.sleep(0.002)
-        return False
+        return process.wait_for(lambda: any(self.output.glob(name)))
 
     def final(self) -> dict[str, object]:
         """Return the content of ``model_final.pth``."""

@@ -3,8 +3,10 @@
 # ruff: noqa: E501  # tables of inputs, one a line
 from __future__ import annotations
 
+import argparse
 import io
 import json
+import os
 import pickle
 import struct
 import tarfile
@@ -183,9 +185,63 @@ def shared_tensors() -> bytes:
     return torch_bytes({f"layer1.{index}.conv1.weight": base for index in range(3000)})
 
 
+HAND_WRITTEN: dict[str, bytes] = {
+    "array-over-bytes": b"cnumpy\nndarray\n((I1\ntS'O'\nS'12345678'\ntR.",
+    "system": b"cos\nsystem\n(S'true'\ntR.",
+    "eval": b"cbuiltins\neval\n(S'1'\ntR.",
+    "dotted-name": b"cnumpy.core.multiarray\nos.system\n(S'true'\ntR.",
+    "dotted-runstring": b"cnumpy\ntesting._private.utils.runstring\n(S'1'\nd.",
+    "encode-rot13": b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR.",
+    "decode-hex": b"c_codecs\ndecode\n(S'x'\nS'hex'\ntR.",
+    "reconstruct-a-dict": b"cnumpy.core.multiarray\n_reconstruct\n(ccollections\nOrderedDict\n(I0\ntS'b'\ntR.",
+    "reconstruct-within": b"(dS'model'\n(dS'a'\ncnumpy.core.multiarray\n_reconstruct\n(ccollections\nOrderedDict\n(I0\ntS'b'\ntRss.",
+    "encode-within": b"(dS'a'\nc_codecs\nencode\n(S'x'\nS'utf-8'\ntRs.",
+    "copyreg": b"ccopyreg\n_reconstructor\n(cbuiltins\nobject\ncbuiltins\nobject\nNtR.",
+}
+
+
+class Reduced:
+    """Calls a function when it is unpickled."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.reduced = (function, arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.reduced
+
+
+class OwnDict(dict):
+    """A dict whose reconstruction names a class of ours."""
+
+
+GOOD = np.ones(2, "f4")
+OBJECTS: dict[str, Any] = {
+    "os-system": Reduced(os.system, TOUCH.decode()),
+    "eval": Reduced(eval, f"open({MARKER!r}, 'w')"),
+    "exec": Reduced(exec, f"open({MARKER!r}, 'w')"),
+    "getattr": Reduced(getattr, "".join, "__class__"),
+    "import": Reduced(__import__, "os"),
+    "nested": {"model": {"a": GOOD, "b": [{"c": Reduced(os.system, TOUCH.decode())}]}},
+    "as-key": {("x", Reduced(os.system, TOUCH.decode())): GOOD},
+    "after-the-tensors": {"model": {"a": GOOD}, "optimizer": Reduced(os.system, TOUCH.decode())},
+    "own-class": OwnDict(a=GOOD),
+    "namespace": {"model": {"a": GOOD}, "args": argparse.Namespace(lr=1)},
+    "array-of-objects": {"a": np.array([Reduced(os.system, TOUCH.decode())], dtype=object)},
+    "structured-array": {"a": np.zeros(2, dtype=[("x", "f4")])},
+    "numpy-loader": Reduced(np.load, MARKER),
+    "numpy-file": Reduced(np.memmap, MARKER, "uint8", "w+", 0, (1,)),
+    "tensor-in-a-pickle": {"a": torch.ones(2)},
+}  # fmt: skip
+IN_TORCH = ("os-system", "eval", "getattr", "nested", "after-the-tensors", "own-class")
+
+
 def wrapped_pickles() -> Iterator[tuple[str, Callable[[], bytes]]]:
     for name, payload in PICKLES.items():
         yield f"pkl-{name}", lambda payload=payload: payload
+    for name, payload in HAND_WRITTEN.items():
+        yield f"pkl-by-hand-{name}", lambda payload=payload: payload
+    yield "safetensors-that-is-a-pickle", lambda: PICKLES["os-system-protocol-0"]
+    yield "pth-that-is-a-pickle", lambda: PICKLES["os-system-protocol-0"]
     yield "pkl-arrays-that-share-a-megabyte", shared_arrays
     yield (
         "pkl-list-laughs-beside-the-tensors",
@@ -413,6 +469,16 @@ def _cases() -> Iterator[Case]:
         for name, content in make():
             suffix = name.split("-")[0]
             yield Case(f"weights-{name}", f"w.{suffix}", content, read_weights)
+    for name, content in OBJECTS.items():
+        for protocol in (0, 2, 4, 5):
+            dumped = partial(pickle.dumps, content, protocol)
+            says = "could run code|numbers|names"
+            yield Case(f"weights-pkl-object-{name}-{protocol}", "w.pkl", dumped, read_file, says=says)
+    for name in IN_TORCH:
+        for kind in ("zip", "legacy"):
+            saved = partial(torch_bytes, OBJECTS[name], zipped=kind == "zip")
+            says = r"could run code|holds a tests\.hostile\.weights\.OwnDict"
+            yield Case(f"weights-pth-object-{name}-{kind}", "w.pth", saved, read_file, says=says)
     yield Case("weights-dict-with-its-own-items", "w.pth", _dict_with_items, read_file, repaired=True)
     for name, tensors in {
         "scalar-where-a-matrix-belongs": {"fc.weight": torch.tensor(1.0)},

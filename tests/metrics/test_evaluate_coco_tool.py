@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.processes import Forked, script
 
 
 @pytest.fixture
@@ -43,7 +40,8 @@ def test_what_makes_figures_doubtful_is_printed_last(tmp_path):
     (tmp_path / "t.json").write_text(json.dumps(truth))
     (tmp_path / "r.json").write_text(json.dumps([{**box, "score": 0.9} for box in boxes[:3]]))
     for tool in ("evaluate_coco", "evaluate_voc"):
-        command = [sys.executable, ROOT / f"tools/{tool}.py", "--annotations", "t.json", "--results", "r.json"]
-        lines = subprocess.check_output(command, cwd=tmp_path, stderr=subprocess.STDOUT, text=True).splitlines()
-        *_, figures, doubt = lines
+        main = script(f"tools/{tool}.py", "--annotations", "t.json", "--results", "r.json")
+        status, output = Forked(main, folder=tmp_path).finish()
+        *_, figures, doubt = output.splitlines()
+        assert status == 0
         assert json.loads(figures) and "7 of the 10 images with objects have no result" in doubt

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_backbone.models.registry import create_model, list_models
+from tests.helpers import spread_norms
 
 CIFAR = [name for name in list_models() if name.startswith("cifar_")]
 # Table 6, in millions
@@ -23,18 +24,6 @@ def layers_of(arch: str) -> int:
 def on_meta(arch: str, **options) -> nn.Module:
     with torch.device("meta"):
         return create_model(arch, **options)
-
-
-def randomise(model: nn.Module) -> nn.Module:
-    """Batch norms unlike the identity, so that a norm in the wrong place shows."""
-    torch.manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return model.eval()
 
 
 def norm(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
@@ -69,7 +58,8 @@ def plain_forward(state: dict[str, Tensor], depth: int, x: Tensor, *, residual: 
 @pytest.mark.parametrize("size", [(32, 32), (31, 45)])
 @pytest.mark.parametrize("arch", ["cifar_resnet20", "cifar_plain20", "cifar_resnet32", "cifar_plain32"])
 def test_logits_are_those_of_a_plain_implementation(arch, size):
-    model = randomise(create_model(arch))
+    torch.manual_seed(0)
+    model = spread_norms(create_model(arch), most=1.5, std=0.2).eval()
     images = torch.randn(2, 3, *size)
     expected = plain_forward(model.state_dict(), (layers_of(arch) - 2) // 6, images, residual="resnet" in arch)
     with torch.inference_mode():

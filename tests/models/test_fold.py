@@ -39,23 +39,25 @@ def make(arch: str, norm: str, **options) -> torch.nn.Module:
     return with_statistics(create_model(arch, num_classes=0, norm=norm, **options))
 
 
-def images(dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(2, 3, 65, 97, dtype=dtype, generator=torch.Generator().manual_seed(1))
+def images(dtype: torch.dtype = torch.float64, size: tuple[int, int] = (65, 97)) -> torch.Tensor:
+    return torch.randn(2, 3, *size, dtype=dtype, generator=torch.Generator().manual_seed(1))
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
-@pytest.mark.parametrize("arch", NORMED)
+@pytest.mark.parametrize(
+    ("arch", "norm"), [*((arch, "BN") for arch in NORMED), ("resnet50", "FrozenBN"), ("vgg16_bn", "FrozenBN")]
+)
 def test_a_folded_network_computes_the_same(arch, norm):
     model = make(arch, norm).double().eval()
+    small = images(size=(33, 49))
     with torch.no_grad():
-        expected = model(images())
+        expected = model(small)
         norms = sum(isinstance(m, torch.nn.BatchNorm2d | FrozenBatchNorm2d) for m in model.modules())
         assert model.fold_norms() == norms > 0
-        found = model(images())
+        found = model(small)
     assert list(found) == list(expected)
     for name, feature in expected.items():
         assert feature.std() > 0.01, name

@@ -10,6 +10,7 @@ from resnet_backbone.models.layers import FrozenBatchNorm2d
 from resnet_backbone.models.registry import create_model, list_models, register_model
 from resnet_backbone.models.resnet import ResNet
 from resnet_backbone.weights import load_weights
+from tests.helpers import spread_norms
 
 RESNETS = [name for name in list_models() if name.startswith("resnet")]
 PLAIN = [name for name in list_models() if name.startswith("plain")]
@@ -22,14 +23,7 @@ SMALL = ["plain18", "resnet18", "resnet50", "vgg16", "vgg16_bn"]
 def reference(arch: str, **options) -> torch.nn.Module:
     """torchvision's model, its batch norms with statistics unlike the identity."""
     torch.manual_seed(0)
-    model = getattr(torchvision.models, arch)(weights=None, **options)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.0)
-            torch.nn.init.normal_(module.bias, std=0.1)
-            torch.nn.init.normal_(module.running_mean, std=0.1)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return model
+    return spread_norms(getattr(torchvision.models, arch)(weights=None, **options))
 
 
 def test_the_registry_is_complete():
@@ -41,6 +35,7 @@ def test_the_registry_is_complete():
 
 @pytest.mark.parametrize("arch", RESNETS + VGGS)
 def test_logits_are_torchvisions_to_the_bit_in_eval_and_train_mode(arch):
+    """And a trunk takes the same weights."""
     theirs = reference(arch)
     ours = create_model(arch, weights=theirs.state_dict())
     images = torch.randn(2, 3, 65, 97)
@@ -52,8 +47,13 @@ def test_logits_are_torchvisions_to_the_bit_in_eval_and_train_mode(arch):
         torch.testing.assert_close(ours(images), expected, rtol=0, atol=0)
     # Training mode has moved the running statistics, in both the same way.
     theirs.eval(), ours.eval()
+    trunk = create_model(arch, num_classes=0).eval()
+    report = load_weights(trunk, theirs.state_dict())
+    assert report.loaded == len(trunk.state_dict())
     with torch.inference_mode():
         torch.testing.assert_close(ours(images), theirs(images), rtol=0, atol=0)
+        for found, expected in zip(trunk(images).values(), ours.forward_features(images).values(), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "vgg16_bn"])
@@ -68,7 +68,7 @@ def test_gradients_are_torchvisions(arch):
     assert norm(ours) == norm(theirs)
 
 
-@pytest.mark.parametrize("arch", RESNETS)
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 def test_frozen_norms_agree_with_torchvisions(arch):
     theirs = reference(arch, norm_layer=torchvision.ops.FrozenBatchNorm2d)
     for module in theirs.modules():
@@ -95,25 +95,22 @@ def test_frozen_norm_follows_detectron2s_arithmetic(requires_grad):
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (65, 97)], ids=["even", "odd"])
 @pytest.mark.parametrize("arch", list_models())
-def test_feature_shapes_are_as_feature_info_says(arch, size):
-    model = create_model(arch, num_classes=0).eval()
-    with torch.inference_mode():
-        features = model(torch.zeros(2, 3, *size))
-    assert list(features) == list(model.feature_info)
-    for name, x in features.items():
-        channels, stride = model.feature_info[name]
-        rounded = (lambda n: n // stride) if arch.startswith("vgg") else (lambda n: -(-n // stride))  # noqa: B023
-        assert x.shape == (2, channels, rounded(size[0]), rounded(size[1])), name
-
-
-@pytest.mark.parametrize("arch", list_models())
-def test_a_trunk_has_no_layer_that_it_does_not_use(arch):
-    last = "res4" if "conv4" not in create_model(arch, num_classes=0).feature_info else "conv4"
-    model = create_model(arch, num_classes=0, out_features=(last,))
-    assert list(model.feature_info) == [last]
-    model(torch.randn(2, 3, 64, 64))[last].sum().backward()
+def test_feature_shapes_are_as_feature_info_says(arch):
+    """For even and odd sizes; and a trunk has no layer that it does not use."""
+    with torch.device("meta"):
+        model = create_model(arch, num_classes=0)
+        for height, width in ((64, 64), (65, 97)):
+            features = model(torch.zeros(2, 3, height, width))
+            assert list(features) == list(model.feature_info)
+            for name, x in features.items():
+                channels, stride = model.feature_info[name]
+                rounded = [n // stride if arch.startswith("vgg") else -(-n // stride) for n in (height, width)]
+                assert x.shape == (2, channels, *rounded), name
+        last = "conv4" if arch.startswith("vgg") else "res4"
+        model = create_model(arch, num_classes=0, out_features=(last,))
+        assert list(model.feature_info) == [last]
+        model(torch.zeros(2, 3, 64, 64))[last].sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
@@ -172,10 +169,11 @@ def test_freezing_keeps_what_the_norms_compute():
 
 @pytest.mark.parametrize("arch", [*PLAIN, *RESNETS])
 def test_dilation_keeps_the_resolution_and_the_weights(arch):
-    plain, dilated = (create_model(arch, num_classes=0, res5_dilation=d) for d in (1, 2))
+    with torch.device("meta"):
+        plain, dilated = (create_model(arch, num_classes=0, res5_dilation=d) for d in (1, 2))
+        assert dilated(torch.zeros(1, 3, 65, 97))["res5"].shape[-2:] == (5, 7)
     assert {k: v.shape for k, v in plain.state_dict().items()} == {k: v.shape for k, v in dilated.state_dict().items()}
     assert dilated.feature_info["res5"].stride == 16
-    assert dilated(torch.zeros(1, 3, 65, 97))["res5"].shape[-2:] == (5, 7)
     convolutions = [
         m for n, m in dilated.res5.named_modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)
     ]
@@ -246,26 +244,14 @@ def test_initialisation_is_he(arch):
             assert module.weight.mean().item() == pytest.approx(0, abs=expected * 0.1), name
 
 
-@pytest.mark.parametrize("channels", [1, 4, 6])
+@pytest.mark.parametrize("channels", [1, 4])
 @pytest.mark.parametrize("arch", SMALL)
 def test_other_numbers_of_input_channels(arch, channels):
-    model = create_model(arch, num_classes=0, in_channels=channels).eval()
-    model(torch.zeros(1, channels, 32, 32))
-    with pytest.raises(ValueError, match=rf"expected images of shape \(N, {channels}, H, W\), got \(1, 3, 32, 32\)"):
-        model(torch.zeros(1, 3, 32, 32))
-
-
-@pytest.mark.parametrize("arch", RESNETS + VGGS)
-def test_a_trunk_takes_a_classifiers_weights(arch):
-    theirs = reference(arch)
-    classifier = create_model(arch, weights=theirs.state_dict()).eval()
-    trunk = create_model(arch, num_classes=0).eval()
-    report = load_weights(trunk, theirs.state_dict())
-    images = torch.randn(1, 3, 64, 64)
-    with torch.inference_mode():
-        for a, b in zip(trunk(images).values(), classifier.forward_features(images).values(), strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=0)
-    assert report.loaded == len(trunk.state_dict())
+    with torch.device("meta"):
+        model = create_model(arch, num_classes=0, in_channels=channels).eval()
+        model(torch.zeros(1, channels, 32, 32))
+        with pytest.raises(ValueError, match=rf"of shape \(N, {channels}, H, W\), got \(1, 3, 32, 32\)"):
+            model(torch.zeros(1, 3, 32, 32))
 
 
 @pytest.mark.parametrize(

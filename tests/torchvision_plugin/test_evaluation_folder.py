@@ -80,4 +80,4 @@ def test_progress_is_logged_at_most_every_few_seconds(caplog):
     lines = [record.getMessage() for record in caplog.records]
     assert [line.split(",")[0] for line in lines] == [f"evaluated {done} of 4 images" for done in (1, 2, 3)]
     seconds = float(lines[0].split(", ")[1].split()[0])
-    assert 0.01 <= seconds < 5 and lines[0].endswith(" s to go")
+    assert seconds >= 0.01 and lines[0].endswith(" s to go")

@@ -10,6 +10,7 @@ import torch
 
 from resnet_backbone.torchvision_plugin.checkpoint import load_checkpoint
 from resnet_backbone.torchvision_plugin.run import Run
+from tests.helpers import results_of
 
 CONTEXT = ["MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT", "True"]
 REFINEMENT = ["TEST.BOX_REFINEMENT.ENABLED", "True"]
@@ -33,10 +34,6 @@ def train_net(load_script, tmp_path, capsys):
         return status, said.out.splitlines()[-1:], said.err
 
     return run
-
-
-def results_of(folder: Path) -> list[dict]:
-    return json.loads((folder / "inference" / "coco_instances_results.json").read_text())
 
 
 def test_a_run_with_everything_from_the_command_line(tiny, train_net, tmp_path):

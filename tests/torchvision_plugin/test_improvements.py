@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import ModuleType
 
 import pytest
 import torch
@@ -15,6 +14,8 @@ from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
 from resnet_backbone.torchvision_plugin.improvements import Improved, TwoStage
 from resnet_backbone.torchvision_plugin.inference import rescale
 from resnet_backbone.torchvision_plugin.roi_heads import MIN_SIDE
+from tests.engine.improvements import reference
+from tests.helpers import photograph
 
 CONTEXT = ["MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT", "True"]
 SMALL = [
@@ -33,11 +34,6 @@ MULTI_SCALE = [
     *("TEST.MULTI_SCALE.ENABLED", "True", "TEST.MULTI_SCALE.SIZES", "[48, 120, 250, 280]"),
     *("TEST.MULTI_SCALE.MAX_SIZE", "300"),
 ]
-
-
-@pytest.fixture
-def reference(load_script) -> ModuleType:
-    return load_script("tests/engine/improvements/reference.py")
 
 
 @pytest.fixture
@@ -61,14 +57,6 @@ def build(tiny):
         return cfg, detector
 
     return build_kind
-
-
-def photograph(height: int, width: int) -> Tensor:
-    """Something with edges at every size, uint8 (3, height, width)."""
-    generator = torch.Generator().manual_seed(height * width)
-    noise = [torch.rand(1, 3, side, side, generator=generator) for side in (3, 9, 20)]
-    image = sum(torch.nn.functional.interpolate(n, (height, width), mode="nearest") for n in noise)
-    return (image[0] * 85).byte()
 
 
 def _vectors(cfg, detector: Detector, image: Tensor) -> Tensor:
@@ -123,23 +111,13 @@ COMBINATIONS = {
 @torch.inference_mode()
 @pytest.mark.parametrize("combination", COMBINATIONS)
 @pytest.mark.parametrize("size", [(90, 131), (40, 200)], ids=str)
-def test_it_is_what_loops_over_boxes_find(build, reference, combination, size):
+def test_it_is_what_loops_over_boxes_find(build, combination, size):
     keys, others = COMBINATIONS[combination]
     cfg, detector = build("fpn", *keys, "TEST.DETECTIONS_PER_IMAGE", "12")
     members = [build(kind) for kind in others]
     image = photograph(*size)
     found = improved(cfg, detector, image, members)
-    refinement, multi_scale = cfg.TEST.BOX_REFINEMENT, cfg.TEST.MULTI_SCALE
-    expected = reference.detect(
-        [TwoStage(*part) for part in [(cfg, detector), *members]],
-        image,
-        score_thresh=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
-        nms_thresh=refinement.NMS_THRESH if refinement.ENABLED else cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
-        max_detections=12,
-        vote_thresh=refinement.VOTE_THRESH if refinement.ENABLED else None,
-        sizes=multi_scale.SIZES if multi_scale.ENABLED else None,
-        max_size=300,
-    )
+    expected = reference.detect_by(cfg, [TwoStage(*part) for part in [(cfg, detector), *members]], image)
     assert len(expected) >= 3
     assert found["labels"].tolist() == [label for label, _, _ in expected]
     assert found["scores"].tolist() == pytest.approx([score for _, score, _ in expected], abs=1e-4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,15 @@ import pytest
 import torch
 from fvcore.common.config import CfgNode
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.torchvision_plugin.checkpoint import load_checkpoint
 from resnet_backbone.torchvision_plugin.inference import evaluate
 from resnet_backbone.torchvision_plugin.mask_heads import crop_masks
 from resnet_backbone.torchvision_plugin.run import Run
+from tests.helpers import FIGURES, assert_same_tensors, json_lines, mini_sets, own_sets, pycocotools_figures, results_of
+from tests.processes import ROOT, Forked, script
 
-NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 SHAPES = ["DATASETS.TRAIN", "['shapes_train']", "DATASETS.TEST", "['shapes_val']"]
 SCRATCH = [
     *("MODEL.WEIGHTS", "", "MODEL.RESNET_BACKBONE.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", "0"),
@@ -41,37 +39,17 @@ def run(cfg: CfgNode, **options) -> dict:
 
 def mini(coco_mini: Path) -> list[str]:
     """80 photographs of COCO to train on, 79 to evaluate on, at 128 pixels."""
-    own = [
-        {
-            "NAME": f"mini_{split}",
-            "JSON": str(coco_mini / f"annotations/instances_{split}2017.json"),
-            "IMAGES": str(coco_mini / f"{split}2017"),
-        }
-        for split in ("train", "val")
-    ]
     return [
-        *("DATASETS.OWN", str(own), "DATASETS.TRAIN", "['mini_train']", "DATASETS.TEST", "['mini_val']"),
+        *mini_sets(coco_mini),
         *("INPUT.MIN_SIZE_TRAIN", "(128,)", "INPUT.MAX_SIZE_TRAIN", "213", "INPUT.MIN_SIZE_TEST", "128"),
         *("INPUT.MAX_SIZE_TEST", "213", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "4"),
         *("SOLVER.BASE_LR", "0.002", "MODEL.RPN.POST_NMS_TOPK_TEST", "50", "TEST.DETECTIONS_PER_IMAGE", "20"),
     ]
 
 
-def results_of(cfg: CfgNode) -> list[dict]:
-    return json.loads((Path(cfg.OUTPUT_DIR) / "inference/coco_instances_results.json").read_text())
-
-
-def assert_figures_are_pycocotools(cfg: CfgNode, truth: Path, metrics) -> float:
-    """Compare all twelve figures; return the AP."""
-    results = results_of(cfg)
-    if metrics.iou_type == "segm":
-        for result in results:
-            del result["bbox"]  # else pycocotools tells small from large by the box
-    api = COCO(str(truth))
-    oracle = COCOeval(api, api.loadRes(results), metrics.iou_type)
-    oracle.evaluate(), oracle.accumulate(), oracle.summarize()
-    assert [getattr(metrics, n) / 100 for n in NAMES] == pytest.approx(list(oracle.stats), abs=1e-9)
-    return float(oracle.stats[0])
+def assert_figures_are_pycocotools(cfg: CfgNode, truth: Path, metrics) -> None:
+    expected = pycocotools_figures(truth, results_of(cfg.OUTPUT_DIR), metrics.iou_type)
+    assert [getattr(metrics, name) / 100 for name in FIGURES] == pytest.approx(expected, abs=1e-9)
 
 
 def test_masks_of_real_images(tiny, coco_mini):
@@ -83,7 +61,7 @@ def test_masks_of_real_images(tiny, coco_mini):
     for metrics in figures.by_type().values():
         assert_figures_are_pycocotools(cfg, truth, metrics)
     sizes = {image["id"]: [image["height"], image["width"]] for image in json.loads(truth.read_text())["images"]}
-    results = results_of(cfg)
+    results = results_of(cfg.OUTPUT_DIR)
     assert len(results) > 500
     for result in results:
         assert result["segmentation"]["size"] == sizes[result["image_id"]]
@@ -98,7 +76,7 @@ def test_retinanet_on_real_images(tiny, coco_mini):
     figures = run(cfg)["mini_val"]
     assert cfg.MODEL.RETINANET.NUM_CLASSES == 80 and set(figures.by_type()) == {"bbox"}
     assert_figures_are_pycocotools(cfg, coco_mini / "annotations/instances_val2017.json", figures)
-    assert all("segmentation" not in result for result in results_of(cfg))
+    assert all("segmentation" not in result for result in results_of(cfg.OUTPUT_DIR))
 
 
 class Oracle(torch.nn.Module):
@@ -137,9 +115,9 @@ def test_a_run_leaves_all_figures(tiny, keys):
     assert written == figures.to_dict()
     kinds = {"bbox", "segm"} if cfg.MODEL.MASK_ON else {"bbox"}
     assert set(written) == kinds
-    records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    records = json_lines(output / "metrics.json")
     for kind in kinds:
-        assert set(NAMES) <= set(written[kind]) and "AP-star" in written[kind]
+        assert set(FIGURES) <= set(written[kind]) and "AP-star" in written[kind]
         assert [r["iteration"] for r in records if f"shapes_val/{kind}/AP50" in r] == [1, 3]
     losses = {key for record in records for key in record if key.startswith("loss_")}
     assert ("loss_mask" in losses) == cfg.MODEL.MASK_ON
@@ -156,7 +134,7 @@ def test_resuming_gives_the_same_weights_to_the_bit(tiny, tmp_path, keys):
     (tmp_path / "parted/model_final.pth").unlink()
     run(tiny(*keys, *folders["parted"]), resume=True)
     a, b = (load_checkpoint(tmp_path / name / "model_final.pth")["model"] for name in folders)
-    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    assert_same_tensors(a, b)
 
 
 def test_retinanet_in_two_processes_resumes_to_the_bit(tiny, command_line, tmp_path):
@@ -173,19 +151,19 @@ def test_retinanet_in_two_processes_resumes_to_the_bit(tiny, command_line, tmp_p
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"tcp://127.0.0.1:{server.getsockname()[1]}"
 
-    def machine(rank):
-        own = cfg.clone()
-        own.OUTPUT_DIR = str(tmp_path / ("parted", "other_machine")[rank])
-        return command_line(own, "--resume", "--num-machines=2", f"--machine-rank={rank}", f"--dist-url={url}")
+    def machine(rank: int) -> Forked:
+        words = ["--engine", "torchvision", "--config-file", str(tmp_path / "whole.yaml"), "--resume"]
+        words += ["--num-machines=2", f"--machine-rank={rank}", f"--dist-url={url}"]
+        own = ["OUTPUT_DIR", str(tmp_path / ("parted", "other_machine")[rank])]
+        return Forked(script("tools/train_net.py", *words, *own), environment={"PYTHONPATH": str(ROOT)})
 
-    with ThreadPoolExecutor() as pool:
-        ends = list(pool.map(machine, range(2)))
-    assert [end.returncode for end in ends] == [0, 0], [end.stderr for end in ends]
+    machines = [machine(rank) for rank in range(2)]
+    ends = [one.finish() for one in machines]
+    assert [status for status, _ in ends] == [0, 0], ends
     assert not (tmp_path / "other_machine").exists()
     a, b = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("whole", "parted"))
     assert a["model"]["loss_normalizer"] != 100
-    assert a["model"].keys() == b["model"].keys()
-    assert [key for key in a["model"] if not torch.equal(a["model"][key], b["model"][key])] == []
+    assert_same_tensors(a["model"], b["model"])
 
 
 @KINDS
@@ -197,7 +175,7 @@ def test_the_command_line_prints_the_figures_and_eval_only_repeats_them(tiny, co
     assert set(figures) == ({"bbox", "segm"} if cfg.MODEL.MASK_ON else {"bbox"})
     again = tiny(*keys, "MODEL.WEIGHTS", str(tmp_path / "output/model_final.pth"), "OUTPUT_DIR", str(tmp_path / "two"))
     assert run(again, eval_only=True)["shapes_val"].to_dict() == figures
-    assert results_of(again) == results_of(cfg)
+    assert results_of(again.OUTPUT_DIR) == results_of(cfg.OUTPUT_DIR)
 
 
 @pytest.mark.parametrize(
@@ -246,8 +224,8 @@ def test_training_data_without_fitting_masks_is_refused_before_the_run(tiny, tmp
     for key in change:
         del document["annotations"][3][key]
     (tmp_path / "train.json").write_text(json.dumps(document))
-    own = [{"NAME": "own", "JSON": str(tmp_path / "train.json"), "IMAGES": str(shapes / "shapes/train")}]
-    cfg = tiny(*MASK, "DATASETS.OWN", str(own), "DATASETS.TRAIN", "['own']", "DATASETS.TEST", "[]")
+    own = own_sets(own=(tmp_path / "train.json", shapes / "shapes/train"))
+    cfg = tiny(*MASK, *own, "DATASETS.TRAIN", "['own']", "DATASETS.TEST", "[]")
     with pytest.raises(ValueError, match=message):
         Run(cfg)
     assert not Path(cfg.OUTPUT_DIR).exists()
@@ -257,7 +235,7 @@ def test_test_data_without_masks_is_refused_before_the_run(tiny, tmp_path, shape
     document = json.loads((shapes / "shapes/annotations/val.json").read_text())
     del document["annotations"][3]["segmentation"]
     (tmp_path / "val.json").write_text(json.dumps(document))
-    own = [{"NAME": "own", "JSON": str(tmp_path / "val.json"), "IMAGES": str(shapes / "shapes/val")}]
-    cfg = tiny(*BITMASK, "DATASETS.OWN", str(own), "DATASETS.TEST", "['own']")
+    own = own_sets(own=(tmp_path / "val.json", shapes / "shapes/val"))
+    cfg = tiny(*BITMASK, *own, "DATASETS.TEST", "['own']")
     with pytest.raises(ValueError, match="annotations without a segmentation: the evaluation refuses the file"):
         Run(cfg)

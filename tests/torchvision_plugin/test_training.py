@@ -11,8 +11,6 @@ import torch
 import torchvision
 from accelerate.state import AcceleratorState
 from fvcore.common.config import CfgNode
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from resnet_backbone.files.checkpoints import last_checkpoint
 from resnet_backbone.metrics.run_facts import read_facts
@@ -20,6 +18,16 @@ from resnet_backbone.torchvision_plugin.checkpoint import load_checkpoint
 from resnet_backbone.torchvision_plugin.run import Run
 from resnet_backbone.torchvision_plugin.trainer import Trainer
 from resnet_backbone.weights import InputFormat, package_weights
+from tests.helpers import (
+    FIGURES,
+    assert_same_tensors,
+    json_lines,
+    mini_sets,
+    own_sets,
+    pycocotools_figures,
+    results_of,
+    stopping_at,
+)
 
 
 def run(cfg: CfgNode, **options) -> dict:
@@ -28,16 +36,6 @@ def run(cfg: CfgNode, **options) -> dict:
 
 def model_of(path: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(path)["model"]
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    for key in a:
-        assert torch.equal(a[key], b[key]), key
-
-
-class Stopped(Exception):
-    pass
 
 
 def test_a_run_leaves_what_detectron2s_leaves(tiny):
@@ -49,7 +47,7 @@ def test_a_run_leaves_what_detectron2s_leaves(tiny):
         assert (output / name).stat().st_size > 0, name
     assert (output / "last_checkpoint").read_text() == "model_final.pth"
     assert list(output.glob("events.out.tfevents.*"))
-    records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    records = json_lines(output / "metrics.json")
     last = next(r for r in records if r["iteration"] == 5 and "total_loss" in r)
     assert last["total_loss"] == pytest.approx(sum(v for k, v in last.items() if k.startswith("loss_")), rel=0.2)
     assert {"lr", "time", "data_time", "eta_seconds", "peak_memory_mib"} <= last.keys()
@@ -63,52 +61,36 @@ def test_a_run_leaves_what_detectron2s_leaves(tiny):
     assert facts.multiply_adds > 1e6 and facts.images_per_s > 0
 
 
-def test_resuming_gives_the_same_weights_to_the_bit(tiny, tmp_path, monkeypatch):
+def test_resuming_gives_the_same_weights_to_the_bit(tiny, tmp_path):
     whole = tiny("quickstart.yaml", "OUTPUT_DIR", str(tmp_path / "whole"))
     run(whole)
 
     parted = tiny("quickstart.yaml", "OUTPUT_DIR", str(tmp_path / "parted"))
-    step = Trainer._step
-
-    def stop_at_4(self, batches):
-        if self.iteration == 4:
-            raise Stopped
-        return step(self, batches)
-
-    with monkeypatch.context() as patched, pytest.raises(Stopped):
-        patched.setattr(Trainer, "_step", stop_at_4)
+    with stopping_at(Trainer, 4):
         run(parted)
     assert last_checkpoint(Path(parted.OUTPUT_DIR)).name == "model_0000002.pth"
     torch.manual_seed(12345)  # must not matter
     run(tiny("quickstart.yaml", "OUTPUT_DIR", str(tmp_path / "parted")), resume=True)
     a, b = (load_checkpoint(tmp_path / name / "model_final.pth") for name in ("whole", "parted"))
-    assert_same(a["model"], b["model"])
+    assert_same_tensors(a["model"], b["model"])
     for x, y in zip(a["optimizer"]["state"].values(), b["optimizer"]["state"].values(), strict=True):
         assert torch.equal(x["momentum_buffer"], y["momentum_buffer"])
     assert a["iteration"] == b["iteration"] == 6
 
 
-def test_resuming_where_the_schedule_ends_makes_the_final_checkpoint(tiny, monkeypatch):
+def test_resuming_where_the_schedule_ends_makes_the_final_checkpoint(tiny):
     """A schedule that was shortened to what is done already; an earlier run's final checkpoint is not taken for it."""
     run(tiny("quickstart.yaml", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "[]"))
-    step = Trainer._step
-
-    def stop_at_4(self, batches):
-        if self.iteration == 4:
-            raise Stopped
-        return step(self, batches)
-
     cfg = tiny("quickstart.yaml", "SEED", "8", "TEST.EVAL_PERIOD", "5")
-    with monkeypatch.context() as patched, pytest.raises(Stopped):
-        patched.setattr(Trainer, "_step", stop_at_4)
+    with stopping_at(Trainer, 4):
         run(cfg)
     output = Path(cfg.OUTPUT_DIR)
     assert (output / "earlier_model_final.pth").is_file() and not (output / "model_final.pth").exists()
     run(tiny("quickstart.yaml", "SEED", "8", "TEST.EVAL_PERIOD", "5", "SOLVER.MAX_ITER", "3"), resume=True)
     final = load_checkpoint(output / "model_final.pth")
     assert final["iteration"] == 3 and final["seed"] == 8
-    assert_same(final["model"], model_of(output / "model_0000002.pth"))
-    assert_same(final["model"], model_of(output / "model_best.pth"))
+    assert_same_tensors(final["model"], model_of(output / "model_0000002.pth"))
+    assert_same_tensors(final["model"], model_of(output / "model_best.pth"))
 
 
 def test_a_finished_run_that_is_resumed_records_its_last_evaluation_once(tiny):
@@ -129,7 +111,7 @@ def test_a_longer_schedule_takes_over_on_resume(tiny):
     assert resumed.trainer.iteration == 2
     assert {group["momentum"] for group in resumed.trainer.optimizer.param_groups} == {0.5}
     resumed.start()
-    records = [json.loads(line) for line in (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()]
+    records = json_lines(Path(cfg.OUTPUT_DIR) / "metrics.json")
     assert records[-1]["lr"] == pytest.approx(0.001 * (1 + math.cos(math.pi * 3 / 4)) / 2)
     with pytest.raises(ValueError, match="write SEED 7"):
         Run(tiny("quickstart.yaml", "SEED", "8"), resume=True)
@@ -149,8 +131,8 @@ def test_a_longer_schedule_takes_over_on_resume(tiny):
 def test_data_that_has_changed_is_told_on_resume(tiny, tmp_path, shapes, capsys, change, told):
     path = tmp_path / "train.json"
     document = json.loads((shapes / "shapes/annotations/train.json").read_text())
-    own = [{"NAME": "own", "JSON": str(path), "IMAGES": str(shapes / "shapes/train")}]
-    keys = ["DATASETS.OWN", str(own), "DATASETS.TRAIN", "['own']", "DATASETS.TEST", "['own']", "SOLVER.MAX_ITER", "1"]
+    own = own_sets(own=(path, shapes / "shapes/train"))
+    keys = [*own, "DATASETS.TRAIN", "['own']", "DATASETS.TEST", "['own']", "SOLVER.MAX_ITER", "1"]
     path.write_text(json.dumps(document))
     run(tiny("quickstart.yaml", *keys))
     if change == "a box":
@@ -167,14 +149,10 @@ def test_data_that_has_changed_is_told_on_resume(tiny, tmp_path, shapes, capsys,
         assert f"WARNING DATASETS.{key} own is not" in line and part in line
 
 
-def test_a_new_run_in_a_used_folder_does_not_resume_the_old_one(tiny, monkeypatch):
+def test_a_new_run_in_a_used_folder_does_not_resume_the_old_one(tiny):
     run(tiny("quickstart.yaml", "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "[]"))
 
-    def stop(self, batches):
-        raise Stopped
-
-    with monkeypatch.context() as patched, pytest.raises(Stopped):
-        patched.setattr(Trainer, "_step", stop)
+    with stopping_at(Trainer, 0):
         run(tiny("quickstart.yaml"))
     assert last_checkpoint(Path(tiny("quickstart.yaml").OUTPUT_DIR)) is None
 
@@ -194,7 +172,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny, tmp_pat
         cfg = tiny("quickstart.yaml", "OUTPUT_DIR", str(tmp_path / name), "SEED", seed, "SOLVER.MAX_ITER", "2")
         run(cfg)
         finals.append(model_of(tmp_path / name / "model_final.pth"))
-    assert_same(finals[0], finals[1])
+    assert_same_tensors(finals[0], finals[1])
     key = "roi_heads.box_predictor.cls_score.weight"
     assert not torch.equal(finals[0][key], finals[2][key])
 
@@ -224,28 +202,18 @@ def model_of_start(tiny, tmp_path, keys) -> dict[str, torch.Tensor]:
 
 def test_the_ap_is_pycocotools(tiny, coco_mini):
     """On real images with crowds and small objects; low scores count, so that AP is not zero."""
-    own = [
-        {
-            "NAME": f"mini_{s}",
-            "JSON": str(coco_mini / f"annotations/instances_{s}2017.json"),
-            "IMAGES": str(coco_mini / f"{s}2017"),
-        }
-        for s in ("train", "val")
-    ]
     cfg = tiny(
         "quickstart.yaml",
-        *("DATASETS.OWN", str(own), "DATASETS.TRAIN", "['mini_train']", "DATASETS.TEST", "['mini_val']"),
+        *mini_sets(coco_mini),
         *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "SOLVER.MAX_ITER", "4", "SOLVER.IMS_PER_BATCH", "4"),
         *("MODEL.RPN.POST_NMS_TOPK_TEST", "100", "SOLVER.BASE_LR", "0.002"),
     )
     figures = run(cfg)["mini_val"]
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 80
-    truth = COCO(str(coco_mini / "annotations/instances_val2017.json"))
-    oracle = COCOeval(truth, truth.loadRes(str(Path(cfg.OUTPUT_DIR) / "inference/coco_instances_results.json")), "bbox")
-    oracle.evaluate(), oracle.accumulate(), oracle.summarize()
-    assert oracle.stats[0] > 0
-    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-    assert [getattr(figures, n) / 100 for n in names] == pytest.approx(list(oracle.stats), abs=1e-9)
+    truth = coco_mini / "annotations/instances_val2017.json"
+    expected = pycocotools_figures(truth, results_of(cfg.OUTPUT_DIR))
+    assert expected[0] > 0
+    assert [getattr(figures, name) / 100 for name in FIGURES] == pytest.approx(expected, abs=1e-9)
 
 
 def test_eval_only_repeats_the_evaluation_and_takes_the_input_from_the_checkpoint(tiny, tmp_path):
@@ -271,7 +239,7 @@ def test_two_processes_train_and_evaluate_as_one(tiny, command_line, tmp_path):
     done = command_line(cfg, nproc=2)
     assert done.returncode == 0, done.stderr
     output = Path(cfg.OUTPUT_DIR)
-    together = json.loads((output / "inference/coco_instances_results.json").read_text())
+    together = results_of(output)
     figures = json.loads((output / "inference/metrics.json").read_text())
     assert figures["bbox"]["AP"] is not None
     alone = tiny(
@@ -280,7 +248,7 @@ def test_two_processes_train_and_evaluate_as_one(tiny, command_line, tmp_path):
     )
     metrics = run(alone, eval_only=True)["shapes_val"].to_dict()
     assert metrics["bbox"]["AP"] == pytest.approx(figures["bbox"]["AP"], abs=1e-6)
-    results = json.loads((tmp_path / "alone/inference/coco_instances_results.json").read_text())
+    results = results_of(tmp_path / "alone")
     assert len(results) == len(together)
     assert [r["image_id"] for r in results] == [r["image_id"] for r in together]
     assert [r["score"] for r in results] == pytest.approx([r["score"] for r in together], abs=1e-5)
@@ -328,29 +296,14 @@ def test_fine_tuning_from_packaged_imagenet_weights(tiny, tmp_path, arch):
 def test_fine_tuning_a_detector_on_other_classes(tiny, tmp_path, coco_mini):
     run(tiny("quickstart.yaml", "SOLVER.MAX_ITER", "2"))
     checkpoint = tmp_path / "output" / "model_final.pth"
-    own = [
-        {
-            "NAME": "mini",
-            "JSON": str(coco_mini / "annotations/instances_val2017.json"),
-            "IMAGES": str(coco_mini / "val2017"),
-        }
-    ]
-    keys = [
-        "DATASETS.OWN",
-        str(own),
-        "DATASETS.TRAIN",
-        "['mini']",
-        "DATASETS.TEST",
-        "[]",
-        "MODEL.WEIGHTS",
-        str(checkpoint),
-    ]
+    keys = [*mini_sets(coco_mini), "DATASETS.TRAIN", "['mini_val']", "DATASETS.TEST", "[]"]
+    keys += ["MODEL.WEIGHTS", str(checkpoint)]
     tuned = Run(tiny("quickstart.yaml", *keys))
     state, before = tuned.model.state_dict(), model_of(checkpoint)
     assert state["roi_heads.box_predictor.cls_score.weight"].shape[0] == 81
     assert all(torch.equal(state[k], before[k]) for k in before if "box_predictor" not in k)
     with pytest.raises(ValueError, match="other classes|the network tells"):
-        other = ("DATASETS.TEST", "['mini']", "OUTPUT_DIR", str(tmp_path / "other"))
+        other = ("DATASETS.TEST", "['mini_val']", "OUTPUT_DIR", str(tmp_path / "other"))
         Run(tiny("quickstart.yaml", *keys, *other), eval_only=True)
 
 
@@ -385,9 +338,7 @@ def test_an_evaluation_is_in_float32_whatever_the_training_was_in(tiny, tmp_path
     AcceleratorState._reset_state(reset_partial_state=True)  # it keeps the precision of the first run
     evaluated = tiny("quickstart.yaml", *amp, *weights, "SOLVER.AMP.ENABLED", "False")
     run(evaluated, eval_only=True)
-    results = (Path(cfg.OUTPUT_DIR) / "inference/coco_instances_results.json" for cfg in (trained, evaluated))
-    after_training, alone = (json.loads(path.read_text()) for path in results)
-    assert after_training == alone != []
+    assert results_of(trained.OUTPUT_DIR) == results_of(evaluated.OUTPUT_DIR) != []
 
 
 def test_two_test_sets_have_folders_of_their_own(tiny):

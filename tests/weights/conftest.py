@@ -13,18 +13,24 @@ from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights import Weights, WeightsError, load_weights
 
 
+def _numbered(model: nn.Module) -> dict[str, Tensor]:
+    state = model.state_dict()
+    return {name: torch.full((), i, dtype=t.dtype).expand(t.shape) for i, (name, t) in enumerate(state.items())}
+
+
 @pytest.fixture(scope="session")
 def torchvision_state() -> Callable[..., dict[str, Tensor]]:
     """``torchvision_state("resnet50")``: names and shapes of torchvision, the n-th tensor filled with n, no memory."""
 
-    def make(arch: str, num_classes: int = 1000, head: bool = True) -> dict[str, Tensor]:
+    @functools.cache
+    def made(arch: str, num_classes: int) -> dict[str, Tensor]:
         with torch.device("meta"):
             model = getattr(torchvision.models, arch)(weights=None, num_classes=num_classes)
-        return {
-            name: torch.full((), index, dtype=tensor.dtype).expand(tensor.shape)
-            for index, (name, tensor) in enumerate(model.state_dict().items())
-            if head or not name.startswith(("fc.", "classifier."))
-        }
+        return _numbered(model)
+
+    def make(arch: str, num_classes: int = 1000, head: bool = True) -> dict[str, Tensor]:
+        state = made(arch, num_classes)
+        return {n: t for n, t in state.items() if head or not n.startswith(("fc.", "classifier."))}
 
     return make
 
@@ -88,11 +94,11 @@ def meta_model() -> Callable[..., nn.Module]:
 def numbered(meta_model: Callable[..., nn.Module]) -> Callable[..., dict[str, Tensor]]:
     """``numbered("resnet50", **options)``: a state dict in our names, the n-th tensor filled with n, no memory."""
 
-    def make(arch: str, num_classes: int = 1000, **options) -> dict[str, Tensor]:
-        state = meta_model(arch, num_classes, **options).state_dict()
-        return {name: torch.full((), i, dtype=t.dtype).expand(t.shape) for i, (name, t) in enumerate(state.items())}
+    @functools.cache
+    def made(arch: str, num_classes: int, **options) -> dict[str, Tensor]:
+        return _numbered(meta_model(arch, num_classes, **options))
 
-    return make
+    return lambda arch, num_classes=1000, **options: dict(made(arch, num_classes, **options))
 
 
 @pytest.fixture(scope="session")

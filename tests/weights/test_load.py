@@ -9,10 +9,9 @@ from resnet_backbone.weights import Weights, load_weights
 from resnet_backbone.weights.catalog import CATALOG
 
 IMAGENET_KINDS = sorted({(e.arch, e.stride_in_1x1) for e in CATALOG.values() if e.scheme == "imagenet://"})
-RESNETS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 
-@pytest.mark.parametrize("arch", RESNETS)
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 def test_a_loaded_resnet_computes_what_torchvisions_does(empty_model, random_torchvision, arch):
     reference = random_torchvision(arch)
     model = empty_model(arch)
@@ -24,7 +23,7 @@ def test_a_loaded_resnet_computes_what_torchvisions_does(empty_model, random_tor
         torch.testing.assert_close(model(images), reference(images), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("arch", ["vgg16", "vgg16_bn", "vgg19", "vgg19_bn"])
+@pytest.mark.parametrize("arch", ["vgg16_bn", "vgg19"])
 def test_loaded_vgg_features_are_torchvisions(empty_model, random_torchvision, arch):
     import torchvision
 

@@ -13,6 +13,7 @@ from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights import WeightsError, load_weights, package_weights, read_weights
 from resnet_backbone.weights.catalog import CATALOG, TORCHVISION_RGB
 from resnet_backbone.weights.source import weights_from_state_dict
+from tests.helpers import spread_norms
 
 ARCHS = ["cifar_resnet20", "cifar_resnet32", "resnet18", "resnet50"]
 
@@ -64,14 +65,7 @@ class Reference(nn.Module):
 
 def reference(arch: str, zeros: str) -> Reference:
     torch.manual_seed(0)
-    model = Reference(arch, zeros).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1)
-            nn.init.normal_(module.bias, std=0.2)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.8, 1.2)
-    return model
+    return spread_norms(Reference(arch, zeros).eval(), std=0.2, variance=0.2)
 
 
 @torch.inference_mode()

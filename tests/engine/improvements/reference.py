@@ -1,12 +1,13 @@
 """Box refinement, multi-scale testing and the ensemble, slow and plain: one box after another, from the papers' text.
 
 It shares no code with ``engine/improvements``; of a detector it uses the four parts that ``TwoStageDetector``
-names, with one box at a time. Import it in a test through the fixture ``load_script``.
+names, with one box at a time.
 """
 
 from __future__ import annotations
 
 import torch
+from fvcore.common.config import CfgNode
 
 
 def overlap(a: list[float], b: list[float]) -> float:
@@ -132,3 +133,18 @@ def detect(
     if vote_thresh is not None:
         kept = [(k, score, voted((k, score, box), candidates, vote_thresh)) for k, score, box in kept]
     return [(k, score, clipped(carried(box, frame, original), original)) for k, score, box in kept]
+
+
+def detect_by(cfg: CfgNode, detectors: list, image: torch.Tensor) -> list[tuple[int, float, list[float]]]:
+    """Do it as a config of either engine says."""
+    refinement, multi_scale = cfg.TEST.BOX_REFINEMENT, cfg.TEST.MULTI_SCALE
+    return detect(
+        detectors,
+        image,
+        score_thresh=cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+        nms_thresh=refinement.NMS_THRESH if refinement.ENABLED else cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+        max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        vote_thresh=refinement.VOTE_THRESH if refinement.ENABLED else None,
+        sizes=multi_scale.SIZES if multi_scale.ENABLED else None,
+        max_size=multi_scale.MAX_SIZE,
+    )
