@@ -116,11 +116,10 @@ def complexity(model: Trunk, size: int | tuple[int, int]) -> Complexity:
         skeleton(torch.empty(1, model.in_channels, height, width, device="meta"))
 
     parameters: dict[str, int] = defaultdict(int)
-    for name, parameter in skeleton.named_parameters():
-        parameters[_stage(name)] += parameter.numel()
     multiply_adds: dict[str, int] = defaultdict(int)
     counts = counter.get_flop_counts()
-    for name, _ in skeleton.named_children():
+    for name, child in skeleton.named_children():
+        parameters[_stage(name)] += sum(parameter.numel() for parameter in child.parameters())
         flops = sum(counts.get(f"{type(skeleton).__name__}.{name}", {}).values())
         multiply_adds[_stage(name)] += flops // 2  # two operations each
     stages = [
