@@ -100,17 +100,15 @@ def complexity(model: Trunk, size: int | tuple[int, int]) -> Complexity:
     activations: dict[str, int] = defaultdict(int)
     sizes: dict[str, tuple[int, ...]] = {}
 
-    def add_activations(stage: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        activations[stage] += output.numel()
-
-    def note_size(stage: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        sizes[stage] = tuple(output.shape[1:])
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            activations[_stage(name)] += output.numel()
+        if "." not in name:  # a stage, or of VGG a convolution
+            sizes[_stage(name)] = tuple(output.shape[1:])
 
     for name, module in skeleton.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(partial(add_activations, _stage(name)))
-    for name, child in skeleton.named_children():
-        child.register_forward_hook(partial(note_size, _stage(name)))
+        if name:
+            module.register_forward_hook(partial(note, name))
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         skeleton(torch.empty(1, model.in_channels, height, width, device="meta"))

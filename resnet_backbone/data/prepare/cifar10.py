@@ -53,10 +53,7 @@ def _unpack(archive: Path, output: Path) -> None:
     expected = len(CLASSES) * sum(IMAGES_PER_CLASS.values())
     found = extract_zip(archive, output, select=select, max_bytes=_MAX_BYTES)
     if found != expected:
-        raise ValueError(
-            f"{archive} holds {found:,} images of CIFAR-10 as train/CLASS/*.jpg and test/CLASS/*.jpg; expected "
-            f"{expected:,}"
-        )
+        raise ValueError(f"{archive} holds {found:,} images in train|test/CLASS/*.jpg; CIFAR-10 has {expected:,}")
 
 
 def _count(output: Path) -> dict[str, dict[str, int]]:
