@@ -66,8 +66,8 @@ def required_by_metadata(metadata: Mapping[str, Any], source: str, arch: str) ->
     """Return what :func:`required_by_source` does, of a file that was read: see ``RawFile.metadata``."""
     if PACKAGE_KEY in metadata:
         facts = package_facts(metadata, source)
-        _check_arch(source, facts.arch, arch)
-        return required_input(arch, facts.input_format, facts.stride_in_1x1)
+        _check_arch(source, facts["arch"], arch)
+        return required_input(arch, facts["input_format"], facts["stride_in_1x1"])
     told = metadata.get("input")
     return {key: told[key] for key in INPUT_KEYS if key in told} if isinstance(told, Mapping) else {}
 

@@ -109,9 +109,9 @@ def read_checkpoint(source: str, arch: str | None = None, written: str = "") -> 
         FileNotFoundError, DownloadError: it is not there.
         WeightsError: it is damaged, holds values that are not finite, or is of another architecture.
     """
-    weights = read_weights(source, arch)
     file = resolve(source)
     raw = read_file(file) if split_part(file)[0].is_file() else RawFile({}, {})
+    weights = read_weights(raw if raw.source else source, arch)
     if holds_detector(raw.tensors):
         return _read_detector(written or source, weights, raw)
     entry = _find_entry(written or source, weights)

@@ -32,9 +32,8 @@ from resnet_backbone.engine.launch import (
 )
 from resnet_backbone.engine.loop import TrainingLoop
 from resnet_backbone.engine.records import begin_records, set_up_logging
-from resnet_backbone.files.atomic import existing_folder
+from resnet_backbone.files.atomic import existing_folder, writing_alone
 from resnet_backbone.files.checkpoints import FINAL, LAST, forget_checkpoints, last_checkpoint
-from resnet_backbone.files.lock import writing_alone
 from resnet_backbone.version import __version__
 from resnet_backbone.weights.download import MATCHING
 from resnet_backbone.weights.read import split_part

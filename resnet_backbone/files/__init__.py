@@ -1,1 +1,1 @@
-"""Files on the disk: atomic writing, the checkpoints of a run, locks between processes, and reading YAML and JSON."""
+"""Files on the disk: atomic writing, locks between processes, the checkpoints of a run, and reading YAML and JSON."""

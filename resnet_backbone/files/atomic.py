@@ -1,15 +1,23 @@
-"""Writing files atomically, so that each is complete on the disk or as it was; disk space and hashes."""
+"""Writing files atomically and one process at a time: no file is half written, and no two runs share a folder."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+PATIENCE_S = 60.0  # a run that was asked to end still writes its checkpoint
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of disks that know none
 _CHUNK_BYTES = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -60,6 +68,15 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing_folder(folder)).free
 
 
+def check_free(folder: Path, needed: int, doing: str) -> None:
+    """Raise OSError where the disk of ``folder`` has no room for so many bytes; the message starts with ``doing``."""
+    if needed > (free := free_bytes(folder)):
+        raise OSError(
+            f"{doing} needs {needed / 1e9:.3f} GB in {folder}, {free / 1e9:.3f} GB are free; make room and start "
+            "again, it resumes here"
+        )
+
+
 def existing_folder(folder: Path) -> Path:
     """Return ``folder``, or the nearest folder above it that exists."""
     folder = folder.absolute()
@@ -91,3 +108,71 @@ def _explained(error: OSError, doing: str, path: Path) -> OSError:
     )
     explained.errno = error.errno
     return explained
+
+
+@contextmanager
+def locked(path: Path, *, waiting: str, patience_s: float = -1, too_long: str = "") -> Iterator[None]:
+    """Hold the lock that the file ``path`` stands for; it ends with the process. The file stays, and is empty.
+
+    A disk that knows no locks is used without, with a warning.
+
+    Args:
+        path: of the file; its folder is there.
+        waiting: logged once, as a warning, where another process holds the lock.
+        patience_s: how long to wait for it; below 0 without end.
+        too_long: the message of the error after that time.
+
+    Raises:
+        TimeoutError: another process still holds it after that time.
+        OSError: the file cannot be written to.
+    """
+    lock = FileLock(path)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("%s", waiting)
+            lock.acquire(timeout=patience_s, poll_interval=0.2)
+    except Timeout:
+        raise TimeoutError(too_long) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        logger.warning("%s cannot be locked (%s): see to it that no other process writes there", path.parent, error)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def writing_alone(folder: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
+    """Keep other runs out of ``folder`` meanwhile; see :func:`locked`.
+
+    Args:
+        folder: OUTPUT_DIR; it is made.
+        patience_s: how long to wait for the end of a run that writes there.
+
+    Raises:
+        OSError: another run still writes there after that time, or the folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(
+        folder / LOCK,
+        waiting=f"another run writes to {folder}: waiting for its end",
+        patience_s=patience_s,
+        too_long=f"another run writes to {folder}, still after {patience_s:.0f} s: wait for its end, or name another "
+        "OUTPUT_DIR",
+    ):
+        yield
+
+
+def wait_for_other_runs(folder: Path) -> None:
+    """Wait until nobody writes to ``folder``, so that what is read there next is the last that was written.
+
+    Raises:
+        OSError: see :func:`writing_alone`.
+    """
+    if (folder / LOCK).exists():
+        with writing_alone(folder):
+            pass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from resnet_backbone.files.atomic import free_bytes, replacing, write_text
+from resnet_backbone.files.text import walk
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +158,8 @@ def check_room(folder: Path, state: Mapping[str, Any], count: int, period_key: s
     Raises:
         OSError: not one of them has room.
     """
-    size, free = _bytes_of(state), free_bytes(folder)
+    size = sum(item.nbytes for item in walk(state, [sys.maxsize]) if isinstance(item, Tensor))
+    free = free_bytes(folder)
     if count and size > free:
         raise OSError(
             f"a checkpoint takes {size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free in {folder}: make room, or name "
@@ -184,16 +187,12 @@ def _save(state: Mapping[str, Any], path: Path) -> None:
 
 def _candidates(folder: Path) -> list[str]:
     """Names, the one to try first in front."""
-    named = next(iter(_names_in(folder / LAST)), "")
-    history = _names_in(folder / HISTORY)
-    if not named:
-        return history[::-1]
-    before = history[: history.index(named)] if named in history else history
-    return [named, *before[::-1]]
+    last = _names_in(folder / LAST)[:1]
+    return [*last, *(name for name in reversed(_written_before(folder)) if name not in last)]
 
 
 def _written_before(folder: Path) -> list[str]:
-    """Names up to the last one: later ones are of a way that was left when the run went on from an earlier one."""
+    """Names up to the last one: later ones are of before the run was resumed from an earlier one."""
     history, last = _names_in(folder / HISTORY), _names_in(folder / LAST)
     return history[: history.index(last[0]) + 1] if last and last[0] in history else history
 
@@ -202,8 +201,8 @@ def _names_in(path: Path) -> list[str]:
     """Names of files in the same folder, one a line; a path that leads elsewhere is left out."""
     if not path.is_file():
         return []
-    names = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [name.strip() for name in names if name.strip() and Path(name.strip()).name == name.strip()]
+    names = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return [name for name in names if name and Path(name).name == name]
 
 
 def _last_good(folder: Path) -> str:
@@ -212,11 +211,3 @@ def _last_good(folder: Path) -> str:
     except OSError as error:
         return str(error)
     return f"The last good checkpoint is {last}" if last else "There is no checkpoint yet"
-
-
-def _bytes_of(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, Mapping):
-        return sum(map(_bytes_of, value.values()))
-    return sum(map(_bytes_of, value)) if isinstance(value, list | tuple) else 0

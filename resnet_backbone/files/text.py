@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
-import re
+import math
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -19,6 +20,51 @@ MAX_VALUES = 20_000  # an alias counts with all that it stands for
 MAX_DEPTH = 32
 _MERGE = "tag:yaml.org,2002:merge"
 _PLAIN = (str, int, float, bool, date, type(None))
+_FORMATS = {
+    b"\x1f\x8b": "a gzip file; unpack it: gunzip -c FILE > NEW",
+    b"PK\x03\x04": "a ZIP file; unpack it and name the file inside",
+    b"BZh": "a bzip2 file; unpack it: bunzip2 -c FILE > NEW",
+    b"\xfd7zXZ\x00": "an xz file; unpack it: xz -dc FILE > NEW",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file; unpack it: zstd -dc FILE > NEW",
+    b"7z\xbc\xaf\x27\x1c": "a 7z file; unpack it and name the file inside",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "an array of numpy (.npy)",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"%PDF": "a PDF file",
+    b"PAR1": "a Parquet file",
+    b"SQLite format 3": "an SQLite data base",
+    b"<": "a web page; the address that it came from has changed",
+    b"version https://git-lfs": "a pointer of Git LFS; get the file itself: git lfs pull",
+}
+
+
+def known_format(start: bytes) -> str:
+    """Return what a file is that begins with ``start``, of what users take for another one by mistake; or ``""``."""
+    return next((what for magic, what in _FORMATS.items() if start.lstrip().startswith(magic)), "")
+
+
+def walk(value: Any, budget: list[int], max_depth: float = math.inf) -> Iterator[Any]:
+    """Yield ``value``, and all that its dicts, lists and tuples hold; of dicts the values alone.
+
+    Args:
+        value: to be looked through; what it holds twice is yielded twice.
+        budget: how many may be yielded, one number that several walks use up.
+        max_depth: of containers in each other.
+
+    Raises:
+        ValueError: there are more, or they are deeper.
+    """
+    waiting = [(value, 0)]
+    while waiting:
+        item, depth = waiting.pop()
+        budget[0] -= 1
+        if len(waiting) > budget[0] or depth > max_depth:
+            raise ValueError("it holds too many values, or they are nested too deeply")
+        yield item
+        # Not item.values(): a file of weights can give a dict an attribute of that name.
+        parts = dict.values(item) if isinstance(item, dict) else item if isinstance(item, list | tuple) else ()
+        waiting += [(part, depth + 1) for part in parts]
 
 
 class _Loader(yaml.SafeLoader):
@@ -50,47 +96,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not YAML that can be read safely: {reason}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} is no config: it holds a {type(values).__name__}, expected KEY: VALUE")
-    _check_size(values, path)
+    try:
+        for value in walk(values, [MAX_VALUES], MAX_DEPTH):
+            if isinstance(value, dict):
+                if no_text := [key for key in value if not isinstance(key, str)]:
+                    raise ValueError(f"the key {str(no_text[0])[:80]} is no text")
+            elif not isinstance(value, (*_PLAIN, list, tuple)):
+                raise ValueError(f"it holds a {type(value).__name__}")
+    except ValueError as error:
+        raise ValueError(f"{path} is no config: {error}") from error
     return values
-
-
-def _check_size(values: dict[str, Any], path: Path) -> None:
-    waiting: list[tuple[Any, int]] = [(values, 0)]
-    count = 0
-    while waiting:
-        value, depth = waiting.pop()
-        count += 1
-        if depth > MAX_DEPTH or count + len(waiting) > MAX_VALUES:
-            raise ValueError(
-                f"{path} is no config: its aliases unfold to more than {MAX_VALUES:,} values, or {MAX_DEPTH} levels"
-            )
-        if isinstance(value, dict):
-            if no_text := [key for key in value if not isinstance(key, str)]:
-                raise ValueError(f"{path} is no config: the key {str(no_text[0])[:80]} is no text")
-            waiting += [(part, depth + 1) for part in value.values()]
-        elif isinstance(value, list | tuple):
-            waiting += [(part, depth + 1) for part in value]
-        elif not isinstance(value, _PLAIN):
-            raise ValueError(f"{path} is no config: it holds a {type(value).__name__}")
-
-
-JsonObject = dict[str, Any]
-
-_FORMATS = {
-    b"\x1f\x8b": "a gzip file; unpack it: gunzip -c FILE > new.json",
-    b"PK\x03\x04": "a ZIP file; unpack it and name the JSON file inside",
-    b"BZh": "a bzip2 file; unpack it: bunzip2 -c FILE > new.json",
-    b"\xfd7zXZ\x00": "an xz file; unpack it: xz -dc FILE > new.json",
-    b"\x28\xb5\x2f\xfd": "a Zstandard file; unpack it: zstd -dc FILE > new.json",
-    b"7z\xbc\xaf\x27\x1c": "a 7z file; unpack it and name the JSON file inside",
-    b"\x89HDF": "an HDF5 file; export JSON",
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"%PDF": "a PDF file",
-    b"PAR1": "a Parquet file; export JSON",
-    b"SQLite format 3": "an SQLite data base; export JSON",
-    b"version https://git-lfs": "a pointer of Git LFS; get the file itself: git lfs pull",
-}
 
 
 @contextmanager
@@ -108,7 +123,7 @@ def paused_collector() -> Iterator[None]:
             gc.enable()
 
 
-def read_json(path: Path, object_hook: Callable[[JsonObject], Any] | None = None) -> Any:
+def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Return what a JSON file in UTF-8, UTF-16 or UTF-32 holds, with a byte order mark or without.
 
     Args:
@@ -124,13 +139,9 @@ def read_json(path: Path, object_hook: Callable[[JsonObject], Any] | None = None
         raise FileNotFoundError(f"no file {path}")
     with json_errors(path):
         encoding = json_encoding(path)
-        text = path.read_bytes().decode(
-            encoding, "surrogatepass"
-        )  # as json.loads does, which would keep the bytes, too
-        try:
-            return json.loads(text, object_pairs_hook=pairs_hook(object_hook))
-        except _RepeatedKey as error:
-            raise ValueError(f"{error}{_places(text, error)}") from None
+        # As json.loads does, which would keep the bytes, too.
+        text = path.read_bytes().decode(encoding, "surrogatepass")
+        return json.loads(text, object_pairs_hook=pairs_hook(object_hook))
 
 
 def json_encoding(path: Path) -> str:
@@ -141,19 +152,23 @@ def json_encoding(path: Path) -> str:
     """
     with path.open("rb") as file:
         start = file.read(64)
-    for magic, what in _FORMATS.items():
-        if start.startswith(magic):
-            raise ValueError(f"it is {what}")
+    if what := known_format(start):
+        raise ValueError(f"it is {what}")
     return json.detect_encoding(start[:4])
 
 
-def pairs_hook(object_hook: Callable[[JsonObject], Any] | None = None) -> Callable[[list[tuple[str, Any]]], Any]:
+def pairs_hook(object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Callable[[list[tuple[str, Any]]], Any]:
     """Return the ``object_pairs_hook`` that refuses an object with a key twice, and calls ``object_hook`` on others."""
 
     def without_repeats(pairs: list[tuple[str, Any]]) -> Any:
         found = dict(pairs)
         if len(found) != len(pairs):
-            raise _RepeatedKey(pairs)
+            counts = Counter(key for key, _ in pairs)
+            key = next(key for key, count in counts.items() if count > 1)
+            raise ValueError(
+                f"{brief(key)} stands {counts[key]} times in one object ({brief([*counts])}), and all but the last "
+                "would be lost; write it once, of lists with the entries of all"
+            )
         return found if object_hook is None else object_hook(found)
 
     return without_repeats
@@ -165,7 +180,9 @@ def json_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}; {_other_encoding(path)}") from error
+        raise ValueError(
+            f"{path} is not JSON: {error}; it is neither UTF-8 nor UTF-16 nor UTF-32: iconv -f ITS_ENCODING -t UTF-8"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     except RecursionError as error:
@@ -188,42 +205,3 @@ def brief(value: Any) -> str:
     """Show a value from a file in a message, whatever its size and depth."""
     text = reprlib.repr(value)
     return text if len(text) <= 300 else f"{text[:300]}..."
-
-
-class _RepeatedKey(ValueError):
-    """An object with a key twice."""
-
-    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
-        keys = [key for key, _ in pairs]
-        self.key = next(key for index, key in enumerate(keys) if key in keys[:index])
-        values = [value for key, value in pairs if key == self.key]
-        self.count = len(values)
-        shown = brief(keys) if any(isinstance(value, list | dict) for _, value in pairs) else brief(pairs)
-        todo = (
-            f"join the {self.count} lists into one"
-            if all(isinstance(value, list) for value in values)
-            else "write it once"
-        )
-        super().__init__(
-            f"{brief(self.key)} stands {self.count} times in one object ({shown}), and all but the last would be lost; "
-            f"{todo}"
-        )
-
-
-def _places(text: str, error: _RepeatedKey) -> str:
-    """Where the repeated key stands, if it stands nowhere else."""
-    found = re.finditer(rf"{re.escape(json.dumps(error.key, ensure_ascii=False))}\s*:", text)
-    starts = [match.start() for _, match in zip(range(error.count + 1), found, strict=False)]
-    if len(starts) != error.count:
-        return ""
-    return f"; it stands at {' and '.join(f'line {text.count(chr(10), 0, at) + 1} (character {at})' for at in starts)}"
-
-
-def _other_encoding(path: Path) -> str:
-    """Say in what encoding a text may be that is in none of JSON's."""
-    with path.open("rb") as file:
-        start = file.read(1 << 20)
-    runs = re.findall(rb"[\x80-\xff]+", start)
-    pairs = sum(len(run) % 2 == 0 for run in runs)
-    guess = "GB18030" if 2 * pairs > len(runs) else "WINDOWS-1252"
-    return f"it is neither UTF-8 nor UTF-16 nor UTF-32, perhaps {guess}: iconv -f {guess} -t UTF-8 FILE > new.json"

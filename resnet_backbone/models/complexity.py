@@ -100,27 +100,24 @@ def complexity(model: Trunk, size: int | tuple[int, int]) -> Complexity:
     activations: dict[str, int] = defaultdict(int)
     sizes: dict[str, tuple[int, ...]] = {}
 
-    def add_activations(stage: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        activations[stage] += output.numel()
-
-    def note_size(stage: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        sizes[stage] = tuple(output.shape[1:])
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            activations[_stage(name)] += output.numel()
+        if "." not in name:  # a stage, or of VGG a convolution
+            sizes[_stage(name)] = tuple(output.shape[1:])
 
     for name, module in skeleton.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(partial(add_activations, _stage(name)))
-    for name, child in skeleton.named_children():
-        child.register_forward_hook(partial(note_size, _stage(name)))
+        if name:
+            module.register_forward_hook(partial(note, name))
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         skeleton(torch.empty(1, model.in_channels, height, width, device="meta"))
 
     parameters: dict[str, int] = defaultdict(int)
-    for name, parameter in skeleton.named_parameters():
-        parameters[_stage(name)] += parameter.numel()
     multiply_adds: dict[str, int] = defaultdict(int)
     counts = counter.get_flop_counts()
-    for name, _ in skeleton.named_children():
+    for name, child in skeleton.named_children():
+        parameters[_stage(name)] += sum(parameter.numel() for parameter in child.parameters())
         flops = sum(counts.get(f"{type(skeleton).__name__}.{name}", {}).values())
         multiply_adds[_stage(name)] += flops // 2  # two operations each
     stages = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,8 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-
-NORMS = ("BN", "FrozenBN", "SyncBN", "GN", "")
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -61,23 +60,25 @@ class FrozenBatchNorm2d(nn.Module):
         return f"{self.weight.numel()}, eps={self.eps}"
 
 
+_NORMS: dict[str, Callable[[int], nn.Module | None]] = {
+    "BN": nn.BatchNorm2d,
+    "FrozenBN": FrozenBatchNorm2d,
+    "SyncBN": nn.SyncBatchNorm,
+    "GN": lambda channels: nn.GroupNorm(min(32, channels), channels),
+    "": lambda channels: None,
+}
+NORMS = tuple(_NORMS)
+
+
 def make_norm(name: str, channels: int) -> nn.Module | None:
     """Return a norm layer for ``channels`` feature maps, or None for the name ``""``.
 
     Raises:
         ValueError: ``name`` is none of ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` (32 groups; 16 of 16 channels), ``""``.
     """
-    if name == "":
-        return None
-    if name == "BN":
-        return nn.BatchNorm2d(channels)
-    if name == "FrozenBN":
-        return FrozenBatchNorm2d(channels)
-    if name == "SyncBN":
-        return nn.SyncBatchNorm(channels)
-    if name == "GN":
-        return nn.GroupNorm(min(32, channels), channels)
-    raise ValueError(f"unknown norm {name!r}; write one of {', '.join(map(repr, NORMS))}")
+    if name not in _NORMS:
+        raise ValueError(f"unknown norm {name!r}; write one of {', '.join(map(repr, NORMS))}")
+    return _NORMS[name](channels)
 
 
 class ConvNormActivation(nn.Conv2d):
@@ -197,8 +198,7 @@ def fold_norms(module: nn.Module) -> int:
         ValueError: a batch norm is in training mode, so that its statistics are still moving.
     """
     convolutions = [m for m in module.modules() if isinstance(m, ConvNormActivation) and isinstance(m.norm, _FOLDED)]
-    moving = [m for m in convolutions if isinstance(m.norm, nn.BatchNorm2d | nn.SyncBatchNorm) and m.norm.training]
-    if moving:
+    if any(m.norm.training for m in convolutions if isinstance(m.norm, nn.BatchNorm2d | nn.SyncBatchNorm)):
         raise ValueError("the batch norms are in training mode, and what is folded is not trained: call eval() first")
     for convolution in convolutions:
         _fold(convolution, convolution.norm)

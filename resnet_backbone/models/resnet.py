@@ -26,15 +26,7 @@ NO_MULTI_GRID = (1, 1, 1)
 
 @dataclass(frozen=True)
 class BlockStyle:
-    """What all blocks of a network have in common.
-
-    Attributes:
-        norm: as in :func:`~resnet_backbone.models.layers.make_norm`.
-        stride_in_1x1: see :class:`Bottleneck`.
-        shortcut: the paper's options (section 4.1): ``A`` pads new channels with zeros, ``B`` projects where the
-            dimensions change, ``C`` projects everywhere.
-        preactivation: norm and ReLU stand before the convolutions, and nothing after the addition.
-    """
+    """What all blocks of a network have in common; see :func:`~resnet_backbone.models.registry.create_model`."""
 
     norm: str
     stride_in_1x1: bool = False
@@ -181,12 +173,12 @@ def _conv3x3(
 
 
 def _last_norm(style: BlockStyle) -> str:
-    """Return the norm of what is added: a pre-activated block has none there."""
+    """The norm of what is added: a pre-activated block has none there."""
     return "" if style.preactivation else style.norm
 
 
 def _make_shortcut(in_channels: int, out_channels: int, stride: int, style: BlockStyle) -> nn.Module | None:
-    """Return what the shortcut does, None for the identity."""
+    """What the shortcut does, None for the identity."""
     changes = stride != 1 or in_channels != out_channels
     if style.shortcut == "C" or (style.shortcut == "B" and changes):
         return ConvNormActivation(in_channels, out_channels, 1, stride=stride, norm=_last_norm(style), activation=False)
@@ -266,28 +258,16 @@ class ResNet(Trunk):
         depths: how many blocks res2, res3, ... have.
         num_classes: 0 leaves out the head; stages after the last of ``out_features`` are then left out, too.
         out_features: some of ``stem res2 res3 res4 res5``; None is all of them.
-        norm: ``BN``, ``FrozenBN``, ``SyncBN``, ``GN`` or ``""``.
-        freeze_at: how many of stem, res2, ... to freeze, as in Detectron2 (2 = stem and res2).
-        stride_in_1x1: see :class:`Bottleneck`; True only with bottlenecks.
-        shortcut: option ``A``, ``B`` or ``C`` of the paper, see :class:`BlockStyle`; ``B`` in plain networks, too,
-            which have none.
-        preactivation: see :class:`BlockStyle`; the last stage then ends with a norm and a ReLU of its own.
-        stochastic_depth: probability with which training drops the residual of the last block, falling linearly to the
-            first; see :func:`survival_rates`.
-        stem: ``basic``, the paper's, or ``deeplab``, three 3x3 convolutions that return 128 channels.
-        res4_dilation: 2 keeps res4 at the stride of res3 and dilates every 3x3 convolution of it by 2; it needs
-            ``res5_dilation=4``.
-        res5_dilation: 2 or 4 keeps res5 at the stride of res4 and dilates every 3x3 convolution of it by as much. 2 is
-            Detectron2's DC5.
-        res5_multi_grid: one factor for each block of res5, which multiplies its dilation; (1, 1, 1), for any number of
-            blocks, is none. A block of two 3x3 convolutions dilates both; shortcuts have nothing to dilate.
-        in_channels: channels of the images.
+        shortcut: ``B`` in plain networks, too, which have none.
+        res4_dilation, res5_dilation, res5_multi_grid: a block of two 3x3 convolutions dilates both; shortcuts have
+            nothing to dilate.
+        **others: see :func:`~resnet_backbone.models.registry.create_model`.
 
     Attributes:
         postact: norm and ReLU at the end of the last stage of a pre-activated network, None in others.
 
     Raises:
-        ValueError: a value outside of what is said above.
+        ValueError: a value outside of what is said there.
     """
 
     stems: ClassVar[Mapping[str, Stem]] = {"basic": BasicStem, "deeplab": DeepLabStem}

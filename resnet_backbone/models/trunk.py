@@ -18,21 +18,11 @@ from resnet_backbone.models.acceleration import Accelerated
 from resnet_backbone.models.layers import fold_norms
 
 
-def run_checkpointed(function: Callable[[Tensor], Tensor], x: Tensor, modules: Sequence[nn.Module]) -> Tensor:
-    """Return ``function(x)``, whose activations are recomputed in the backward pass.
-
-    Args:
-        function: runs ``modules``.
-        x: its input.
-        modules: whose batch norms must not count the second pass in their statistics.
-    """
-    norms = [m for module in modules for m in module.modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm)]
-    return checkpoint(function, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(norms)))
-
-
 @contextmanager
-def _statistics_kept(norms: Sequence[Any]) -> Iterator[None]:
+def _statistics_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Batch norms normalise by the batch, as in training, and leave their running statistics as they are."""
+    layers = [layer for module in modules for layer in module.modules()]
+    norms: list[Any] = [layer for layer in layers if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
@@ -111,10 +101,12 @@ class Trunk(Accelerated):
     def run_stage(
         self, name: str, forward: Callable[[Tensor], Tensor], x: Tensor, modules: Sequence[nn.Module]
     ) -> Tensor:
-        """Return ``forward(x)``, which runs the ``modules`` of stage ``name``."""
-        if name in self.checkpoint_stages and self.training and torch.is_grad_enabled():
-            return run_checkpointed(forward, x, modules)
-        return forward(x)
+        """Return ``forward(x)``, which runs the ``modules`` of stage ``name``; see :attr:`checkpoint_stages`."""
+        if name not in self.checkpoint_stages or not self.training or not torch.is_grad_enabled():
+            return forward(x)
+        return checkpoint(
+            forward, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(modules))
+        )
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """Return logits, shape (N, num_classes); without a head, what :meth:`forward_features` returns."""

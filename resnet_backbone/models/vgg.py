@@ -32,16 +32,13 @@ class VGG(Trunk):
     The features ``conv1`` to ``conv5`` are taken before the pooling that follows them, ``pool5`` after the last one.
 
     Args:
-        arch: name in the registry.
         depths: how many convolutions each of the five stages has.
         num_classes: 0 leaves out fc6, fc7 and fc8, and the stages after the last of ``out_features``.
         out_features: some of ``conv1 conv2 conv3 conv4 conv5 pool5``; None is all of them.
-        norm: ``BN``, ``FrozenBN``, ``SyncBN``, ``GN``, or ``""`` for the network without norms.
-        freeze_at: how many stages to freeze (2 = conv1 and conv2, as Fast R-CNN does).
-        in_channels: channels of the images.
+        **others: see :func:`~resnet_backbone.models.registry.create_model`.
 
     Raises:
-        ValueError: a value outside of what is said above.
+        ValueError: a value outside of what is said there.
     """
 
     stride_in_1x1 = False
@@ -95,8 +92,7 @@ class VGG(Trunk):
         features = {}
         for stage, names in self.stages.items():
             convolutions = [getattr(self, name) for name in names]
-            run = partial(_pool_and_convolve, convolutions, pool=stage != "conv1")
-            x = self.run_stage(stage, run, x, convolutions)
+            x = self.run_stage(stage, partial(_pool_and_convolve, convolutions, pool=stage != "conv1"), x, convolutions)
             if stage in self.feature_info:
                 features[stage] = x
         if "pool5" in self.feature_info:

@@ -11,8 +11,6 @@ from torch import Tensor
 
 HEAD = ("linear.", "fc6.", "fc7.", "fc8.")
 LAST_LINEAR = ("linear.weight", "linear.bias", "fc8.weight", "fc8.bias")
-
-
 CIFAR_WIDTH = 16
 
 
@@ -49,11 +47,6 @@ _RESNET_MODULE = re.compile(r"res([2-5])\.(\d+)\.(conv[123]|shortcut\.padding|sh
 _VGG_MODULE = re.compile(r"conv([1-5])_([1-4])\.")
 
 
-def known_archs() -> tuple[str, ...]:
-    """Return the architectures that :func:`candidate_archs` can tell."""
-    return tuple(LAYOUTS)
-
-
 def has_bottlenecks(arch: str) -> bool:
     """Say whether ``arch`` has 1x1 convolutions that could carry the stride."""
     return arch in LAYOUTS and LAYOUTS[arch].kind == "bottleneck"
@@ -79,7 +72,7 @@ def candidate_archs(state_dict: Mapping[str, Tensor]) -> tuple[str, ...]:
             return ()
         layouts = {arch: layout for arch, layout in LAYOUTS.items() if not layout.is_vgg}
         return tuple(arch for arch, layout in layouts.items() if _has_stem(layout, state_dict))
-    return tuple(arch for arch, layout in LAYOUTS.items() if _fits(layout, modules, state_dict))
+    return tuple(arch for arch, layout in LAYOUTS.items() if _fitting_options(layout, modules, state_dict))
 
 
 def shortcut_of(arch: str, state_dict: Mapping[str, Tensor]) -> str | None:
@@ -87,11 +80,7 @@ def shortcut_of(arch: str, state_dict: Mapping[str, Tensor]) -> str | None:
 
     It is ``""`` for a network without shortcuts, and None where the tensors are too few to tell, or of another network.
     """
-    layout = LAYOUTS.get(arch)
-    if layout is None:
-        return None
-    modules = _modules(state_dict)
-    fitting = [option for option in _OPTIONS[layout.kind] if _fits_option(layout, option, modules, state_dict)]
+    fitting = _fitting_options(LAYOUTS[arch], _modules(state_dict), state_dict) if arch in LAYOUTS else []
     return fitting[0] if len(fitting) == 1 else None
 
 
@@ -123,9 +112,11 @@ def norm_of(state_dict: Mapping[str, Tensor]) -> str:
     return "GN" if any(name.endswith(".norm.weight") for name in state_dict) else ""
 
 
-def _modules(state_dict: Mapping[str, Tensor]) -> dict[int, dict[int, set[str]]]:
-    """Return the modules by stage and block: ``{2: {0: {"conv1", "conv2", "shortcut"}}}``; for VGG by convolution."""
-    modules: dict[int, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+_Modules = dict[int, dict[int, set[str]]]  # by stage and block: {2: {0: {"conv1", "conv2", "shortcut"}}}
+
+
+def _modules(state_dict: Mapping[str, Tensor]) -> _Modules:
+    modules: _Modules = defaultdict(lambda: defaultdict(set))
     for name in state_dict:
         if match := _RESNET_MODULE.match(name):
             modules[int(match[1])][int(match[2])].add(match[3])
@@ -134,19 +125,17 @@ def _modules(state_dict: Mapping[str, Tensor]) -> dict[int, dict[int, set[str]]]
     return modules
 
 
-def _fits(layout: Layout, modules: dict[int, dict[int, set[str]]], state_dict: Mapping[str, Tensor]) -> bool:
-    return any(_fits_option(layout, option, modules, state_dict) for option in _OPTIONS[layout.kind])
-
-
-def _fits_option(
-    layout: Layout, option: str, modules: dict[int, dict[int, set[str]]], state_dict: Mapping[str, Tensor]
-) -> bool:
-    """Say whether every stage in ``modules`` is as ``layout`` has it, with shortcuts of ``option``."""
+def _fitting_options(layout: Layout, modules: _Modules, state_dict: Mapping[str, Tensor]) -> list[str]:
+    """The options of the shortcuts with which ``layout`` has every stage in ``modules``."""
     if layout.is_vgg != any(_VGG_MODULE.match(name) for name in state_dict):
-        return False
-    first_stage, first_block = (1, 1) if layout.is_vgg else (2, 0)
+        return []
     if not layout.is_vgg and not _has_stem(layout, state_dict):
-        return False
+        return []
+    return [option for option in _OPTIONS[layout.kind] if _fits(layout, option, modules, state_dict)]
+
+
+def _fits(layout: Layout, option: str, modules: _Modules, state_dict: Mapping[str, Tensor]) -> bool:
+    first_stage, first_block = (1, 1) if layout.is_vgg else (2, 0)
     wide_stem, padded = stem_of(state_dict) == "deeplab", has_padding(state_dict)
     for stage, blocks in modules.items():
         if stage - first_stage >= len(layout.depths):
@@ -164,7 +153,7 @@ def _fits_option(
 
 
 def _expected_parts(kind: str, option: str, stage: int, block: int, wide_stem: bool) -> set[str]:
-    """Return the modules of a block. After DeepLab's stem, 128 channels wide, the basic block res2.0 projects, too."""
+    """The modules of a block. After DeepLab's stem, 128 channels wide, the basic block res2.0 projects, too."""
     if kind == "vgg":
         return {"conv"}
     if kind == "vgg_bn":
@@ -181,14 +170,14 @@ def _expected_parts(kind: str, option: str, stage: int, block: int, wide_stem: b
 
 
 def _has_stem(layout: Layout, state_dict: Mapping[str, Tensor]) -> bool:
-    """Say whether the first convolution is as wide as res2 and 7x7; 3x3 for small images, and in DeepLab's stem."""
+    """Whether the first convolution is as wide as res2 and 7x7; 3x3 for small images, and in DeepLab's stem."""
     weight = state_dict.get("stem.conv1.weight")
     side = 3 if layout.width == CIFAR_WIDTH or stem_of(state_dict) == "deeplab" else 7
     return weight is None or (weight.ndim == 4 and weight.shape[0] == layout.width and weight.shape[-1] == side)
 
 
 def _has_widths(layout: Layout, state_dict: Mapping[str, Tensor], stage: int, block: int) -> bool:
-    """Say whether conv2 has as many inputs as its stage; wide ResNets have more, and ResNeXt fewer in each group.
+    """Whether conv2 has as many inputs as its stage; wide ResNets have more, and ResNeXt fewer in each group.
 
     Every norm must have as many values as the convolution before it has outputs: in pre-activated networks of other
     projects it stands in front of the convolution of its number.

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from resnet_backbone.files.text import read_yaml
-from resnet_backbone.weights.architecture import LAYOUTS
 from resnet_backbone.weights.errors import WeightsError
 
 SCHEMES = ("imagenet://", "cifar10://")  # one for each data set that published classifiers were trained on
@@ -68,20 +67,16 @@ class InputFormat:
         Raises:
             ValueError: keys that are missing or unknown, or values that the class refuses.
         """
-        expected = {"channel_order", "mean", "std"}
-        if set(values) != expected:
-            raise ValueError(f"an input format has the keys {sorted(expected)}, found {sorted(values)}")
-        return cls(values["channel_order"], values["mean"], values["std"])
+        if set(values) != {"channel_order", "mean", "std"}:
+            raise ValueError(f"an input format has the keys channel_order, mean and std, found {sorted(values)}")
+        return cls(**values)
 
 
 def _floats(name: str, values: Sequence[float]) -> tuple[float, ...]:
-    is_sequence = isinstance(values, Sequence) and not isinstance(values, str)
-    if not is_sequence or any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
-        raise ValueError(f"{name} must be three numbers, got {values!r}")
-    numbers = tuple(float(value) for value in values)
-    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+    is_three = isinstance(values, Sequence) and not isinstance(values, str) and len(values) == 3
+    if not is_three or any(type(value) not in (int, float) or not math.isfinite(value) for value in values):
         raise ValueError(f"{name} must be three finite numbers, got {values!r}")
-    return numbers
+    return tuple(map(float, values))
 
 
 @dataclass(frozen=True)
@@ -167,11 +162,6 @@ class WeightsEntry:
     option_a_zeros: str = ""
 
     @property
-    def norm(self) -> str:
-        """``"BN"``, or ``""`` for a network without norms."""
-        return "" if LAYOUTS[self.arch].kind == "vgg" else "BN"
-
-    @property
     def class_names(self) -> tuple[str, ...]:
         """In the order of the classifier; empty for ImageNet's, the sorted WordNet ids."""
         return CIFAR10_CLASSES if self.scheme == "cifar10://" else ()
@@ -236,11 +226,9 @@ def get_entry(arch: str, name: str) -> WeightsEntry:
     Raises:
         WeightsError: there is none; the message lists the names that there are.
     """
-    entry = CATALOG.get(f"{arch}/{name}")
-    if entry is not None:
-        return entry
-    names = [full_name.split("/")[1] for full_name in list_weights(arch)]
-    if names:
+    if f"{arch}/{name}" in CATALOG:
+        return CATALOG[f"{arch}/{name}"]
+    if names := [CATALOG[full_name].name for full_name in list_weights(arch)]:
         raise WeightsError(f"no weights {name!r} for {arch}; write one of {', '.join(names)}")
     archs = sorted({known.arch for known in CATALOG.values()})
     raise WeightsError(f"no weights are published for {arch!r}; there are some for {', '.join(archs)}")
@@ -274,12 +262,9 @@ def find_entry_by_address(address: str) -> WeightsEntry | None:
 
     Detectron2 keeps what it downloads below folders of the URL, and its files have no published hash to know them by.
     """
-    entry = next((entry for entry in CATALOG.values() if entry.url == address), None)
-    if entry is not None:
-        return entry
     for entry in CATALOG.values():
         _, folder, published = entry.url.partition("/ImageNetPretrained/")
-        if published and address.endswith(f"{folder[1:]}{published}"):
+        if address == entry.url or (published and address.endswith(f"{folder[1:]}{published}")):
             return entry
     return None
 

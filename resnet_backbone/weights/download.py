@@ -12,21 +12,18 @@ import json
 import logging
 import os
 import re
-import shutil
 import ssl
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from tqdm import tqdm
 
-from resnet_backbone.files.atomic import file_hash
-from resnet_backbone.files.lock import locked
+from resnet_backbone.files.atomic import check_free, file_hash, locked
 from resnet_backbone.weights.catalog import SCHEMES, WeightsEntry, find_entry_by_address
 from resnet_backbone.weights.errors import WeightsError
 from resnet_backbone.weights.read import PART, check_readable
@@ -59,7 +56,6 @@ def download(
     *,
     sha256: str = "",
     md5: str = "",
-    progress: bool = True,
     max_bytes: int = MAX_BYTES,
 ) -> Path:
     """Fetch ``url`` to ``destination``, unless it is already there.
@@ -72,7 +68,6 @@ def download(
         destination: the file to write; its folder is made.
         sha256: the leading hexadecimal digits that the file's SHA-256 must have; ``""`` for no check.
         md5: likewise for MD5, where that is all that a publisher gives.
-        progress: show a bar on a terminal.
         max_bytes: what the file may have at most; a server that sends more is left, before the disk is full.
 
     Returns:
@@ -83,7 +78,10 @@ def download(
         DownloadError: the network, the server, the disk or the hash fails. No file is left under the final name.
     """
     _check_url(url)
-    wanted = _wanted_hashes(sha256, md5)
+    wanted = {name: value.lower() for name, value in {"sha256": sha256, "md5": md5}.items() if value}
+    for name, value in wanted.items():
+        if not re.fullmatch("[0-9a-f]+", value):
+            raise ValueError(f"{name} must be hexadecimal digits, got {value!r}")
     destination = Path(destination).expanduser().absolute()
     if destination.is_file():
         return destination
@@ -92,7 +90,7 @@ def download(
         lock, waiting = f"{destination.name}.lock", f"waiting for another process that downloads {destination}"
         with locked(destination.with_name(lock), waiting=waiting):
             if not destination.is_file():
-                _fetch(url, destination, wanted, progress, max_bytes)
+                _fetch(url, destination, wanted, max_bytes)
     except DownloadError:
         raise
     except OSError as error:
@@ -110,72 +108,41 @@ def _check_url(url: str) -> None:
     )
 
 
-def _wanted_hashes(sha256: str, md5: str) -> dict[str, str]:
-    wanted = {name: value.lower() for name, value in {"sha256": sha256, "md5": md5}.items() if value}
-    for name, value in wanted.items():
-        if not re.fullmatch("[0-9a-f]+", value):
-            raise ValueError(f"{name} must be hexadecimal digits, got {value!r}")
-    return wanted
-
-
 def _failure(url: str, destination: Path, what: str) -> DownloadError:
     return DownloadError(f"cannot download {url}: {what}.\nDownload it elsewhere and put it at {destination}")
 
 
-@dataclass
 class _Partial:
-    """What is already there of a file, and which version of the file it is of."""
+    """What is already there of a file, and which version of the file it is of, as a note beside it says."""
 
-    destination: Path
-    url: str
-    etag: str = ""
-    last_modified: str = ""
-    total: int | None = None  # bytes of the whole file, None until a server said so
-
-    @property
-    def path(self) -> Path:
-        return self.destination.with_name(f"{self.destination.name}.part")
-
-    @property
-    def _note(self) -> Path:
-        return self.destination.with_name(f"{self.destination.name}.part.json")
+    def __init__(self, destination: Path, url: str) -> None:
+        self.destination, self.url = destination, url
+        self.path = destination.with_name(f"{destination.name}.part")
+        self._note = destination.with_name(f"{destination.name}.part.json")
+        self.etag = ""
+        self.total: int | None = None  # bytes of the complete file, None until a server said so
+        try:
+            note = json.loads(self._note.read_text())
+            if note["url"] == url and isinstance(note["etag"], str) and type(note["total"]) in (int, type(None)):
+                self.etag, self.total = note["etag"], note["total"]
+                return
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+            pass
+        self.discard()
 
     @property
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
-    @classmethod
-    def find(cls, destination: Path, url: str) -> _Partial:
-        """Return what an earlier call left, if its note shows that it is of the same address."""
-        found = cls(destination, url)
-        try:
-            note = json.loads(found._note.read_text())
-            known = cls(destination, note["url"], note["etag"], note["last_modified"], note["total"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-            known = None
-        if known is not None and known.url == url and known._has_right_types():
-            return known
-        found.discard()
-        return found
-
-    def _has_right_types(self) -> bool:
-        texts = isinstance(self.etag, str) and isinstance(self.last_modified, str)
-        return texts and (self.total is None or type(self.total) is int)
-
-    def restart(self, etag: str, last_modified: str, total: int | None) -> None:
+    def restart(self, etag: str, total: int | None) -> None:
         """Forget the bytes, and note which version of the file comes now."""
         self.discard()
-        self.etag, self.last_modified, self.total = etag, last_modified, total
-        values = {"url": self.url, "etag": etag, "last_modified": last_modified, "total": total}
-        self._note.write_text(json.dumps(values))
+        self.etag, self.total = etag, total
+        self._note.write_text(json.dumps({"url": self.url, "etag": etag, "total": total}))
 
     def discard(self) -> None:
         if self.path.is_file():
             self.path.unlink()
-        self._note.unlink(missing_ok=True)
-
-    def complete(self) -> None:
-        self.path.replace(self.destination)
         self._note.unlink(missing_ok=True)
 
     def failure(self, what: str) -> DownloadError:
@@ -187,13 +154,6 @@ class _Partial:
             self.discard()
             raise self.failure(f"the server sends {size:,} bytes or more, at most {max_bytes:,} were expected")
 
-    def check_space(self) -> None:
-        """Raise DownloadError where the disk has no room for what is still missing."""
-        folder = self.destination.parent
-        needed, free = (self.total or 0) - self.size, shutil.disk_usage(folder).free
-        if needed > free:
-            raise self.failure(f"{needed / 1e9:.1f} GB are needed in {folder}, {free / 1e9:.1f} GB are free")
-
     def write(self, file: IO[bytes], chunk: bytes) -> None:
         """Append to ``file``, which is open at :attr:`path`."""
         try:
@@ -204,20 +164,21 @@ class _Partial:
             raise self.failure(f"{what} while writing {self.path}; it is resumed by the next call") from error
 
 
-def _fetch(url: str, destination: Path, wanted: dict[str, str], progress: bool, max_bytes: int) -> None:
-    partial = _Partial.find(destination, url)
+def _fetch(url: str, destination: Path, wanted: dict[str, str], max_bytes: int) -> None:
+    partial = _Partial(destination, url)
     resumed = partial.size > 0
-    _receive_all(partial, progress, max_bytes)
+    _receive_all(partial, max_bytes)
     wrong = _wrong_hash(partial.path, wanted)
-    if wrong and resumed:
-        logger.warning("%s: %s after resuming; starting again", destination, wrong)
-        partial.discard()
-        _receive_all(partial, progress, max_bytes)
-        wrong = _wrong_hash(partial.path, wanted)
     if wrong:
         partial.discard()
+    if wrong and resumed:
+        logger.warning("%s: %s after resuming; starting again", destination, wrong)
+        _fetch(url, destination, wanted, max_bytes)
+    elif wrong:
         raise partial.failure(f"{wrong}, so the file was thrown away")
-    partial.complete()
+    else:
+        partial.path.replace(destination)
+        partial.discard()
 
 
 def _wrong_hash(path: Path, wanted: dict[str, str]) -> str:
@@ -228,10 +189,10 @@ def _wrong_hash(path: Path, wanted: dict[str, str]) -> str:
     return ""
 
 
-def _receive_all(partial: _Partial, progress: bool, max_bytes: int) -> None:
+def _receive_all(partial: _Partial, max_bytes: int) -> None:
     """Ask until every byte is there. Attempts that bring bytes do not count."""
     failures = 0
-    with tqdm(desc=partial.destination.name, unit="B", unit_scale=True, disable=None if progress else True) as bar:
+    with tqdm(desc=partial.destination.name, unit="B", unit_scale=True, disable=None) as bar:
         while True:
             before = partial.size
             try:
@@ -250,14 +211,13 @@ def _receive(partial: _Partial, bar: tqdm, max_bytes: int) -> None:
     if partial.total is not None and partial.size == partial.total:
         return
     headers = {"Accept-Encoding": "identity", "User-Agent": "resnet_backbone"}
-    validator = partial.etag or partial.last_modified
-    if partial.size and validator:
-        headers |= {"Range": f"bytes={partial.size}-", "If-Range": validator}
+    if partial.size and partial.etag:
+        headers |= {"Range": f"bytes={partial.size}-", "If-Range": partial.etag}
     try:
         with _OPENER.open(urllib.request.Request(partial.url, headers=headers), timeout=TIMEOUT_S) as response:
             _prepare(partial, response)
             partial.check_size(partial.total or 0, max_bytes)
-            partial.check_space()
+            check_free(partial.destination.parent, (partial.total or 0) - partial.size, "it")
             bar.total, bar.n = partial.total, partial.size
             with partial.path.open("ab") as file:
                 while chunk := response.read1(CHUNK_BYTES):
@@ -283,29 +243,23 @@ def _receive(partial: _Partial, bar: tqdm, max_bytes: int) -> None:
 
 def _prepare(partial: _Partial, response: Any) -> None:
     """Keep the bytes that are there if the answer continues them, and start again if it does not."""
-    etag = _validator(response, "ETag")
-    etag = "" if etag.startswith("W/") else etag  # a weak tag does not promise the same bytes
-    last_modified = _validator(response, "Last-Modified")
+    etag = response.headers.get("ETag", "")
+    # It is sent back with the next request, as one line of plain text; a weak one does not promise the same bytes.
+    if etag.startswith("W/") or len(etag) > 1000 or not (etag.isascii() and etag.isprintable()):
+        etag = ""
     if response.status == http.client.PARTIAL_CONTENT:
-        match = re.fullmatch(
-            r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})", response.headers.get("Content-Range", "")
-        )
+        found = response.headers.get("Content-Range", "")
+        match = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})", found)
         same = match is not None and (int(match[1]), int(match[2])) == (partial.size, partial.total)
-        if same and (etag == partial.etag):
+        if same and etag == partial.etag:
             return
         partial.discard()
-        partial.etag, partial.last_modified, partial.total = "", "", None
+        partial.etag, partial.total = "", None
         raise _Dropped("the file has changed since the first part of it was fetched")
     length = response.headers.get("Content-Length", "")
     if length and not re.fullmatch("[0-9]{1,18}", length):
         raise ValueError(f"its Content-Length is {length[:80]!r}")
-    partial.restart(etag, last_modified, int(length) if length else None)
-
-
-def _validator(response: Any, name: str) -> str:
-    """Return a header that is sent back with the next request, if it can be sent: one line of plain text."""
-    value = response.headers.get(name, "")
-    return value if len(value) <= 1000 and value.isascii() and value.isprintable() else ""
+    partial.restart(etag, int(length) if length else None)
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
@@ -392,7 +346,7 @@ def resolve(source: str) -> str:
 
 
 def _split(source: str) -> tuple[str, str, str]:
-    """Return the place, the part and the leading digits of the SHA-256 that a source names."""
+    """The place, the part and the leading digits of the SHA-256 that a source names."""
     if Path(source).is_file():
         return source, "", ""
     place, _, fragment = source.rpartition(PART) if PART in source else (source, "", "")
@@ -431,7 +385,5 @@ def _download_address(address: str, sha256: str) -> Path:
 
 def _tell_hash(url: str, path: Path, sha256: str) -> None:
     if not sha256:
-        found = file_hash(path, "sha256")
-        mark = f"{PART}{_SHA256}{found}"
-        message = "%s: no hash is known to check it by. Its SHA-256 is %s; write ...%s to have it checked"
-        logger.warning(message, url, found, mark)
+        mark = f"{PART}{_SHA256}{file_hash(path, 'sha256')}"
+        logger.warning("%s: no hash is known to check it by; write ...%s to have this file checked", url, mark)

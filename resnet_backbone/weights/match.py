@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from resnet_backbone.weights.architecture import (
     HEAD,
     LAST_LINEAR,
+    LAYOUTS,
     candidate_archs,
     has_bottlenecks,
-    known_archs,
     norm_of,
     stage_of,
 )
@@ -64,16 +64,7 @@ class LoadReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers, for JSON."""
-        return {
-            "source": self.source,
-            "sha256": self.sha256,
-            "arch": self.arch,
-            "loaded": self.loaded,
-            "ignored": self.ignored,
-            "new_head": self.new_head,
-            "input_format": self.input_format.to_dict() if self.input_format else None,
-            "notes": list(self.notes),
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -150,9 +141,8 @@ def load_weights(
             was before.
         FileNotFoundError, DownloadError: as :func:`read_weights`.
     """
-    for attribute in ("arch", "num_classes", "stride_in_1x1"):
-        if not hasattr(model, attribute):
-            raise TypeError(f"{type(model).__name__} has no attribute {attribute!r}: build the model with create_model")
+    if not all(hasattr(model, attribute) for attribute in ("arch", "num_classes", "stride_in_1x1")):
+        raise TypeError(f"{type(model).__name__} is no network of ours: build the model with create_model")
     arch, num_classes = str(model.arch), int(model.num_classes)  # type: ignore[arg-type]
     weights = weights_of(source, arch)
     _check_arch(arch, weights)
@@ -166,7 +156,7 @@ def load_weights(
     if new_head:
         targets = {name: target for name, target in targets.items() if name not in LAST_LINEAR}
     match = match_tensors(targets, values)
-    is_whole = arch not in known_archs() or arch in candidate_archs(weights.state_dict)
+    is_whole = arch not in LAYOUTS or arch in candidate_archs(weights.state_dict)
     model_norm = norm_of(model.state_dict())
     fused = weights.norm == "BN" and model_norm == "GN"
     if not match.fits or not is_whole or fused:
@@ -216,7 +206,7 @@ def weights_of(source: str | Path | Mapping[str, Tensor] | Weights, arch: str) -
 
 def _check_arch(arch: str, weights: Weights) -> None:
     looks_like = (weights.arch,) if weights.arch else candidate_archs(weights.state_dict)
-    if arch in known_archs() and looks_like and arch not in looks_like:
+    if arch in LAYOUTS and looks_like and arch not in looks_like:
         raise WeightsError(
             f"{weights.source} holds the weights of {' or '.join(looks_like)}, the model is {arch}; "
             f"write create_model({looks_like[0]!r}, ...), or take weights of {arch}"
@@ -237,21 +227,20 @@ def _stride_place(stride_in_1x1: bool | None) -> str:
 
 
 def _needs_new_head(num_classes: int, weights: Weights, *, allowed: bool) -> bool:
-    if num_classes in (0, weights.num_classes):
-        return False
-    if not allowed:
+    needed = num_classes not in (0, weights.num_classes)
+    if needed and not allowed:
         has = f"a classifier of {weights.num_classes} classes" if weights.num_classes else "no classifier"
         raise WeightsError(
             f"{weights.source} has {has}, the model one of {num_classes}; write num_classes={weights.num_classes}, or "
             "new_head=True for a last layer that keeps its initialisation and is yet to be trained"
         )
-    return True
+    return needed
 
 
 def _not_needed(
     targets: Mapping[str, Tensor], weights: Weights, *, has_head: bool, new_head: bool
 ) -> dict[str, list[str]]:
-    """Return why to the tensors of the file that the model does not need; see :attr:`LoadReport.ignored`."""
+    """See :attr:`LoadReport.ignored`."""
     stages = {stage_of(name) for name in targets}
     ignored: dict[str, list[str]] = {"other parts of the file": list(weights.left_out)}
     for name in weights.state_dict:
@@ -284,11 +273,8 @@ def _advice(weights: Weights, match: Match, model_norm: str) -> list[str]:
         advice.append("tools/package_weights.py --option-a-zeros. akamaster/pytorch_resnet_cifar10 has both.")
     elif any(".shortcut." in name for name in [*match.missing, *match.left_over]):
         known = f", in the file {weights.shortcut!r}" if weights.shortcut else ""
-        advice.append(f"The shortcuts are not the same{known}: option A of the paper pads, B projects where the")
-        advice.append(
-            "dimensions change, C everywhere; write create_model(..., shortcut=...), in a config of a detector"
-        )
-        advice.append("MODEL.RESNET_BACKBONE.SHORTCUT, of a classifier MODEL.SHORTCUT.")
+        advice.append(f"The shortcuts are not the same{known}: write create_model(..., shortcut=...), in a config of a")
+        advice.append("detector MODEL.RESNET_BACKBONE.SHORTCUT, of a classifier MODEL.SHORTCUT.")
     if any(".preact." in name for name in [*match.missing, *match.left_over]):
         advice.append(f"The norms stand elsewhere: write preactivation={weights.preactivation}, in a config of a")
         advice.append(f"classifier MODEL.PREACTIVATION: {weights.preactivation}.")
@@ -299,15 +285,8 @@ def _advice(weights: Weights, match: Match, model_norm: str) -> list[str]:
         advice.append("weights with that stem, as Detectron2's R-52.pkl for ResNet-50 and R-103.pkl for ResNet-101.")
     elif "stem.conv3.weight" in match.left_over:
         advice.append('The file has the stem of DeepLab: build the model with stem="deeplab".')
-    elif any(name.startswith("stem.conv1.weight ") for name in match.different) and _stem_side(weights) == 3:
-        advice.append("The file's first convolution is 3x3, for small images, which here the cifar_* networks have.")
     elif any(name.startswith(("stem.conv1.weight ", "conv1_1.weight ")) for name in match.different):
-        advice.append("The first convolution reads another number of channels: published weights take in_channels=3.")
+        advice.append("Published weights take in_channels=3; a first convolution of 3x3 is that of cifar_* networks.")
     if not candidate_archs(weights.state_dict):
         advice.append("The file is no whole network that we know: is it complete, is it a ResNeXt or a wide ResNet?")
     return advice
-
-
-def _stem_side(weights: Weights) -> int:
-    weight = weights.state_dict.get("stem.conv1.weight")
-    return weight.shape[-1] if weight is not None and weight.ndim else 0

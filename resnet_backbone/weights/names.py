@@ -110,11 +110,9 @@ def holds_detector(state_dict: Mapping[str, Tensor]) -> bool:
     """
     if not any(name.startswith("backbone.") for name in state_dict):
         return False
-    foreign = any(
-        f"{prefix}conv1.weight" in state_dict or f"{prefix}features.0.weight" in state_dict
-        for prefix in find_networks(state_dict)
-    )
-    return not foreign or any(name.startswith(_DETECTRON2_PARTS) for name in state_dict)
+    prefixes = find_networks(state_dict)
+    foreign = {f"{prefix}{first}" for prefix in prefixes for first in ("conv1.weight", "features.0.weight")}
+    return foreign.isdisjoint(state_dict) or any(name.startswith(_DETECTRON2_PARTS) for name in state_dict)
 
 
 def classifier_part(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -174,15 +172,11 @@ def to_our_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         WeightsError: tensors that are no part of the networks we know, or two tensors for one name.
     """
     layout = _layout(state_dict)
-    if layout == "ours":
-        new_names = {name: _from_ours(name) for name in state_dict}
-    elif layout == "caffe2":
-        new_names = {name: _from_caffe2(name) for name in state_dict}
-    elif any(name.startswith("features.") for name in state_dict):
+    rename = {"ours": _from_ours, "caffe2": _from_caffe2, "torchvision": _from_torchvision_resnet}[layout]
+    if layout == "torchvision" and any(name.startswith("features.") for name in state_dict):
         new_names = _from_torchvision_vgg(state_dict)
     else:
-        new_names = {name: _from_torchvision_resnet(name) for name in state_dict}
-
+        new_names = {name: rename(name) for name in state_dict}
     unknown = [name for name, new_name in new_names.items() if new_name is None]
     if unknown:
         raise WeightsError(
@@ -212,7 +206,7 @@ def zeros_behind(state_dict: Mapping[str, Tensor], zeros: str) -> dict[str, Tens
     """
     result = dict(state_dict)
     order = torch.empty(0, dtype=torch.int64)  # of the channels between the blocks: where each of ours is in the file
-    for block in sorted({match[0] for name in state_dict if (match := _BLOCK.match(name))}, key=_numbers):
+    for block in sorted({match[0] for name in state_dict if (match := _BLOCK.match(name))}, key=_stage_and_number):
         first, last = (f"{block}.conv{n}" for n in (1, 3 if f"{block}.conv3.weight" in state_dict else 2))
         inputs, outputs = state_dict[f"{first}.weight"].shape[1], state_dict[f"{last}.weight"].shape[0]
         if outputs < inputs or (not len(order) and block != "res2.0"):
@@ -237,12 +231,12 @@ def zeros_behind(state_dict: Mapping[str, Tensor], zeros: str) -> dict[str, Tens
     return result
 
 
-def _numbers(block: str) -> list[int]:
+def _stage_and_number(block: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", block)]
 
 
 def _tensors_of(state_dict: Mapping[str, Tensor], module: str) -> list[str]:
-    """Return the names of a module's tensors with a value for each channel."""
+    """Names of a module's tensors with a value for each channel."""
     return [name for name, tensor in state_dict.items() if name.startswith(f"{module}.") and tensor.ndim]
 
 
@@ -273,10 +267,8 @@ def _from_caffe2(name: str) -> str | None:
     for pattern, replacement in _CAFFE2:
         if match := pattern.fullmatch(name):
             *module, last = match.expand(replacement).split(".")
-            if module[-1] == "norm":
-                if last not in _NORM_OF_CAFFE2:
-                    return None
-                last = _NORM_OF_CAFFE2[last]
+            if module[-1] == "norm" and (last := _NORM_OF_CAFFE2.get(last, "")) == "":
+                return None
             return ".".join([*(_CONV_OF_BRANCH.get(part, part) for part in module), last])
     return None
 
@@ -284,14 +276,11 @@ def _from_caffe2(name: str) -> str | None:
 def _from_torchvision_vgg(names: Mapping[str, Tensor]) -> dict[str, str | None]:
     """Number the convolutions of ``features.N`` by the depths of VGG-16 or VGG-19, whichever fits."""
     with_norm = any(name.startswith("features.") and name.endswith("running_mean") for name in names)
-    candidates = []
-    for depths in (LAYOUTS[arch].depths for arch in ("vgg16", "vgg19")):
-        modules = dict(_vgg_modules(depths, with_norm)) | _VGG_LINEAR
-        renamed: dict[str, str | None] = {}
-        for name in names:
-            module, _, tensor = name.rpartition(".")
-            renamed[name] = f"{modules[module]}.{tensor}" if module in modules else None
-        candidates.append(renamed)
+    candidates: list[dict[str, str | None]] = []
+    for arch in ("vgg16", "vgg19"):
+        modules = dict(_vgg_modules(LAYOUTS[arch].depths, with_norm)) | _VGG_LINEAR
+        split = {name: name.rpartition(".") for name in names}
+        candidates.append({name: f"{modules[m]}.{t}" if m in modules else None for name, (m, _, t) in split.items()})
     return min(candidates, key=lambda renamed: list(renamed.values()).count(None))
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnet_backbone.files.atomic import replacing
-from resnet_backbone.files.lock import locked
+from resnet_backbone.files.atomic import locked, replacing
 from resnet_backbone.version import __version__
 from resnet_backbone.weights.architecture import has_bottlenecks
 from resnet_backbone.weights.catalog import InputFormat, TestTransform, WeightsEntry
@@ -90,24 +89,22 @@ def download_packaged(entry: WeightsEntry) -> Path:
 
 def _facts(weights: Weights, input_format: InputFormat | None, stride_in_1x1: bool | None) -> dict[str, Any]:
     arch = weights.known_arch()
+    unknown = ""
     if weights.option_a_zeros is None:
-        raise WeightsError(
-            f"{weights.source} is not in the catalog: say where its shortcuts, of option A, have their zeros, "
-            'option_a_zeros="behind" the copied channels (facebook/fb.resnet.torch, this project) or '
-            'option_a_zeros="both", on both sides (akamaster/pytorch_resnet_cifar10)'
-        )
-    if weights.input_format is None and input_format is None:
-        raise WeightsError(
-            f"{weights.source} is not in the catalog: say on which pixels it was trained, as in\n"
-            '  input_format=InputFormat("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # torchvision, timm'
-        )
-    if weights.stride_in_1x1 is None and stride_in_1x1 is None and has_bottlenecks(arch):
-        raise WeightsError(
-            f"{weights.source} is not in the catalog: say where its bottlenecks carry the stride, stride_in_1x1=False "
-            "(torchvision, timm) or stride_in_1x1=True (MSRA, Caffe)"
-        )
-    _refuse_contradiction(weights.source, "input_format", weights.input_format, input_format)
-    _refuse_contradiction(weights.source, "stride_in_1x1", weights.stride_in_1x1, stride_in_1x1)
+        unknown = """where its shortcuts, of option A, have their zeros, option_a_zeros="behind" the copied channels
+  (facebook/fb.resnet.torch, this project) or option_a_zeros="both", on both sides (akamaster/pytorch_resnet_cifar10)"""
+    elif weights.input_format is None and input_format is None:
+        unknown = """on which pixels it was trained, as in
+  input_format=InputFormat("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # torchvision, timm"""
+    elif weights.stride_in_1x1 is None and stride_in_1x1 is None and has_bottlenecks(arch):
+        unknown = """where its bottlenecks carry the stride,
+  stride_in_1x1=False (torchvision, timm) or stride_in_1x1=True (MSRA, Caffe)"""
+    if unknown:
+        raise WeightsError(f"{weights.source} is not in the catalog: say {unknown}")
+    for name, stated in {"input_format": input_format, "stride_in_1x1": stride_in_1x1}.items():
+        known = getattr(weights, name)
+        if None not in (known, stated) and known != stated:
+            raise WeightsError(f"{weights.source} was trained with {name}={known}, not {stated}; leave {name} out")
     final_format = weights.input_format or input_format
     final_stride = stride_in_1x1 if weights.stride_in_1x1 is None else weights.stride_in_1x1
     return {
@@ -125,11 +122,6 @@ def _facts(weights: Weights, input_format: InputFormat | None, stride_in_1x1: bo
         "acc5": weights.acc5,
         "package_version": __version__,
     }
-
-
-def _refuse_contradiction(source: str, name: str, known: Any, stated: Any) -> None:
-    if None not in (known, stated) and known != stated:
-        raise WeightsError(f"{source} was trained with {name}={known}, not {stated}; leave {name} out")
 
 
 def _alone(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import pickle
 import pickletools
 import struct
 from collections.abc import Mapping
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from resnet_backbone.files.atomic import file_hash
+from resnet_backbone.files.text import known_format, walk
 from resnet_backbone.weights.errors import WeightsError, shorten
 from resnet_backbone.weights.names import (
     detector_prefix,
@@ -50,20 +51,6 @@ _WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "blobs", 
 _MAX_WRAPPINGS = 8
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # what torch.save wrote first before it wrote zip files
 _PICKLE = b"\x80"
-_OTHERS = {
-    b"\x1f\x8b": "compressed with gzip: unpack it",
-    b"BZh": "compressed with bzip2: unpack it",
-    b"\xfd7zXZ": "compressed with xz: unpack it",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it",
-    b"7z\xbc\xaf": "a 7z archive: unpack it",
-    b"\x89HDF": "HDF5, as Keras writes it",
-    b"\x93NUMPY": "one array of numpy (.npy)",
-    b"{": "JSON",
-}
-_TEXTS = {
-    b"<": "a web page, not a weight file; the address that it came from has changed",
-    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; run `git lfs pull`",
-}
 _MAX_TENSORS = 200_000
 _MAX_HEADER = 100_000_000  # bytes, of safetensors itself
 _MAX_DIMENSIONS = 8
@@ -131,7 +118,10 @@ def read_file(source: str | Path) -> RawFile:
     else:
         content = read_array_pickle(path) if form == ARRAYS else _load_torch(path, mapped=True, with_stand_ins=True)
         raw = _unwrap(path, content, part)
-    return replace(_bounded(path, raw), source=str(source))
+    _check_unfolded(path, sum(tensor.numel() * tensor.element_size() for tensor in raw.tensors.values()))
+    if len(raw.tensors) > _MAX_TENSORS:
+        raise WeightsError(f"{path} holds {len(raw.tensors):,} tensors, at most {_MAX_TENSORS:,} were expected")
+    return replace(raw, source=str(source))
 
 
 def tell_others(source: str | Path, raw: RawFile) -> None:
@@ -155,23 +145,18 @@ def check_readable(path: Path) -> str:
     """
     with path.open("rb") as file:
         head = file.read(512)
-    text = head[:64].lstrip()
-    if not text:
+    if not head.strip():
         raise WeightsError(f"{path} is empty; download it again")
-    for mark, what in _TEXTS.items():
-        if text.startswith(mark):
-            raise WeightsError(f"{path} is {what}")
     if head.startswith(MAGIC) or _is_old_torch(head):
         return TORCH
     if head[8:9] == b"{" and 0 < struct.unpack("<Q", head[:8])[0] <= path.stat().st_size - 8:
         return SAFETENSORS
     if head.startswith(_PICKLE):
         return ARRAYS
+    looks = "a tar archive; unpack it" if head[257:262] == b"ustar" else known_format(head)
     # What is left has no mark of its own: pickles of protocol 0 and 1, and what is damaged.
-    if path.suffix.lower() in (".pkl", ".pickle", ".safetensors"):
+    if not looks and path.suffix.lower() in (".pkl", ".pickle", ".safetensors"):
         return SAFETENSORS if path.suffix.lower() == ".safetensors" else ARRAYS
-    looks = next((what for mark, what in _OTHERS.items() if head.startswith(mark)), "")
-    looks = "a tar archive: unpack it" if head[257:262] == b"ustar" else looks
     raise WeightsError(
         f"{path} is {looks or f'damaged, or no weight file: it begins with {head[:16]!r}'}; expected what torch.save, "
         "safetensors or Detectron wrote"
@@ -189,19 +174,16 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     _check_header(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
-            return tensors, dict(file.metadata() or {})
+            return {name: file.get_tensor(name) for name in [*file.keys()]}, dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path} is not a complete safetensors file ({_reason(error)}); download it again"
-        ) from error
+        reason = _reason(error)
+        raise WeightsError(f"{path} is not a complete safetensors file ({reason}); download it again") from error
     except Exception as error:  # torch, of a type of numbers that it does not know
         raise WeightsError(f"{path} holds tensors that torch cannot read ({_reason(error)})") from error
 
 
 def _check_header(path: Path) -> None:
-    """Refuse a header with very many tensors before they are made: safetensors itself needs a kilobyte for each."""
+    """Count the tensors before they are made: safetensors itself needs a kilobyte for each."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         count = file.read(min(length, _MAX_HEADER)).count(b'"data_offsets"')
@@ -220,20 +202,21 @@ def read_torch_file(path: Path, *, mapped: bool) -> Any:
         WeightsError: it is damaged, or holds more than that. Nothing in it is executed in any case.
     """
     content = _load_torch(path, mapped=mapped)
-    total, count, waiting = 0, 0, [content]
-    while waiting:
-        item, count = waiting.pop(), count + 1
-        if isinstance(item, Tensor):
-            tensor, fault = _as_tensor(item)
-            if fault:
-                raise WeightsError(f"{path} holds a tensor that no network has: {fault}")
-            total += tensor.numel() * tensor.element_size()
-        elif isinstance(item, dict | list | tuple):
-            waiting += [*_items(item), *_items(item).values()] if isinstance(item, dict) else item
-        elif not is_plain_data(item):
-            raise WeightsError(f"{path} holds a {type(item).__name__}, expected tensors and plain values")
-        if count > MAX_ITEMS:
-            raise WeightsError(f"{path} holds more than {MAX_ITEMS:,} values")
+    total, budget = 0, [MAX_ITEMS]
+    try:
+        for item in walk(content, budget):
+            if isinstance(item, Tensor):
+                tensor, fault = _as_tensor(item)
+                if fault:
+                    raise ValueError(f"it holds a tensor that no network has: {fault}")
+                total += tensor.numel() * tensor.element_size()
+            elif isinstance(item, dict):
+                if not all(isinstance(key, tuple) or is_plain_data(key, budget) for key in dict.keys(item)):
+                    raise ValueError("it holds a dict whose keys are not text or numbers")
+            elif not isinstance(item, list | tuple) and not is_plain_data(item):
+                raise ValueError(f"it holds a {type(item).__name__}, expected tensors and plain values")
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
     _check_unfolded(path, total)
     return content
 
@@ -241,11 +224,11 @@ def read_torch_file(path: Path, *, mapped: bool) -> Any:
 def _load_torch(path: Path, *, mapped: bool, with_stand_ins: bool = False) -> Any:
     try:
         zipped, names = _refuse_costly_torch(path)
-        # Of this ending torch itself looks at the name alone.
-        source: Any = path.open("rb") if path.suffix == ".safetensors" else nullcontext(path)
-        with source as file, torch.serialization.safe_globals(stand_ins(names) if with_stand_ins else []):
-            mmapped = zipped and mapped and file is path
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmapped)
+        # Of this ending torch itself looks at the name alone, so it gets an open file.
+        named = path.suffix != ".safetensors"
+        with path.open("rb") as file, torch.serialization.safe_globals(stand_ins(names) if with_stand_ins else []):
+            mmapped = zipped and mapped and named
+            return torch.load(path if named else file, map_location="cpu", weights_only=True, mmap=mmapped)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is damaged, or holds more than tensors, which is refused since loading it could run code.\n"
@@ -258,7 +241,7 @@ def _load_torch(path: Path, *, mapped: bool, with_stand_ins: bool = False) -> An
 
 
 def _refuse_costly_torch(path: Path) -> tuple[bool, set[str]]:
-    """Look over the container and its pickles; return whether it is a zip file, and which classes the pickles name."""
+    """Return whether it is a zip file, and which classes its pickles name."""
     with path.open("rb") as file:
         if file.read(len(MAGIC)) == MAGIC:
             return True, check_torch_zip(path)
@@ -267,7 +250,7 @@ def _refuse_costly_torch(path: Path) -> tuple[bool, set[str]]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the line of torch's long message that names what was refused, or the first one."""
+    """The line of torch's long message that names what was refused, or the first one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     chosen = [line for line in lines if "GLOBAL" in line or "WeightsUnpickler error" in line]
     line = (chosen or lines or [type(error).__name__])[0].rpartition("WeightsUnpickler error: ")[2]
@@ -276,9 +259,7 @@ def _reason(error: Exception) -> str:
 
 def _unwrap(path: Path, content: Any, part: str, metadata: Mapping[str, Any] | None = None) -> RawFile:
     metadata = dict(metadata or {})
-    left_out: list[str] = []
-    taken: list[str] = []
-    others: list[str] = []
+    left_out, taken, others = [], [], []
     asked = without_wrapper_names(part)
     budget = [MAX_ITEMS]  # of what may be looked at beside the network
     for _ in range(_MAX_WRAPPINGS):
@@ -306,8 +287,7 @@ def _unwrap(path: Path, content: Any, part: str, metadata: Mapping[str, Any] | N
             f"{path} holds a {kind}, expected names with tensors; of a network save its state_dict(), with torch.save"
         )
 
-    tensors: dict[str, Tensor] = {}
-    unexpected: list[str] = []
+    tensors, unexpected = {}, []
     for name, value in _items(content).items():
         if not isinstance(name, str):
             unexpected.append(shown(name))
@@ -368,7 +348,7 @@ def _holds_network(value: Any, budget: list[int], levels: int = 3) -> bool:
 
 
 def _items(content: Any) -> dict[Any, Any]:
-    """Return what a dict holds, whatever attributes a file gave it: an OrderedDict can bring its own ``items``."""
+    """What a dict holds, whatever attributes a file gave it: an OrderedDict can bring its own ``items``."""
     return dict(dict.items(content)) if isinstance(content, dict) else {}
 
 
@@ -387,15 +367,8 @@ def _as_tensor(value: Tensor | np.ndarray) -> tuple[Tensor, str]:
     return torch.detach(value), ""  # not value.detach: a file can give a parameter an attribute of that name
 
 
-def _bounded(path: Path, raw: RawFile) -> RawFile:
-    """Refuse tensors that repeat the few numbers of a file so often that a copy of them fills the memory."""
-    _check_unfolded(path, sum(tensor.numel() * tensor.element_size() for tensor in raw.tensors.values()))
-    if len(raw.tensors) > _MAX_TENSORS:
-        raise WeightsError(f"{path} holds {len(raw.tensors):,} tensors, at most {_MAX_TENSORS:,} were expected")
-    return raw
-
-
 def _check_unfolded(path: Path, unfolded: int) -> None:
+    """Refuse tensors that repeat the few numbers of a file so often that a copy of them fills the memory."""
     if unfolded > max(_MAX_UNFOLDED * path.stat().st_size, _UNFOLDED_ANYHOW):
         raise WeightsError(
             f"{path} has {path.stat().st_size:,} bytes, and tensors that would unfold to {unfolded:,}; save them again "

@@ -1,13 +1,11 @@
 """Reading pickles and zip containers of weights without running code from them, in bounded time and memory.
 
-Which names a pickle may use is the business of the unpicklers. But plain containers alone can do harm, too: a tuple of
-two tuples of two tuples, sixty deep, takes a hundred bytes, and whoever hashes it, as a dict does with its keys, never
-comes back; and one of a million levels ends the process. Here the opcodes are counted and the sizes of tuples are
-added up, without building any of them.
-
 A pickle names the functions that rebuild its objects, and a hostile one names ``os.system``. Here every name but a few
-is refused, and those few stand for the small classes below, so that neither numpy's nor anyone's code is reached. They
-only keep what they are given; arrays are made of it after everything has been read, and counted.
+is refused, and those few stand for small classes that only keep what they are given; arrays are made of it afterwards.
+
+Plain containers alone can do harm, too: a tuple of two tuples of two tuples, sixty deep, takes a hundred bytes, and
+whoever hashes it, as a dict does with its keys, never comes back. So the opcodes are counted and the sizes of tuples
+added up before anything is built.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ import pickletools
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -29,11 +27,12 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import torch
 
+from resnet_backbone.files.text import walk
 from resnet_backbone.weights.errors import WeightsError
 
 MAX_ITEMS = 1_000_000
 MAX_DEPTH = 32
-STANDS_IN_FOR = "stands_in_for"  # attribute of a dict in place of an object of another class; see pickle_check
+STANDS_IN_FOR = "stands_in_for"  # attribute of a dict in place of an object of another class
 _PLAIN = (str, int, float, bool, type(None))
 MAX_OPCODES = 1_000_000  # a checkpoint of ResNet-152 with its optimizer has 40 000
 MAX_TUPLE_ITEMS = 100_000  # with those of the tuples in it
@@ -54,28 +53,18 @@ _MAX_RECORDS = 200_000
 def is_plain_data(value: Any, budget: list[int] | None = None) -> bool:
     """Return whether ``value`` is text, a number, or lists and dicts with text as keys of such, of a bearable size.
 
-    Parts that are shared count as often as a walk comes by, so later walks are bounded, too.
-
-    Args:
-        value: to be looked at.
-        budget: how many items may be looked at, one number that several calls use up; by default MAX_ITEMS.
+    ``budget`` is as of :func:`~resnet_backbone.files.text.walk`, by default MAX_ITEMS.
     """
-    budget = [MAX_ITEMS] if budget is None else budget
-    waiting = [(value, 0)]
-    while waiting:
-        item, depth = waiting.pop()
-        budget[0] -= 1
-        if len(waiting) > budget[0] or depth > MAX_DEPTH:
-            return False
-        if isinstance(item, Mapping):
-            if (type(item) is not dict and stands_in_for(item)) or not all(isinstance(key, str) for key in item):
-                return False
-            waiting += [(part, depth + 1) for part in item.values()]
-        elif isinstance(item, list | tuple):
-            waiting += [(part, depth + 1) for part in item]
-        elif not isinstance(item, _PLAIN):
-            return False
-    return True
+    try:
+        return all(map(_is_plain, walk(value, [MAX_ITEMS] if budget is None else budget, MAX_DEPTH)))
+    except ValueError:
+        return False
+
+
+def _is_plain(item: Any) -> bool:
+    if isinstance(item, dict):
+        return not stands_in_for(item) and all(isinstance(key, str) for key in dict.keys(item))
+    return isinstance(item, (*_PLAIN, list, tuple))
 
 
 def stands_in_for(value: Any) -> str:
@@ -130,8 +119,10 @@ def refuse_costly(stream: IO[bytes] | mmap.mmap) -> set[str]:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]  # mmap reads
             if count == MAX_OPCODES:
                 raise pickle.UnpicklingError(f"it has more than {MAX_OPCODES:,} opcodes, too many for a weight file")
-            if opcode.name == "GLOBAL":
-                names.add(_named_now(str(argument)))
+            if opcode.name == "GLOBAL":  # "__builtin__ set" in pickles of protocol 2, which torch reads as Python 3's
+                module, _, name = str(argument).partition(" ")
+                module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+                names.add(f"{module}.{name}")
                 if len(names) > _MAX_NAMES:
                     raise pickle.UnpicklingError(f"it names more than {_MAX_NAMES:,} classes and functions")
             _step(opcode, argument, stack, memo)
@@ -140,20 +131,11 @@ def refuse_costly(stream: IO[bytes] | mmap.mmap) -> set[str]:
     return names
 
 
-def _named_now(argument: str) -> str:
-    """Return the name of Python 3 for what pickles of protocol 2 call ``"__builtin__ set"``, as torch does."""
-    module, _, name = argument.partition(" ")
-    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-    return f"{module}.{name}"
-
-
 class _StandIn(type):
-    """What stands for a class that a torch file names. It is no code of anybody's: it keeps nothing and does nothing.
+    """What stands for a class that a torch file names: it keeps nothing and does nothing.
 
-    torch's restricted unpickler makes an object in one of two ways. It asks for an empty one, and gives that its
-    attributes or items: this is how argparse.Namespace and Lightning's AttributeDict are stored, and they become a dict
-    that :func:`is_plain_data` tells from others. Or it calls the class or function: only the
-    few of ``_VALUES`` allow that.
+    torch's restricted unpickler asks it for an empty object, whose attributes or items it then sets: that is a dict
+    here, of argparse.Namespace, say. Or it calls the class or function: only those of ``_VALUES`` allow it.
     """
 
     def __call__(cls, *_: Any) -> Any:
@@ -203,28 +185,23 @@ def _step(opcode: pickletools.OpcodeInfo, argument: Any, stack: list[_Item], mem
         memo[len(memo)] = stack[-1]
     elif name == "DUP":
         stack.append(stack[-1])
-    else:
-        _change_as_stated(name, stack)
+    else:  # no other opcode makes a tuple
+        to_mark, taken, put = _EFFECTS[name]
+        if to_mark:
+            _pop_to_mark(stack)
+        for _ in range(taken):
+            stack.pop()
+        stack += [_SMALL] * put
 
 
 def _effect_of(opcode: pickletools.OpcodeInfo) -> tuple[bool, int, int]:
-    """Return whether an opcode takes all down to the last mark, how many items it takes below that, and puts there."""
+    """Whether an opcode takes all down to the last mark, how many items it takes below that, and puts there."""
     before = list(opcode.stack_before)
     to_mark = pickletools.markobject in before
     return to_mark, before.index(pickletools.markobject) if to_mark else len(before), len(opcode.stack_after)
 
 
 _EFFECTS = {opcode.name: _effect_of(opcode) for opcode in pickletools.opcodes}
-
-
-def _change_as_stated(name: str, stack: list[_Item]) -> None:
-    """Take from the stack what the opcode takes, and put small items there: no other opcode makes a tuple."""
-    to_mark, taken, put = _EFFECTS[name]
-    if to_mark:
-        _pop_to_mark(stack)
-    for _ in range(taken):
-        stack.pop()
-    stack += [_SMALL] * put
 
 
 def _pop_to_mark(stack: list[_Item]) -> list[_Item]:
@@ -264,7 +241,7 @@ def read_array_pickle(path: Path) -> Any:
 
 
 class _Kept:
-    """What a call in a pickle leaves of one of the few names that it may call: its arguments and its state."""
+    """What a call in a pickle leaves of one of the few functions that it may call: its arguments and its state."""
 
     __slots__ = ("arguments", "state")
 
@@ -281,7 +258,7 @@ class _ArrayType(_Kept):
 
 
 class _DType(_Kept):
-    """``numpy.dtype``: a type of numbers, whose state has the byte order."""
+    """``numpy.dtype``, whose state has the byte order."""
 
 
 class _Bytes(_Kept):
@@ -289,15 +266,15 @@ class _Bytes(_Kept):
 
 
 class _Reconstruct(_Kept):
-    """numpy's ``_reconstruct``: an array, whose state has shape, type and numbers."""
+    """An array, whose state has shape, type and numbers."""
 
 
 class _FromBuffer(_Kept):
-    """numpy's ``_frombuffer``: an array of its arguments."""
+    """An array of its arguments."""
 
 
 class _Scalar(_Kept):
-    """numpy's ``scalar``: a number of its arguments."""
+    """A number of its arguments."""
 
 
 class _OrderedDict(dict):
@@ -322,7 +299,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in self._allowed:
-            raise pickle.UnpicklingError(f"it names {_brief(module)}.{_brief(name)}".replace("'", ""))
+            raise pickle.UnpicklingError(f"it names {ascii(f'{module}.{name}'[:160])[1:-1]}")
         return self._allowed[f"{module}.{name}"]
 
 
@@ -363,7 +340,7 @@ class _Arrays:
             dtype, data = kept.arguments
         else:
             if kept.arguments[0] is not _ArrayType:
-                raise pickle.UnpicklingError(f"it holds an array of type {_brief(kept.arguments[0])}")
+                raise pickle.UnpicklingError("it holds an array of another type than numpy.ndarray")
             if kept.state is None:
                 raise pickle.UnpicklingError("it holds an array without numbers")
             _, shape, dtype, is_fortran, data = kept.state
@@ -384,13 +361,11 @@ class _Arrays:
 
 
 def _numbers(kept: Any) -> np.dtype:
-    if not isinstance(kept, _DType):
+    typecode = kept.arguments[0] if isinstance(kept, _DType) else None
+    byte_order = kept.state[1] if typecode and kept.state else None
+    known = isinstance(typecode, str) and typecode.lstrip("<>=|") in _TYPECODES
+    if not known or byte_order not in ("<", ">", "|", "=", None):
         raise pickle.UnpicklingError("it holds an array of something else than numbers")
-    typecode, byte_order = kept.arguments[0], kept.state[1] if kept.state else None
-    if not isinstance(typecode, str) or typecode.lstrip("<>=|") not in _TYPECODES:
-        raise pickle.UnpicklingError(f"it holds an array of {_brief(typecode)}, expected numbers")
-    if byte_order not in ("<", ">", "|", "=", None):
-        raise pickle.UnpicklingError(f"it holds an array with byte order {_brief(byte_order)}")
     dtype = np.dtype(typecode)
     return dtype if byte_order is None else dtype.newbyteorder(byte_order)
 
@@ -398,14 +373,8 @@ def _numbers(kept: Any) -> np.dtype:
 def _text(kept: _Bytes) -> str:
     text, encoding = kept.arguments
     if encoding != "latin1" or not isinstance(text, str):
-        raise pickle.UnpicklingError(f"it holds text in the encoding {_brief(encoding)}")
+        raise pickle.UnpicklingError("it holds text in another encoding than latin1")
     return text
-
-
-def _brief(value: Any) -> str:
-    return (
-        repr(value[:80]) if isinstance(value, str) else repr(value)[:80] if isinstance(value, type) else "another kind"
-    )
 
 
 def check_torch_zip(path: Path) -> set[str]:
@@ -421,42 +390,35 @@ def check_torch_zip(path: Path) -> set[str]:
         pickle.UnpicklingError: it is not as ``torch.save`` writes it, or see :func:`refuse_costly`.
     """
     file_bytes = path.stat().st_size
-    _check_end(path, file_bytes)
+    with path.open("rb") as file:
+        file.seek(-min(_END_BYTES, file_bytes), os.SEEK_END)
+        end = file.read()
+    # Zip readers search for the end record, each in its own way: here it stands where all of them look first.
+    if not end.startswith(_END) or len(end) < _END_BYTES:
+        raise zipfile.BadZipFile("the list of records at its end is missing")
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
-        _check_kind([record.filename for record in records])
+        names = [record.filename.lower() for record in records]  # as torch looks records up
+        _check_kind(names)
         if len(records) > _MAX_RECORDS:
             raise pickle.UnpicklingError(f"it has {len(records):,} records, at most {_MAX_RECORDS:,} were expected")
         for record in records:
             _check_record(record, file_bytes)
         if sum(record.file_size for record in records) > file_bytes:
             raise pickle.UnpicklingError("its records overlap: together they are larger than the file")
-        # torch looks records up without regard to case.
-        names = [record.filename.lower() for record in records]
         if len(set(names)) < len(names):
             raise pickle.UnpicklingError("two of its records have the same name")
-        pickles = [record for record in records if record.filename.lower().endswith(".pkl")]
+        pickles = [record for record, name in zip(records, names, strict=True) if name.endswith(".pkl")]
         return set().union(*(refuse_costly(io.BytesIO(archive.read(record))) for record in pickles))
 
 
 def _check_kind(names: list[str]) -> None:
-    lower = [name.lower() for name in names]
-    if any(name.endswith("/constants.pkl") for name in lower):
+    if any(name.endswith("/constants.pkl") for name in names):
         raise pickle.UnpicklingError(
             "it is a program of TorchScript, code and all; save the state_dict() of the network that it was made of"
         )
-    if not any(name.endswith("/data.pkl") for name in lower):
-        what = "arrays of numpy (.npz)" if lower and all(name.endswith(".npy") for name in lower) else names[:3]
-        raise zipfile.BadZipFile(f"it is a zip file, but not of torch.save: of {what}")
-
-
-def _check_end(path: Path, file_bytes: int) -> None:
-    """Zip readers search for the end record, each in its own way: here it stands where all of them look first."""
-    with path.open("rb") as file:
-        file.seek(-min(_END_BYTES, file_bytes), os.SEEK_END)
-        end = file.read()
-    if not end.startswith(_END) or len(end) < _END_BYTES:
-        raise zipfile.BadZipFile("the list of records at its end is missing")
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise zipfile.BadZipFile(f"it is a zip file, but not of torch.save: it holds {names[:3]}")
 
 
 def _check_record(record: zipfile.ZipInfo, file_bytes: int) -> None:

@@ -7,18 +7,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from resnet_backbone.weights.architecture import (
     HEAD,
+    LAYOUTS,
     candidate_archs,
     has_bottlenecks,
     has_padding,
     is_preactivated,
-    known_archs,
     norm_of,
     num_classes_of,
     shortcut_of,
@@ -32,6 +32,7 @@ from resnet_backbone.weights.catalog import (
     WeightsEntry,
     find_entry_by_sha256,
     get_entry,
+    list_weights,
     parse_source,
 )
 from resnet_backbone.weights.download import download_weights, resolve
@@ -45,7 +46,8 @@ logger = logging.getLogger(__name__)
 PACKAGE_KEY = "resnet_backbone"
 FORMAT_VERSION = 1
 OPTION_A_ZEROS = ("behind", "both")
-_KNOWN_FACTS = ("licence", "acc1", "acc5", "test_transform", "class_names")  # of the catalog and of packaged files
+# What the catalog and packaged files say of weights.
+_FACTS = ("arch", "input_format", "stride_in_1x1", "licence", "acc1", "acc5", "test_transform", "class_names")
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,8 @@ def _find_file(source: str | Path, arch: str | None) -> tuple[Path, str, Weights
     entry = None if isinstance(source, Path) else _named_entry(resolved.removesuffix(f"{PART}{part}"), arch)
     if entry is not None:
         if arch is not None and arch != entry.arch:
-            raise WeightsError(f"{source} is for {entry.arch}, not {arch}; write one of {_names_for(arch)}")
+            names = ", ".join(list_weights(arch)) or f"a file (none is for {arch})"
+            raise WeightsError(f"{source} is for {entry.arch}, not {arch}; write one of {names}")
         path = download_weights(entry)
     elif not path.is_file():
         raise FileNotFoundError(
@@ -202,31 +205,17 @@ def _named_entry(source: str, arch: str | None) -> WeightsEntry | None:
         return parse_source(source)
     if source in CATALOG:
         return CATALOG[source]
-    if source in {entry.name for entry in CATALOG.values()}:
-        if arch is None:
-            scheme = next(entry.scheme for entry in CATALOG.values() if entry.name == source)
-            raise WeightsError(f"{source} is published for several architectures; write {scheme}ARCH/{source}")
-        return get_entry(arch, source)
-    if arch is not None and not Path(source).is_file() and source.replace("_", "").isalnum():
-        return get_entry(arch, source)
-    return None
-
-
-def _names_for(arch: str) -> str:
-    return ", ".join(name for name in sorted(CATALOG) if name.startswith(f"{arch}/")) or f"a file (none is for {arch})"
+    scheme = next((entry.scheme for entry in CATALOG.values() if entry.name == source), "")
+    if scheme and arch is None:
+        raise WeightsError(f"{source} is published for several architectures; write {scheme}ARCH/{source}")
+    looks_like_name = not Path(source).is_file() and source.replace("_", "").isalnum()
+    return get_entry(arch, source) if arch is not None and (scheme or looks_like_name) else None
 
 
 def _interpret(
     raw: RawFile, source: str, arch: str | None, entry: WeightsEntry | None, option_a_zeros: str | None
 ) -> Weights:
-    """Bring the tensors of a file to our names, and put beside them what its package or the catalog knows.
-
-    Args:
-        raw: the file, or a state dict.
-        source: its name, for messages.
-        arch, option_a_zeros: see :func:`read_weights`.
-        entry: of the catalog, where the user has named it.
-    """
+    """Bring the tensors of a file to our names, and put beside them what its package or the catalog knows."""
     packaged = package_facts(raw.metadata, source) if PACKAGE_KEY in raw.metadata else None
     if packaged is None and entry is None and raw.sha256:
         entry = find_entry_by_sha256(raw.sha256)
@@ -236,26 +225,29 @@ def _interpret(
     if packaged is None and entry is not None and not entry.has_classifier:
         left_out += [name for name in state_dict if name.startswith(HEAD)]
         state_dict = {name: tensor for name, tensor in state_dict.items() if not name.startswith(HEAD)}
-    known = packaged or entry
-    arch = _resolve_arch(state_dict, source, known.arch if known else None, arch, raw.metadata.get("arch"))
-    _check_finite(state_dict, source)
+    facts = packaged or ({name: getattr(entry, name) for name in _FACTS} if entry else {})
+    arch = _resolve_arch(state_dict, source, facts.get("arch"), arch, raw.metadata.get("arch"))
+    if bad := [name for name, tensor in state_dict.items() if not _is_finite(tensor)]:
+        raise WeightsError(f"{source} has {len(bad)} tensors with values that are not finite: {shorten(bad)}")
     zeros_of_entry = entry.option_a_zeros or None if entry and not packaged else None
     state_dict, zeros = _with_zeros(state_dict, arch, source, zeros_of_entry, option_a_zeros)
-    facts = {name: getattr(known, name) for name in _KNOWN_FACTS} if known else {}
     # The first Detectron's files have batch norm without statistics, which alone would look like group norm.
     norm = "BN" if any("_bn_" in name for name in part) else norm_of(state_dict)
+    known: dict[str, Any] = {
+        "input_format": None,
+        "stride_in_1x1": None if arch is None or has_bottlenecks(arch) else False,
+        "norm": norm,
+        **facts,
+        "arch": arch,
+        "option_a_zeros": facts.get("option_a_zeros") or zeros,
+    }
     return Weights(
         state_dict=state_dict,
-        arch=arch,
-        input_format=known.input_format if known else None,
-        stride_in_1x1=known.stride_in_1x1 if known else (None if arch is None or has_bottlenecks(arch) else False),
-        norm=packaged.norm if packaged else norm,
         source=source,
         sha256=raw.sha256,
         num_classes=num_classes_of(state_dict),
         left_out=tuple(sorted([*left_out, *raw.others])),
-        option_a_zeros=(packaged.option_a_zeros if packaged else None) or zeros,
-        **facts,
+        **known,
     )
 
 
@@ -273,12 +265,7 @@ def _with_zeros(
 ) -> tuple[dict[str, Tensor], str | None]:
     """Bring a network with shortcut option A to zeros behind the copied channels; see :attr:`Weights.option_a_zeros`.
 
-    Args:
-        state_dict: in our names.
-        arch: of the network; None where it is open.
-        source: for messages.
-        stated: by the catalog, where the zeros are.
-        asked: likewise, what the user says.
+    Where they are is ``stated`` by the catalog, and ``asked`` by the user.
     """
     if asked not in (None, *OPTION_A_ZEROS):
         raise WeightsError(f"option_a_zeros is {asked!r}; write one of {', '.join(map(repr, OPTION_A_ZEROS))}")
@@ -300,23 +287,8 @@ def _with_zeros(
         return zeros_behind(state_dict, zeros), zeros
 
 
-class PackageFacts(NamedTuple):
-    """What a packaged file says of itself; see :class:`Weights`."""
-
-    arch: str
-    input_format: InputFormat
-    stride_in_1x1: bool
-    norm: str
-    licence: str
-    acc1: float | None
-    acc5: float | None
-    test_transform: TestTransform | None
-    class_names: tuple[str, ...]
-    option_a_zeros: str | None
-
-
-def package_facts(metadata: Mapping[str, Any], source: str) -> PackageFacts:
-    """Return the facts in the metadata of a packaged file.
+def package_facts(metadata: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return what the metadata of a packaged file says of it, by the names of the attributes of :class:`Weights`.
 
     Args:
         metadata: what :func:`~resnet_backbone.weights.read.read_file` read, with :data:`PACKAGE_KEY`.
@@ -332,19 +304,19 @@ def package_facts(metadata: Mapping[str, Any], source: str) -> PackageFacts:
                 f"{source} is of format version {shown(facts['format_version'])}, this release reads {FORMAT_VERSION}; "
                 "upgrade"
             )
-        return PackageFacts(
-            arch=_typed(facts, "arch", str),
-            input_format=InputFormat.from_dict(facts["input_format"]),
-            stride_in_1x1=_typed(facts, "stride_in_1x1", bool),
-            norm=_typed(facts, "norm", str),
-            licence=_typed(facts, "licence", str),
-            acc1=_accuracy(facts["acc1"]),
-            # Files of before the classifiers' training lack the rest.
-            acc5=_accuracy(facts.get("acc5")),
-            test_transform=TestTransform(**facts["test_transform"]) if facts.get("test_transform") else None,
-            class_names=_texts(facts.get("class_names", ())),
-            option_a_zeros=_typed(facts, "option_a_zeros", str) if "option_a_zeros" in facts else None,
-        )
+        class_names = facts.get("class_names", ())  # of older files neither these nor what follows them
+        if not isinstance(class_names, list | tuple) or not all(isinstance(name, str) for name in class_names):
+            raise TypeError("class_names are not a list of names")
+        return {
+            **{key: _typed(facts, key, str) for key in ("arch", "norm", "licence")},
+            "stride_in_1x1": _typed(facts, "stride_in_1x1", bool),
+            "input_format": InputFormat.from_dict(facts["input_format"]),
+            "acc1": _accuracy(facts["acc1"]),
+            "class_names": tuple(class_names),
+            "acc5": _accuracy(facts.get("acc5")),
+            "test_transform": TestTransform(**facts["test_transform"]) if facts.get("test_transform") else None,
+            "option_a_zeros": _typed(facts, "option_a_zeros", str) if "option_a_zeros" in facts else None,
+        }
     except WeightsError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -364,23 +336,13 @@ def _accuracy(value: Any) -> float | None:
     return value
 
 
-def _texts(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
-        raise TypeError("class_names are not a list of names")
-    return tuple(values)
-
-
 def _resolve_arch(
     state_dict: Mapping[str, Tensor], source: str, stated: str | None, expected: str | None, written: object = None
 ) -> str | None:
     """Return the architecture that the tensors show, settled by what is stated or expected where they fit several.
 
-    Args:
-        state_dict: in our names.
-        source: for messages.
-        stated: by the catalog or a packaged file; it must fit.
-        expected: by the user; likewise.
-        written: what a checkpoint has under ``arch``, in whatever language: it counts where it is one that fits.
+    What the catalog or a packaged file has ``stated`` must fit, and what the user ``expected``; what a checkpoint has
+    ``written`` under ``arch``, in whatever language, counts where it is one that fits.
     """
     candidates = candidate_archs(state_dict)
     if stated is None and written in candidates:
@@ -394,7 +356,7 @@ def _resolve_arch(
         return stated
     if len(candidates) == 1:
         return candidates[0]
-    may_be_expected = expected in candidates or (not candidates and expected not in known_archs())
+    may_be_expected = expected in candidates or (not candidates and expected not in LAYOUTS)
     return expected if may_be_expected else None
 
 
@@ -404,12 +366,6 @@ def _of_another(source: str, found: tuple[str, ...], expected: str) -> WeightsEr
         f"{source} holds the weights of {names}, not of {expected}; write {names} for the architecture, or take other "
         "weights"
     )
-
-
-def _check_finite(state_dict: Mapping[str, Tensor], source: str) -> None:
-    bad = [name for name, tensor in state_dict.items() if not _is_finite(tensor)]
-    if bad:
-        raise WeightsError(f"{source} has {len(bad)} tensors with values that are not finite: {shorten(bad)}")
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from resnet_backbone.data.coco.dataset import CocoDataset
-from resnet_backbone.data.packed import PackedBytes
+from resnet_backbone.data.images.files import PackedBytes
 from resnet_backbone.data.transforms import train_transforms
 
 SQUARE = [[2, 2, 9, 2, 9, 9, 2, 9]]

@@ -178,7 +178,7 @@ def kib(path: Path) -> int:
 
 def test_a_disk_too_small_for_the_download(source, small_disk):
     root = small_disk(kib(source.archive) // 2) / "data"
-    with pytest.raises(DownloadError, match=r"GB are needed in .*data, .* GB are free"):
+    with pytest.raises(DownloadError, match=r"it needs .* GB in .*data, .* GB are free"):
         source.prepare(root)
     assert not (root / source.image_folder).exists()
     small_disk(kib(source.archive) * 4)

@@ -15,8 +15,8 @@ from resnet_backbone.engine.launch import in_any_process
 from resnet_backbone.engine.loop import evaluating, keeping_progress
 from resnet_backbone.engine.run import BaseRun, refuse_other_classes
 from resnet_backbone.engine.signals import Interrupted, catching_signals, deferring_signals
+from resnet_backbone.files.atomic import writing_alone
 from resnet_backbone.files.checkpoints import FINAL, LAST, write_checkpoint
-from resnet_backbone.files.lock import writing_alone
 from resnet_backbone.torchvision_plugin.config import load_config
 
 CHECKS = ["join", "data", "weights", "classes", "seed", "model", "fingerprints", "prepare"]

@@ -50,8 +50,8 @@ def zipped() -> bytes:
         (gzip.compress(b"[]"), "it is a gzip file; unpack it: gunzip"),
         (zipped(), "it is a ZIP file"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (json.dumps(DATA[0]["name"][:9], ensure_ascii=False).encode("gb18030"), "perhaps GB18030: iconv"),
-        ('["caf\u00e9", "na\u00efve"]'.encode("cp1252"), "perhaps WINDOWS-1252: iconv"),
+        (json.dumps(DATA[0]["name"][:9], ensure_ascii=False).encode("gb18030"), "iconv -f"),
+        ('["caf\u00e9", "na\u00efve"]'.encode("cp1252"), "iconv -f"),
         (b"", "Expecting value"),
         (b"[" * 10**6, "nested too deeply"),
         (b"\xef\xbb\xbf[1", "Expecting"),
@@ -72,9 +72,7 @@ def test_lists_joined_by_hand_are_refused(indent, tmp_path):
     path = tmp_path / "a.json"
     parts = [json.dumps({"images": [], "annotations": [{"id": n}]}, indent=indent)[1:-1] for n in (1, 2)]
     path.write_text(f"{{{','.join(parts)}}}")
-    with pytest.raises(
-        ValueError, match=r'a\.json .*"?images"?.* 2 times .*join the 2 lists into one; it stands at line'
-    ):
+    with pytest.raises(ValueError, match=r"a\.json .*images.* stands 2 times .*of lists with the entries of all"):
         read_json(path)
 
 
@@ -82,7 +80,7 @@ def test_a_key_twice_in_one_record_is_refused(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('[{"id": 1, "bbox": [1], "score": 0.5}, {"id": 7, "score": 0.1, "score": 0.9}]')
     for read in (read_json, lambda path: list(iterate_list(path, 3))):
-        with pytest.raises(ValueError, match=r"'score' stands 2 times .*'id', 7.*write it once"):
+        with pytest.raises(ValueError, match=r"'score' stands 2 times .*'id'.*write it once"):
             read(path)
     path.write_text('[{"a": {"b": 1}, "b": 2}, {"a": 1}]')  # the same key, but in other objects
     assert read_json(path) == list(iterate_list(path)) == [{"a": {"b": 1}, "b": 2}, {"a": 1}]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_backbone.files.lock import wait_for_other_runs, writing_alone
+from resnet_backbone.files.atomic import wait_for_other_runs, writing_alone
 
 
 def hold(folder, seconds, ready):

@@ -79,7 +79,7 @@ def _fetch(answer: bytes, path: Path) -> None:
     module.BACKOFF_S = 0.001  # of the child that reads the cases
     with serving(answer) as url:
         try:
-            download(url, path, sha256="00", progress=False, max_bytes=MAX_BYTES)
+            download(url, path, sha256="00", max_bytes=MAX_BYTES)
         finally:
             assert not path.exists()
             assert sum(item.stat().st_size for item in path.parent.iterdir()) <= 2 * MAX_BYTES

@@ -6,7 +6,7 @@ import torchvision
 
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights import list_weights
-from resnet_backbone.weights.architecture import candidate_archs, known_archs, norm_of, num_classes_of
+from resnet_backbone.weights.architecture import LAYOUTS, candidate_archs, norm_of, num_classes_of
 from resnet_backbone.weights.catalog import CATALOG
 from resnet_backbone.weights.errors import WeightsError
 from resnet_backbone.weights.names import classifier_part, to_our_names
@@ -47,7 +47,7 @@ def test_the_order_of_use_is_kept(torchvision_state, arch):
     assert [re.sub("norm.*", "norm", n) for n in by_number] == [re.sub("norm.*", "norm", n) for n in expected]
 
 
-@pytest.mark.parametrize("arch", known_archs())
+@pytest.mark.parametrize("arch", LAYOUTS)
 def test_our_own_names_stay(arch):
     state = ours_on_meta(arch).state_dict()
     renamed = to_our_names(state)
@@ -56,7 +56,7 @@ def test_our_own_names_stay(arch):
     assert norm_of(renamed) == ("" if arch in ("vgg16", "vgg19") else "BN")
 
 
-@pytest.mark.parametrize("arch", known_archs())
+@pytest.mark.parametrize("arch", LAYOUTS)
 @pytest.mark.parametrize("norm", ["FrozenBN", "GN"])
 def test_arch_is_told_with_other_norms_and_without_a_head(arch, norm):
     if arch in ("vgg16", "vgg19"):
@@ -94,7 +94,7 @@ def test_leading_stages_leave_several_candidates(arch, stages, expected):
     assert infer_arch(part) == (arch if len(expected) == 1 else None)
 
 
-@pytest.mark.parametrize("arch", known_archs())
+@pytest.mark.parametrize("arch", LAYOUTS)
 def test_half_a_stage_is_no_architecture(arch):
     state = ours_on_meta(arch).state_dict()
     lost = "conv4_2." if arch.startswith("vgg") else "res4.1."
@@ -246,4 +246,4 @@ def test_a_torchvision_detector():
 
 
 def test_every_arch_of_the_catalog_is_known():
-    assert {name.split("/")[0] for name in list_weights()} < set(known_archs())
+    assert {name.split("/")[0] for name in list_weights()} < set(LAYOUTS)

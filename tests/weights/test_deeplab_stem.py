@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from resnet_backbone.weights import load_weights, read_weights
-from resnet_backbone.weights.architecture import candidate_archs, known_archs
+from resnet_backbone.weights.architecture import LAYOUTS, candidate_archs
 
-RESNETS = [arch for arch in known_archs() if arch.startswith(("plain", "resnet"))]
+RESNETS = [arch for arch in LAYOUTS if arch.startswith(("plain", "resnet"))]
 DEEPLAB = {"stem": "deeplab", "res5_dilation": 2, "res5_multi_grid": (1, 2, 4)}
 
 

@@ -7,16 +7,16 @@ import torch
 
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights import WeightsError, load_weights
-from resnet_backbone.weights.architecture import known_archs
+from resnet_backbone.weights.architecture import LAYOUTS
 
 
-@pytest.mark.parametrize("of_file", known_archs())
+@pytest.mark.parametrize("of_file", LAYOUTS)
 def test_no_architecture_takes_the_weights_of_another(meta_model, numbered, of_file):
     """The tensors of a plain network are also those of the residual one with option A; which of them, is not known."""
     state = numbered(of_file, num_classes=0)
     residual = of_file.replace("plain", "resnet")
     fits = " or ".join(dict.fromkeys([of_file, residual]))
-    for of_model in {*known_archs()} - {of_file}:
+    for of_model in {*LAYOUTS} - {of_file}:
         said = f"can be {fits}" if of_model == residual else f"{fits}, not of {of_model}"
         with pytest.raises(WeightsError, match=said):
             load_weights(meta_model(of_model), state)

@@ -212,7 +212,7 @@ def test_facts_that_other_tensors_do_tell():
     weights = weights_from_state_dict(small)
     with pytest.raises(WeightsError, match="another first convolution"):
         weights.known_arch()
-    with pytest.raises(WeightsError, match="first convolution is 3x3, for small images"):
+    with pytest.raises(WeightsError, match="first convolution of 3x3 is that of cifar_"):
         create_model("resnet18", weights=small)
     before = reference("cifar_resnet20", "both").state_dict()
     for name in ("weight", "bias", "running_mean", "running_var"):

@@ -147,13 +147,13 @@ def other_formats():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(torch.nn.ReLU()), buffers["torchscript"])
     return {
-        "gzip": (gzip.compress(b"x"), "compressed with gzip: unpack it"),
-        "HDF5": (b"\x89HDF\r\n\x1a\n", "HDF5, as Keras writes it"),
-        "npy": (b"\x93NUMPY\x01\0", r"one array of numpy \(\.npy\)"),
-        "JSON": (b'{"a.weight": [1.0]}', "is JSON"),
+        "gzip": (gzip.compress(b"x"), "a gzip file; unpack it"),
+        "HDF5": (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        "npy": (b"\x93NUMPY\x01\0", r"an array of numpy \(\.npy\)"),
+        "JSON": (b'{"a.weight": [1.0]}', "damaged, or no weight file"),
         "ONNX": (b"\x08\x07\x12\x07pytorch", r"no weight file: it begins with b'\\x08"),
-        "npz": (buffers["npz"].getvalue(), r"arrays of numpy \(\.npz\)"),
-        "tar": (buffers["tar"].getvalue(), "a tar archive: unpack it"),
+        "npz": (buffers["npz"].getvalue(), r"not of torch.save: it holds \[.a\.npy"),
+        "tar": (buffers["tar"].getvalue(), "a tar archive; unpack it"),
         "torchscript": (buffers["torchscript"].getvalue(), "program of TorchScript"),
     }
 
@@ -431,12 +431,12 @@ def test_bytes_in_another_encoding_are_refused(tmp_path):
     (tmp_path / "w.pkl").write_bytes(good)
     assert list(read_file(tmp_path / "w.pkl").tensors) == ["a"]
     (tmp_path / "w.pkl").write_bytes(good.replace(b"latin1", b"utf_16"))
-    with pytest.raises(WeightsError, match="utf_16"):
+    with pytest.raises(WeightsError, match="another encoding than latin1"):
         read_file(tmp_path / "w.pkl")
 
 
 def test_arrays_of_another_type_are_refused(tmp_path):
     good = pickle.dumps({"a": np.ones(2, "f4")}, 2)
     (tmp_path / "w.pkl").write_bytes(good.replace(b"cnumpy\nndarray\n", b"ccollections\nOrderedDict\n"))
-    with pytest.raises(WeightsError, match="OrderedDict"):
+    with pytest.raises(WeightsError, match="another type than numpy.ndarray"):
         read_file(tmp_path / "w.pkl")

@@ -228,7 +228,7 @@ def test_an_address_is_fetched_once_and_its_hash_told(site, caplog):
         assert torch.equal(weights.state_dict["stem.conv1.weight"], expected["conv1.weight"])
         assert (weights.source, weights.sha256) == (address + part, sha256)
     assert len(site.asked) == 1
-    assert f"Its SHA-256 is {sha256}; write ...#sha256={sha256} to have it checked" in caplog.text
+    assert f"write ...#sha256={sha256} to have this file checked" in caplog.text
 
 
 @pytest.mark.parametrize("digits", [8, 64])
@@ -293,7 +293,7 @@ def test_a_published_file_without_a_known_hash_says_so(site, monkeypatch, caplog
     monkeypatch.setitem(CATALOG, "resnet50/MSRA", replace(CATALOG["resnet50/MSRA"], url=f"{site.url}/R-50.pkl"))
     weights = read_weights("MSRA", arch="resnet50")
     assert weights.input_format.channel_order == "BGR"
-    assert f"{site.url}/R-50.pkl: no hash is known to check it by. Its SHA-256 is {weights.sha256}" in caplog.text
+    assert f"{site.url}/R-50.pkl: no hash is known to check it by; write ...#sha256={weights.sha256}" in caplog.text
 
 
 def test_what_was_read_is_not_read_again(tmp_path, numbered, monkeypatch, caplog):

@@ -16,7 +16,7 @@ from resnet_backbone.data.coco.checks import Checked, Use, check_table
 from resnet_backbone.data.coco.findings import Finding, refuse_findings, report_findings
 from resnet_backbone.data.coco.masks import MaskTable, Rle, encode_segmentation
 from resnet_backbone.data.coco.table import UNNAMED, CocoTable, read_table
-from resnet_backbone.data.packed import PackedBytes
+from resnet_backbone.data.images.files import PackedBytes
 from resnet_backbone.files.text import paused_collector
 
 IouType = Literal["bbox", "segm"]

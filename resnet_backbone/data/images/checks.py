@@ -175,38 +175,34 @@ def _open(name: str, files: ImageFiles) -> _Opened:
 def check_opened(files: ImageFiles, facts: Sequence[ImageFacts]) -> list[Finding]:
     """Check the images of one set, each of which was opened."""
     total = len(files)
-
-    def rows(which: list[bool]) -> np.ndarray:
-        return np.flatnonzero(which)
+    faulty = [row for row, fact in enumerate(facts) if fact.fault]
+    usable = [row for row, fact in enumerate(facts) if not fact.fault]
+    first: dict[bytes, int] = {}
+    again = [row for row in usable if first.setdefault(facts[row].digest, row) != row]
+    turned = [row for row in usable if facts[row].orientation > 1]
+    unusual = [row for row in usable if facts[row].mode not in _USUAL_MODES]
 
     def fault(row: int) -> Example:
         return files.example(row, facts[row].fault)
 
-    def turned(row: int) -> Example:
-        fact = facts[row]
-        frame = "turned upright" if fact.upright else "left as stored"
-        return files.example(row, f"orientation {fact.orientation}, {frame}")
+    def orientation(row: int) -> Example:
+        frame = "turned upright" if facts[row].upright else "left as stored"
+        return files.example(row, f"orientation {facts[row].orientation}, {frame}")
 
-    first: dict[bytes, int] = {}
-    usable = [row for row, fact in enumerate(facts) if not fact.fault]
-    again = [row for row in usable if first.setdefault(facts[row].digest, row) != row]
+    def mode(row: int) -> Example:
+        return files.example(row, f"mode {facts[row].mode}")
 
     def same(row: int) -> Example:
         other = files.path(first[facts[row].digest])
         return files.example(row, f"has the pixels of {other.name}", other)
 
-    stored = sum(fact.orientation > 1 and not fact.upright for fact in facts)
+    stored = sum(not facts[row].upright for row in turned)
     note = f"{stored} are left as stored" if stored else ""
     return [
-        *find("unreadable_image", rows([bool(f.fault) and not f.readable for f in facts]), total, fault),
-        *find("other_size", rows([bool(f.fault) and f.readable for f in facts]), total, fault),
-        *find("turned_image", rows([not f.fault and f.orientation > 1 for f in facts]), total, turned, note=note),
-        *find(
-            "unusual_mode",
-            rows([not f.fault and f.mode not in _USUAL_MODES for f in facts]),
-            total,
-            lambda row: files.example(row, f"mode {facts[row].mode}"),
-        ),
+        *find("unreadable_image", [row for row in faulty if not facts[row].readable], total, fault),
+        *find("other_size", [row for row in faulty if facts[row].readable], total, fault),
+        *find("turned_image", turned, total, orientation, note=note),
+        *find("unusual_mode", unusual, total, mode),
         *find("repeated_content", again, total, same),
     ]
 

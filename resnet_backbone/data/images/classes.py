@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from torch.utils.data import Dataset
 from torchvision import datasets as torchvision_datasets
 
 from resnet_backbone.data.catalog import datasets_root
+from resnet_backbone.data.images.files import PackedBytes
 from resnet_backbone.data.images.media import image_endings, is_hidden
 from resnet_backbone.data.images.read import open_image, to_rgb
-from resnet_backbone.data.packed import PackedBytes
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class ClassDataset(Dataset[tuple[Image.Image, int]]):
         source: str,
         location: Path,
         class_names: Sequence[str],
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         read: Callable[[int], Image.Image],
         names: PackedBytes | None = None,
     ) -> None:
@@ -139,51 +140,37 @@ def missing_classes(source: str) -> str | None:
 
 
 def _open_folder(source: str, folder: Path) -> ClassDataset:
-    try:
-        found = _ClassFolders(str(folder))
-    except FileNotFoundError as error:
-        with os.scandir(folder) as entries:
-            flat = [entry.name for entry in entries if entry.is_file() and not is_hidden(entry.name)][:3]
-        what = f"; it holds files such as {', '.join(flat)}" if flat else ""
+    """Open class folders, in the order of torchvision's ``ImageFolder``."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    classes = [name for name in names if not is_hidden(name)]
+    hidden = list(filter(is_hidden, names))
+    paths = [_images_below(folder, name, hidden) for name in classes]
+    empty = [name for name, images in zip(classes, paths, strict=True) if not images]
+    if empty or not classes:
+        flat = [entry.name for entry in folder.iterdir() if entry.is_file() and not is_hidden(entry.name)][:3]
+        what = f"there are none in {', '.join(empty[:20])}" if empty else f"it holds files such as {', '.join(flat)}"
         raise ValueError(
-            f"{folder} must hold a folder for each class, each with images in it{what} ({error}; "
-            f"images end in {' '.join(sorted(image_endings()))})"
-        ) from error
-    if found.hidden:
-        logger.warning(
-            "%s: left out %d hidden folders and images, such as %s", folder, len(found.hidden), sorted(found.hidden)[0]
+            f"{folder} must hold a folder for each class, each with images in it: {what}; images end in "
+            f"{' '.join(sorted(image_endings()))}"
         )
-    names = PackedBytes(os.fsencode(path[len(found.root) :].lstrip(os.sep)) for path, _ in found.samples)
-    return ClassDataset(source, folder, found.classes, found.targets, partial(_read_path, folder, names), names)
+    if hidden:
+        logger.warning("%s: left out %d hidden folders and images, such as %s", folder, len(hidden), min(hidden))
+    packed = PackedBytes(map(os.fsencode, chain.from_iterable(paths)))
+    labels = np.repeat(np.arange(len(classes)), [len(images) for images in paths])
+    return ClassDataset(source, folder, classes, labels, partial(_read_path, folder, packed), packed)
 
 
-class _ClassFolders(torchvision_datasets.ImageFolder):
-    """torchvision's, with every image that Pillow reads here, and without what :func:`is_hidden` names."""
-
-    def __init__(self, root: str) -> None:
-        self.hidden: set[str] = set()
-        self._endings = tuple(image_endings())
-        self._folders: dict[str, bool] = {}  # whether all in it is hidden
-        super().__init__(root, is_valid_file=self._is_image)
-
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        names, _ = super().find_classes(directory)
-        self.hidden.update(filter(is_hidden, names))
-        classes = [name for name in names if not is_hidden(name)]
-        if not classes:
-            raise FileNotFoundError(f"Couldn't find any class folder in {directory}.")
-        return classes, {name: label for label, name in enumerate(classes)}
-
-    def _is_image(self, path: str) -> bool:
-        if not path.lower().endswith(self._endings):
-            return False
-        folder, _, name = path[len(self.root) :].rpartition(os.sep)
-        if folder not in self._folders:  # asked once, of thousands of images
-            self._folders[folder] = any(map(is_hidden, folder.split("/")))
-        if self._folders[folder] or is_hidden(name):
-            self.hidden.add(f"{folder}/{name}".strip("/"))
-            return False
-        return True
+def _images_below(root: Path, name: str, hidden: list[str]) -> list[str]:
+    """Paths of the images in a folder and below it, relative to ``root``; those that are hidden go to ``hidden``."""
+    endings = tuple(image_endings())
+    found: list[str] = []
+    for parent, _, files in sorted(os.walk(root / name, followlinks=True)):
+        below = Path(parent).relative_to(root)
+        left_out = any(map(is_hidden, below.parts))
+        for file in sorted(files):
+            if file.lower().endswith(endings):
+                (hidden if left_out or is_hidden(file) else found).append(f"{below}/{file}")
+    return found
 
 
 def read_rgb(path: str | Path) -> Image.Image:
@@ -198,9 +185,8 @@ def read_rgb(path: str | Path) -> Image.Image:
         with open_image(path) as image:
             image.load()
     except Exception as error:  # of a broken file Pillow's decoders raise nearly anything
-        raise ValueError(
-            f"{path} is not an image that can be read ({str(error)[:300]}); take it out of its folder"
-        ) from error
+        reason = str(error)[:300]
+        raise ValueError(f"{path} is not an image that can be read ({reason}); take it out of its folder") from error
     return to_rgb(image, path)
 
 
@@ -237,12 +223,10 @@ def _read_item(found: Any, index: int) -> Image.Image:
 
 
 def _labels(found: Any) -> list[int]:
-    for attribute in ("targets", "labels", "_labels"):
+    for attribute in ("targets", "labels", "_labels", "_samples", "samples"):
         if hasattr(found, attribute):
-            return [int(label) for label in getattr(found, attribute)]
-    for attribute in ("_samples", "samples"):
-        if hasattr(found, attribute):
-            return [int(label) for _, label in getattr(found, attribute)]
+            labels = getattr(found, attribute)
+            return [int(item[1] if attribute.endswith("samples") else item) for item in labels]
     raise ValueError(f"torchvision's {type(found).__name__} does not say its labels without reading its images")
 
 

@@ -1,4 +1,4 @@
-"""The image files of a data set: which are missing, and which are in another set, too."""
+"""The image files of a data set: their names in one array, which are missing, and which are in another set, too."""
 
 from __future__ import annotations
 
@@ -9,17 +9,42 @@ import re
 import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote_plus
 
 import numpy as np
 
 from resnet_backbone.data.coco.findings import Example, Finding, find, printable
 from resnet_backbone.data.images.media import image_endings
+
+
+class PackedBytes:
+    """A read-only sequence of byte strings without one Python object each.
+
+    Touching a Python object writes its reference count, so a list of a million objects is copied page by page into
+    every forked worker; an array is not. Source: the serialized list of Detectron2 (``detectron2/data/common.py``).
+    """
+
+    def __init__(self, items: Iterable[bytes]) -> None:
+        buffer = bytearray()
+        ends = [0]
+        for item in items:
+            buffer += item
+            ends.append(len(buffer))
+        self._buffer = np.frombuffer(bytes(buffer), dtype=np.uint8)
+        self._ends = np.asarray(ends, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside 0..{len(self) - 1}")
+        return self._buffer[self._ends[index] : self._ends[index + 1]].tobytes()
 
 
 @dataclass(frozen=True)
@@ -64,109 +89,54 @@ def find_missing_images(files: ImageFiles) -> tuple[list[Finding], list[int]]:
 
 
 def find_spellings(folder: Path, names: Sequence[str]) -> str:
-    """Say under which other spellings files that are not there are found below a folder, each with an example.
+    """Say under which other names files that are not there are found below a folder, with an example; "" for none.
 
-    Tried are those of ``_CHANGES``, alone and together, with all folders in the name or fewer, and with each of them
-    those of ``_LOOKUPS``.
-
-    Returns:
-        "" where none is found.
+    What may differ is in :func:`_spelling`, and then the folders, and then the suffix, as long as one file fits.
     """
     encoding = sys.getfilesystemencoding()
     if encoding != "utf-8" and not all(map(str.isascii, names)):
         return f"names of files are {encoding} by this machine's locale: try it with PYTHONUTF8=1 in the environment"
-    listed = list(islice(_files_below(folder), MAX_LISTED))
-    indexes = []
-    for how, key in _LOOKUPS.items():
-        index: dict[str, list[str]] = defaultdict(list)
-        for path in listed:
-            index[key(path)].append(path)
-        indexes.append((how, key, index))
-    found: dict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
+    index: dict[tuple[int, str], list[str]] = defaultdict(list)
+    for path in islice(_files_below(folder), _MAX_LISTED):
+        spelled = _spelling(path)
+        for number, lookup in enumerate(_LOOKUPS):
+            index[number, lookup(spelled)].append(path)
+    found = []
     for name in names:
-        variants = _variants(name)
-        hits = (
-            ((*changes, how) if how else changes, index[key(text)][0])
-            for how, key, index in indexes
-            for text, changes in variants
-            if len(index.get(key(text), ())) == 1 and index[key(text)] != [name]
-        )
-        for changes, path in islice(hits, 1):
-            found[changes].append((name, path))
-    return "; ".join(
-        f"{len(pairs)} of the {len(names)} are there {', '.join(changes)}: "
-        f"write {_shown(pairs[0][1])} for {_shown(pairs[0][0])}"
-        for changes, pairs in found.items()
-    )
+        parts = [_spelling(text).split("/") for text in (name, name.partition("?")[0])]  # as in addresses
+        texts = ["/".join(split[start:]) for split in parts for start in range(len(split))]
+        fitting = (index.get((number, lookup(text)), []) for number, lookup in enumerate(_LOOKUPS) for text in texts)
+        found += [(name, paths[0]) for paths in islice((p for p in fitting if len(p) == 1 and p != [name]), 1)]
+    if not found:
+        return ""
+    name, path = found[0]
+    return f"{len(found)} of the {len(names)} are there under other names: write {_shown(path)} for {_shown(name)}"
 
 
-def _variants(name: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Other texts for a name, and what was changed; those with the fewest changes first."""
-    spelled: list[tuple[str, tuple[str, ...]]] = [(name, ())]
-    for how, change in _CHANGES.items():
-        spelled += [(changed, (*hows, how)) for text, hows in spelled if (changed := change(text)) != text]
-    texts = []
-    for text, hows in spelled:
-        parts = posixpath.normpath(text).split("/")
-        texts.append(("/".join(parts), hows))
-        texts += [("/".join(parts[start:]), (*hows, _FEWER_FOLDERS)) for start in range(1, len(parts))]
-    return sorted(texts, key=lambda text: len(text[1]))
+def _spelling(path: str) -> str:
+    """A path without what may differ: ``\\``, escapes of addresses and HTML, accents, blanks, upper and lower case.
+
+    The 8 digits that Label Studio puts in front of names go, too.
+    """
+    text = html.unescape(unquote_plus(unquote_plus(path))).replace("\\", "/").replace("\ufeff", "")
+    text = unicodedata.normalize("NFC", text).casefold()
+    *folders, name = posixpath.normpath("/".join(" ".join(part.split()) for part in text.split("/"))).split("/")
+    return "/".join([*folders, _UPLOADED.sub("", name)])
+
+
+def _without_suffix(path: str) -> str:
+    stem, suffix = posixpath.splitext(posixpath.basename(path))
+    return stem if suffix in image_endings() else stem + suffix
+
+
+_LOOKUPS: tuple[Callable[[str], str], ...] = (str, posixpath.basename, _without_suffix)
+_MAX_LISTED = 1_000_000  # files below a folder that are looked through
+_UPLOADED = re.compile("^[0-9a-f]{8}-(?=.)")
 
 
 def _shown(name: str) -> str:
     """The name in quotes, with the accents that look like others as escapes."""
     return '"' + "".join(ascii(c)[1:-1] if unicodedata.combining(c) else printable(c) for c in name) + '"'
-
-
-def _composed(path: str) -> str:
-    return unicodedata.normalize("NFC", path)
-
-
-def _alike(path: str) -> str:
-    return _composed(path).casefold()
-
-
-def _without_suffix(path: str) -> str:
-    stem, suffix = posixpath.splitext(_alike(posixpath.basename(path)))
-    return stem if suffix in image_endings() else stem + suffix
-
-
-def _decoded_twice(path: str) -> str:
-    return unquote(unquote(path))
-
-
-def _as_utf8(path: str) -> str:
-    """UTF-8 that was read as Windows-1252 or Latin-1."""
-    for encoding in ("cp1252", "latin-1"):
-        try:
-            return path.encode(encoding).decode()
-        except UnicodeError:
-            continue
-    return path
-
-
-MAX_LISTED = 1_000_000  # files below a folder that are looked through for other spellings
-_UPLOADED = re.compile(r"(?:(?<=[/\\])|^)[0-9a-f]{8}-(?=[^/\\]+$)")
-_FEWER_FOLDERS = "without the folders in their file_name"
-_CHANGES: dict[str, Callable[[str], str]] = {
-    "without what follows ?": lambda name: name.partition("?")[0] or name,
-    "with %20 and the like decoded": _decoded_twice,
-    "with blanks in place of +": lambda name: name.replace("+", " "),
-    "with &amp; and the like decoded": html.unescape,
-    "with accents that were read in another encoding than UTF-8 put right": _as_utf8,
-    "with / in place of \\": lambda name: name.replace("\\", "/"),
-    "without blanks around the name": lambda name: "/".join(part.strip().strip("\ufeff") for part in name.split("/")),
-    "without the 8 digits in front of the name, as of Label Studio": lambda name: _UPLOADED.sub("", name),
-}
-_LOOKUPS: dict[str, Callable[[str], str]] = {  # what is the same in both spellings
-    "": str,
-    "with accents composed in another way (Unicode NFC, NFD)": _composed,
-    "with blanks of another kind": lambda path: " ".join(_composed(path).split()),
-    "with other capital letters": _alike,
-    "in another folder": posixpath.basename,
-    "in another folder, with other capital letters or accents": lambda path: _alike(posixpath.basename(path)),
-    "with another suffix": _without_suffix,
-}
 
 
 def _files_below(folder: Path) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,10 +88,9 @@ def find_media(sources: Sequence[str]) -> Media:
 
 
 def _media(source: str, skipped: set[Path]) -> list[Medium]:
-    try:
-        path = Path(source).expanduser()
-    except RuntimeError:  # "~somebody" whom this machine does not know
-        path = Path(source)
+    path = Path(source)
+    with suppress(RuntimeError):  # "~somebody" whom this machine does not know
+        path = path.expanduser()
     if source and path.is_dir():
         files = {file: file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()}
     elif source and path.exists():
@@ -132,28 +132,20 @@ class VideoReader:
     """
 
     def __init__(self, source: Path | int) -> None:
-        self.source = source
-        if isinstance(source, Path) and not source.is_file():
-            raise FileNotFoundError(f"{source}: no such video file")
+        self._name = f"camera {source}" if isinstance(source, int) else str(source)
         if isinstance(source, Path):
+            if not source.is_file():
+                raise FileNotFoundError(f"{source}: no such video file")
             _check_name(source)
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
             self._capture.release()
-            if isinstance(source, int):
-                raise OSError(f"camera {source} cannot be opened; 0 is the first one")
-            raise OSError(f"{source}: cannot be read as a video; replace the file or take it out")
+            todo = "0 is the first one" if isinstance(source, int) else "replace the file or take it out"
+            raise OSError(f"{self._name}: cannot be read as a video; {todo}")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
-        if not (math.isfinite(fps) and fps > 0):
-            logger.warning("%s does not say how many frames a second it has: taking %g", self._name, DEFAULT_FPS)
-            fps = DEFAULT_FPS
-        self.fps = fps
+        self.fps = fps if math.isfinite(fps) and fps > 0 else DEFAULT_FPS
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.frame_count = count if isinstance(source, Path) and count > 0 else None
-
-    @property
-    def _name(self) -> str:
-        return f"camera {self.source}" if isinstance(self.source, int) else str(self.source)
 
     def __enter__(self) -> VideoReader:
         return self
@@ -164,12 +156,9 @@ class VideoReader:
     def __iter__(self) -> Iterator[Tensor]:
         """Raises: OSError where not one frame can be read. A file that ends early is a warning."""
         number = 0
-        while True:
-            there, frame = self._capture.read()
-            if not there:
-                break
+        while (read := self._capture.read())[0]:
             number += 1
-            yield torch.from_numpy(np.ascontiguousarray(frame[:, :, ::-1])).permute(2, 0, 1).contiguous()
+            yield torch.from_numpy(np.ascontiguousarray(read[1][:, :, ::-1])).permute(2, 0, 1).contiguous()
         if number == 0:
             raise OSError(f"{self._name}: not one frame can be read; replace the file or take it out")
         if self.frame_count is not None and number < self.frame_count:
@@ -178,10 +167,8 @@ class VideoReader:
 
 
 def _check_name(path: Path) -> None:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:  # OpenCV crashes
-        raise OSError(f"{ascii(str(path))}: the name of a video must be text in UTF-8; rename it") from None
+    if any("\ud800" <= character <= "\udfff" for character in str(path)):  # OpenCV crashes
+        raise OSError(f"{ascii(str(path))}: the name of a video must be text in UTF-8; rename it")
 
 
 class VideoWriter:

@@ -73,11 +73,11 @@ def read_interleaved(path: str | Path, size: tuple[int, int] | None = None) -> t
     stored = image.size[::-1]
     upright = stored[::-1] if orientation in _SWAPS_SIDES else stored
     if size is not None and tuple(size) not in (upright, stored):
-        turned = f", or {_text(stored)} without its EXIF orientation" if upright != stored else ""
+        found, kept, stated = (f"{height} x {width}" for height, width in (upright, stored, size))
+        turned = f", or {kept} without its EXIF orientation" if upright != stored else ""
         raise ValueError(
-            f"{path}: the image is {_text(upright)}{turned}, but the annotation file says {_text(size)} "
-            "(height x width); its boxes belong to another version of the image: correct height and width there, "
-            "or replace the image"
+            f"{path}: the image is {found}{turned}, but the annotation file says {stated} (height x width); its boxes "
+            "belong to another version of the image: correct height and width there, or replace the image"
         )
     if pixels is None:
         pixels = torch.from_numpy(np.array(to_rgb(image, path))).permute(2, 0, 1)
@@ -146,9 +146,7 @@ def to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
     Raises:
         ValueError: 32-bit pixels whose range is unknown, or a mode that has no colors.
     """
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
+    if image.mode == "F" or image.mode.startswith("I"):
         pixels = np.asarray(image)
         if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
             raise ValueError(
@@ -161,10 +159,4 @@ def to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
             image = image.convert("RGBA")  # Pillow warns about some transparent palettes that go straight to RGB
         return image.convert("RGB")
     except (ValueError, OSError) as error:
-        raise ValueError(
-            f"{path}: mode {image.mode} cannot be shown as RGB ({error}); save the image as RGB"
-        ) from error
-
-
-def _text(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"
+        raise ValueError(f"{path}: mode {image.mode} cannot be shown as RGB ({error}); save it as RGB") from error

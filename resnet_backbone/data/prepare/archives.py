@@ -9,15 +9,15 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import Any
 
 from resnet_backbone.data.images.media import is_hidden
-from resnet_backbone.files.atomic import file_hash, replacing
+from resnet_backbone.files.atomic import check_free, file_hash, replacing
 from resnet_backbone.weights.download import download
 
 logger = logging.getLogger(__name__)
@@ -50,10 +50,7 @@ class _Member:
     name: str
     size: int  # bytes, unpacked
     regular: bool  # a file that is stored as one, see _selected
-    open: Callable[[], IO[bytes] | None]  # None of what is not regular
-
-
-_Open = Callable[[Path], AbstractContextManager[Iterator[_Member]]]
+    open: Callable[[], Any]
 
 
 def fetch_archive(archive: Archive, base_url: str, folder: Path, *, select: Select) -> None:
@@ -110,7 +107,7 @@ def extract_zip(archive: str | Path, folder: str | Path, *, select: Select, max_
             encrypted, two have the same path, or they unpack to more than ``max_bytes``.
         OSError: the disk is full; the message says how much is needed.
     """
-    return _unpack(Path(archive), "a zip file", _zip_members, Path(folder), select, max_bytes)
+    return _unpack(Path(archive), zipfile.ZipFile, "a zip file", _zip_members, Path(folder), select, max_bytes)
 
 
 def extract_tar(archive: str | Path, folder: str | Path, *, select: Select, max_bytes: int) -> int:
@@ -118,7 +115,8 @@ def extract_tar(archive: str | Path, folder: str | Path, *, select: Select, max_
 
     A tar file has no checksums of its contents: check its hash before.
     """
-    return _unpack(Path(archive), "a plain tar file", _tar_members, Path(folder), select, max_bytes)
+    opener = partial(tarfile.open, mode="r:", tarinfo=_BoundedInfo)
+    return _unpack(Path(archive), opener, "a plain tar file", _tar_members, Path(folder), select, max_bytes)
 
 
 def select_below(*prefixes: str) -> Select:
@@ -129,10 +127,9 @@ def select_below(*prefixes: str) -> Select:
 def missing_files(folder: Path, names: Collection[str]) -> list[str]:
     """Say in one text, or none, how many of these files of a folder are missing or empty."""
     there = {file.name for file in folder.iterdir() if file.stat().st_size} if folder.is_dir() else set()
-    missing = sorted(set(names) - there)
-    if not missing:
-        return []
-    return [f"{len(missing)} of {len(names)} files are missing or empty in {folder}, such as {missing[0]}"]
+    missing = set(names) - there
+    what = f"{len(missing)} of {len(names)} files are missing or empty in {folder}, such as"
+    return [f"{what} {min(missing)}"] if missing else []
 
 
 class _BoundedInfo(tarfile.TarInfo):
@@ -144,37 +141,35 @@ class _BoundedInfo(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc]  # what tarfile's own comments name for subclasses
 
 
-@contextmanager
-def _zip_members(archive: Path) -> Iterator[Iterator[_Member]]:
-    def members() -> Iterator[_Member]:
-        for info in source.infolist():
-            if not info.is_dir():
-                kind = stat.S_IFMT(info.external_attr >> 16)
-                regular = kind in (0, stat.S_IFREG) and not info.flag_bits & 1 and info.compress_type in _ZIP_METHODS
-                yield _Member(info.filename, info.file_size, regular, partial(source.open, info))
-
-    with zipfile.ZipFile(archive) as source:
-        yield members()
+def _zip_members(source: zipfile.ZipFile) -> Iterator[_Member]:
+    for info in source.infolist():
+        if not info.is_dir():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            regular = kind in (0, stat.S_IFREG) and not info.flag_bits & 1 and info.compress_type in _ZIP_METHODS
+            yield _Member(info.filename, info.file_size, regular, partial(source.open, info))
 
 
-@contextmanager
-def _tar_members(archive: Path) -> Iterator[Iterator[_Member]]:
-    def members() -> Iterator[_Member]:
-        for info in source:
-            if not info.isdir():
-                regular = info.isfile() and not info.issparse()
-                yield _Member(info.name, info.size, regular, partial(source.extractfile, info))
-
-    with tarfile.open(archive, "r:", tarinfo=_BoundedInfo) as source:
-        yield members()
+def _tar_members(source: tarfile.TarFile) -> Iterator[_Member]:
+    for info in source:
+        if not info.isdir():
+            regular = info.isfile() and not info.issparse()
+            yield _Member(info.name, info.size, regular, partial(source.extractfile, info))
 
 
-def _unpack(archive: Path, kind: str, open_members: _Open, folder: Path, select: Select, max_bytes: int) -> int:
+def _unpack(
+    archive: Path,
+    opener: Callable[[Path], Any],
+    kind: str,
+    members_of: Callable[[Any], Iterator[_Member]],
+    folder: Path,
+    select: Select,
+    max_bytes: int,
+) -> int:
     if not archive.is_file():
         raise FileNotFoundError(f"{archive}: no such archive")
     with ExitStack() as opened, _damage_named(archive, kind, _DAMAGE):
         with _damage_named(archive, kind, Exception):  # tarfile trusts the numbers in headers, and raises nearly all
-            members = list(islice(opened.enter_context(open_members(archive)), MAX_MEMBERS + 1))
+            members = list(islice(members_of(opened.enter_context(opener(archive))), MAX_MEMBERS + 1))
         if len(members) > MAX_MEMBERS:
             raise ValueError(f"{archive}: has more than {MAX_MEMBERS:,} members; expected an archive of a data set")
         return _extract_all(members, archive, folder, select, max_bytes)
@@ -203,13 +198,7 @@ def _extract_all(members: Iterable[_Member], archive: Path, folder: Path, select
         if not (folder / path).is_file() or (folder / path).stat().st_size != member.size
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    needed = sum(member.size for _, member in missing)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(
-            f"unpacking {archive} needs {needed / 1e9:.3f} GB in {folder}, {free / 1e9:.3f} GB are free; "
-            f"make room and start again, it resumes here"
-        )
+    check_free(folder, sum(member.size for _, member in missing), f"unpacking {archive}")
     for path, member in missing:
         _extract(member, archive, path)
     return len(selected)
@@ -223,7 +212,7 @@ def _selected(members: Iterable[_Member], archive: Path, select: Select) -> dict
         if target is None:
             continue
         path = PurePosixPath(target)
-        if path.is_absolute() or not path.parts or ".." in path.parts or not _is_usual(target):
+        if path.is_absolute() or not path.parts or ".." in path.parts or not _is_usual(path):
             raise ValueError(
                 f"{archive}: member {member.name[:200]!r} would be written outside the folder; nothing was unpacked"
             )
@@ -241,20 +230,15 @@ def _selected(members: Iterable[_Member], archive: Path, select: Select) -> dict
     return selected
 
 
-def _is_usual(target: str) -> bool:
-    """Say whether every file system can have a file of that name: Windows reads more into names than others do."""
-    parts = PurePosixPath(target).parts
-    return target.isprintable() and not any(
-        len(part) > 200 or set(part) & set('\\:*?"<>|') or part.endswith((" ", ".")) for part in parts
-    )
+def _is_usual(path: PurePosixPath) -> bool:
+    """Whether every file system can have a file of that name: Windows reads more into names than others do."""
+    unusual = (len(part) > 200 or set(part) & set('\\:*?"<>|') or part.endswith((" ", ".")) for part in path.parts)
+    return str(path).isprintable() and not any(unusual)
 
 
 def _extract(member: _Member, archive: Path, path: Path) -> None:
     with replacing(path, f"unpacking {archive}", durable=False) as part, part.open("wb") as file:
-        source = member.open()
-        if source is None:
-            raise ValueError(f"{archive}: member {member.name[:200]!r} is not a plain file")
-        with source:
+        with member.open() as source:
             shutil.copyfileobj(source, file, _CHUNK_BYTES)
         if file.tell() != member.size:
             raise ValueError(f"{archive}: damaged, {member.name} ends early; delete it and download it again")

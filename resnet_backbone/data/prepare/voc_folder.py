@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import codecs
+import logging
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
 from resnet_backbone.data.images.files import find_spellings
 from resnet_backbone.data.images.media import image_endings, is_hidden
+
+logger = logging.getLogger(__name__)
 
 _WITH_COLUMN = re.compile(r"(.*\S)[ \t]+(?:-1|0|1)")
 
@@ -31,8 +34,7 @@ class VocFolder:
         if beside and not _has_parts(root.parent):
             self.annotations = self.images = root  # XML files beside the images
         elif missing:
-            raise FileNotFoundError(f"{root}: has no folder {' and no '.join(missing)}{_hint(root, missing)}")
-        self.notes: list[str] = []
+            raise FileNotFoundError(f"{root}: has no folder {' and no '.join(missing)}{_hint(root)}")
         self._listed: dict[Path, dict[str, list[Path]]] = {}
 
     @cached_property
@@ -64,11 +66,7 @@ class VocFolder:
         return [path for path in self._listed[place.parent].get(place.name, ()) if path.is_file()]
 
     def image(self, stem: str, stated: str = "") -> Path:
-        """The image of an annotation file.
-
-        Args:
-            stem: name of the annotation file without its ending.
-            stated: what its ``<filename>`` says. It decides between images of one name, and where there is none.
+        """The image of an annotation file; its ``<filename>``, ``stated``, decides between several or instead of none.
 
         Raises:
             FileNotFoundError: there is none.
@@ -81,7 +79,7 @@ class VocFolder:
         named = [path for path in alike if path.name == stated]
         if named and (named[0] in own or not own):
             if own != named:
-                self.notes.append(f"{where}: took {stated}, which <filename> says")
+                logger.warning("%s: took %s, which <filename> says", where, stated)
             return named[0]
         if len(own) > 1 or named:
             names = ", ".join(path.name for path in [*own, *named])
@@ -94,27 +92,30 @@ class VocFolder:
             hint = hint or f"images end in {' '.join(sorted(image_endings()))}"
             raise FileNotFoundError(f"{where}: no image of that name; {hint}")
         if stated and Path(stem).name.lower() not in (stated.lower(), Path(stated).stem.lower()):
-            self.notes.append(f"{where}: took {own[0].name}; <filename> says {stated[:80]!r}, which is not there")
+            logger.warning("%s: took %s; <filename> says %r, which is not there", where, own[0].name, stated[:80])
         return own[0]
 
-    def note_left_out(self, images: Collection[Path]) -> None:
-        """Note which images of the folder are not among ``images``."""
+    def warn_of_left_out(self, images: Collection[Path]) -> None:
+        """Log how many images of the folder are not among ``images``."""
         listed = chain.from_iterable(chain.from_iterable(found.values() for found in self._listed.values()))
         others = [path for path in listed if path not in images]
         if others:
-            self.notes.append(
-                f"{self.images}: left out {len(others)} images without annotation, such as {others[0].name}"
-            )
+            message = "%s: left out %d images without annotation, such as %s"
+            logger.warning(message, self.images, len(others), others[0].name)
 
     def stems(self, split: str | None) -> list[str]:
-        """Names, without ending, of the images of a split; of all that have an annotation file where it is None."""
+        """Names, without ending, of the images of a split; of all that have an annotation file where it is None.
+
+        Where every line ends in -1, 0 or 1, as in VOC's lists of the classes, that is no part of the name, unless there
+        is a file of the name with it.
+
+        Raises:
+            FileNotFoundError: there is no such split.
+            ValueError: it lists none, one twice, or one outside the folder.
+        """
         if split is not None:
             return self._listed_stems(split)
-        stems = [self._stem(path) for path in self.annotation_files]
-        hidden = [path.name for path in self.annotations.iterdir() if is_hidden(path.name)]
-        if hidden:
-            self.notes.append(f"{self.annotations}: left out {len(hidden)} hidden files, such as {min(hidden)}")
-        return _checked_names(stems, self.annotations)
+        return _checked_names([self._stem(path) for path in self.annotation_files], self.annotations)
 
     def _listed_stems(self, split: str) -> list[str]:
         path = self.lists / f"{split}.txt"
@@ -136,10 +137,8 @@ class VocFolder:
         with_ending = [line for line in lines if line.lower().endswith(endings)]
         cut = {line: line.removesuffix(Path(line).suffix) for line in with_ending if not self._is_known(line)}
         stems = [cut.get(line, line) for line in lines]
-        kept = [stem for stem in stems if not any(is_hidden(part) for part in stem.split("/") if part.strip("."))]
-        if len(kept) < len(stems):
-            self.notes.append(f"{path}: left out {len(stems) - len(kept)} hidden files that it lists")
-        return _checked_names(kept, path)
+        shown = [stem for stem in stems if not any(is_hidden(part) for part in stem.split("/") if part.strip("."))]
+        return _checked_names(shown, path)
 
     def _is_known(self, name: str) -> bool:
         return str(Path(name)) in self._annotated or bool(self.images_named(name))
@@ -149,16 +148,12 @@ def _has_parts(folder: Path) -> bool:
     return (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
 
 
-def _hint(root: Path, missing: Sequence[str]) -> str:
+def _hint(root: Path) -> str:
     """What to write or do where a folder is not laid out as VOC is."""
     below = [found.parent for pattern in ("*/JPEGImages", "*/*/JPEGImages") for found in sorted(root.glob(pattern))]
-    for other in (root.absolute().parent, *below):
-        if _has_parts(other):
-            return f"; write {other}, which has both"
+    if other := next(filter(_has_parts, (root.absolute().parent, *below)), None):
+        return f"; write {other}, which has both"
     there = sorted(entry.name for entry in root.iterdir() if not is_hidden(entry.name))
-    alike = [(name, part) for part in missing for name in there if name.lower() == part.lower()]
-    if alike:
-        return "; " + ", ".join(f"rename {name} to {part}" for name, part in alike)
     return (
         f"; it holds {', '.join(there[:8]) or 'nothing'}. Expected Annotations/NAME.xml and JPEGImages/NAME.jpg, or "
         "both kinds of files side by side"
@@ -184,16 +179,3 @@ def _checked_names(stems: list[str], source: Path) -> list[str]:
                 "rename the file"
             )
     return stems
-
-
-def read_split(root: Path, split: str) -> list[str]:
-    """Names, without ending, of the images that ``ImageSets/Main/<split>.txt`` lists, one a line.
-
-    Where every line ends in -1, 0 or 1, as in VOC's lists of the classes, that is no part of the name, unless there is
-    a file of the whole name.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it lists none, one twice, or one outside the folder.
-    """
-    return VocFolder(root, annotated=False).stems(split)

@@ -19,7 +19,7 @@ _MAX_XML_DEPTH = 32
 _MAX_SIDE = 1_000_000  # pixels
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
-_NOT_STATED = ("", "unspecified")
+_FLAGS |= {"": False, "unspecified": False}
 _NOT_OF_FILES = ("utf-7", "unicode-escape", "raw-unicode-escape", "idna", "punycode")  # ASCII would mean other text
 _DECLARED = re.compile(rb"""(?:\xef\xbb\xbf)?\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""")
 
@@ -33,20 +33,12 @@ class VocReport:
     num_difficult: int
     dropped: tuple[str, ...]  # boxes of no width or height, inverted, or outside the image
     clipped: tuple[str, ...]  # boxes that reached out of the image
-    sizes_from_image: tuple[str, ...]  # files whose XML states no size
-    notes: tuple[str, ...]  # what was read in a way that may surprise
     image_folder: Path  # that the file names are relative to
 
     def __str__(self) -> str:
         lines = [f"{self.num_images} images, {self.num_boxes} boxes, {self.num_difficult} of them difficult (iscrowd)"]
-        for title, entries in (
-            ("dropped", self.dropped),
-            ("clipped to the image", self.clipped),
-            ("size read from the image", self.sizes_from_image),
-            ("to know", self.notes),
-        ):
-            if entries or title != "to know":
-                lines.append(f"{title}: {len(entries)}")
+        for title, entries in {"dropped": self.dropped, "clipped to the image": self.clipped}.items():
+            lines.append(f"{title}: {len(entries)}")
             lines += [f"  {entry}" for entry in entries[:20]]
             if len(entries) > 20:
                 lines.append(f"  and {len(entries) - 20} more")
@@ -82,18 +74,13 @@ def voc_to_coco(
     folder = VocFolder(root)
     stems = folder.stems(split)
     names = list(class_names) if class_names is not None else find_class_names(root)
-    if not names and class_names is None:
-        raise ValueError(
-            f"{folder.annotations}: no annotation file has an object, so the classes are not known; name them"
-        )
     if not names or len(set(names)) != len(names):
-        raise ValueError(f"class names {names}; expected one or more, each once")
+        why = "" if class_names else f"no annotation file in {folder.annotations} has an object: "
+        raise ValueError(f"{why}class names {names}; expected one or more, each once")
     category_ids = {name: index for index, name in enumerate(names, start=1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    dropped: list[str] = []
-    clipped: list[str] = []
-    sizes_from_image: list[str] = []
+    dropped, clipped = [], []
     owners: dict[Path, str] = {}
     for stem in stems:
         xml = _Annotation(folder.annotation(stem))
@@ -101,11 +88,8 @@ def voc_to_coco(
         other = owners.setdefault(image_path, xml.path.name)
         if other != xml.path.name:
             raise ValueError(f"{image_path}: {other} and {xml.path.name} are both of this image; correct <filename>")
-        size = xml.size()
-        if size is None:
-            sizes_from_image.append(xml.path.name)
-        images.append(_image(len(images) + 1, image_path, folder, size))
-        for number, (name, corners, difficult) in enumerate(xml.objects(folder.notes), start=1):
+        images.append(_image(len(images) + 1, image_path, folder, xml.size()))
+        for number, (name, corners, difficult) in enumerate(xml.objects(), start=1):
             if name not in category_ids:
                 raise ValueError(f"{xml.path}: class {name!r} of object {number} is not one of {names}")
             where = f"{xml.path.name}, object {number} ({name}) {list(corners)}"
@@ -126,7 +110,7 @@ def voc_to_coco(
                 }
             )
     if split is None:
-        folder.note_left_out(owners)
+        folder.warn_of_left_out(owners)
     title = " ".join(filter(None, (root.name, split)))
     description = f"{title}, converted from Pascal VOC; difficult objects have iscrowd 1"
     report = VocReport(
@@ -135,8 +119,6 @@ def voc_to_coco(
         num_difficult=sum(annotation["iscrowd"] for annotation in annotations),
         dropped=tuple(dropped),
         clipped=tuple(clipped),
-        sizes_from_image=tuple(sizes_from_image),
-        notes=tuple(folder.notes),
         image_folder=folder.images,
     )
     return _document(description, images, annotations, names), report
@@ -145,7 +127,7 @@ def voc_to_coco(
 def find_class_names(root: str | Path) -> list[str]:
     """Sorted class names of every object in the annotation files of ``root``."""
     files = VocFolder(Path(root)).annotation_files
-    return sorted({name for path in files for name, _, _ in _Annotation(path).objects([])})
+    return sorted({name for path in files for name, _, _ in _Annotation(path).objects()})
 
 
 def voc_images_to_coco(root: str | Path, split: str, class_names: Sequence[str]) -> dict[str, Any]:
@@ -226,9 +208,7 @@ class _Builder(ET.TreeBuilder):
     def start(self, tag: str, attributes: dict[str, str]) -> ET.Element:
         self._depth += 1
         if self._depth > _MAX_XML_DEPTH:
-            raise ValueError(
-                f"{self._path}: its elements are nested more than {_MAX_XML_DEPTH} deep, those of VOC are 4"
-            )
+            raise ValueError(f"{self._path}: its elements are nested more than {_MAX_XML_DEPTH} deep, VOC's are 4")
         return super().start(_local_name(tag), {})
 
     def end(self, tag: str) -> ET.Element:
@@ -236,9 +216,7 @@ class _Builder(ET.TreeBuilder):
         return super().end(_local_name(tag))
 
     def doctype(self, *_: str | None) -> None:
-        raise ValueError(
-            f"{self._path}: declares a document type, which VOC files do not have; refused, as it can hide an attack"
-        )
+        raise ValueError(f"{self._path}: declares a document type, which VOC files do not have, and attacks do")
 
 
 def _local_name(tag: str) -> str:
@@ -258,22 +236,19 @@ class _Annotation:
             return None
         height, width = (self._number(f"size/{key}", self._root) for key in ("height", "width"))
         if max(height, width) > _MAX_SIDE:
-            raise ValueError(
-                f"{self.path}: states a size of {height:g} x {width:g} pixels (height x width); no image has that"
-            )
+            raise ValueError(f"{self.path}: states a size of {height:g} x {width:g} pixels; no image has that")
         return (round(height), round(width)) if height > 0 and width > 0 else None
 
-    def objects(self, notes: list[str]) -> list[tuple[str, tuple[float, ...], bool]]:
+    def objects(self) -> list[tuple[str, tuple[float, ...], bool]]:
         """Name of the class, corners and whether it is difficult, of every object.
 
-        Corners are xmin, ymin, xmax, ymax: pixels counted from 1, the last ones included. What was read in a way that
-        may surprise is appended to ``notes``.
+        Corners are xmin, ymin, xmax, ymax: pixels counted from 1, the last ones included.
         """
         return [
             (
                 self._needed("name", element),
                 tuple(self._number(f"bndbox/{corner}", element) for corner in _CORNERS),
-                self._flag("difficult", element, notes),
+                self._is_difficult(element),
             )
             for element in self._root.findall("object")
         ]
@@ -302,15 +277,11 @@ class _Annotation:
             raise ValueError(f"{self.path}: {_tags(key)} is {text[:80]!r}; expected a number of pixels")
         return value
 
-    def _flag(self, key: str, element: ET.Element, notes: list[str]) -> bool:
-        text = self.text(key, element).lower().removesuffix(".0")
-        if text in _NOT_STATED:
-            if element.find(key) is not None:
-                notes.append(f"{self.path.name}: <{key}> is {text!r}, taken as 0")
-            return False
+    def _is_difficult(self, element: ET.Element) -> bool:
+        text = self.text("difficult", element).lower().removesuffix(".0")
         if text not in _FLAGS:
             raise ValueError(
-                f"{self.path}: <{key}> is {text[:80]!r}; expected 0 or 1 (false, true, no, yes, unspecified)"
+                f"{self.path}: <difficult> is {text[:80]!r}; expected 0 or 1 (false, true, no, yes, unspecified)"
             )
         return _FLAGS[text]
 
