@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 
 from resnet_backbone.engine.command_line import ENGINES, choose_engine, run_command_line
-from resnet_backbone.reproduce.jobs import FINISHED, Jobs, LoadConfig, Setting, read_state
+from resnet_backbone.reproduce.jobs import FINISHED, Jobs, LoadConfig, TableOptions, read_state
 from resnet_backbone.reproduce.plan import CommandFailed, missing_data, plan_text, run_command, run_jobs
 from resnet_backbone.reproduce.report import collect, report_markdown, write_report
 from resnet_backbone.reproduce.tables import Table, all_tables
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None =
             return 0
         table = tables[args.table].only(args.rows) if args.rows else tables[args.table]
         load_config = find_engine(args.engine, table)
-        plans = [Jobs(table, setting_of(args, gpus), load_config) for gpus in numbers_of_gpus(args, table)]
+        plans = [Jobs(table, options_of(args, gpus), load_config) for gpus in numbers_of_gpus(args, table)]
         if args.run:
             refuse_a_cpu(plans[0], args)
         if args.prepare:
@@ -119,7 +119,7 @@ def run(jobs: Jobs, keep_going: bool) -> int:
 def report(jobs: Jobs) -> None:
     result = collect(jobs)
     print(report_markdown(result))
-    paths = write_report(result, jobs.setting.output)
+    paths = write_report(result, jobs.options.output)
     print(f"\nwrote {' and '.join(map(str, paths))}")
 
 
@@ -131,7 +131,7 @@ def compare_first_pair(jobs: Jobs) -> None:
     runs = [read_state(jobs.of_row(row.key)[0]) for row in rows]
     if not all(run.status == FINISHED and run.figures for run in runs):
         return
-    page = jobs.setting.output / f"comparison_{jobs.table.name}"
+    page = jobs.options.output / f"comparison_{jobs.table.name}"
     words = [str(TOOLS / "compare.py"), *(str(run.job.folder) for run in runs), "--output", str(page)]
     run_command([*words, "--names", *(row.name for row in rows)], sys.stdout)
     print(f"comparison: {page / 'index.html'}")
@@ -145,7 +145,7 @@ def draw_curves(jobs: Jobs) -> None:
         if not job.evaluates and (job.folder / "metrics.json").is_file():
             runs[str(job.folder)] = row.name
     if runs:
-        folder = jobs.setting.output / f"curves_{jobs.table.name}"
+        folder = jobs.options.output / f"curves_{jobs.table.name}"
         words = [str(TOOLS / "analyze_model.py"), "curves", *runs, "--output", str(folder)]
         run_command([*words, "--names", *runs.values()], sys.stdout)
 
@@ -176,8 +176,8 @@ def find_engine(asked: str, table: Table) -> LoadConfig:
     return load_config
 
 
-def setting_of(args: argparse.Namespace, gpus: int) -> Setting:
-    return Setting(args.output, gpus, args.engine, args.seeds, args.images_per_step)
+def options_of(args: argparse.Namespace, gpus: int) -> TableOptions:
+    return TableOptions(args.output, gpus, args.engine, args.seeds, args.images_per_step)
 
 
 def numbers_of_gpus(args: argparse.Namespace, table: Table) -> list[int]:

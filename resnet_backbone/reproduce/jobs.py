@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +9,17 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.merge import differences, read_run_config
-from resnet_backbone.metrics.run_facts import FACTS_NAME, METRICS_NAME, RunFacts, read_facts, read_figures
-from resnet_backbone.reproduce.tables import ENSEMBLE_SEEDS, Row, Table, Training
+from resnet_backbone.metrics.run_facts import (
+    FACTS_NAME,
+    METRICS_NAME,
+    RunFacts,
+    read_facts,
+    read_figures,
+    read_training,
+)
+from resnet_backbone.reproduce.tables import Row, Table, Training
 
-LoadConfig = Callable[[str, Sequence[str]], CfgNode]  # an engine's: config file, KEY VALUE words
+LoadConfig = Callable[[str, Sequence[str]], CfgNode]  # an engine's: config file, KEY VALUE pairs
 
 _KEYS = {
     "images_per_step": "SOLVER.IMS_PER_BATCH",
@@ -39,10 +45,14 @@ class Schedule:
     checkpoint_period: int  # scaled, too: VGG-16's 128 checkpoints on one GPU would take 140 GB
 
     def overrides(self, cfg: CfgNode) -> tuple[str, ...]:
-        """Return the ``KEY VALUE`` words that give ``cfg`` this schedule; none where it has it."""
+        """Return the ``KEY VALUE`` pairs that give ``cfg`` this schedule; none where it has it."""
         own = schedule_of(cfg)
-        changed = {key: getattr(self, name) for name, key in _KEYS.items() if getattr(self, name) != getattr(own, name)}
-        return tuple(word for key, value in changed.items() for word in (key, _word(value)))
+        pairs: list[str] = []
+        for name, key in _KEYS.items():
+            value = getattr(self, name)
+            if value != getattr(own, name):
+                pairs += [key, str(list(value) if isinstance(value, tuple) else value)]
+        return tuple(pairs)
 
     def text(self) -> str:
         """One line for people."""
@@ -94,27 +104,8 @@ def scale_schedule(cfg: CfgNode, images_per_step: int) -> Schedule:
     )
 
 
-def images_for(cfg: CfgNode, gpus: int, reference_gpus: int) -> int:
-    """Return how many images a step has on ``gpus``, each with as many as where the config was made for.
-
-    Raises:
-        ValueError: a number of GPUs that the images cannot be shared among.
-    """
-    images = cfg.SOLVER.IMS_PER_BATCH * gpus
-    if gpus < 1 or images % reference_gpus:
-        raise ValueError(
-            f"{cfg.SOLVER.IMS_PER_BATCH} images on {reference_gpus} GPUs do not scale to {gpus}: "
-            f"give --images-per-step, a multiple of {gpus}"
-        )
-    return images // reference_gpus
-
-
-def _word(value: object) -> str:
-    return str(list(value)) if isinstance(value, tuple) else str(value)
-
-
 @dataclass(frozen=True)
-class Setting:
+class TableOptions:
     """What the person who runs a table decides."""
 
     output: Path  # gets a folder for every run, and the reports
@@ -130,7 +121,7 @@ class Job:
 
     name: str  # of its folder
     folder: Path
-    overrides: tuple[str, ...]  # KEY VALUE words, without OUTPUT_DIR
+    overrides: tuple[str, ...]  # KEY VALUE pairs, without OUTPUT_DIR
     training: Training
     seed: int
     evaluates: bool  # an evaluation alone
@@ -140,38 +131,33 @@ class Job:
     own_schedule: Schedule  # the config's, before scaling
     cfg: CfgNode  # as the command's config will be, before the run completes it
 
-    @property
-    def config(self) -> str:
-        """The config file of its training."""
-        return self.training.config
-
     def command(self, script: str, *, resume: bool = False) -> list[str]:
-        """Return the words after ``python``, ``script`` being the path of the table's tool."""
-        words = [script, "--config-file", self.config]
-        words += ["--engine", self.engine] if self.engine != "auto" else []
-        words += ["--num-gpus", str(self.gpus)] if self.gpus > 1 else []
-        words += ["--resume"] if resume else []
-        words += ["--eval-only"] if self.evaluates else []
-        return [*words, "OUTPUT_DIR", self.folder.as_posix(), *self.overrides]
+        """Return the arguments of ``python``, ``script`` being the path of the table's tool."""
+        arguments = [script, "--config-file", self.training.config]
+        arguments += ["--engine", self.engine] if self.engine != "auto" else []
+        arguments += ["--num-gpus", str(self.gpus)] if self.gpus > 1 else []
+        arguments += ["--resume"] if resume else []
+        arguments += ["--eval-only"] if self.evaluates else []
+        return [*arguments, "OUTPUT_DIR", self.folder.as_posix(), *self.overrides]
 
 
 class Jobs:
-    """The jobs of one table in one setting.
+    """The jobs of one table with the options of one person.
 
     Raises:
         FileNotFoundError, ValueError: a config that is missing or that the engine does not obey, or a number of images
             that cannot be shared among the GPUs.
     """
 
-    def __init__(self, table: Table, setting: Setting, load_config: LoadConfig) -> None:
+    def __init__(self, table: Table, options: TableOptions, load_config: LoadConfig) -> None:
         self.table = table
-        self.setting = setting
-        self.seeds = range(setting.seeds or table.seeds)
+        self.options = options
+        self.seeds = range(options.seeds or table.seeds)
         self._load_config = load_config
         self._jobs: dict[str, Job] = {}
         self._rows: dict[str, list[Job]] = {row.key: [] for row in table.rows}
-        single = [(row, seed) for seed in self.seeds for row in table.rows if not row.is_ensemble]
-        ensembles = [(row, ENSEMBLE_SEEDS[0]) for row in table.rows if row.is_ensemble]
+        single = [(row, seed) for seed in self.seeds for row in table.rows if not row.members]
+        ensembles = [(row, 0) for row in table.rows if row.members]
         for row, seed in single + ensembles:
             self._rows[row.key].append(self._row_job(row, seed))
 
@@ -187,9 +173,8 @@ class Jobs:
         if not row.evaluation_name:
             return training
         overrides = ["MODEL.WEIGHTS", _weights(training), *row.test]
-        if row.is_ensemble:
-            others = row.members or [(row.training, its_seed) for its_seed in ENSEMBLE_SEEDS[1:]]
-            members = [self._training_job(other, its_seed).folder.as_posix() for other, its_seed in others]
+        if row.members:
+            members = [self._training_job(other, its_seed).folder.as_posix() for other, its_seed in row.members]
             overrides += ["TEST.ENSEMBLE", str(members)]
         name = f"{training.name}_{row.evaluation_name}"
         return self._add(name, row.training, seed, tuple(overrides), evaluates=True)
@@ -206,26 +191,38 @@ class Jobs:
         cfg = self._load_config(training.config, overrides)
         schedule = own_schedule = schedule_of(cfg)
         if not evaluates:
-            images = self.setting.images_per_step or images_for(cfg, self.setting.gpus, training.reference_gpus)
-            if images % self.setting.gpus:
-                raise ValueError(f"{images} images a step cannot be shared equally among {self.setting.gpus} GPUs")
-            schedule = scale_schedule(cfg, images)
+            schedule = scale_schedule(cfg, self._images_per_step(cfg, training.reference_gpus))
             overrides += schedule.overrides(cfg)
             cfg = self._load_config(training.config, overrides)
         self._jobs[name] = Job(
             name=name,
-            folder=self.setting.output / name,
+            folder=self.options.output / name,
             overrides=overrides,
             training=training,
             seed=seed,
             evaluates=evaluates,
-            gpus=self.setting.gpus,
-            engine=self.setting.engine,
+            gpus=self.options.gpus,
+            engine=self.options.engine,
             schedule=schedule,
             own_schedule=own_schedule,
             cfg=cfg,
         )
         return self._jobs[name]
+
+    def _images_per_step(self, cfg: CfgNode, reference_gpus: int) -> int:
+        """As asked for, or as many on each GPU as on those that the config was made for."""
+        gpus = self.options.gpus
+        images = self.options.images_per_step
+        if images is None:
+            images, rest = divmod(cfg.SOLVER.IMS_PER_BATCH * gpus, reference_gpus)
+            if rest:
+                raise ValueError(
+                    f"{cfg.SOLVER.IMS_PER_BATCH} images on {reference_gpus} GPUs do not scale to {gpus}: "
+                    f"give --images-per-step, a multiple of {gpus}"
+                )
+        if images % gpus:
+            raise ValueError(f"{images} images a step cannot be shared equally among {gpus} GPUs")
+        return images
 
 
 def _weights(job: Job) -> str:
@@ -273,7 +270,9 @@ def read_state(job: Job) -> RunState:
         return RunState(job, FINISHED, figures=figures, facts=facts)
     if job.evaluates:
         return RunState(job, NOT_RUN, _OLDER if evaluation.is_file() else "")
-    return RunState(job, STARTED, f"iteration {_last_iteration(job.folder):,} of {job.schedule.max_iter:,}")
+    training = read_training(job.folder / METRICS_NAME)
+    done = training.iterations if training else 0
+    return RunState(job, STARTED, f"iteration {done:,} of {job.schedule.max_iter:,}")
 
 
 def _ended(job: Job, evaluation: Path) -> bool:
@@ -292,16 +291,3 @@ def _ended(job: Job, evaluation: Path) -> bool:
             return False
         weights = [final] if job.cfg.TEST.EVAL_PERIOD else []
     return all(path.stat().st_mtime <= evaluation.stat().st_mtime for path in weights)
-
-
-def _last_iteration(folder: Path) -> int:
-    """Return how many iterations the records of a run tell of, 0 where there are none."""
-    path = folder / METRICS_NAME
-    last = 0
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                last = max(last, int(json.loads(line)["iteration"]) + 1)
-            except (ValueError, KeyError, TypeError):
-                continue  # the line that a killed run was writing, or one of another kind
-    return last

@@ -58,7 +58,7 @@ def plan_text(jobs: Jobs, script: str, gpu_name: str, *, measure: bool = False) 
     Raises:
         ValueError: a run's folder holds what no run writes.
     """
-    gpus = jobs.setting.gpus
+    gpus = jobs.options.gpus
     where = f"{gpus} GPU{'s' if gpus > 1 else ''} ({gpu_name})" if gpu_name else "the CPU"
     lines = [f"# {jobs.table.title}: on {where}", ""]
     if missing := missing_data(jobs):
@@ -177,12 +177,8 @@ def _measured(job: Job, script: str) -> str:
         arguments = job.command(script)
         arguments += ["MODEL.WEIGHTS", "", "OUTPUT_DIR", f"{folder}/run"]
         if "OWN" in job.cfg.DATASETS:
-            own = {
-                "NAME": "timed",
-                "JSON": f"{folder}/shapes/annotations/train.json",
-                "IMAGES": f"{folder}/shapes/train",
-            }
-            arguments += ["DATASETS.OWN", str([own]), "DATASETS.TRAIN", "['timed']"]
+            shapes = {"JSON": f"{folder}/shapes/annotations/train.json", "IMAGES": f"{folder}/shapes/train"}
+            arguments += ["DATASETS.OWN", str([{"NAME": "timed", **shapes}]), "DATASETS.TRAIN", "['timed']"]
         else:  # a classifier's: images with a class each
             write_crops(folder / "shapes/annotations/train.json", folder / "shapes/train", folder / "crops")
             arguments += ["DATASETS.TRAIN", str([f"{folder}/crops"])]
@@ -195,17 +191,13 @@ def _measured(job: Job, script: str) -> str:
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             return f"could not be timed: {' '.join(last)} (exit status {done.returncode} of {shlex.join(arguments)})"
-        seconds = _seconds_per_iteration(folder / "run" / "metrics.json")
+        records = map(json.loads, (folder / "run" / "metrics.json").read_text(encoding="utf-8").splitlines())
+        *_, seconds = (float(record["time"]) for record in records if "time" in record)
     hours = seconds * job.schedule.max_iter / 3600
     return (
         f"about {hours:.2g} h here, without evaluation ({seconds:.3g} s an iteration, measured over the second half of "
         f"{_ITERATIONS} with random weights on generated images)"
     )
-
-
-def _seconds_per_iteration(path: Path) -> float:
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return float([record["time"] for record in records if "time" in record][-1])
 
 
 class CommandFailed(Exception):

@@ -67,8 +67,8 @@ class PairResult:
     first: RowResult
     second: RowResult
     figure: str
-    paper: Gain | None
-    today: tuple[tuple[ReferenceRow, Gain], ...]  # the first row's, and the gain of the same source
+    paper: Gain | None  # where both rows were trained and scored on the same data
+    today: tuple[tuple[ReferenceRow, Gain], ...]  # the first row's, and the gain within its source, data and setting
     ours: Gain | None  # of the means
     by_seed: tuple[float, ...]  # ours, of the seeds that both rows have, in percentage points
 
@@ -101,41 +101,32 @@ def collect(jobs: Jobs) -> TableResult:
     """
     table = jobs.table
     rows = {row.key: RowResult(row, tuple(map(read_state, jobs.of_row(row.key)))) for row in table.rows}
-    pairs = (_pair(table, rows[one], rows[other], figure) for one, other in table.pairs for figure in table.figures)
-    return TableResult(table, tuple(rows.values()), tuple(pairs))
+    pairs = [(rows[first], rows[second]) for first, second in table.pairs]
+    results = (_pair_result(table, *pair, figure) for pair in pairs for figure in table.figures)
+    return TableResult(table, tuple(rows.values()), tuple(results))
 
 
-def _pair(table: Table, first: RowResult, second: RowResult, figure: str) -> PairResult:
+def _pair_result(table: Table, first: RowResult, second: RowResult, figure: str) -> PairResult:
     before, after = (row.ours(table.metric, figure) for row in (first, second))
     seeds, others = (row.by_seed(table.metric, figure) for row in (first, second))
+    paper = None
+    one, other = first.row.paper, second.row.paper
+    if one and other and one.data == other.data and figure in one.figures and figure in other.figures:
+        paper = gain(one.figures[figure], other.figures[figure])
     return PairResult(
         first=first,
         second=second,
         figure=figure,
-        paper=_paper_gain(first.row, second.row, figure),
-        today=tuple(_today_gains(first.row, second.row, figure)),
+        paper=paper,
+        today=tuple(
+            (one, gain(one.figures[figure], other.figures[figure]))
+            for one in first.row.today
+            for other in second.row.today
+            if _cited(one) == _cited(other) and figure in one.figures and figure in other.figures
+        ),
         ours=gain(before.mean, after.mean) if before and after else None,
         by_seed=tuple(others[seed] - value for seed, value in seeds.items() if seed in others),
     )
-
-
-def _paper_gain(first: Row, second: Row, figure: str) -> Gain | None:
-    """The paper's gain, where both rows were trained and scored on the same data."""
-    if not first.paper or not second.paper or first.paper.data != second.paper.data:
-        return None
-    if figure not in first.paper.figures or figure not in second.paper.figures:
-        return None
-    return gain(first.paper.figures[figure], second.paper.figures[figure])
-
-
-def _today_gains(first: Row, second: Row, figure: str) -> list[tuple[ReferenceRow, Gain]]:
-    """The gains within one source, data set and setting."""
-    return [
-        (one, gain(one.figures[figure], other.figures[figure]))
-        for one in first.today
-        for other in second.today
-        if _cited(one) == _cited(other) and figure in one.figures and figure in other.figures
-    ]
 
 
 def write_report(result: TableResult, folder: Path) -> tuple[Path, Path]:
@@ -181,7 +172,7 @@ def _row_to_dict(result: TableResult, of_row: RowResult) -> dict[str, Any]:
             {
                 "name": run.job.name,
                 "folder": str(run.job.folder),
-                "config": run.job.config,
+                "config": run.job.training.config,
                 "seed": run.job.seed,
                 "status": run.status,
                 "detail": run.detail,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from resnet_backbone.metrics.run_facts import RunFacts
-from resnet_backbone.reproduce.jobs import FINISHED, NOT_RUN, OTHER, STARTED, Job, Jobs, Setting, read_state
+from resnet_backbone.reproduce.jobs import FINISHED, NOT_RUN, OTHER, STARTED, Job, Jobs, TableOptions, read_state
 from resnet_backbone.reproduce.report import collect, report_markdown, write_report
 from resnet_backbone.reproduce.tables import all_tables
 from resnet_backbone.torchvision_plugin.config import load_config
@@ -38,15 +38,15 @@ FACTS = RunFacts(
 )
 
 
-def jobs_in(folder: Path, name: str = "bccd", **setting: object) -> Jobs:
-    return Jobs(all_tables()[name], Setting(folder, **setting), load_config)
+def jobs_in(folder: Path, name: str = "bccd", **options: object) -> Jobs:
+    return Jobs(all_tables()[name], TableOptions(folder, **options), load_config)
 
 
 def write_run(job: Job, figures: dict | None, *overrides: str) -> None:
     """What tools/train_net.py leaves in a folder."""
     inference = job.folder / "inference"
     inference.mkdir(parents=True, exist_ok=True)
-    cfg = load_config(job.config, [*job.overrides, *overrides])
+    cfg = load_config(job.training.config, [*job.overrides, *overrides])
     (job.folder / "config.yaml").write_text(cfg.dump())
     (job.folder / "model_final.pth").touch()
     (inference / "facts.json").write_text(json.dumps(asdict(FACTS)))
@@ -151,7 +151,8 @@ def test_the_state_of_a_folder(tmp_path):
     write_run(job, box(50.0))
     assert read_state(job).status == FINISHED
     (job.folder / "model_final.pth").unlink()
-    records = ['{"iteration": 19, "lr": 1}', '{"iteration": 39, "lr": 1}', '{"iterat']  # killed while writing
+    # Killed while writing the last line.
+    records = ['{"iteration": 19, "total_loss": 1}', '{"iteration": 39, "total_loss": 1}', '{"iterat']
     (job.folder / "metrics.json").write_text("\n".join(records))
     assert read_state(job).status == STARTED
     assert read_state(job).detail == "iteration 40 of 500"
