@@ -1,4 +1,4 @@
-"""Comparing runs, as values: figures, their intervals, types of errors, and the images on which runs differ most."""
+"""Comparing finished runs: AP scored again with intervals, types of errors, and the images where they differ most."""
 
 from __future__ import annotations
 
@@ -89,7 +89,6 @@ _TOLERANCE = 1e-6  # percent, between the recorded figures and those computed ag
 class Measured:
     """What the runs reach in one kind of overlap. Tuples are in the order of the runs."""
 
-    iou_type: IouType
     matches: tuple[Matches, ...]
     bootstrap: Bootstrap
     curves: Mapping[float, tuple[PrecisionRecall, ...]]  # IoU -> curve of each run
@@ -121,33 +120,22 @@ def measure(
             f"their figures are of {', '.join(sorted({kind for run in runs for kind in run.figures}))}"
         )
     truth = read_ground_truth(annotations, shared)
-    found = [_read_results(run, truth, annotations, shared) for run in runs]
-    return {kind: _measure(runs, truth, found, kind, samples, seed) for kind in shared}
-
-
-def _read_results(run: EvaluatedRun, truth: GroundTruth, annotations: Path, kinds: Sequence[IouType]) -> ResultTable:
-    try:
-        return read_results(run.results_path, truth, kinds)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{run.results_path} does not fit {annotations}: {error}") from error
-
-
-def _measure(
-    runs: Sequence[EvaluatedRun],
-    truth: GroundTruth,
-    found: Sequence[ResultTable],
-    kind: IouType,
-    samples: int,
-    seed: int,
-) -> Measured:
-    matches = tuple(_match(run, truth, of_run, kind) for run, of_run in zip(runs, found, strict=True))
-    return Measured(
-        iou_type=kind,
-        matches=matches,
-        bootstrap=bootstrap(matches, samples=samples, seed=seed),
-        curves={iou: tuple(precision_recall(of_run, iou) for of_run in matches) for iou in CURVE_IOUS},
-        errors=tuple(error_breakdown(truth, of_run, iou_type=kind) for of_run in found),
-    )
+    found = []
+    for run in runs:
+        try:
+            found.append(read_results(run.results_path, truth, shared))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{run.results_path} does not fit {annotations}: {error}") from error
+    measured = {}
+    for kind in shared:
+        matches = tuple(_match(run, truth, of_run, kind) for run, of_run in zip(runs, found, strict=True))
+        measured[kind] = Measured(
+            matches=matches,
+            bootstrap=bootstrap(matches, samples=samples, seed=seed),
+            curves={iou: tuple(precision_recall(of_run, iou) for of_run in matches) for iou in CURVE_IOUS},
+            errors=tuple(error_breakdown(truth, of_run, iou_type=kind) for of_run in found),
+        )
+    return measured
 
 
 def _match(run: EvaluatedRun, truth: GroundTruth, found: ResultTable, kind: IouType) -> Matches:
@@ -208,7 +196,11 @@ def draw_gallery(
     matches = measured[kind].matches
     chosen = _choose(matches, count)
     truth = read_ground_truth(annotations, tuple(measured))
-    found_of = [_detections(run.results_path, truth, tuple(measured), set(chosen)) for run in runs]
+    found_of = []
+    for run in runs:
+        records = (record for record in iterate_results(run.results_path) if record["image_id"] in chosen)
+        drawn = [record for record in records if record["score"] >= PICTURE_SCORE]
+        found_of.append(read_results(drawn, truth, tuple(measured)))
     names = measured[kind].class_names
     exhibits = []
     for key in chosen:
@@ -237,26 +229,19 @@ def _choose(matches: Sequence[Matches], count: int) -> list[int]:
     """The images that differ most, of each pair with the first run in turn."""
     rankings = [most_different(matches[0], other, count) for other in matches[1:]]
     ranked = chain.from_iterable(zip_longest(*rankings))
-    return list(dict.fromkeys(key for key in ranked if key is not None))[:count]
-
-
-def _detections(path: Path, truth: GroundTruth, kinds: Sequence[IouType], chosen: set[int]) -> ResultTable:
-    """What is drawn: what scores enough, on the chosen images alone."""
-    mine = [record for record in iterate_results(path) if record["image_id"] in chosen]
-    return read_results([record for record in mine if record["score"] >= PICTURE_SCORE], truth, kinds)
+    return [key for key in dict.fromkeys(ranked) if key is not None][:count]
 
 
 def _outcomes(matches: Matches, image_id: int) -> tuple[int, int]:
     """True and false positives among the detections that are drawn."""
     position = matches.image_ids.index(image_id)
-    outcomes = [
-        of_class.outcomes[ALL, IOU_50, (of_class.images == position) & (of_class.scores >= PICTURE_SCORE)]
-        for of_class in matches.classes
-    ]
-    true_positives, false_positives = (
-        sum(int(np.sum(of_class == outcome)) for of_class in outcomes) for outcome in (TRUE_POSITIVE, FALSE_POSITIVE)
+    outcomes = np.concatenate(
+        [
+            of_class.outcomes[ALL, IOU_50, (of_class.images == position) & (of_class.scores >= PICTURE_SCORE)]
+            for of_class in matches.classes
+        ]
     )
-    return true_positives, false_positives
+    return int(np.sum(outcomes == TRUE_POSITIVE)), int(np.sum(outcomes == FALSE_POSITIVE))
 
 
 def _draw(

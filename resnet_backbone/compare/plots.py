@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resnet_backbone.compare.compare import Comparison, Measured
-from resnet_backbone.compare.tables import KIND_WORDS, level_text, number, signed
+from resnet_backbone.compare.tables import KIND_WORDS, level_text, number
 from resnet_backbone.metrics.error_types import KINDS
 from resnet_backbone.metrics.matching import FIGURES
 from resnet_backbone.metrics.run_facts import Series
@@ -57,7 +57,7 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot. ``alt`` says in words what it shows."""
+    """One plot. ``alt`` says what it shows."""
 
     key: str
     title: str
@@ -89,22 +89,17 @@ def curve_plots(comparison: Comparison) -> list[Plot]:
     measured = comparison.main
     plots = []
     for iou, curves in measured.curves.items():
-        alt = "; ".join(
-            f"{run.name}: mean precision {number(100 * float(curve.mean.mean()))} %"
-            for run, curve in zip(comparison.runs, curves, strict=True)
-        )
         title = f"Precision and recall, mean of the classes, overlap {iou:.2f}"
-        heights = [curve.mean for curve in curves]
-        plots.append(_curve_plot(comparison, f"curve-{iou}", title, f"{title}. {alt}.", heights))
+        plots.append(_curve_plot(comparison, f"curve-{iou}", title, [curve.mean for curve in curves]))
     for name in _most_frequent(measured, MOST_CURVES):
         index = measured.class_names.index(name)
         title = f"Precision and recall, {name}, overlap 0.50"
         heights = [curve.precision[index] for curve in measured.curves[0.5]]
-        plots.append(_curve_plot(comparison, f"curve-class-{index}", title, f"{title}, a line for every run.", heights))
+        plots.append(_curve_plot(comparison, f"curve-class-{index}", title, heights))
     return plots
 
 
-def _curve_plot(comparison: Comparison, key: str, title: str, alt: str, heights: Sequence[np.ndarray]) -> Plot:
+def _curve_plot(comparison: Comparison, key: str, title: str, heights: Sequence[np.ndarray]) -> Plot:
     def draw(axes: Axes) -> None:
         for index, (run, height) in enumerate(zip(comparison.runs, heights, strict=True)):
             axes.plot(np.linspace(0, 1, len(height)), height, **_line(index), label=run.name)
@@ -113,7 +108,7 @@ def _curve_plot(comparison: Comparison, key: str, title: str, alt: str, heights:
         axes.set_xlabel("recall: share of the objects found")
         axes.set_ylabel("precision: share that is right")
 
-    return _plot(key, title, alt, draw)
+    return _plot(key, title, f"{title}, a line for every run.", draw)
 
 
 def training_plots(comparison: Comparison) -> list[Plot]:
@@ -122,7 +117,7 @@ def training_plots(comparison: Comparison) -> list[Plot]:
     if not any(trainings):
         return []
     dataset = comparison.runs[0].facts.dataset
-    courses: list[tuple[str, str, str, list[Series]]] = [
+    courses: list[tuple[str, str, str, list[Series]]] = [  # key, title, unit, a curve for each run
         ("loss", "Training loss", "loss", [one.loss if one else () for one in trainings]),
         ("lr", "Learning rate", "learning rate", [one.lr if one else () for one in trainings]),
         ("ap", "AP while training", "AP, percent", [one.ap.get(dataset, ()) if one else () for one in trainings]),
@@ -136,8 +131,8 @@ def error_plots(comparison: Comparison) -> list[Plot]:
     counts = [[float(one.counts[kind]) for kind in KINDS] for one in errors]
     costs = [[one.costs[kind] for kind in KINDS] for one in errors]
     return [
-        _bars(comparison, "error-costs", "AP50 lost to each kind of mistake", "points of AP50", costs, 1),
-        _bars(comparison, "error-counts", "Number of mistakes of each kind", "mistakes", counts, 0),
+        _bar_plot(comparison, "error-costs", "AP50 lost to each kind of mistake", "points of AP50", costs, 1),
+        _bar_plot(comparison, "error-counts", "Number of mistakes of each kind", "mistakes", counts, 0),
     ]
 
 
@@ -168,12 +163,7 @@ def _gain_plot(comparison: Comparison, measured: Measured, key: str, title: str,
         axes.set_xlabel(f"difference from {_cut(first)}, points of AP")
         axes.grid(axis="y", visible=False)
 
-    values = "; ".join(
-        f"{name}, {label}: {signed(won.value)}"
-        for name, of_run in zip(names, differences, strict=True)
-        for label, won in zip(labels, of_run, strict=True)
-    )
-    alt = f"{title}, from {first}, with {level_text(measured.bootstrap.level)} intervals. {values}."
+    alt = f"{title}, from {first}, with {level_text(measured.bootstrap.level)} intervals; the tables have the numbers."
     height = max(HEIGHT, 1.0 + len(figures) * (0.24 if len(names) == 1 else 0.32))
     return _plot(key, title, alt, draw, height=height)
 
@@ -190,13 +180,10 @@ def _course_plot(comparison: Comparison, key: str, title: str, unit: str, series
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
 
-    ends = [
-        f"{run.name} ends at {points[-1][1]:.3g}" for run, points in zip(comparison.runs, series, strict=True) if points
-    ]
-    return _plot(key, title, f"{title} over the iterations. {'; '.join(ends)}.", draw)
+    return _plot(key, title, f"{title} over the iterations, a line for every run.", draw)
 
 
-def _bars(
+def _bar_plot(
     comparison: Comparison, key: str, title: str, unit: str, values: Sequence[Sequence[float]], digits: int
 ) -> Plot:
     def draw(axes: Axes) -> None:
@@ -212,12 +199,8 @@ def _bars(
         axes.margins(x=0.14)
         axes.grid(axis="y", visible=False)
 
-    alt = "; ".join(
-        f"{run.name}: "
-        + ", ".join(f"{kind} {number(value, digits)}" for kind, value in zip(KINDS, of_run, strict=True))
-        for run, of_run in zip(comparison.runs, values, strict=True)
-    )
-    return _plot(key, title, f"{title}. {alt}.", draw, height=max(HEIGHT, 1.0 + 0.27 * len(KINDS) * len(values)))
+    height = max(HEIGHT, 1.0 + 0.27 * len(KINDS) * len(values))
+    return _plot(key, title, f"{title}; the table has the numbers.", draw, height=height)
 
 
 def _color(index: int) -> str:

@@ -33,11 +33,12 @@ from resnet_backbone.compare.tables import (
     shared_table,
     signed,
     signed_span,
+    tone_of,
 )
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.bootstrap import GainInterval
 from resnet_backbone.metrics.page import render_page
-from resnet_backbone.metrics.paper import Gain, gain, names_of_data
+from resnet_backbone.metrics.paper import gain, names_of_data
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def comparison_page(comparison: Comparison) -> str:
         num_images=comparison.runs[0].facts.num_images,
         runs=comparison.runs,
         verdicts=verdicts(comparison),
-        tiles=_tiles(comparison, beside_the_paper),
+        tiles=_tiles(comparison),
         bootstrap=main.bootstrap,
         level=level_text(main.bootstrap.level),
         classes_by_chance=(1 - main.bootstrap.level) * len(main.class_names),
@@ -102,24 +103,21 @@ def summary(comparison: Comparison) -> str:
 
 
 def _text_table(table: PageTable) -> str:
-    rows = [[_one_line(f"{cell.text} ({cell.note})" if cell.note else cell.text) for cell in row] for row in table.rows]
-    headers = [_one_line(column) for column in table.columns]
+    def one_line(text: str) -> str:
+        return " ".join(text.split())
+
+    rows = [[one_line(f"{cell.text} ({cell.note})" if cell.note else cell.text) for cell in row] for row in table.rows]
+    headers = [one_line(column) for column in table.columns]
     alignment = ["left", *["right"] * (len(headers) - 1)]
     return tabulate(rows, headers=headers, tablefmt="simple", colalign=alignment, disable_numparse=True)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def verdicts(comparison: Comparison) -> list[str]:
     """One honest sentence for every run after the first."""
     bootstrap = comparison.main.bootstrap
-    first, *others = [run.name for run in comparison.runs]
-    return [
-        _verdict(name, first, of_run.gains["AP"], level_text(bootstrap.level))
-        for name, of_run in zip(others, bootstrap.runs[1:], strict=True)
-    ]
+    pairs = zip(comparison.runs, bootstrap.runs, strict=True)
+    first, _ = next(pairs)
+    return [_verdict(run.name, first.name, one.gains["AP"], level_text(bootstrap.level)) for run, one in pairs]
 
 
 def _verdict(name: str, first: str, won: GainInterval, level: str) -> str:
@@ -152,8 +150,8 @@ class Tile:
     tone: str = ""  # "good", "bad" or ""
 
 
-def _tiles(comparison: Comparison, beside_the_paper: bool) -> list[Tile]:
-    """AP of every run, the gains over the first, and the paper's where the backbones differ."""
+def _tiles(comparison: Comparison) -> list[Tile]:
+    """AP of every run, and the gains over the first."""
     bootstrap = comparison.main.bootstrap
     level = level_text(bootstrap.level)
     aps, gains = [], []
@@ -161,30 +159,18 @@ def _tiles(comparison: Comparison, beside_the_paper: bool) -> list[Tile]:
         value = of_run.figures["AP"]
         aps.append(Tile(run.name, number(value.value), f"AP; {level}: {number(value.low)} to {number(value.high)}"))
         if won := of_run.gains.get("AP"):
-            tone = ("good" if won.difference.value > 0 else "bad") if is_clear(won) else ""
             word = gain_word([won])
             label = word if len(comparison.runs) == 2 else f"{word} of {run.name}"
             note = f"AP, {percent(won.relative.value)}; {level}: {signed_span(won.difference)}"
-            gains.append(Tile(label, signed(won.difference.value), note, tone))
-    if not beside_the_paper:
-        return aps + gains
-    before, after = paper_pair(comparison)
-    figure, printed = _paper_gain(comparison)
-    note = f"{figure}, {percent(printed.relative)}; {before.network} to {after.network}, {arrows(before.data)}"
-    return [*aps, *gains, Tile("gain in the paper", signed(printed.absolute), note)]
-
-
-def _paper_gain(comparison: Comparison) -> tuple[str, Gain]:
-    """The figure that the paper's pair is compared by, and its gain."""
-    before, after = paper_pair(comparison)
-    figure = "AP" if "AP" in before.figures else "mAP"
-    return figure, gain(before.figures[figure], after.figures[figure])
+            gains.append(Tile(label, signed(won.difference.value), note, tone_of(won)))
+    return aps + gains
 
 
 def paper_sentence(comparison: Comparison) -> str:
     """The paper's gain, with its setting, and how near this comparison is to it."""
     before, after = paper_pair(comparison)
-    figure, printed = _paper_gain(comparison)
+    figure = "AP" if "AP" in before.figures else "mAP"
+    printed = gain(before.figures[figure], after.figures[figure])
     dataset = comparison.runs[0].facts.dataset
     trained_on = {tuple(run.settings.get("DATASETS.TRAIN") or ()) for run in comparison.runs}
     paper_train, paper_test = names_of_data(before.data)

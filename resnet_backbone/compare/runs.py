@@ -164,8 +164,7 @@ def _inference_folder(folder: Path, settings: Mapping[str, Any], dataset: str | 
 
 
 def _command(folder: Path, settings: Mapping[str, Any]) -> str:
-    # Only Detectron2's own tree has this key.
-    engine = "detectron2" if "GLOBAL.HACK" in settings else "torchvision"
+    engine = "detectron2" if "GLOBAL.HACK" in settings else "torchvision"  # only Detectron2's own tree has this key
     config = shlex.quote(str(folder / "config.yaml"))
     return f"python tools/train_net.py --config-file {config} --engine {engine}"
 
@@ -244,7 +243,7 @@ _IN_SHORT = (
 
 
 @dataclass(frozen=True)
-class KeyDifference:
+class SettingDifference:
     """One config key in which the runs differ."""
 
     key: str
@@ -255,7 +254,7 @@ class KeyDifference:
 @dataclass(frozen=True)
 class ConfigComparison:
     shared: Mapping[str, str]  # name -> value, what all runs have alike
-    differences: tuple[KeyDifference, ...]  # those not forced by the backbone first, then by key
+    differences: tuple[SettingDifference, ...]  # those not forced by the backbone first, then by key
     num_equal: int  # keys with one value in all runs
     not_compared: int  # keys that only one of two engines has
 
@@ -270,7 +269,7 @@ def compare_settings(runs: Sequence[EvaluatedRun]) -> ConfigComparison:
     for key in keys:
         values = tuple(_value_of(run, key) for run in runs)
         if len(set(values)) > 1:
-            differences.append(KeyDifference(key, values, _kind(key, runs)))
+            differences.append(SettingDifference(key, values, _kind(key, runs)))
     differences.sort(key=lambda difference: ("other", "backbone", "place").index(difference.kind))
     return ConfigComparison(
         shared=_in_short(runs, {difference.key for difference in differences}),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from resnet_backbone.compare.compare import Comparison, Measured
-from resnet_backbone.compare.runs import listed
+from resnet_backbone.compare.runs import EvaluatedRun, listed
 from resnet_backbone.metrics.bootstrap import GainInterval, Interval
 from resnet_backbone.metrics.coco import LARGE, MEDIUM, SMALL
 from resnet_backbone.metrics.drawing import PICTURE_SCORE
@@ -92,6 +92,13 @@ def is_clear(of_run: GainInterval) -> bool:
     return low < high and (low > 0 or high < 0)
 
 
+def tone_of(won: GainInterval) -> Tone:
+    """The color of a gain: none where the interval has zero in it."""
+    if not is_clear(won):
+        return ""
+    return "good" if won.difference.value > 0 else "bad"
+
+
 def level_text(level: float) -> str:
     """``95 %``."""
     return f"{100 * level:g} %"
@@ -114,6 +121,9 @@ class Cell:
     text: str
     note: str = ""  # in small letters after it
     tone: Tone = ""
+
+
+NOT_RECORDED = Cell("not recorded", tone="quiet")
 
 
 @dataclass(frozen=True)
@@ -188,16 +198,15 @@ def _objects(count: int) -> str:
 def _difference_cell(won: GainInterval, few: bool = False) -> Cell:
     """The gain with its interval, in color where that leaves out zero."""
     value = won.difference.value
-    tone: Tone = ("good" if value > 0 else "bad") if is_clear(won) and not few else ""
     note = "too few to tell" if few else signed_span(won.difference)
-    return Cell(signed(value), "" if math.isnan(value) else note, tone)
+    return Cell(signed(value), "" if math.isnan(value) else note, "" if few else tone_of(won))
 
 
 def _voc_table(comparison: Comparison) -> PageTable:
     """As recorded by the evaluations; no interval is computed for VOC's own figure."""
     rows = []
     for figure in comparison.runs[0].figures["voc"]:
-        first, *values = [_recorded_voc(run.figures, figure) for run in comparison.runs]
+        first, *values = [_voc_figure(run, figure) for run in comparison.runs]
         gains = [cell for value in values for cell in (Cell(number(value, 2)), Cell(signed(value - first)))]
         rows.append((Cell(figure.removeprefix("AP-")), Cell(number(first, 2)), *gains))
     others = [column for run in comparison.runs[1:] for column in (run.name, "gain")]
@@ -205,8 +214,8 @@ def _voc_table(comparison: Comparison) -> PageTable:
     return PageTable("voc", "Pascal VOC's own average precision, percent", columns, tuple(rows))
 
 
-def _recorded_voc(figures: Mapping[str, Mapping[str, float | None]], figure: str) -> float:
-    value = figures["voc"].get(figure)
+def _voc_figure(run: EvaluatedRun, figure: str) -> float:
+    value = run.figures["voc"].get(figure)
     return math.nan if value is None else value
 
 
@@ -222,9 +231,7 @@ def paper_table(comparison: Comparison) -> PageTable:
     for run, of_run in others:
         pair = f"{baseline[0].name} to {run.name}, {run.facts.dataset}"
         if "mAP" in before.figures and all("voc" in one.figures for one in (baseline[0], run)):
-            # as recorded; no interval is computed for VOC's own figure
-            recorded = [_recorded_voc(one.figures, "mAP") for one in (baseline[0], run)]
-            rows.append(_gain_row("here", pair, "mAP", *recorded))
+            rows.append(_gain_row("here", pair, "mAP", _voc_figure(baseline[0], "mAP"), _voc_figure(run, "mAP")))
         for figure in ("AP50", "AP"):
             values = [Cell(number(one.figures[figure].value)) for one in (baseline[1], of_run)]
             won = of_run.gains[figure]
@@ -263,7 +270,7 @@ def cost_table(comparison: Comparison) -> PageTable:
     seconds = [training.seconds or None if training else None for training in trainings]
     iterations = [float(training.iterations) or None if training else None for training in trainings]
     memory = "of tensors on a GPU, of the whole process on a CPU; of its training, too, where that ended with it"
-    times = [Cell(duration(value)) if value else _not_recorded() for value in seconds]
+    times = [Cell(duration(value)) if value else NOT_RECORDED for value in seconds]
     rows = (
         _cost_row("parameters, millions", "", [one.parameters / 1e6 for one in facts], 2),
         _cost_row("multiply-adds an image, billions", "convolutions and matrix products, test size", adds, 1),
@@ -282,16 +289,12 @@ def _cost_row(what: str, note: str, values: Sequence[float | None], digits: int)
     for index, value in enumerate(values):
         ratio = _ratio(value, values[0]) if index else None
         times = "" if ratio is None else f"x {number(ratio, 2)}"
-        cells.append(_not_recorded() if value is None else Cell(number(value, digits), times))
+        cells.append(NOT_RECORDED if value is None else Cell(number(value, digits), times))
     return tuple(cells)
 
 
-def _not_recorded() -> Cell:
-    return Cell("not recorded", tone="quiet")
-
-
-def _ratio(value: float | None, to: float | None) -> float | None:
-    return value / to if value is not None and to else None
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return value / base if value is not None and base else None
 
 
 def duration(seconds: float) -> str:

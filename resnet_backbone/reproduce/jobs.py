@@ -83,12 +83,7 @@ def scale_schedule(cfg: CfgNode, images_per_step: int) -> Schedule:
 
     Source: Goyal et al., arXiv 1706.02677, section 2.1; the arithmetic is that of Detectron2's
     ``DefaultTrainer.auto_scale_workers``.
-
-    Raises:
-        ValueError: no images.
     """
-    if images_per_step < 1:
-        raise ValueError(f"a step needs one image or more, got {images_per_step}")
     own = schedule_of(cfg)
     factor = images_per_step / own.images_per_step
     if factor == 1:
