@@ -29,13 +29,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from resnet_backbone.engine.checkpoint import find_run
 from resnet_backbone.engine.command_line import run_command_line
 from resnet_backbone.export.detector import exportable_detector
-from resnet_backbone.export.run import FORMATS, Exportable, check_destination, export
 from resnet_backbone.export.trunk import exportable_trunk
+from resnet_backbone.export.write import FORMATS, Exportable, check_destination, export
 from resnet_backbone.weights import DownloadError
 
 SUFFIXES = {form.suffix: name for name, form in FORMATS.items()}
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{len(agreement.images)} images{found}; largest differences: {largest}",
         file=sys.stderr,
     )
-    print(json.dumps({"output": str(args.output), "format": args.format, **agreement.to_dict()}))
+    print(json.dumps({"output": str(args.output), "format": args.format, **asdict(agreement)}))
     return 0
 
 

@@ -22,7 +22,7 @@ from resnet_backbone.data.transforms import test_transforms
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.engine.checkpoint import engine_of
 from resnet_backbone.engine.improvements.settings import is_improved
-from resnet_backbone.export.run import TOLERANCES, Agreement, Exportable, ExportedFile, Facts
+from resnet_backbone.export.write import TOLERANCES, Agreement, Exportable, ExportedFile, Facts
 from resnet_backbone.models.layers import fold_norms
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained
 from resnet_backbone.torchvision_plugin.config import load_config
@@ -38,14 +38,10 @@ _SAME_SCORE = 0.01
 
 
 class SingleImageDetector(nn.Module):
-    """Base of both kinds. They compute what the detector does, in its order, on one image.
-
-    Args:
-        detector: in eval mode; its parts are shared, not copied.
-        score_threshold: detections have a higher score.
+    """Base of both kinds. They compute what the detector does, in its order, on one image, with its own modules.
 
     Attributes:
-        score_threshold: (), a buffer: it can be changed in the exported file.
+        score_threshold: (), a buffer: it can be changed in the exported file. Detections have a higher score.
     """
 
     def __init__(self, score_threshold: float) -> None:
@@ -216,10 +212,10 @@ def exportable_detector(config_file: str | Path, overrides: Sequence[str], image
             f"the torchvision engine are exported here"
         )
     cfg, detector, class_names = load_trained(cfg)
-    return exportable_of(cfg, detector.eval(), class_names, [_resized(cfg, read_image(path)) for path in images])
+    return describe_detector(cfg, detector.eval(), class_names, [_resized(cfg, read_image(path)) for path in images])
 
 
-def exportable_of(
+def describe_detector(
     cfg: CfgNode, detector: Detector | RetinaNet, class_names: Sequence[str], images: Sequence[Tensor] = ()
 ) -> Exportable:
     """Describe a detector in eval mode; it stays as it is, the norms of what is exported are folded."""
@@ -257,6 +253,7 @@ def _facts(cfg: CfgNode, class_names: Sequence[str], score_threshold: float, sma
     }
     if cfg.MODEL.MASK_ON:
         outputs["masks"] = "float32 (R, M, M), probabilities: stretch each over its box, and take 0.5 or more"
+    resize = f"shorter side to {low} pixels, or less, so that the longer one has at most {high}"
     return Facts(
         task="segmentation" if cfg.MODEL.MASK_ON else "detection",
         architecture=f"{cfg.MODEL.META_ARCHITECTURE} {cfg.MODEL.RESNET_BACKBONE.ARCH}",
@@ -266,10 +263,7 @@ def _facts(cfg: CfgNode, class_names: Sequence[str], score_threshold: float, sma
         mean=tuple(cfg.MODEL.PIXEL_MEAN),
         std=tuple(cfg.MODEL.PIXEL_STD),
         normalises=True,
-        resize=f"shorter side to {low} pixels, or less, so that the longer one has at most {high}; bilinear with "
-        "antialiasing"
-        if low
-        else "",
+        resize=f"{resize}; bilinear with antialiasing" if low else "",
         smallest_side=smallest_side,
         outputs=outputs,
         class_names=tuple(class_names),
@@ -278,12 +272,11 @@ def _facts(cfg: CfgNode, class_names: Sequence[str], score_threshold: float, sma
 
 
 def _drawn(cfg: CfgNode, smallest_side: int) -> list[Tensor]:
-    """Return pictures of shapes: of the size that the config tests with, of an odd one, and the smallest."""
+    """Return pictures of shapes: of the size that the config tests with, of an unusual one, and the smallest."""
     side = max(cfg.INPUT.MIN_SIZE_TEST or _USUAL_SIDE, smallest_side)
+    sizes = [(side, side * 4 // 3), (side * 5 // 4 + 1, side + 7), (smallest_side, smallest_side)]
     images = []
-    for number, (height, width) in enumerate(
-        [(side, side * 4 // 3), (side * 5 // 4 + 1, side + 7), (smallest_side, smallest_side)]
-    ):
+    for number, (height, width) in enumerate(sizes):
         # Drawn sizes are random, from 0.75 to 1.25 of what is asked for.
         pixels, _ = draw_image(np.random.default_rng(number), 2 * max(height, width))
         image = torch.from_numpy(pixels).permute(2, 0, 1)[:, :height, :width].contiguous()
