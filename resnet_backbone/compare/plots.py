@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resnet_backbone.compare.compare import Comparison, Measured
-from resnet_backbone.compare.tables import KIND_WORDS, level_text, number
+from resnet_backbone.compare.tables import KIND_WORDS, number
 from resnet_backbone.metrics.error_types import KINDS
 from resnet_backbone.metrics.matching import FIGURES
 from resnet_backbone.metrics.run_facts import Series
@@ -57,18 +57,16 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot. ``alt`` says what it shows."""
+    """One plot."""
 
-    key: str
     title: str
-    alt: str
     svg: bytes
 
 
 def gain_plots(comparison: Comparison) -> list[Plot]:
     """The gains over the first run in COCO's figures, with their intervals."""
     return [
-        _gain_plot(comparison, measured, f"gains-{kind}", f"Difference in AP, {KIND_WORDS[kind]}", list(FIGURES))
+        _gain_plot(comparison, measured, f"Difference in AP, {KIND_WORDS[kind]}", list(FIGURES))
         for kind, measured in comparison.measured.items()
     ]
 
@@ -80,7 +78,7 @@ def class_gain_plots(comparison: Comparison) -> list[Plot]:
         figures = [f"AP-{name}" for name in _most_frequent(measured, MOST_CLASSES)]
         some = f" (the {len(figures)} with the most objects)" if len(figures) < len(measured.class_names) else ""
         title = f"Difference in AP by class, {KIND_WORDS[kind]}{some}"
-        plots.append(_gain_plot(comparison, measured, f"class-gains-{kind}", title, figures))
+        plots.append(_gain_plot(comparison, measured, title, figures))
     return plots
 
 
@@ -90,16 +88,16 @@ def curve_plots(comparison: Comparison) -> list[Plot]:
     plots = []
     for iou, curves in measured.curves.items():
         title = f"Precision and recall, mean of the classes, overlap {iou:.2f}"
-        plots.append(_curve_plot(comparison, f"curve-{iou}", title, [curve.mean for curve in curves]))
+        plots.append(_curve_plot(comparison, title, [curve.mean for curve in curves]))
     for name in _most_frequent(measured, MOST_CURVES):
         index = measured.class_names.index(name)
         title = f"Precision and recall, {name}, overlap 0.50"
         heights = [curve.precision[index] for curve in measured.curves[0.5]]
-        plots.append(_curve_plot(comparison, f"curve-class-{index}", title, heights))
+        plots.append(_curve_plot(comparison, title, heights))
     return plots
 
 
-def _curve_plot(comparison: Comparison, key: str, title: str, heights: Sequence[np.ndarray]) -> Plot:
+def _curve_plot(comparison: Comparison, title: str, heights: Sequence[np.ndarray]) -> Plot:
     def draw(axes: Axes) -> None:
         for index, (run, height) in enumerate(zip(comparison.runs, heights, strict=True)):
             axes.plot(np.linspace(0, 1, len(height)), height, **_line(index), label=run.name)
@@ -108,7 +106,7 @@ def _curve_plot(comparison: Comparison, key: str, title: str, heights: Sequence[
         axes.set_xlabel("recall: share of the objects found")
         axes.set_ylabel("precision: share that is right")
 
-    return _plot(key, title, f"{title}, a line for every run.", draw)
+    return _plot(title, draw)
 
 
 def training_plots(comparison: Comparison) -> list[Plot]:
@@ -117,12 +115,12 @@ def training_plots(comparison: Comparison) -> list[Plot]:
     if not any(trainings):
         return []
     dataset = comparison.runs[0].facts.dataset
-    courses: list[tuple[str, str, str, list[Series]]] = [  # key, title, unit, a curve for each run
-        ("loss", "Training loss", "loss", [one.loss if one else () for one in trainings]),
-        ("lr", "Learning rate", "learning rate", [one.lr if one else () for one in trainings]),
-        ("ap", "AP while training", "AP, percent", [one.ap.get(dataset, ()) if one else () for one in trainings]),
+    courses: list[tuple[str, str, list[Series]]] = [  # title, unit, a curve for each run
+        ("Training loss", "loss", [one.loss if one else () for one in trainings]),
+        ("Learning rate", "learning rate", [one.lr if one else () for one in trainings]),
+        ("AP while training", "AP, percent", [one.ap.get(dataset, ()) if one else () for one in trainings]),
     ]
-    return [_course_plot(comparison, *course) for course in courses if any(len(points) > 1 for points in course[3])]
+    return [_course_plot(comparison, *course) for course in courses if any(len(points) > 1 for points in course[2])]
 
 
 def error_plots(comparison: Comparison) -> list[Plot]:
@@ -131,8 +129,8 @@ def error_plots(comparison: Comparison) -> list[Plot]:
     counts = [[float(one.counts[kind]) for kind in KINDS] for one in errors]
     costs = [[one.costs[kind] for kind in KINDS] for one in errors]
     return [
-        _bar_plot(comparison, "error-costs", "AP50 lost to each kind of mistake", "points of AP50", costs, 1),
-        _bar_plot(comparison, "error-counts", "Number of mistakes of each kind", "mistakes", counts, 0),
+        _bar_plot(comparison, "AP50 lost to each kind of mistake", "points of AP50", costs, 1),
+        _bar_plot(comparison, "Number of mistakes of each kind", "mistakes", counts, 0),
     ]
 
 
@@ -142,7 +140,7 @@ def _most_frequent(measured: Measured, count: int) -> list[str]:
     return [name for name in measured.class_names if name in chosen and measured.num_objects[name]]
 
 
-def _gain_plot(comparison: Comparison, measured: Measured, key: str, title: str, figures: list[str]) -> Plot:
+def _gain_plot(comparison: Comparison, measured: Measured, title: str, figures: list[str]) -> Plot:
     first, *names = [run.name for run in comparison.runs]
     differences = [[of_run.gains[figure].difference for figure in figures] for of_run in measured.bootstrap.runs[1:]]
     labels = [figure.removeprefix("AP-") for figure in figures]
@@ -163,12 +161,11 @@ def _gain_plot(comparison: Comparison, measured: Measured, key: str, title: str,
         axes.set_xlabel(f"difference from {_cut(first)}, points of AP")
         axes.grid(axis="y", visible=False)
 
-    alt = f"{title}, from {first}, with {level_text(measured.bootstrap.level)} intervals; the tables have the numbers."
     height = max(HEIGHT, 1.0 + len(figures) * (0.24 if len(names) == 1 else 0.32))
-    return _plot(key, title, alt, draw, height=height)
+    return _plot(title, draw, height=height)
 
 
-def _course_plot(comparison: Comparison, key: str, title: str, unit: str, series: Sequence[Series]) -> Plot:
+def _course_plot(comparison: Comparison, title: str, unit: str, series: Sequence[Series]) -> Plot:
     def draw(axes: Axes) -> None:
         for index, points in enumerate(series):
             if points:
@@ -180,12 +177,10 @@ def _course_plot(comparison: Comparison, key: str, title: str, unit: str, series
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
 
-    return _plot(key, title, f"{title} over the iterations, a line for every run.", draw)
+    return _plot(title, draw)
 
 
-def _bar_plot(
-    comparison: Comparison, key: str, title: str, unit: str, values: Sequence[Sequence[float]], digits: int
-) -> Plot:
+def _bar_plot(comparison: Comparison, title: str, unit: str, values: Sequence[Sequence[float]], digits: int) -> Plot:
     def draw(axes: Axes) -> None:
         thickness = 0.8 / len(values)
         for index, of_run in enumerate(values):
@@ -200,7 +195,7 @@ def _bar_plot(
         axes.grid(axis="y", visible=False)
 
     height = max(HEIGHT, 1.0 + 0.27 * len(KINDS) * len(values))
-    return _plot(key, title, f"{title}; the table has the numbers.", draw, height=height)
+    return _plot(title, draw, height=height)
 
 
 def _color(index: int) -> str:
@@ -211,7 +206,7 @@ def _line(index: int) -> dict[str, Any]:
     return {"color": _color(index), "linestyle": _DASHES[index % len(_DASHES)], "linewidth": 2}
 
 
-def _plot(key: str, title: str, alt: str, draw: Callable[[Axes], None], *, height: float = HEIGHT) -> Plot:
+def _plot(title: str, draw: Callable[[Axes], None], *, height: float = HEIGHT) -> Plot:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.add_subplot()
@@ -222,7 +217,7 @@ def _plot(key: str, title: str, alt: str, draw: Callable[[Axes], None], *, heigh
             figure.legend(handles, [_cut(label) for label in labels], loc="outside upper left", ncols=columns)
         file = io.BytesIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return Plot(key, title, alt, file.getvalue())
+    return Plot(title, file.getvalue())
 
 
 def _cut(name: str, length: int = 32) -> str:

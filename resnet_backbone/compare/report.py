@@ -15,6 +15,7 @@ from resnet_backbone.compare.compare import Comparison, Measured
 from resnet_backbone.compare.plots import class_gain_plots, curve_plots, error_plots, gain_plots, training_plots
 from resnet_backbone.compare.runs import one_backbone
 from resnet_backbone.compare.tables import (
+    Cell,
     PageTable,
     arrows,
     class_tables,
@@ -140,29 +141,20 @@ def _verdict(name: str, first: str, won: GainInterval, level: str) -> str:
     return f"{name} is {word} than {first} by {size} AP ({level}: {' to '.join(bounds)})."
 
 
-@dataclass(frozen=True)
-class Tile:
-    """One of the large figures on top."""
-
-    label: str
-    value: str
-    note: str
-    tone: str = ""  # "good", "bad" or ""
-
-
-def _tiles(comparison: Comparison) -> list[Tile]:
-    """AP of every run, and the gains over the first."""
+def _tiles(comparison: Comparison) -> list[tuple[str, Cell]]:
+    """The large figures on top, with what they are: AP of every run, and the gains over the first."""
     bootstrap = comparison.main.bootstrap
     level = level_text(bootstrap.level)
     aps, gains = [], []
     for run, of_run in zip(comparison.runs, bootstrap.runs, strict=True):
         value = of_run.figures["AP"]
-        aps.append(Tile(run.name, number(value.value), f"AP; {level}: {number(value.low)} to {number(value.high)}"))
+        note = f"AP; {level}: {number(value.low)} to {number(value.high)}"
+        aps.append((run.name, Cell(number(value.value), note)))
         if won := of_run.gains.get("AP"):
             word = gain_word([won])
             label = word if len(comparison.runs) == 2 else f"{word} of {run.name}"
             note = f"AP, {percent(won.relative.value)}; {level}: {signed_span(won.difference)}"
-            gains.append(Tile(label, signed(won.difference.value), note, tone_of(won)))
+            gains.append((label, Cell(signed(won.difference.value), note, tone_of(won))))
     return aps + gains
 
 

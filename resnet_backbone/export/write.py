@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torchvision  # noqa: F401  (the operators that the translation table names)
@@ -73,24 +73,6 @@ class Facts:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
-
-
-class ExportedFile(Protocol):
-    """A file that was read back.
-
-    Attributes:
-        facts: the JSON of :class:`Facts` in it.
-    """
-
-    facts: str
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return its outputs, on the CPU."""
-        ...
-
-    def set_score_threshold(self, threshold: float) -> None:
-        """Run with another value in the tensor ``score_threshold`` from now on; the file stays as it is."""
-        ...
 
 
 @dataclass
@@ -282,7 +264,11 @@ def _name_axes(graph: Any, exportable: Exportable) -> None:
 
 
 class OnnxFile:
-    """See :class:`ExportedFile`."""
+    """An ONNX file that was read back; called with images, it returns its outputs, on the CPU.
+
+    Attributes:
+        facts: the JSON of :class:`Facts` in it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -296,6 +282,7 @@ class OnnxFile:
         return tuple(torch.from_numpy(value) for value in values)
 
     def set_score_threshold(self, threshold: float) -> None:
+        """Run with another value in the tensor ``score_threshold`` from now on; the file stays as it is."""
         import onnx
 
         model = onnx.load(str(self._path))
@@ -335,7 +322,7 @@ def write_torch(program: ExportedProgram, exportable: Exportable, path: Path) ->
 
 
 class TorchFile:
-    """See :class:`ExportedFile`."""
+    """As :class:`OnnxFile`, of torch.export."""
 
     def __init__(self, path: Path) -> None:
         files = {_FACTS_FILE: ""}
@@ -351,6 +338,7 @@ class TorchFile:
         self._module.get_buffer("score_threshold").fill_(threshold)
 
 
+ExportedFile = OnnxFile | TorchFile
 FORMATS = {
     "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), write_onnx, OnnxFile),
     "torch": Format(".pt2", (), write_torch, TorchFile),

@@ -120,8 +120,7 @@ class Job:
     training: Training
     seed: int
     evaluates: bool  # an evaluation alone
-    gpus: int
-    engine: str
+    options: TableOptions
     schedule: Schedule
     own_schedule: Schedule  # the config's, before scaling
     cfg: CfgNode  # as the command's config will be, before the run completes it
@@ -129,8 +128,8 @@ class Job:
     def command(self, script: str, *, resume: bool = False) -> list[str]:
         """Return the arguments of ``python``, ``script`` being the path of the table's tool."""
         arguments = [script, "--config-file", self.training.config]
-        arguments += ["--engine", self.engine] if self.engine != "auto" else []
-        arguments += ["--num-gpus", str(self.gpus)] if self.gpus > 1 else []
+        arguments += ["--engine", self.options.engine] if self.options.engine != "auto" else []
+        arguments += ["--num-gpus", str(self.options.gpus)] if self.options.gpus > 1 else []
         arguments += ["--resume"] if resume else []
         arguments += ["--eval-only"] if self.evaluates else []
         return [*arguments, "OUTPUT_DIR", self.folder.as_posix(), *self.overrides]
@@ -196,8 +195,7 @@ class Jobs:
             training=training,
             seed=seed,
             evaluates=evaluates,
-            gpus=self.options.gpus,
-            engine=self.options.engine,
+            options=self.options,
             schedule=schedule,
             own_schedule=own_schedule,
             cfg=cfg,

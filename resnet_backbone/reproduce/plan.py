@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -86,7 +85,8 @@ def _description(job: Job, script: str, gpu_name: str, measure: bool) -> Iterato
             f"(torchvision engine: SOLVER.ACCUMULATION_STEPS {passes} in place of the SOLVER values keeps the config's "
             f"{job.own_schedule.max_iter:,} steps of {job.own_schedule.images_per_step} images, in {passes} parts)"
         )
-    yield _measured(job, script) if measure else estimate_text(job.training.cost, job.schedule, job.gpus, gpu_name)
+    gpus = job.options.gpus
+    yield _measured(job, script) if measure else estimate_text(job.training.cost, job.schedule, gpus, gpu_name)
 
 
 def _total(jobs: Jobs, gpu_name: str) -> list[str]:
@@ -95,46 +95,40 @@ def _total(jobs: Jobs, gpu_name: str) -> list[str]:
     known = [(cost, job.schedule) for job in jobs if not job.evaluates and (cost := job.training.cost) is not None]
     if gpu is None or not known:
         return []
-    hours = [gpu_hours(cost, schedule, gpu) for cost, schedule in known]
-    total = hours_text(sum(low for low, _ in hours), sum(high for _, high in hours))
-    basis = dict.fromkeys([*(cost.basis for cost, _ in known), gpu.basis])
+    lows, highs = zip(*(gpu_hours(cost, schedule, gpu) for cost, schedule in known), strict=True)
+    low, high = GPUS[gpu]
+    speed = (
+        f"{low / 1e12:.0f} to {high / 1e12:.0f} TFLOP/s assumed, 12 to 20 % of its TF32 peak; not measured"
+        if low < high
+        else "the GPU on which Detectron2's zoo was measured"
+    )
+    basis = dict.fromkeys([*(cost.basis for cost, _ in known), f"{gpu}: {speed}"])
+    total = hours_text(sum(lows), sum(highs))
     return [f"Together about {total} GPU-hours. Basis:", *(f"  - {text}" for text in basis), ""]
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """How fast a GPU trains a detector in float32 (TF32 in convolutions where it has that)."""
-
-    name: str  # part of the name that CUDA gives it
-    flops: tuple[float, float]  # reached, a second: low and high
-    basis: str
-
-
-def _by_peak(name: str, peak: float) -> Gpu:
-    """A GPU of which only the data sheet is known; detectors reach 12 to 20 % of the dense TF32 peak, it is assumed."""
-    low, high = 0.12 * peak, 0.20 * peak
-    basis = f"{name}: {low / 1e12:.0f} to {high / 1e12:.0f} TFLOP/s assumed, 12 to 20 % of its TF32 peak; not measured"
-    return Gpu(name, (low, high), basis)
+# Part of the name that CUDA gives a GPU -> floating point operations a second that it reaches in training a detector in
+# float32 (TF32 in convolutions where it has that), low and high. Of all but V100 only the data sheet is known: 12 to
+# 20 % of the dense TF32 peak is assumed.
+GPUS = {
+    "V100": (V100_FLOPS, V100_FLOPS),
+    "A100": (0.12 * 156e12, 0.20 * 156e12),
+    "H100": (0.12 * 494e12, 0.20 * 494e12),
+    "H200": (0.12 * 494e12, 0.20 * 494e12),
+}
 
 
-GPUS = (
-    Gpu("V100", (V100_FLOPS, V100_FLOPS), "V100: the GPU on which Detectron2's zoo was measured"),
-    _by_peak("A100", 156e12),
-    _by_peak("H100", 494e12),
-    _by_peak("H200", 494e12),
-)
+def find_gpu(name: str) -> str | None:
+    """Return the one of :data:`GPUS` that is part of ``name`` (CUDA says e.g. ``NVIDIA H200``), or None."""
+    return next((gpu for gpu in GPUS if gpu.lower() in name.lower()), None)
 
 
-def find_gpu(name: str) -> Gpu | None:
-    """Return the known GPU whose name is part of ``name`` (CUDA says e.g. ``NVIDIA H200``), or None."""
-    return next((gpu for gpu in GPUS if gpu.name.lower() in name.lower()), None)
-
-
-def gpu_hours(cost: Cost, schedule: Schedule, gpu: Gpu) -> tuple[float, float]:
+def gpu_hours(cost: Cost, schedule: Schedule, gpu: str) -> tuple[float, float]:
     """Return the hours of one GPU that all images of a schedule take, low and high, evaluation not counted."""
     images = schedule.max_iter * schedule.images_per_step
     low, high = (images * seconds * V100_FLOPS / 3600 for seconds in cost.v100_seconds)
-    return low / gpu.flops[1], high / gpu.flops[0]
+    slow, fast = GPUS[gpu]
+    return low / fast, high / slow
 
 
 def estimate_text(cost: Cost | None, schedule: Schedule, gpus: int, gpu_name: str) -> str:
@@ -152,11 +146,11 @@ def estimate_text(cost: Cost | None, schedule: Schedule, gpus: int, gpu_name: st
     if cost is None:
         return "GPU-hours not known, nobody has measured this training: --measure times some iterations on this machine"
     if gpu is None:
-        known = ", ".join(known.name for known in GPUS)
+        known = ", ".join(GPUS)
         return f"GPU-hours not known for {gpu_name!r} (known: {known}): --measure times some iterations on this machine"
     low, high = gpu_hours(cost, schedule, gpu)
     wall = hours_text(low / gpus, high / gpus)
-    return f"about {hours_text(low, high)} GPU-hours, {wall} h on {gpus} {gpu.name}, without evaluation"
+    return f"about {hours_text(low, high)} GPU-hours, {wall} h on {gpus} {gpu}, without evaluation"
 
 
 def hours_text(low: float, high: float) -> str:
