@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Check annotated data before training on it: what is wrong or odd, and what a training does about each.
+"""Check annotated data before training on it: what is wrong or unusual, and what a training does about each.
 
 Examples:
     python tools/check_dataset.py --json train.json --images train/ --val-json val.json --val-images val/

@@ -84,7 +84,7 @@ def launch_detectron2(args: argparse.Namespace) -> int:
 
 def run_detectron2(args: argparse.Namespace) -> None:
     """What each process does."""
-    set_up_console(keeps_running=True)  # those that Detectron2 has started know nothing of it
+    set_up_console(keeps_running=True)  # processes that Detectron2 has started have not done it
     from resnet_backbone.detectron2_plugin.config import load_config
     from resnet_backbone.detectron2_plugin.run import Run
     from resnet_backbone.engine.launch import run_here

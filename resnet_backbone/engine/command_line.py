@@ -1,4 +1,4 @@
-"""How every command of tools/ and datasets/ runs, and the arguments that those which train have in common."""
+"""Running the commands of tools/ and datasets/: console, errors, exit status, and the arguments of those that train."""
 
 from __future__ import annotations
 

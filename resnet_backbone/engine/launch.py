@@ -1,4 +1,4 @@
-"""Processes of a run: devices, precision, shared seed, and starting several by torchrun."""
+"""Processes of a run: devices, precision, shared seed, and starting the run in this one, or several by torchrun."""
 
 from __future__ import annotations
 
