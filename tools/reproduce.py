@@ -140,7 +140,7 @@ def draw_curves(jobs: Jobs) -> None:
     runs: dict[str, str] = {}
     for row in jobs.table.rows:
         job = jobs.of_row(row.key)[0]
-        if not job.evaluates and (job.folder / "metrics.json").is_file():
+        if not job.eval_only and (job.folder / "metrics.json").is_file():
             runs[str(job.folder)] = row.name
     if runs:
         folder = jobs.options.output / f"curves_{jobs.table.name}"

@@ -119,11 +119,16 @@ class Job:
     overrides: tuple[str, ...]  # KEY VALUE pairs, without OUTPUT_DIR
     training: Training
     seed: int
-    evaluates: bool  # an evaluation alone
+    eval_only: bool  # an evaluation alone
     options: TableOptions
     schedule: Schedule
     own_schedule: Schedule  # the config's, before scaling
     cfg: CfgNode  # as the command's config will be, before the run completes it
+
+    @property
+    def final_weights(self) -> Path:
+        """What its training ends with."""
+        return self.folder / "model_final.pth"
 
     def command(self, script: str, *, resume: bool = False) -> list[str]:
         """Return the arguments of ``python``, ``script`` being the path of the table's tool."""
@@ -131,7 +136,7 @@ class Job:
         arguments += ["--engine", self.options.engine] if self.options.engine != "auto" else []
         arguments += ["--num-gpus", str(self.options.gpus)] if self.options.gpus > 1 else []
         arguments += ["--resume"] if resume else []
-        arguments += ["--eval-only"] if self.evaluates else []
+        arguments += ["--eval-only"] if self.eval_only else []
         return [*arguments, "OUTPUT_DIR", self.folder.as_posix(), *self.overrides]
 
 
@@ -146,11 +151,11 @@ class Jobs:
     def __init__(self, table: Table, options: TableOptions, load_config: LoadConfig) -> None:
         self.table = table
         self.options = options
-        self.seeds = range(options.seeds or table.seeds)
         self._load_config = load_config
         self._jobs: dict[str, Job] = {}
         self._rows: dict[str, list[Job]] = {row.key: [] for row in table.rows}
-        single = [(row, seed) for seed in self.seeds for row in table.rows if not row.members]
+        seeds = range(options.seeds or table.seeds)
+        single = [(row, seed) for seed in seeds for row in table.rows if not row.members]
         ensembles = [(row, 0) for row in table.rows if row.members]
         for row, seed in single + ensembles:
             self._rows[row.key].append(self._row_job(row, seed))
@@ -166,25 +171,25 @@ class Jobs:
         training = self._training_job(row.training, seed)
         if not row.evaluation_name:
             return training
-        overrides = ["MODEL.WEIGHTS", _weights(training), *row.test]
+        overrides = ["MODEL.WEIGHTS", training.final_weights.as_posix(), *row.test]
         if row.members:
             members = [self._training_job(other, its_seed).folder.as_posix() for other, its_seed in row.members]
             overrides += ["TEST.ENSEMBLE", str(members)]
         name = f"{training.name}_{row.evaluation_name}"
-        return self._add(name, row.training, seed, tuple(overrides), evaluates=True)
+        return self._add(name, row.training, seed, tuple(overrides), eval_only=True)
 
     def _training_job(self, training: Training, seed: int) -> Job:
         overrides = ["SEED", str(seed)]
         if training.start_from is not None:
-            overrides += ["MODEL.WEIGHTS", _weights(self._training_job(training.start_from, 0))]
-        return self._add(f"{training.name}_s{seed}", training, seed, tuple(overrides), evaluates=False)
+            overrides += ["MODEL.WEIGHTS", self._training_job(training.start_from, 0).final_weights.as_posix()]
+        return self._add(f"{training.name}_s{seed}", training, seed, tuple(overrides), eval_only=False)
 
-    def _add(self, name: str, training: Training, seed: int, overrides: tuple[str, ...], *, evaluates: bool) -> Job:
+    def _add(self, name: str, training: Training, seed: int, overrides: tuple[str, ...], *, eval_only: bool) -> Job:
         if name in self._jobs:
             return self._jobs[name]
         cfg = self._load_config(training.config, overrides)
         schedule = own_schedule = schedule_of(cfg)
-        if not evaluates:
+        if not eval_only:
             schedule = scale_schedule(cfg, self._images_per_step(cfg, training.reference_gpus))
             overrides += schedule.overrides(cfg)
             cfg = self._load_config(training.config, overrides)
@@ -194,7 +199,7 @@ class Jobs:
             overrides=overrides,
             training=training,
             seed=seed,
-            evaluates=evaluates,
+            eval_only=eval_only,
             options=self.options,
             schedule=schedule,
             own_schedule=own_schedule,
@@ -216,10 +221,6 @@ class Jobs:
         if images % gpus:
             raise ValueError(f"{images} images a step cannot be shared equally among {gpus} GPUs")
         return images
-
-
-def _weights(job: Job) -> str:
-    return (job.folder / "model_final.pth").as_posix()
 
 
 FINISHED, STARTED, NOT_RUN, OTHER = "finished", "started", "not run", "other settings"
@@ -261,7 +262,7 @@ def read_state(job: Job) -> RunState:
         figures = read_figures(metrics) if metrics.is_file() else {}
         facts = read_facts(inference) if (inference / FACTS_NAME).is_file() else None
         return RunState(job, FINISHED, figures=figures, facts=facts)
-    if job.evaluates:
+    if job.eval_only:
         return RunState(job, NOT_RUN, _OLDER if evaluation.is_file() else "")
     training = read_training(job.folder / METRICS_NAME)
     done = training.iterations if training else 0
@@ -275,12 +276,11 @@ def _ended(job: Job, evaluation: Path) -> bool:
     """
     if not evaluation.is_file():
         return False
-    if job.evaluates:  # weights may have been deleted since; those of a later training are others
+    if job.eval_only:  # weights may have been deleted since; those of a later training are others
         members = (Path(folder) / "model_final.pth" for folder in job.cfg.TEST.ENSEMBLE)
         weights = [path for path in (Path(job.cfg.MODEL.WEIGHTS), *members) if path.is_file()]
     else:
-        final = job.folder / "model_final.pth"
-        if not final.is_file():
+        if not job.final_weights.is_file():
             return False
-        weights = [final] if job.cfg.TEST.EVAL_PERIOD else []
+        weights = [job.final_weights] if job.cfg.TEST.EVAL_PERIOD else []
     return all(path.stat().st_mtime <= evaluation.stat().st_mtime for path in weights)

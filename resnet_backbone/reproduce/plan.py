@@ -33,7 +33,7 @@ def missing_data(jobs: Iterable[Job]) -> list[tuple[str, str]]:
     """Return ``(data set, command that gets it)`` of what the jobs read and is not there; own data has no command."""
     missing: dict[str, str] = {}
     for job in jobs:
-        names = [*([] if job.evaluates else job.cfg.DATASETS.TRAIN), *job.cfg.DATASETS.TEST]
+        names = [*([] if job.eval_only else job.cfg.DATASETS.TRAIN), *job.cfg.DATASETS.TEST]
         if "OWN" not in job.cfg.DATASETS:  # images with a class each
             missing |= {name: command for name in names if (command := missing_classes(name)) is not None}
             continue
@@ -75,7 +75,7 @@ def plan_text(jobs: Jobs, script: str, gpu_name: str, *, measure: bool = False) 
 
 
 def _description(job: Job, script: str, gpu_name: str, measure: bool) -> Iterator[str]:
-    if job.evaluates:
+    if job.eval_only:
         yield "evaluation alone, time not estimated"
         return
     yield job.schedule.text()
@@ -92,7 +92,7 @@ def _description(job: Job, script: str, gpu_name: str, measure: bool) -> Iterato
 def _total(jobs: Jobs, gpu_name: str) -> list[str]:
     """The hours of all trainings together, and what they are estimated from."""
     gpu = find_gpu(gpu_name)
-    known = [(cost, job.schedule) for job in jobs if not job.evaluates and (cost := job.training.cost) is not None]
+    known = [(cost, job.schedule) for job in jobs if not job.eval_only and (cost := job.training.cost) is not None]
     if gpu is None or not known:
         return []
     lows, highs = zip(*(gpu_hours(cost, schedule, gpu) for cost, schedule in known), strict=True)
@@ -229,7 +229,7 @@ def run_jobs(jobs: Jobs, script: str, terminal: TextIO, *, keep_going: bool) -> 
         if read_state(job).status == FINISHED:
             logger.info("%s is finished", job.folder)
             continue
-        arguments = job.command(script, resume=not job.evaluates and (job.folder / LAST).is_file())
+        arguments = job.command(script, resume=not job.eval_only and (job.folder / LAST).is_file())
         try:
             run_command(arguments, terminal, job.folder)
         except CommandFailed as error:

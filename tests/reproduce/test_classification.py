@@ -57,7 +57,7 @@ def test_the_ensemble_of_table_5_has_six_networks_two_of_152_layers():
     (job,) = jobs.of_row("ensemble_multi_scale")
     networks = [job.cfg.MODEL.WEIGHTS, *(f"{member}/model_final.pth" for member in job.cfg.TEST.ENSEMBLE)]
     assert len(set(networks)) == 6 and sum("resnet152" in network for network in networks) == 2
-    assert {f"{made.folder.as_posix()}/model_final.pth" for made in jobs if not made.evaluates} == set(networks)
+    assert {f"{made.folder.as_posix()}/model_final.pth" for made in jobs if not made.eval_only} == set(networks)
     assert job.cfg.TEST.VIEWS == "multi-scale"
 
 

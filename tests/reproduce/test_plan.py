@@ -71,11 +71,11 @@ def test_every_command_loads_and_finds_what_came_before_it(name, gpus):
         words = job.command(SCRIPT)
         assert find_config_file(words[words.index("--config-file") + 1])
         cfg = load(job.training.config, words[words.index("OUTPUT_DIR") :])
-        assert job.evaluates or cfg.SOLVER.IMS_PER_BATCH % gpus == 0
+        assert job.eval_only or cfg.SOLVER.IMS_PER_BATCH % gpus == 0
         needed = [cfg.MODEL.WEIGHTS] if cfg.MODEL.WEIGHTS.startswith("output/") else []
         needed += [f"{folder}/model_final.pth" for folder in cfg.TEST.ENSEMBLE]
         assert set(needed) <= made, job.name
-        assert bool(needed) or not job.evaluates
+        assert bool(needed) or not job.eval_only
         made.add(f"{cfg.OUTPUT_DIR}/model_final.pth")
     for row in jobs.table.rows:
         assert len(jobs.of_row(row.key)) == (1 if row.members else jobs.table.seeds)
