@@ -24,7 +24,6 @@ from resnet_backbone.compare.tables import (
     difference_table,
     error_table,
     figure_tables,
-    gain_word,
     is_clear,
     level_text,
     number,
@@ -151,8 +150,7 @@ def _tiles(comparison: Comparison) -> list[tuple[str, Cell]]:
         note = f"AP; {level}: {number(value.low)} to {number(value.high)}"
         aps.append((run.name, Cell(number(value.value), note)))
         if won := of_run.gains.get("AP"):
-            word = gain_word([won])
-            label = word if len(comparison.runs) == 2 else f"{word} of {run.name}"
+            label = "difference" if len(comparison.runs) == 2 else f"difference of {run.name}"
             note = f"AP, {percent(won.relative.value)}; {level}: {signed_span(won.difference)}"
             gains.append((label, Cell(signed(won.difference.value), note, tone_of(won))))
     return aps + gains

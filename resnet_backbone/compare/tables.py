@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -81,11 +81,6 @@ def signed_span(interval: Interval) -> str:
     return f"{signed(interval.low)} to {signed(interval.high)}"
 
 
-def gain_word(gains: Iterable[GainInterval]) -> str:
-    """``gain``; ``difference`` where one of them is a loss."""
-    return "difference" if any(one.difference.value < 0 for one in gains) else "gain"
-
-
 def is_clear(of_run: GainInterval) -> bool:
     """Whether the interval of the difference leaves out zero; never where all resamples are the same."""
     low, high = of_run.difference.low, of_run.difference.high
@@ -130,7 +125,6 @@ NOT_RECORDED = Cell("not recorded", tone="quiet")
 class PageTable:
     """Text in rows. The first column is a heading, the others are aligned to the right where they hold numbers."""
 
-    key: str  # its class in the page
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -149,7 +143,7 @@ def figure_tables(comparison: Comparison) -> list[PageTable]:
         headings = {figure: Cell(figure, _FIGURE_WORDS[figure] + sizes.get(figure, "")) for figure in FIGURES}
         few = {figure for figure, count in counts.items() if count < FEWEST_OBJECTS}
         title = f"Average precision of {KIND_WORDS[kind]}, percent"
-        table = _ap_table(comparison, measured, f"figures-{kind}", title, "figure", headings, few)
+        table = _ap_table(comparison, measured, title, "figure", headings, few)
         tables.append(replace(table, sentence=_SIZE_SENTENCE))
     if all("voc" in run.figures for run in comparison.runs):
         tables.append(_voc_table(comparison))
@@ -162,14 +156,13 @@ def class_tables(comparison: Comparison) -> list[PageTable]:
     for kind, measured in comparison.measured.items():
         headings = {f"AP-{name}": Cell(name, _objects(count)) for name, count in measured.num_objects.items()}
         title = f"AP of every class, {KIND_WORDS[kind]}, percent"
-        tables.append(_ap_table(comparison, measured, f"classes-{kind}", title, "class", headings))
+        tables.append(_ap_table(comparison, measured, title, "class", headings))
     return tables
 
 
 def _ap_table(
     comparison: Comparison,
     measured: Measured,
-    key: str,
     title: str,
     first_column: str,
     headings: Mapping[str, Cell],
@@ -178,8 +171,8 @@ def _ap_table(
     """A row for each figure in ``headings``; nothing is said of the gains in those that are of ``few`` objects."""
     level = level_text(measured.bootstrap.level)
     columns = [first_column, comparison.runs[0].name]
-    for run, of_run in list(zip(comparison.runs, measured.bootstrap.runs, strict=True))[1:]:
-        columns += [run.name, f"{gain_word(of_run.gains[figure] for figure in headings)} ({level})", "relative"]
+    for run in comparison.runs[1:]:
+        columns += [run.name, f"difference ({level})", "relative"]
     rows = []
     for figure, heading in headings.items():
         cells = [heading]
@@ -188,7 +181,7 @@ def _ap_table(
             if won := of_run.gains.get(figure):
                 cells += [_difference_cell(won, figure in few), Cell(percent(won.relative.value))]
         rows.append(tuple(cells))
-    return PageTable(key, title, tuple(columns), tuple(rows), spare=frozenset(range(4, len(columns), 3)))
+    return PageTable(title, tuple(columns), tuple(rows), spare=frozenset(range(4, len(columns), 3)))
 
 
 def _objects(count: int) -> str:
@@ -209,9 +202,9 @@ def _voc_table(comparison: Comparison) -> PageTable:
         first, *values = [_voc_figure(run, figure) for run in comparison.runs]
         gains = [cell for value in values for cell in (Cell(number(value, 2)), Cell(signed(value - first)))]
         rows.append((Cell(figure.removeprefix("AP-")), Cell(number(first, 2)), *gains))
-    others = [column for run in comparison.runs[1:] for column in (run.name, "gain")]
+    others = [column for run in comparison.runs[1:] for column in (run.name, "difference")]
     columns = ("figure", comparison.runs[0].name, *others)
-    return PageTable("voc", "Pascal VOC's own average precision, percent", columns, tuple(rows))
+    return PageTable("Pascal VOC's own average precision, percent", columns, tuple(rows))
 
 
 def _voc_figure(run: EvaluatedRun, figure: str) -> float:
@@ -237,9 +230,8 @@ def paper_table(comparison: Comparison) -> PageTable:
             won = of_run.gains[figure]
             relative = Cell(percent(won.relative.value), signed_span(won.relative))
             rows.append((Cell("here", pair), Cell(figure), *values, _difference_cell(won), relative))
-    word = gain_word(of_run.gains[figure] for _, of_run in others for figure in ("AP50", "AP"))
-    columns = ("whose", "figure", "before", "after", word, f"relative {word}")
-    return PageTable("paper", f"The {word} beside the paper's", columns, tuple(rows))
+    columns = ("whose", "figure", "before", "after", "difference", "relative difference")
+    return PageTable("The difference beside the paper's", columns, tuple(rows))
 
 
 def _gain_row(whose: str, pair: str, figure: str, first: float, second: float) -> tuple[Cell, ...]:
@@ -259,7 +251,7 @@ def error_table(comparison: Comparison) -> PageTable:
     rows.append((Cell("(right)", f"of {errors[0].objects:,} objects"), *hits))
     columns = ("kind", *(run.name for run in comparison.runs))
     title = "Mistakes by kind, and the points of AP50 that they cost"
-    return PageTable("errors", title, columns, tuple(rows), sentence=_MISTAKE_SENTENCE)
+    return PageTable(title, columns, tuple(rows), sentence=_MISTAKE_SENTENCE)
 
 
 def cost_table(comparison: Comparison) -> PageTable:
@@ -281,7 +273,7 @@ def cost_table(comparison: Comparison) -> PageTable:
         (Cell("training time", "evaluation and saving not counted"), *times),
     )
     columns = ("", *(run.name for run in comparison.runs))
-    return PageTable("cost", "Size, speed, memory, time", columns, rows, sentence=cost_sentence(comparison))
+    return PageTable("Size, speed, memory, time", columns, rows, sentence=cost_sentence(comparison))
 
 
 def _cost_row(what: str, note: str, values: Sequence[float | None], digits: int) -> tuple[Cell, ...]:
@@ -333,7 +325,7 @@ def _contradicted(first: RunFacts, other: RunFacts) -> float | None:
 def shared_table(comparison: Comparison) -> PageTable:
     """What a reader asks first, where all runs have it alike."""
     rows = tuple((Cell(name), Cell(value)) for name, value in comparison.settings.shared.items())
-    return PageTable("shared", "The same in all runs, in short", ("setting", "value"), rows, numeric=False)
+    return PageTable("The same in all runs, in short", ("setting", "value"), rows, numeric=False)
 
 
 def difference_table(comparison: Comparison) -> PageTable:
@@ -345,7 +337,7 @@ def difference_table(comparison: Comparison) -> PageTable:
     }
     rows = tuple((Cell(one.key), *map(Cell, one.values), reasons[one.kind]) for one in comparison.settings.differences)
     columns = ("key", *(run.name for run in comparison.runs), "why")
-    return PageTable("differences", "Every setting that differs", columns, rows, numeric=False)
+    return PageTable("Every setting that differs", columns, rows, numeric=False)
 
 
 def condition_table(comparison: Comparison) -> PageTable:
@@ -364,4 +356,4 @@ def condition_table(comparison: Comparison) -> PageTable:
         "command of the evaluation": [one.command for one in facts],
     }
     cells = tuple((Cell(what), *map(Cell, values)) for what, values in rows.items())
-    return PageTable("conditions", "Conditions", ("", *(run.name for run in comparison.runs)), cells, numeric=False)
+    return PageTable("Conditions", ("", *(run.name for run in comparison.runs)), cells, numeric=False)

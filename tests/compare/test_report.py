@@ -174,10 +174,9 @@ def test_the_result_in_a_sentence(comparison, value, low, high, sentence):
     changed = replace(comparison, measured={"bbox": measured})
     assert verdicts(changed) == [sentence]
     if math.isfinite(value):
-        word = "difference" if value < 0 else "gain"
         table = figure_tables(changed)[0]
         (cell,) = [row[3] for row in table.rows if row[0].text == "AP"]
-        assert table.columns[3] == f"{word} (95 %)" and cell.note == f"{signed(low)} to {signed(high)}"
+        assert table.columns[3] == "difference (95 %)" and cell.note == f"{signed(low)} to {signed(high)}"
         assert cell.tone == ("" if low <= 0 <= high or low == high else "good" if value > 0 else "bad")
 
 
