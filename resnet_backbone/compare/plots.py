@@ -123,15 +123,25 @@ def training_plots(comparison: Comparison) -> list[Plot]:
     return [_course_plot(comparison, *course) for course in courses if any(len(points) > 1 for points in course[2])]
 
 
-def error_plots(comparison: Comparison) -> list[Plot]:
-    """How often each kind of mistake is made, and the AP50 it costs."""
+def error_plot(comparison: Comparison) -> Plot:
+    """The AP50 that each kind of mistake costs; the table has their numbers, too."""
     errors = comparison.main.errors
-    counts = [[float(one.counts[kind]) for kind in KINDS] for one in errors]
-    costs = [[one.costs[kind] for kind in KINDS] for one in errors]
-    return [
-        _bar_plot(comparison, "AP50 lost to each kind of mistake", "points of AP50", costs, 1),
-        _bar_plot(comparison, "Number of mistakes of each kind", "mistakes", counts, 0),
-    ]
+
+    def draw(axes: Axes) -> None:
+        thickness = 0.8 / len(errors)
+        for index, (run, of_run) in enumerate(zip(comparison.runs, errors, strict=True)):
+            places = [place + thickness * (index - (len(errors) - 1) / 2) for place in range(len(KINDS))]
+            costs = [of_run.costs[kind] for kind in KINDS]
+            bars = axes.barh(places, costs, thickness * 0.9, color=_color(index), label=run.name)
+            axes.bar_label(bars, [number(cost) for cost in costs], padding=3, color=SOFT, fontsize=8)
+        axes.set_yticks(range(len(KINDS)), KINDS)
+        axes.set_ylim(len(KINDS) - 0.4, -0.6)
+        axes.set_xlabel("points of AP50")
+        axes.margins(x=0.14)
+        axes.grid(axis="y", visible=False)
+
+    height = max(HEIGHT, 1.0 + 0.27 * len(KINDS) * len(errors))
+    return _plot("AP50 lost to each kind of mistake", draw, height=height)
 
 
 def _most_frequent(measured: Measured, count: int) -> list[str]:
@@ -178,24 +188,6 @@ def _course_plot(comparison: Comparison, title: str, unit: str, series: Sequence
         axes.set_ylim(bottom=0)
 
     return _plot(title, draw)
-
-
-def _bar_plot(comparison: Comparison, title: str, unit: str, values: Sequence[Sequence[float]], digits: int) -> Plot:
-    def draw(axes: Axes) -> None:
-        thickness = 0.8 / len(values)
-        for index, of_run in enumerate(values):
-            places = [place + thickness * (index - (len(values) - 1) / 2) for place in range(len(KINDS))]
-            name = comparison.runs[index].name
-            bars = axes.barh(places, of_run, thickness * 0.9, color=_color(index), label=name)
-            axes.bar_label(bars, [number(value, digits) for value in of_run], padding=3, color=SOFT, fontsize=8)
-        axes.set_yticks(range(len(KINDS)), KINDS)
-        axes.set_ylim(len(KINDS) - 0.4, -0.6)
-        axes.set_xlabel(unit)
-        axes.margins(x=0.14)
-        axes.grid(axis="y", visible=False)
-
-    height = max(HEIGHT, 1.0 + 0.27 * len(KINDS) * len(values))
-    return _plot(title, draw, height=height)
 
 
 def _color(index: int) -> str:

@@ -12,12 +12,11 @@ import numpy as np
 from tabulate import tabulate
 
 from resnet_backbone.compare.compare import Comparison, Measured
-from resnet_backbone.compare.plots import class_gain_plots, curve_plots, error_plots, gain_plots, training_plots
+from resnet_backbone.compare.plots import class_gain_plots, curve_plots, error_plot, gain_plots, training_plots
 from resnet_backbone.compare.runs import one_backbone
 from resnet_backbone.compare.tables import (
     Cell,
     PageTable,
-    arrows,
     class_tables,
     condition_table,
     cost_table,
@@ -38,7 +37,6 @@ from resnet_backbone.compare.tables import (
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.bootstrap import GainInterval
 from resnet_backbone.metrics.page import render_page
-from resnet_backbone.metrics.paper import gain, names_of_data
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,6 @@ def write_comparison(comparison: Comparison, folder: Path) -> Written:
 def comparison_page(comparison: Comparison) -> str:
     """Return the page as HTML. Names from configs, files and command lines are escaped."""
     main = comparison.main
-    beside_the_paper = not one_backbone(comparison.runs)
     return render_page(
         __package__,
         "page.html.j2",
@@ -77,8 +74,7 @@ def comparison_page(comparison: Comparison) -> str:
         classes_by_chance=(1 - main.bootstrap.level) * len(main.class_names),
         cautions=comparison.cautions,
         figures=figure_tables(comparison),
-        paper_sentence=paper_sentence(comparison) if beside_the_paper else "",
-        paper=paper_table(comparison) if beside_the_paper else None,
+        paper=None if one_backbone(comparison.runs) else paper_table(comparison),
         classes=class_tables(comparison),
         errors=error_table(comparison),
         cost=cost_table(comparison),
@@ -89,7 +85,7 @@ def comparison_page(comparison: Comparison) -> str:
         gain_plots=gain_plots(comparison),
         class_gain_plots=class_gain_plots(comparison),
         curve_plots=curve_plots(comparison),
-        error_plots=error_plots(comparison),
+        error_plot=error_plot(comparison),
         training_plots=training_plots(comparison),
         gallery=comparison.gallery,
     )
@@ -154,32 +150,6 @@ def _tiles(comparison: Comparison) -> list[tuple[str, Cell]]:
             note = f"AP, {percent(won.relative.value)}; {level}: {signed_span(won.difference)}"
             gains.append((label, Cell(signed(won.difference.value), note, tone_of(won))))
     return aps + gains
-
-
-def paper_sentence(comparison: Comparison) -> str:
-    """The paper's gain, with its setting, and how near this comparison is to it."""
-    before, after = paper_pair(comparison)
-    figure = "AP" if "AP" in before.figures else "mAP"
-    printed = gain(before.figures[figure], after.figures[figure])
-    dataset = comparison.runs[0].facts.dataset
-    trained_on = {tuple(run.settings.get("DATASETS.TRAIN") or ()) for run in comparison.runs}
-    paper_train, paper_test = names_of_data(before.data)
-    others = []
-    if dataset != paper_test:
-        others.append(f"other data ({dataset})")
-    if {frozenset(names) for names in trained_on} != {paper_train}:
-        training_data = "; ".join(sorted(" and ".join(names) or "not recorded" for names in trained_on))
-        others.append(f"other training data ({training_data})")
-    archs = [run.arch or "not recorded" for run in comparison.runs]
-    if archs[:2] != ["vgg16", "resnet101"]:
-        others.append(f"other backbones ({', '.join(archs)})")
-    near = f" This comparison has {' and '.join(others)}, so the two need not agree." if others else ""
-    return (
-        f"The paper: {before.network} {number(before.figures[figure])}, {after.network} "
-        f"{number(after.figures[figure])} {figure}, a gain of {signed(printed.absolute)} or "
-        f"{number(printed.relative, 0)} % ({before.source}: Faster R-CNN, {arrows(before.data)}, images of 600 "
-        f"pixels).{near}"
-    )
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:

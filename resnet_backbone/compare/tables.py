@@ -14,7 +14,7 @@ from resnet_backbone.metrics.coco import LARGE, MEDIUM, SMALL
 from resnet_backbone.metrics.drawing import PICTURE_SCORE
 from resnet_backbone.metrics.error_types import KINDS
 from resnet_backbone.metrics.matching import FIGURES
-from resnet_backbone.metrics.paper import PaperRow, gain, paper_row
+from resnet_backbone.metrics.paper import PaperRow, gain, names_of_data, paper_row
 from resnet_backbone.metrics.run_facts import RunFacts
 
 Tone = Literal["", "good", "bad", "quiet", "warning"]
@@ -215,7 +215,7 @@ def _voc_figure(run: EvaluatedRun, figure: str) -> float:
 def paper_table(comparison: Comparison) -> PageTable:
     """The gain of each run beside the paper's."""
     before, after = paper_pair(comparison)
-    printed = f"{before.network} to {after.network}, {arrows(before.data)}"
+    printed = f"{before.source}: {before.network} to {after.network}, {arrows(before.data)}"
     rows = [
         _gain_row("the paper", printed, figure, value, after.figures[figure])
         for figure, value in before.figures.items()
@@ -231,7 +231,25 @@ def paper_table(comparison: Comparison) -> PageTable:
             relative = Cell(percent(won.relative.value), signed_span(won.relative))
             rows.append((Cell("here", pair), Cell(figure), *values, _difference_cell(won), relative))
     columns = ("whose", "figure", "before", "after", "difference", "relative difference")
-    return PageTable("The difference beside the paper's", columns, tuple(rows))
+    return PageTable("The difference beside the paper's", columns, tuple(rows), sentence=paper_sentence(comparison))
+
+
+def paper_sentence(comparison: Comparison) -> str:
+    """The paper's setting, and in what this comparison's is another one."""
+    dataset = comparison.runs[0].facts.dataset
+    trained_on = {tuple(run.settings.get("DATASETS.TRAIN") or ()) for run in comparison.runs}
+    paper_train, paper_test = names_of_data(paper_pair(comparison)[0].data)
+    others = []
+    if dataset != paper_test:
+        others.append(f"other data ({dataset})")
+    if {frozenset(names) for names in trained_on} != {paper_train}:
+        training_data = "; ".join(sorted(" and ".join(names) or "not recorded" for names in trained_on))
+        others.append(f"other training data ({training_data})")
+    archs = [run.arch or "not recorded" for run in comparison.runs]
+    if archs[:2] != ["vgg16", "resnet101"]:
+        others.append(f"other backbones ({', '.join(archs)})")
+    near = f" This comparison has {' and '.join(others)}, so the two need not agree." if others else ""
+    return f"The paper's is Faster R-CNN on images of 600 pixels.{near}"
 
 
 def _gain_row(whose: str, pair: str, figure: str, first: float, second: float) -> tuple[Cell, ...]:

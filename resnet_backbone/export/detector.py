@@ -228,11 +228,34 @@ def describe_detector(
         module = SingleImageTwoStage(folded)
     stride = max(info.stride for info in detector.backbone.feature_info.values())
     to_compare = [*_drawn(cfg, 2 * stride), *images]
+    part = detector if isinstance(detector, RetinaNet) else detector.roi_heads  # what has the score threshold
+    score_threshold = float(part.score_thresh)
 
     def check(file: ExportedFile) -> Agreement:
-        return _check(cfg, detector, list(facts.outputs), to_compare, file)
+        """Compare at the score threshold of the file, and for each image at one so low that many are compared."""
+        agreement = Agreement(images=[tuple(image.shape) for image in to_compare])
+        limit = cfg.TEST.DETECTIONS_PER_IMAGE
 
-    facts = _facts(cfg, class_names, _scoring_part(detector).score_thresh, 2 * stride)
+        def compare(image: Tensor, found: dict[str, Tensor], threshold: float) -> None:
+            keep = found["scores"] > threshold
+            expected = {name: found[name][keep] for name in facts.outputs}
+            last = float(expected["scores"][-1]) if int(keep.sum()) == limit else threshold
+            compare_detections(agreement, expected, dict(zip(facts.outputs, file(image), strict=True)), last)
+
+        try:
+            part.score_thresh = 0.0
+            all_found = [_detect(detector, image) for image in to_compare]
+        finally:
+            part.score_thresh = score_threshold
+        for image, found in zip(to_compare, all_found, strict=True):
+            compare(image, found, score_threshold)
+        for image, found in zip(to_compare, all_found, strict=True):
+            threshold = low_threshold(found["scores"], limit)
+            file.set_score_threshold(threshold)
+            compare(image, found, threshold)
+        return agreement
+
+    facts = _facts(cfg, class_names, score_threshold, 2 * stride)
     return Exportable(
         module=module.eval(),
         input_name="image",
@@ -290,29 +313,6 @@ def _resized(cfg: CfgNode, image: Tensor) -> Tensor:
     return reorder_channels(transforms(tv_tensors.Image(image)).as_subclass(Tensor), cfg.INPUT.FORMAT).contiguous()
 
 
-def _check(
-    cfg: CfgNode, detector: Detector | RetinaNet, names: Sequence[str], images: Sequence[Tensor], file: ExportedFile
-) -> Agreement:
-    """Compare at the score threshold of the file, and for each image at one low enough that many are compared."""
-    agreement = Agreement(images=[tuple(image.shape) for image in images])
-    all_found = [_detect_all(detector, image) for image in images]
-    limit = cfg.TEST.DETECTIONS_PER_IMAGE
-
-    def compare(image: Tensor, found: dict[str, Tensor], threshold: float) -> None:
-        keep = found["scores"] > threshold
-        expected = {name: found[name][keep] for name in names}
-        last = float(expected["scores"][-1]) if int(keep.sum()) == limit else threshold
-        compare_detections(agreement, expected, dict(zip(names, file(image), strict=True)), last)
-
-    for image, found in zip(images, all_found, strict=True):
-        compare(image, found, float(_scoring_part(detector).score_thresh))
-    for image, found in zip(images, all_found, strict=True):
-        threshold = low_threshold(found["scores"], limit)
-        file.set_score_threshold(threshold)
-        compare(image, found, threshold)
-    return agreement
-
-
 def low_threshold(scores: Tensor, limit: int) -> float:
     """Return a score below many others and far from all.
 
@@ -330,21 +330,10 @@ def low_threshold(scores: Tensor, limit: int) -> float:
     return float(lower_half[widest] + gaps[widest] / 2)
 
 
-def _scoring_part(detector: Detector | RetinaNet) -> Detector | RetinaNet:
-    """Return the module that has ``score_thresh``."""
-    return detector if isinstance(detector, RetinaNet) else detector.roi_heads
-
-
 @torch.no_grad()
-def _detect_all(detector: Detector | RetinaNet, image: Tensor) -> dict[str, Tensor]:
-    """Return the detections of every score, labels from 0, without empty boxes."""
-    part = _scoring_part(detector)
-    threshold = part.score_thresh
-    part.score_thresh = 0.0
-    try:
-        found = detector([image])[0]
-    finally:
-        part.score_thresh = threshold
+def _detect(detector: Detector | RetinaNet, image: Tensor) -> dict[str, Tensor]:
+    """Return the detections, labels from 0, without empty boxes."""
+    found = detector([image])[0]
     boxes = found["boxes"]
     keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     found = {name: value[keep] for name, value in found.items()}
