@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from resnet_backbone.compare.runs import ConfigComparison, EvaluatedRun, cautions, compare_settings, read_runs
-from resnet_backbone.data.coco.masks import Rle
 from resnet_backbone.data.coco.read import GroundTruth, IouType, read_ground_truth
 from resnet_backbone.metrics.bootstrap import Bootstrap, bootstrap
 from resnet_backbone.metrics.coco import ALL, IOU_50
@@ -207,9 +206,7 @@ def draw_gallery(
         position = truth.image_positions[key]
         pixels = read_image(image_folder / truth.file_name(position), truth.size(position))
         rows = np.flatnonzero((truth.images == position) & ~truth.is_crowd)
-        masks = [truth.masks[row] for row in rows] if kind == "segm" else []
-        texts = [names[label] for label in truth.labels[rows]]
-        picture = _draw(pixels, truth.boxes[rows], truth.labels[rows], masks, texts)
+        picture = _draw(pixels, truth, rows, [names[label] for label in truth.labels[rows]], kind)
         panels = [Panel("Ground truth", f"{len(rows)} object{'s' * (len(rows) != 1)}", picture, len(rows), 0)]
         for run, of_run, found in zip(runs, matches, found_of, strict=True):
             true_positives, false_positives = _outcomes(of_run, key)
@@ -218,8 +215,7 @@ def draw_gallery(
             mine = np.flatnonzero(found.images == position)
             mine = mine[np.argsort(-found.scores[mine], kind="stable")]
             texts = [f"{names[found.labels[row]]} {found.scores[row]:.2f}" for row in mine]
-            masks = [found.masks[row] for row in mine.tolist()] if len(found.masks) else []
-            picture = _draw(pixels, found.boxes[mine], found.labels[mine], masks, texts)
+            picture = _draw(pixels, found, mine, texts, kind)
             panels.append(Panel(run.name, caption, picture, true_positives, false_positives))
         exhibits.append(Exhibit(key, truth.file_name(position), tuple(panels)))
     return exhibits
@@ -245,12 +241,13 @@ def _outcomes(matches: Matches, image_id: int) -> tuple[int, int]:
 
 
 def _draw(
-    pixels: Tensor, boxes: np.ndarray, labels: np.ndarray, masks: Sequence[Rle], texts: Sequence[str]
+    pixels: Tensor, source: GroundTruth | ResultTable, rows: np.ndarray, texts: Sequence[str], kind: IouType
 ) -> Image.Image:
-    """Draw boxes, float64 (N, 4) in COCO's x, y, width, height, and their masks, if there are any."""
-    corners, classes = torch.tensor(boxes).reshape(-1, 4), torch.tensor(labels)
+    """Draw the boxes in these rows, and their masks where ``kind`` has them."""
+    corners, classes = torch.tensor(source.boxes[rows]).reshape(-1, 4), torch.tensor(source.labels[rows])
     corners[:, 2:] += corners[:, :2]
-    decoded = decode_masks(masks, pixels.shape[1], pixels.shape[2]) if len(masks) else None
+    rles = [source.masks[row] for row in rows.tolist()] if kind == "segm" else []
+    decoded = decode_masks(rles, pixels.shape[1], pixels.shape[2]) if rles else None
     return draw_objects(pixels, corners, classes, texts, decoded, LONG_SIDE)
 
 

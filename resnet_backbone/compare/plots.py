@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resnet_backbone.compare.compare import Comparison, Measured
-from resnet_backbone.compare.tables import KIND_WORDS, number
+from resnet_backbone.compare.tables import IOU_TYPE_NOUNS, number
 from resnet_backbone.metrics.error_types import KINDS
 from resnet_backbone.metrics.matching import FIGURES
 from resnet_backbone.metrics.run_facts import Series
@@ -66,7 +66,7 @@ class Plot:
 def gain_plots(comparison: Comparison) -> list[Plot]:
     """The gains over the first run in COCO's figures, with their intervals."""
     return [
-        _gain_plot(comparison, measured, f"Difference in AP, {KIND_WORDS[kind]}", list(FIGURES))
+        _gain_plot(comparison, measured, f"Difference in AP, {IOU_TYPE_NOUNS[kind]}", list(FIGURES))
         for kind, measured in comparison.measured.items()
     ]
 
@@ -77,7 +77,7 @@ def class_gain_plots(comparison: Comparison) -> list[Plot]:
     for kind, measured in comparison.measured.items():
         figures = [f"AP-{name}" for name in _most_frequent(measured, MOST_CLASSES)]
         some = f" (the {len(figures)} with the most objects)" if len(figures) < len(measured.class_names) else ""
-        title = f"Difference in AP by class, {KIND_WORDS[kind]}{some}"
+        title = f"Difference in AP by class, {IOU_TYPE_NOUNS[kind]}{some}"
         plots.append(_gain_plot(comparison, measured, title, figures))
     return plots
 

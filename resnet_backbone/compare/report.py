@@ -28,9 +28,9 @@ from resnet_backbone.compare.tables import (
     number,
     paper_pair,
     paper_table,
-    percent,
     shared_table,
     signed,
+    signed_percent,
     signed_span,
     tone_of,
 )
@@ -147,7 +147,7 @@ def _tiles(comparison: Comparison) -> list[tuple[str, Cell]]:
         aps.append((run.name, Cell(number(value.value), note)))
         if won := of_run.gains.get("AP"):
             label = "difference" if len(comparison.runs) == 2 else f"difference of {run.name}"
-            note = f"AP, {percent(won.relative.value)}; {level}: {signed_span(won.difference)}"
+            note = f"AP, {signed_percent(won.relative.value)}; {level}: {signed_span(won.difference)}"
             gains.append((label, Cell(signed(won.difference.value), note, tone_of(won))))
     return aps + gains
 

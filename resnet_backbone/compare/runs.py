@@ -197,7 +197,7 @@ def listed(values: Sequence[str], most: int = 8) -> str:
 
 NOT_THERE = "(not there)"
 
-Kind = Literal["backbone", "place", "other"]
+DifferenceKind = Literal["backbone", "place", "other"]
 
 # What a backbone brings with it: its layers, its weights and the input they were trained on, the names of its feature
 # maps, and the head that is made of its last layers (fc6 and fc7 with their dropout, or res5).
@@ -248,7 +248,7 @@ class SettingDifference:
 
     key: str
     values: tuple[str, ...]  # as text, one a run
-    kind: Kind  # "other": nothing about a backbone asks for it, as nothing does where all runs have the same one
+    kind: DifferenceKind  # "other": no backbone asks for it, as none does where all runs have the same one
 
 
 @dataclass(frozen=True)
@@ -340,7 +340,7 @@ def _text(value: Any) -> str:
     return '""' if value == "" else str(value)
 
 
-def _kind(key: str, runs: Sequence[EvaluatedRun]) -> Kind:
+def _kind(key: str, runs: Sequence[EvaluatedRun]) -> DifferenceKind:
     if key in _PLACES or (key == "MODEL.WEIGHTS" and _one_detector(runs)):
         return "place"
     return "backbone" if key in _OF_THE_BACKBONE and not one_backbone(runs) else "other"

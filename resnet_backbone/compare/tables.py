@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Literal
 
 from resnet_backbone.compare.compare import Comparison, Measured
@@ -21,9 +22,9 @@ Tone = Literal["", "good", "bad", "quiet", "warning"]
 
 FEWEST_OBJECTS = 30  # of a size; with fewer, a gain on them is left without a color
 MINUS = "\N{MINUS SIGN}"
-KIND_WORDS = {"bbox": "boxes", "segm": "masks"}
+IOU_TYPE_NOUNS = {"bbox": "boxes", "segm": "masks"}
 _SIZES = {"APs": SMALL, "APm": MEDIUM, "APl": LARGE}
-_FIGURE_WORDS = {
+_FIGURE_NOTES = {
     "AP": "all overlaps from 0.50 to 0.95",
     "AP50": "an overlap of 0.50 is enough",
     "AP75": "an overlap of 0.75 is needed",
@@ -31,7 +32,7 @@ _FIGURE_WORDS = {
     "APm": "medium objects",
     "APl": "large objects, over 96 x 96 pixels",
 }
-_ERROR_WORDS = {
+_ERROR_NOTES = {
     "classification": "right place, wrong class",
     "localisation": "right class, box not exact enough",
     "both": "wrong class and box not exact enough",
@@ -66,14 +67,9 @@ def signed(value: float | None, digits: int = 1) -> str:
     return f"+{text}" if value is not None and math.isfinite(value) and float(f"{value:.{digits}f}") > 0 else text
 
 
-def percent(value: float | None) -> str:
+def signed_percent(value: float | None) -> str:
     """``+28.3 %``."""
     return signed(value) if value is None or not math.isfinite(value) else f"{signed(value)} %"
-
-
-def arrows(text: str) -> str:
-    """The text with true arrows."""
-    return text.replace("->", "\N{RIGHTWARDS ARROW}")
 
 
 def signed_span(interval: Interval) -> str:
@@ -140,9 +136,9 @@ def figure_tables(comparison: Comparison) -> list[PageTable]:
         classes = measured.matches[0].classes
         counts = {name: sum(int(one.num_objects[size].sum()) for one in classes) for name, size in _SIZES.items()}
         sizes = {figure: f" ({_objects(count)})" for figure, count in counts.items()}
-        headings = {figure: Cell(figure, _FIGURE_WORDS[figure] + sizes.get(figure, "")) for figure in FIGURES}
+        headings = {figure: Cell(figure, _FIGURE_NOTES[figure] + sizes.get(figure, "")) for figure in FIGURES}
         few = {figure for figure, count in counts.items() if count < FEWEST_OBJECTS}
-        title = f"Average precision of {KIND_WORDS[kind]}, percent"
+        title = f"Average precision of {IOU_TYPE_NOUNS[kind]}, percent"
         table = _ap_table(comparison, measured, title, "figure", headings, few)
         tables.append(replace(table, sentence=_SIZE_SENTENCE))
     if all("voc" in run.figures for run in comparison.runs):
@@ -155,7 +151,7 @@ def class_tables(comparison: Comparison) -> list[PageTable]:
     tables = []
     for kind, measured in comparison.measured.items():
         headings = {f"AP-{name}": Cell(name, _objects(count)) for name, count in measured.num_objects.items()}
-        title = f"AP of every class, {KIND_WORDS[kind]}, percent"
+        title = f"AP of every class, {IOU_TYPE_NOUNS[kind]}, percent"
         tables.append(_ap_table(comparison, measured, title, "class", headings))
     return tables
 
@@ -179,7 +175,7 @@ def _ap_table(
         for of_run in measured.bootstrap.runs:
             cells.append(Cell(number(of_run.figures[figure].value, 2)))
             if won := of_run.gains.get(figure):
-                cells += [_difference_cell(won, figure in few), Cell(percent(won.relative.value))]
+                cells += [_difference_cell(won, figure in few), Cell(signed_percent(won.relative.value))]
         rows.append(tuple(cells))
     return PageTable(title, tuple(columns), tuple(rows), spare=frozenset(range(4, len(columns), 3)))
 
@@ -215,7 +211,7 @@ def _voc_figure(run: EvaluatedRun, figure: str) -> float:
 def paper_table(comparison: Comparison) -> PageTable:
     """The gain of each run beside the paper's."""
     before, after = paper_pair(comparison)
-    printed = f"{before.source}: {before.network} to {after.network}, {arrows(before.data)}"
+    printed = f"{before.source}: {before.network} to {after.network}, {before.data}"
     rows = [
         _gain_row("the paper", printed, figure, value, after.figures[figure])
         for figure, value in before.figures.items()
@@ -228,7 +224,7 @@ def paper_table(comparison: Comparison) -> PageTable:
         for figure in ("AP50", "AP"):
             values = [Cell(number(one.figures[figure].value)) for one in (baseline[1], of_run)]
             won = of_run.gains[figure]
-            relative = Cell(percent(won.relative.value), signed_span(won.relative))
+            relative = Cell(signed_percent(won.relative.value), signed_span(won.relative))
             rows.append((Cell("here", pair), Cell(figure), *values, _difference_cell(won), relative))
     columns = ("whose", "figure", "before", "after", "difference", "relative difference")
     return PageTable("The difference beside the paper's", columns, tuple(rows), sentence=paper_sentence(comparison))
@@ -254,7 +250,7 @@ def paper_sentence(comparison: Comparison) -> str:
 
 def _gain_row(whose: str, pair: str, figure: str, first: float, second: float) -> tuple[Cell, ...]:
     won = gain(first, second)
-    numbers = (number(first), number(second), signed(won.absolute), percent(won.relative))
+    numbers = (number(first), number(second), signed(won.absolute), signed_percent(won.relative))
     return (Cell(whose, pair), Cell(figure), *map(Cell, numbers))
 
 
@@ -264,7 +260,7 @@ def error_table(comparison: Comparison) -> PageTable:
     rows = []
     for kind in KINDS:
         cells = [Cell(f"{one.counts[kind]:,}", f"cost {number(one.costs[kind], 2)}") for one in errors]
-        rows.append((Cell(kind, _ERROR_WORDS[kind]), *cells))
+        rows.append((Cell(kind, _ERROR_NOTES[kind]), *cells))
     hits = [Cell(f"{of_run.hits:,}") for of_run in errors]
     rows.append((Cell("(right)", f"of {errors[0].objects:,} objects"), *hits))
     columns = ("kind", *(run.name for run in comparison.runs))
@@ -280,7 +276,7 @@ def cost_table(comparison: Comparison) -> PageTable:
     seconds = [training.seconds or None if training else None for training in trainings]
     iterations = [float(training.iterations) or None if training else None for training in trainings]
     memory = "of tensors on a GPU, of the whole process on a CPU; of its training, too, where that ended with it"
-    times = [Cell(duration(value)) if value else NOT_RECORDED for value in seconds]
+    times = [Cell(str(timedelta(seconds=round(value)))) if value else NOT_RECORDED for value in seconds]
     rows = (
         _cost_row("parameters, millions", "", [one.parameters / 1e6 for one in facts], 2),
         _cost_row("multiply-adds an image, billions", "convolutions and matrix products, test size", adds, 1),
@@ -288,7 +284,7 @@ def cost_table(comparison: Comparison) -> PageTable:
         _cost_row("peak memory, MiB", memory, [one.peak_memory_mib for one in facts], 0),
         _cost_row("training iterations", "", iterations, 0),
         _cost_row("seconds an iteration", "", [_ratio(a, b) for a, b in zip(seconds, iterations, strict=True)], 3),
-        (Cell("training time", "evaluation and saving not counted"), *times),
+        (Cell("training time, h:min:s", "evaluation and saving not counted"), *times),
     )
     columns = ("", *(run.name for run in comparison.runs))
     return PageTable("Size, speed, memory, time", columns, rows, sentence=cost_sentence(comparison))
@@ -305,14 +301,6 @@ def _cost_row(what: str, note: str, values: Sequence[float | None], digits: int)
 
 def _ratio(value: float | None, base: float | None) -> float | None:
     return value / base if value is not None and base else None
-
-
-def duration(seconds: float) -> str:
-    """``1 h 20 min``, ``6 min 5 s``, ``40 s``."""
-    hours, minutes, rest = round(seconds) // 3600, round(seconds) // 60 % 60, round(seconds) % 60
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def cost_sentence(comparison: Comparison) -> str:
