@@ -14,10 +14,10 @@ from pathlib import Path
 
 from resnet_backbone.data.catalog import datasets_root
 from resnet_backbone.data.prepare.voc import BCCD_URL, prepare_bccd
-from resnet_backbone.engine.command_line import reporting, run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 
 
-@reporting(ValueError, OSError)
+@reports_errors(ValueError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Prepare BCCD, 364 photographs of blood cells.")
     parser.add_argument("--output", type=Path, default=datasets_root() / "bccd", help="default: %(default)s")

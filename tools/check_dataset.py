@@ -33,10 +33,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_backbone.doctor.dataset_report import DatasetReport, SetToCheck, check_sets, sets_of
-from resnet_backbone.engine.command_line import reporting, run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 
 
-@reporting(ValueError, TypeError, OSError)
+@reports_errors(ValueError, TypeError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     report = DatasetReport(check_sets(named_sets(args), deep=args.deep))

@@ -22,10 +22,10 @@ from resnet_backbone.compare.compare import compare_runs
 from resnet_backbone.compare.report import summary, write_comparison
 from resnet_backbone.data.catalog import datasets_root
 from resnet_backbone.data.images.read import read_image
-from resnet_backbone.engine.command_line import reporting, run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 
 
-@reporting(ValueError, OSError)
+@reports_errors(ValueError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     comparison = compare_runs(

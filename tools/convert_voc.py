@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_backbone.data.prepare.voc_xml import voc_to_coco
-from resnet_backbone.engine.command_line import reporting, run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 from resnet_backbone.files.atomic import write_text
 
 
-@reporting(ValueError, OSError)
+@reports_errors(ValueError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Convert one split of a Pascal VOC folder to a COCO-format JSON file.")
     parser.add_argument(

@@ -48,7 +48,7 @@ from tqdm import tqdm
 from resnet_backbone.data.images.media import Medium, VideoReader, VideoWriter, find_media
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.engine.checkpoint import engine_of, find_run
-from resnet_backbone.engine.command_line import ENGINES, choose_engine, reporting, run_command_line
+from resnet_backbone.engine.command_line import ENGINES, choose_engine, reports_errors, run_command_line
 from resnet_backbone.metrics.detections import Detections, Predictor, draw_detections
 
 PICTURES = (".jpg", ".jpeg", ".png")  # what keeps its name; other images are saved as PNG
@@ -56,7 +56,7 @@ WINDOW = "resnet_backbone: any key for the next, q to end"
 PROBE = f"import cv2; cv2.namedWindow({WINDOW!r}); cv2.waitKey(1)"
 
 
-@reporting(ValueError, TypeError, OSError, ImportError)
+@reports_errors(ValueError, TypeError, OSError, ImportError)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     media, skipped = find_media(args.input)

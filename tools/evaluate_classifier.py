@@ -33,12 +33,12 @@ from resnet_backbone.classification.network import weights_file
 from resnet_backbone.classification.predict import DTYPES
 from resnet_backbone.classification.transforms import KINDS, SCALES, Views
 from resnet_backbone.data.images.classes import open_classes
-from resnet_backbone.engine.command_line import reporting, run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 from resnet_backbone.weights import TestTransform
 from resnet_backbone.weights.catalog import INTERPOLATIONS
 
 
-@reporting(ValueError, TypeError, OSError)
+@reports_errors(ValueError, TypeError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:

@@ -18,11 +18,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_backbone.engine.command_line import reporting, run_command_line, warnings_last
+from resnet_backbone.engine.command_line import reports_errors, run_command_line, warnings_last
 from resnet_backbone.metrics.voc import evaluate_voc, write_voc_submission
 
 
-@reporting(ValueError, TypeError, OSError)
+@reports_errors(ValueError, TypeError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(

@@ -33,7 +33,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from resnet_backbone.engine.checkpoint import find_run
-from resnet_backbone.engine.command_line import reporting, run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 from resnet_backbone.export.detector import exportable_detector
 from resnet_backbone.export.trunk import exportable_trunk
 from resnet_backbone.export.write import FORMATS, Exportable, check_destination, export
@@ -41,7 +41,7 @@ from resnet_backbone.export.write import FORMATS, Exportable, check_destination,
 SUFFIXES = {form.suffix: name for name, form in FORMATS.items()}
 
 
-@reporting(ValueError, TypeError, OSError, ImportError)
+@reports_errors(ValueError, TypeError, OSError, ImportError)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     if args.show is not None:

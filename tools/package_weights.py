@@ -16,13 +16,13 @@ import json
 import sys
 from collections.abc import Sequence
 
-from resnet_backbone.engine.command_line import reporting, run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 from resnet_backbone.weights import InputFormat, TestTransform, package_weights
 from resnet_backbone.weights.catalog import CATALOG, INTERPOLATIONS
 from resnet_backbone.weights.source import OPTION_A_ZEROS
 
 
-@reporting(ValueError, OSError)
+@reports_errors(ValueError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(

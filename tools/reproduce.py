@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from resnet_backbone.engine.command_line import ENGINES, choose_engine, reporting, run_command_line
+from resnet_backbone.engine.command_line import ENGINES, choose_engine, reports_errors, run_command_line
 from resnet_backbone.reproduce.jobs import FINISHED, Jobs, LoadConfig, TableOptions, read_state
 from resnet_backbone.reproduce.plan import CommandFailed, missing_data, plan_text, run_command, run_jobs
 from resnet_backbone.reproduce.report import collect, report_markdown, write_report
@@ -39,7 +39,7 @@ if TOOLS.is_relative_to(Path.cwd()):
     TOOLS = TOOLS.relative_to(Path.cwd())  # as one would type it
 
 
-@reporting(OSError, ValueError, ImportError, CommandFailed)
+@reports_errors(OSError, ValueError, ImportError, CommandFailed)
 def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None = None) -> int:
     """Do what ``argv`` says with ``tables``, by default those of the paper and of BCCD; return the exit status."""
     tables = tables or all_tables()

@@ -28,14 +28,14 @@ from PIL import Image
 from torch import Tensor
 
 from resnet_backbone.data.transforms import InputImage, InputImages
-from resnet_backbone.engine.command_line import ENGINES, choose_engine, reporting, run_command_line
+from resnet_backbone.engine.command_line import ENGINES, choose_engine, reports_errors, run_command_line
 from resnet_backbone.metrics.drawing import draw_panel, save_pictures
 
 GRID_IMAGES = 16
 GRID_CELL = (640, 480)  # width and height in pixels of one image in the grid
 
 
-@reporting(ValueError, TypeError, OSError, ImportError)
+@reports_errors(ValueError, TypeError, OSError, ImportError)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     cfg, inputs = open_data(args)

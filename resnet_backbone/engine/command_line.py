@@ -41,7 +41,7 @@ def run_command_line(main: Callable[[], int], *, keeps_running: bool = False) ->
             sys.stdout.flush()
 
 
-def reporting(*errors: type[Exception]) -> Callable[[Callable[_Args, int]], Callable[_Args, int]]:
+def reports_errors(*errors: type[Exception]) -> Callable[[Callable[_Args, int]], Callable[_Args, int]]:
     """Decorate a command's ``main`` so that it prints these errors as one line and returns 1; others are passed on."""
 
     def decorate(main: Callable[_Args, int]) -> Callable[_Args, int]:
