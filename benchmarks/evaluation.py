@@ -4,7 +4,7 @@
 Example: python -m benchmarks.evaluation
 
 The case is made up (benchmarks/coco_case.py): as many images and objects as COCO's validation set has, and 100
-detections an image. Every contender reads the two files anew in each round, in one process that has torch loaded.
+detections an image. Every contender reads the two files again in each round, in one process that has torch loaded.
 """
 
 from __future__ import annotations

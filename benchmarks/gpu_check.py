@@ -28,6 +28,7 @@ from typing import Any
 import torch
 import torchvision
 from fvcore.common.config import CfgNode
+from tabulate import tabulate
 
 from resnet_backbone import __version__, create_model, list_models
 from resnet_backbone.config import config_folder
@@ -239,10 +240,7 @@ def step(
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[f"{v:.3g}" if isinstance(v := row.get(c, ""), float) else str(v) for c in columns] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return tabulate(rows, headers="keys", tablefmt="github", floatfmt=".3g")
 
 
 if __name__ == "__main__":

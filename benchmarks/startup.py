@@ -3,8 +3,8 @@
 
 Example: python -m benchmarks.startup
 
-Every call starts a fresh interpreter; or it builds and fills a model anew in one that has torch loaded: ResNet-101 from
-a file of torchvision's, and Detectron2's own network from one of its own, with the same tensors.
+Every call starts a fresh interpreter; or it builds a model and loads its weights in one that has torch loaded:
+ResNet-101 from a file of torchvision's, and Detectron2's own network from one of its own, with the same tensors.
 """
 
 from __future__ import annotations

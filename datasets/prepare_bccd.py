@@ -14,9 +14,10 @@ from pathlib import Path
 
 from resnet_backbone.data.catalog import datasets_root
 from resnet_backbone.data.prepare.voc import BCCD_URL, prepare_bccd
-from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 
 
+@reports_errors(ValueError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Prepare BCCD, 364 photographs of blood cells.")
     parser.add_argument("--output", type=Path, default=datasets_root() / "bccd", help="default: %(default)s")
@@ -34,4 +35,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command_line(main, refused=(ValueError, OSError)))
+    sys.exit(run_command_line(main))

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from resnet_backbone.data.catalog import datasets_root
 from resnet_backbone.data.prepare.cifar10 import CIFAR10_URL, prepare_cifar10
-from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 
 
+@reports_errors(ValueError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Prepare CIFAR-10 as JPEG files in class folders.")
     parser.add_argument("--output", type=Path, default=datasets_root() / "cifar10_jpeg", help="default: %(default)s")
@@ -34,4 +35,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command_line(main, refused=(ValueError, OSError)))
+    sys.exit(run_command_line(main))

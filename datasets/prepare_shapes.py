@@ -15,9 +15,10 @@ from pathlib import Path
 
 from resnet_backbone.data.catalog import datasets_root
 from resnet_backbone.data.prepare.shapes import generate_shapes, write_crops
-from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 
 
+@reports_errors(ValueError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description='Generate the "shapes" data set.')
     parser.add_argument("--output", type=Path, default=datasets_root() / "shapes", help="default: %(default)s")
@@ -43,4 +44,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command_line(main, refused=(ValueError, OSError)))
+    sys.exit(run_command_line(main))

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from resnet_backbone.data.catalog import datasets_root
 from resnet_backbone.data.prepare.voc import VOC_SPLITS, VOC_URL, prepare_voc, prepare_voc_from, split_problems
-from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 
 _DEFAULT = ("voc07_trainval", "voc07_test", "voc12_trainval")
 
 
+@reports_errors(ValueError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=datasets_root(), help="default: %(default)s")
@@ -57,4 +58,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command_line(main, refused=(ValueError, OSError)))
+    sys.exit(run_command_line(main))

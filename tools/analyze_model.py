@@ -20,18 +20,15 @@ from resnet_backbone.classification.complexity_table import complexity_rows, sta
 from resnet_backbone.classification.curves import read_curves, write_curves
 from resnet_backbone.classification.responses import measure_sources, responses_text, write_responses
 from resnet_backbone.data.images.classes import open_classes
-from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 from resnet_backbone.models.complexity import build_on_meta, complexity, usual_size
 from resnet_backbone.weights import TestTransform
 
 
+@reports_errors(ValueError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    try:
-        args.command(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    args.command(args)
     return 0
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Check annotated data before training on it: what is wrong or odd, and what a training does about each.
+"""Check annotated data before training on it: what is wrong or unusual, and what a training does about each.
 
 Examples:
     python tools/check_dataset.py --json train.json --images train/ --val-json val.json --val-images val/
@@ -33,18 +33,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_backbone.doctor.dataset_report import DatasetReport, SetToCheck, check_sets, sets_of
-from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 
 
+@reports_errors(ValueError, TypeError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    try:
-        report = DatasetReport(check_sets(named_sets(args), deep=args.deep))
-        if args.output is not None:
-            report.write(args.output)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    report = DatasetReport(check_sets(named_sets(args), deep=args.deep))
+    if args.output is not None:
+        report.write(args.output)
     print(json.dumps(report.to_dict(), indent=2) if args.json_report else report.text())
     return int(report.stops > 0)
 

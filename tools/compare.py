@@ -22,28 +22,25 @@ from resnet_backbone.compare.compare import compare_runs
 from resnet_backbone.compare.report import summary, write_comparison
 from resnet_backbone.data.catalog import datasets_root
 from resnet_backbone.data.images.read import read_image
-from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 
 
+@reports_errors(ValueError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    try:
-        comparison = compare_runs(
-            args.runs,
-            read_image=read_image,
-            names=args.names,
-            dataset=args.dataset,
-            annotations=args.annotations,
-            images=args.images,
-            data_root=datasets_root(),
-            samples=args.samples,
-            seed=args.seed,
-            num_pictures=args.pictures,
-        )
-        written = write_comparison(comparison, args.output)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    comparison = compare_runs(
+        args.runs,
+        read_image=read_image,
+        names=args.names,
+        dataset=args.dataset,
+        annotations=args.annotations,
+        images=args.images,
+        data_root=datasets_root(),
+        samples=args.samples,
+        seed=args.seed,
+        num_pictures=args.pictures,
+    )
+    written = write_comparison(comparison, args.output)
     print(summary(comparison))
     print(json.dumps({name: str(path) for name, path in asdict(written).items()}))
     return 0

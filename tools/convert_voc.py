@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_backbone.data.prepare.voc_xml import voc_to_coco
-from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 from resnet_backbone.files.atomic import write_text
 
 
+@reports_errors(ValueError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Convert one split of a Pascal VOC folder to a COCO-format JSON file.")
     parser.add_argument(
@@ -47,4 +48,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command_line(main, refused=(ValueError, OSError)))
+    sys.exit(run_command_line(main))

@@ -10,7 +10,7 @@ Examples:
 
 --run is the output folder of a training. The engine is the one that wrote its checkpoint, or the one that MODEL.WEIGHTS
 names on the command line; the class names are in it.
-A folder is searched with all that is below it. What cannot be read is reported, and the rest goes on.
+A folder is searched with all that is below it. What cannot be read is reported and left out.
 
 With --json, one line of JSON a file, and of a video one a frame, is all that is printed to standard output:
     file           as it was named
@@ -48,7 +48,7 @@ from tqdm import tqdm
 from resnet_backbone.data.images.media import Medium, VideoReader, VideoWriter, find_media
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.engine.checkpoint import engine_of, find_run
-from resnet_backbone.engine.command_line import ENGINES, choose_engine, run_command_line
+from resnet_backbone.engine.command_line import ENGINES, choose_engine, reports_errors, run_command_line
 from resnet_backbone.metrics.detections import Detections, Predictor, draw_detections
 
 PICTURES = (".jpg", ".jpeg", ".png")  # what keeps its name; other images are saved as PNG
@@ -56,25 +56,19 @@ WINDOW = "resnet_backbone: any key for the next, q to end"
 PROBE = f"import cv2; cv2.namedWindow({WINDOW!r}); cv2.waitKey(1)"
 
 
+@reports_errors(ValueError, TypeError, OSError, ImportError)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    try:
-        media, skipped = find_media(args.input)
-        targets = plan_targets(media, args)
-        if args.show:
-            check_display()
-        predictor = load_predictor(args)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    media, skipped = find_media(args.input)
+    targets = plan_targets(media, args)
+    if args.show:
+        check_display()
+    predictor = load_predictor(args)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it cannot read is said here, once
     failed = 0
     try:
         for medium, target in zip(media, targets, strict=True):
             failed += not detect_in(medium, target, predictor, args)
-    except (ValueError, OSError) as error:  # not of one input: the detector, or the disk
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except (KeyboardInterrupt, Stopped):
         print("stopped", file=sys.stderr)
         return 130

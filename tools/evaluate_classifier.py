@@ -33,11 +33,12 @@ from resnet_backbone.classification.network import weights_file
 from resnet_backbone.classification.predict import DTYPES
 from resnet_backbone.classification.transforms import KINDS, SCALES, Views
 from resnet_backbone.data.images.classes import open_classes
-from resnet_backbone.engine.command_line import plain_text, run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 from resnet_backbone.weights import TestTransform
 from resnet_backbone.weights.catalog import INTERPOLATIONS
 
 
+@reports_errors(ValueError, TypeError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
@@ -59,9 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.output is not None:
             written = write_score(args.output, score, dataset, views, device=device, dtype=args.dtype)
             print("\n".join(f"wrote {path}" for path in written))
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {plain_text(error)}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written", file=sys.stderr)
         return 130

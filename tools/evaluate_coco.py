@@ -16,10 +16,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_backbone.engine.command_line import run_command_line, warnings_last
+from resnet_backbone.engine.command_line import reports_errors, run_command_line, warnings_last
 from resnet_backbone.metrics.coco import evaluate_coco
 
 
+@reports_errors(ValueError, TypeError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", type=Path, required=True, metavar="JSON", help="ground truth, COCO's format")
@@ -33,17 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     with warnings_last():
-        return _score(args)
-
-
-def _score(args: argparse.Namespace) -> int:
-    try:
         metrics = evaluate_coco(args.annotations, args.results, iou_type=args.iou_type, backend=args.backend)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(metrics.table())
-    print(json.dumps(metrics.to_dict()))
+        print(metrics.table())
+        print(json.dumps(metrics.to_dict()))
     return 0
 
 

@@ -18,10 +18,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_backbone.engine.command_line import run_command_line, warnings_last
+from resnet_backbone.engine.command_line import reports_errors, run_command_line, warnings_last
 from resnet_backbone.metrics.voc import evaluate_voc, write_voc_submission
 
 
+@reports_errors(ValueError, TypeError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -35,22 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--submission", type=Path, metavar="DIR", help="write files for the server, and score nothing")
     args = parser.parse_args(argv)
     with warnings_last():
-        return _score(args)
-
-
-def _score(args: argparse.Namespace) -> int:
-    try:
         if args.submission:
             paths = write_voc_submission(args.annotations, args.results, args.submission)
             print(f"wrote {len(paths)} files; pack them with tar -czf results.tgz -C {args.submission} results")
             print(json.dumps(str(paths[0].parent)))
             return 0
         metrics = evaluate_voc(args.annotations, args.results, iou=args.iou, eleven_points=args.eleven_points)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(metrics.table())
-    print(json.dumps(metrics.to_dict()))
+        print(metrics.table())
+        print(json.dumps(metrics.to_dict()))
     return 0
 
 

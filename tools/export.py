@@ -29,31 +29,28 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from resnet_backbone.engine.checkpoint import find_run
-from resnet_backbone.engine.command_line import run_command_line
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
 from resnet_backbone.export.detector import exportable_detector
-from resnet_backbone.export.run import FORMATS, Exportable, check_destination, export
 from resnet_backbone.export.trunk import exportable_trunk
-from resnet_backbone.weights import DownloadError
+from resnet_backbone.export.write import FORMATS, Exportable, check_destination, export
 
 SUFFIXES = {form.suffix: name for name, form in FORMATS.items()}
 
 
+@reports_errors(ValueError, TypeError, OSError, ImportError)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    try:
-        if args.show is not None:
-            print(FORMATS[SUFFIXES[args.show.suffix]].facts(args.show))
-            return 0
-        check_destination(args.output, args.format)
-        exportable = load_exportable(args)
-        print(f"exporting {exportable.facts.architecture}, which takes up to minutes", file=sys.stderr)
-        agreement = export(exportable, args.output, args.format)
-    except (ValueError, TypeError, OSError, ImportError, DownloadError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if args.show is not None:
+        print(FORMATS[SUFFIXES[args.show.suffix]].facts(args.show))
+        return 0
+    check_destination(args.output, args.format)
+    exportable = load_exportable(args)
+    print(f"exporting {exportable.facts.architecture}, which takes up to minutes", file=sys.stderr)
+    agreement = export(exportable, args.output, args.format)
     largest = ", ".join(f"{name} {value:.2g}" for name, value in agreement.largest.items())
     found = f", {agreement.detections} detections, {agreement.unmatched} unmatched" if agreement.detections else ""
     print(
@@ -61,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{len(agreement.images)} images{found}; largest differences: {largest}",
         file=sys.stderr,
     )
-    print(json.dumps({"output": str(args.output), "format": args.format, **agreement.to_dict()}))
+    print(json.dumps({"output": str(args.output), "format": args.format, **asdict(agreement)}))
     return 0
 
 

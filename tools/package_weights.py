@@ -16,20 +16,14 @@ import json
 import sys
 from collections.abc import Sequence
 
-from resnet_backbone.engine.command_line import run_command_line
-from resnet_backbone.weights import (
-    DownloadError,
-    InputFormat,
-    TestTransform,
-    WeightsError,
-    package_weights,
-)
+from resnet_backbone.engine.command_line import reports_errors, run_command_line
+from resnet_backbone.weights import InputFormat, TestTransform, package_weights
 from resnet_backbone.weights.catalog import CATALOG, INTERPOLATIONS
 from resnet_backbone.weights.source import OPTION_A_ZEROS
 
 
+@reports_errors(ValueError, OSError)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse ``argv``, package the weights, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "source", nargs="?", help="imagenet://ARCH/NAME, cifar10://ARCH/NAME, a weight file, or an address"
@@ -61,22 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (args.resize is None) != (args.crop is None):
         parser.error("--resize and --crop go together")
 
-    try:
-        input_format = InputFormat(*pixels) if args.channel_order else None
-        stride_in_1x1 = None if args.stride_in_1x1 is None else args.stride_in_1x1 == "yes"
-        transform = TestTransform(args.resize, args.crop, args.interpolation) if args.resize else None
-        facts = package_weights(
-            args.source,
-            args.output,
-            args.arch,
-            input_format,
-            stride_in_1x1,
-            test_transform=transform,
-            option_a_zeros=args.option_a_zeros,
-        )
-    except (WeightsError, DownloadError, FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    facts = package_weights(
+        args.source,
+        args.output,
+        args.arch,
+        InputFormat(*pixels) if args.channel_order else None,
+        None if args.stride_in_1x1 is None else args.stride_in_1x1 == "yes",
+        test_transform=TestTransform(args.resize, args.crop, args.interpolation) if args.resize else None,
+        option_a_zeros=args.option_a_zeros,
+    )
     print(f"wrote {args.output}: {facts['arch']} from {facts['source']}", file=sys.stderr)
     print(json.dumps({"output": args.output, **facts}))
     return 0

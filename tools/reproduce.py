@@ -27,8 +27,8 @@ from pathlib import Path
 
 import torch
 
-from resnet_backbone.engine.command_line import ENGINES, choose_engine, run_command_line
-from resnet_backbone.reproduce.jobs import FINISHED, Jobs, LoadConfig, Setting, read_state
+from resnet_backbone.engine.command_line import ENGINES, choose_engine, reports_errors, run_command_line
+from resnet_backbone.reproduce.jobs import FINISHED, Jobs, LoadConfig, TableOptions, read_state
 from resnet_backbone.reproduce.plan import CommandFailed, missing_data, plan_text, run_command, run_jobs
 from resnet_backbone.reproduce.report import collect, report_markdown, write_report
 from resnet_backbone.reproduce.tables import Table, all_tables
@@ -39,6 +39,7 @@ if TOOLS.is_relative_to(Path.cwd()):
     TOOLS = TOOLS.relative_to(Path.cwd())  # as one would type it
 
 
+@reports_errors(OSError, ValueError, ImportError, CommandFailed)
 def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None = None) -> int:
     """Do what ``argv`` says with ``tables``, by default those of the paper and of BCCD; return the exit status."""
     tables = tables or all_tables()
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None =
             return 0
         table = tables[args.table].only(args.rows) if args.rows else tables[args.table]
         load_config = find_engine(args.engine, table)
-        plans = [Jobs(table, setting_of(args, gpus), load_config) for gpus in numbers_of_gpus(args, table)]
+        plans = [Jobs(table, options_of(args, gpus), load_config) for gpus in numbers_of_gpus(args, table)]
         if args.run:
             refuse_a_cpu(plans[0], args)
         if args.prepare:
@@ -66,9 +67,6 @@ def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None =
             report(plans[0])
         else:
             print_plans(plans, args)
-    except (OSError, ValueError, ImportError, CommandFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("\ninterrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
@@ -81,9 +79,9 @@ def print_plans(plans: Sequence[Jobs], args: argparse.Namespace) -> None:
         print(plan_text(jobs, script(job_table), name_of_gpu(args, job_table), measure=args.measure))
     if not args.gpu and not torch.cuda.is_available() and name_of_gpu(args, job_table):
         print(f"There is no GPU here: the hours are those of {name_of_gpu(args, job_table)}; --gpu names another.")
-    words = [word for word in sys.argv if word != "--measure"]
+    arguments = [argument for argument in sys.argv if argument != "--measure"]
     where = "On the machine with the GPUs" if needs_gpus(plans[0].table, args) else "Run it with"
-    print(f"{where}: {shlex.join(['python', *words, '--run'])}")
+    print(f"{where}: {shlex.join(['python', *arguments, '--run'])}")
 
 
 def needs_gpus(table: Table, args: argparse.Namespace) -> bool:
@@ -119,7 +117,7 @@ def run(jobs: Jobs, keep_going: bool) -> int:
 def report(jobs: Jobs) -> None:
     result = collect(jobs)
     print(report_markdown(result))
-    paths = write_report(result, jobs.setting.output)
+    paths = write_report(result, jobs.options.output)
     print(f"\nwrote {' and '.join(map(str, paths))}")
 
 
@@ -131,9 +129,9 @@ def compare_first_pair(jobs: Jobs) -> None:
     runs = [read_state(jobs.of_row(row.key)[0]) for row in rows]
     if not all(run.status == FINISHED and run.figures for run in runs):
         return
-    page = jobs.setting.output / f"comparison_{jobs.table.name}"
-    words = [str(TOOLS / "compare.py"), *(str(run.job.folder) for run in runs), "--output", str(page)]
-    run_command([*words, "--names", *(row.name for row in rows)], sys.stdout)
+    page = jobs.options.output / f"comparison_{jobs.table.name}"
+    arguments = [str(TOOLS / "compare.py"), *(str(run.job.folder) for run in runs), "--output", str(page)]
+    run_command([*arguments, "--names", *(row.name for row in rows)], sys.stdout)
     print(f"comparison: {page / 'index.html'}")
 
 
@@ -142,21 +140,21 @@ def draw_curves(jobs: Jobs) -> None:
     runs: dict[str, str] = {}
     for row in jobs.table.rows:
         job = jobs.of_row(row.key)[0]
-        if not job.evaluates and (job.folder / "metrics.json").is_file():
+        if not job.eval_only and (job.folder / "metrics.json").is_file():
             runs[str(job.folder)] = row.name
     if runs:
-        folder = jobs.setting.output / f"curves_{jobs.table.name}"
-        words = [str(TOOLS / "analyze_model.py"), "curves", *runs, "--output", str(folder)]
-        run_command([*words, "--names", *runs.values()], sys.stdout)
+        folder = jobs.options.output / f"curves_{jobs.table.name}"
+        arguments = [str(TOOLS / "analyze_model.py"), "curves", *runs, "--output", str(folder)]
+        run_command([*arguments, "--names", *runs.values()], sys.stdout)
 
 
 def prepare(jobs: Jobs) -> None:
     """Get the data that is missing, by the commands of the data sets."""
     for command in dict.fromkeys(command for _, command in missing_data(jobs)):
-        words = shlex.split(command)
-        if words[:1] != ["python"] or {"|", ";"} & set(command):
+        arguments = shlex.split(command)
+        if arguments[:1] != ["python"] or {"|", ";"} & set(command):
             raise ValueError(f"this has to be done by hand: {command or 'get your own data'}")
-        run_command([str(TOOLS.parent / words[1]), *words[2:]], sys.stdout)
+        run_command([str(TOOLS.parent / arguments[1]), *arguments[2:]], sys.stdout)
 
 
 def find_engine(asked: str, table: Table) -> LoadConfig:
@@ -176,8 +174,8 @@ def find_engine(asked: str, table: Table) -> LoadConfig:
     return load_config
 
 
-def setting_of(args: argparse.Namespace, gpus: int) -> Setting:
-    return Setting(args.output, gpus, args.engine, args.seeds, args.images_per_step)
+def options_of(args: argparse.Namespace, gpus: int) -> TableOptions:
+    return TableOptions(args.output, gpus, args.engine, args.seeds, args.images_per_step)
 
 
 def numbers_of_gpus(args: argparse.Namespace, table: Table) -> list[int]:

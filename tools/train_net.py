@@ -10,7 +10,7 @@ One process a GPU: --num-gpus starts them; on the torchvision engine torchrun ma
 last line printed is JSON: the figures of every one, in percent, every digit.
 
 Exit status: 0; 1 after an error; 75 after SIGTERM, Ctrl-C or the end of its terminal, when what was
-learned is saved and --resume goes on. Where only the reader of its output ends, the run goes on without it.
+learned is saved and --resume continues. Where only the reader of its output ends, the run continues without it.
 """
 
 from __future__ import annotations
@@ -19,82 +19,46 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from resnet_backbone.engine.command_line import (
     ENGINES,
-    LostPeer,
     add_run_arguments,
     check_machines,
     choose_engine,
-    outcome,
+    failed,
     run_command_line,
     set_up_console,
-    torchrun_arguments,
     wants_processes,
 )
 from resnet_backbone.engine.signals import RESUME_ME, Interrupted, catching_signals
-
-REFUSED = (ValueError, TypeError, OSError)  # before a run starts
-FAILED = (FloatingPointError, OSError)  # in the middle of it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parse_args(argv)
-    if choose_engine(args.engine) == "detectron2":
-        return launch_detectron2(args)
-    if wants_processes(args):
-        return launch_torchvision(args, argv)
-    return run_torchvision(args)
+    return launch_detectron2(args) if choose_engine(args.engine) == "detectron2" else run_torchvision(args, argv)
 
 
-def run_torchvision(args: argparse.Namespace) -> int:
-    from resnet_backbone.engine.launch import is_lost_peer
-    from resnet_backbone.torchvision_plugin.config import load_config
-    from resnet_backbone.torchvision_plugin.run import Run
-
-    with catching_signals():
-        try:
-            cfg = load_config(args.config_file, args.opts)
-            run = Run(cfg, resume=args.resume, eval_only=args.eval_only)
-        except (*REFUSED, Interrupted) as error:
-            return failed(error)
-        try:
-            figures = run.start()
-        except (*FAILED, Interrupted, KeyboardInterrupt) as error:
-            return failed(error)
-        except RuntimeError as error:
-            if not is_lost_peer(error):
-                raise
-            return failed(LostPeer(f"another process of this run has ended, and so this one does ({error})"))
-    run.accelerator.end_training()
-    if figures:  # on the main process
-        print(json.dumps({name: metrics.to_dict() for name, metrics in figures.items()}))
-    return 0
-
-
-def launch_torchvision(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Check data and batches before several processes do, which would each say it, and start them."""
-    from resnet_backbone.engine.launch import ProcessError, check_processes, launch
+def run_torchvision(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    from resnet_backbone.engine.launch import launch_processes, run_here
     from resnet_backbone.torchvision_plugin.config import load_config
     from resnet_backbone.torchvision_plugin.datasets import check_files
 
-    try:
-        cfg = load_config(args.config_file, args.opts)
-        check_files(cfg, training=not args.eval_only)
-        if not args.eval_only:
-            check_processes(cfg, args.num_gpus * args.num_machines, norm="MODEL.RESNET_BACKBONE.NORM")
-        launch(torchrun_arguments(args, __file__, argv))
-    except (*REFUSED, ProcessError, Interrupted) as error:
-        return failed(error)
-    return 0
+    if wants_processes(args):
+        command = [__file__, *argv]
+        return launch_processes(args, command, load_config, check_files, norm="MODEL.RESNET_BACKBONE.NORM")
+    from resnet_backbone.torchvision_plugin.run import Run
 
+    def build() -> Run:
+        return Run(load_config(args.config_file, args.opts), resume=args.resume, eval_only=args.eval_only)
 
-def failed(error: BaseException) -> int:
-    """Say why, and return the exit status."""
-    status, text = outcome(error)
-    print(text, file=sys.stderr)
-    return status
+    def report(run: Run, figures: dict[str, Any]) -> None:
+        run.accelerator.end_training()
+        if figures:  # on the main process
+            print(json.dumps({name: metrics.to_dict() for name, metrics in figures.items()}))
+
+    return run_here(build, report)
 
 
 def launch_detectron2(args: argparse.Namespace) -> int:
@@ -103,20 +67,16 @@ def launch_detectron2(args: argparse.Namespace) -> int:
 
         from resnet_backbone.detectron2_plugin.run import launch_run
     except ImportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return failed(error)
     try:
         if args.num_machines > 1:
             check_machines(args)
-    except ValueError as error:
-        return failed(error)
-    try:
         with catching_signals():
             launch_run(run_detectron2, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
-    except (Interrupted, OSError) as error:
+    except (ValueError, OSError, Interrupted) as error:
         return failed(error)
     except (ProcessExitedException, ProcessRaisedException) as error:  # a process has said why
-        print(f"error: {error}; if it had begun, --resume goes on from the last checkpoint", file=sys.stderr)
+        print(f"error: {error}; if it had begun, --resume continues from the last checkpoint", file=sys.stderr)
         was_interrupted = isinstance(error, ProcessExitedException) and error.exit_code == RESUME_ME
         return RESUME_ME if was_interrupted else 1
     return 0
@@ -124,21 +84,20 @@ def launch_detectron2(args: argparse.Namespace) -> int:
 
 def run_detectron2(args: argparse.Namespace) -> None:
     """What each process does."""
-    set_up_console(keeps_running=True)  # those that Detectron2 has started know nothing of it
+    set_up_console(keeps_running=True)  # processes that Detectron2 has started have not done it
     from resnet_backbone.detectron2_plugin.config import load_config
     from resnet_backbone.detectron2_plugin.run import Run
+    from resnet_backbone.engine.launch import run_here
 
-    with catching_signals():
-        try:
-            run = Run(load_config(args.config_file, args.opts), resume=args.resume, eval_only=args.eval_only)
-        except (*REFUSED, Interrupted) as error:
-            sys.exit(failed(error))
-        try:
-            figures = run.start()
-        except (*FAILED, Interrupted, KeyboardInterrupt) as error:
-            sys.exit(failed(error))
-    if figures:  # on the main process
-        print(json.dumps(figures))
+    def build() -> Run:
+        return Run(load_config(args.config_file, args.opts), resume=args.resume, eval_only=args.eval_only)
+
+    def report(run: Run, figures: dict[str, Any]) -> None:
+        if figures:  # on the main process
+            print(json.dumps(figures))
+
+    if status := run_here(build, report):
+        sys.exit(status)
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:

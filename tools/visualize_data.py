@@ -28,33 +28,30 @@ from PIL import Image
 from torch import Tensor
 
 from resnet_backbone.data.transforms import InputImage, InputImages
-from resnet_backbone.engine.command_line import ENGINES, choose_engine, plain_text, run_command_line
+from resnet_backbone.engine.command_line import ENGINES, choose_engine, reports_errors, run_command_line
 from resnet_backbone.metrics.drawing import draw_panel, save_pictures
 
 GRID_IMAGES = 16
 GRID_CELL = (640, 480)  # width and height in pixels of one image in the grid
 
 
+@reports_errors(ValueError, TypeError, OSError, ImportError)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    try:
-        cfg, inputs = open_data(args)
-        output = args.output or Path(cfg.OUTPUT_DIR) / f"data_{args.split}"
-        tiny = min(min(sizes) for sizes in cfg.MODEL.ANCHOR_GENERATOR.SIZES) / 2
-        seen: list[InputImage] = []
+    cfg, inputs = open_data(args)
+    output = args.output or Path(cfg.OUTPUT_DIR) / f"data_{args.split}"
+    tiny = min(min(sizes) for sizes in cfg.MODEL.ANCHOR_GENERATOR.SIZES) / 2
+    images: list[InputImage] = []
 
-        def drawn() -> Iterator[tuple[str, Image.Image]]:
-            for image in islice(inputs.images, args.num):
-                yield image.name, draw(image, inputs.class_names)
-                print(describe(image, tiny))
-                seen.append(image)
+    def pictures() -> Iterator[tuple[str, Image.Image]]:
+        for image in islice(inputs.images, args.num):
+            yield image.name, draw(image, inputs.class_names)
+            print(describe(image, tiny))
+            images.append(image)
 
-        save_pictures(output, drawn(), GRID_IMAGES, GRID_CELL)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"error: {plain_text(error)}", file=sys.stderr)
-        return 1
-    print("\n".join(summarise(seen, inputs.class_names, tiny)))
-    print(f"wrote {len(seen)} pictures and grid.png to {output}")
+    save_pictures(output, pictures(), GRID_IMAGES, GRID_CELL)
+    print("\n".join(summarise(images, inputs.class_names, tiny)))
+    print(f"wrote {len(images)} pictures and grid.png to {output}")
     return 0
 
 
@@ -77,10 +74,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def open_data(args: argparse.Namespace) -> tuple[CfgNode, InputImages]:
     if choose_engine(args.engine) == "detectron2":
         from resnet_backbone.detectron2_plugin import config as detectron2_config
-        from resnet_backbone.detectron2_plugin import network_input as detectron2_sight
+        from resnet_backbone.detectron2_plugin import network_input as detectron2_input
 
         cfg = detectron2_config.load_config(args.config_file, args.opts)
-        return cfg, detectron2_sight.open_sight(cfg, training=args.split == "train")
+        return cfg, detectron2_input.open_sight(cfg, training=args.split == "train")
     from resnet_backbone.torchvision_plugin.config import load_config
     from resnet_backbone.torchvision_plugin.network_input import open_sight
 
@@ -106,21 +103,21 @@ def describe(image: InputImage, tiny: float) -> str:
     return line + "".join(f", {number} {what}" for number, what in extra if number)
 
 
-def summarise(seen: Sequence[InputImage], class_names: Sequence[str], tiny: float) -> list[str]:
-    found = Counter(class_names[label] for image in seen for label in image.labels.tolist())
+def summarise(images: Sequence[InputImage], class_names: Sequence[str], tiny: float) -> list[str]:
+    found = Counter(class_names[label] for image in images for label in image.labels.tolist())
     boxes = ", ".join(f"{number} {name}" for name, number in found.most_common()) or "none"
-    lines = [f"{count(len(seen), 'image', 'images')}; boxes: {boxes}"]
+    lines = [f"{count(len(images), 'image', 'images')}; boxes: {boxes}"]
     warnings = {
-        "images without a box": [int(not len(image.boxes)) for image in seen],
-        "boxes that the transforms have made vanish": [vanished(image) for image in seen],
+        "images without a box": [int(not len(image.boxes)) for image in images],
+        "boxes that the transforms have made vanish": [vanished(image) for image in images],
         f"tiny boxes, less than {tiny:g} pixels a side (the root of their area), half of the smallest of "
         "MODEL.ANCHOR_GENERATOR.SIZES; larger images or smaller anchors may help": [
-            int(is_tiny(image, tiny).sum()) for image in seen
+            int(is_tiny(image, tiny).sum()) for image in images
         ],
     }
     for what, numbers in warnings.items():
         if any(numbers):
-            ids = ", ".join(str(image.image_id) for image, number in zip(seen, numbers, strict=True) if number)
+            ids = ", ".join(str(image.image_id) for image, number in zip(images, numbers, strict=True) if number)
             lines.append(f"warning: {what}: {sum(numbers)}, on the images {ids}")
     return lines
 

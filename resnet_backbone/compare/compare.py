@@ -1,4 +1,4 @@
-"""Comparing runs, as values: figures, their intervals, types of errors, and the images on which runs differ most."""
+"""Comparing finished runs: AP scored again with intervals, types of errors, and the images where they differ most."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from resnet_backbone.compare.runs import ConfigComparison, EvaluatedRun, cautions, compare_settings, read_runs
-from resnet_backbone.data.coco.masks import Rle
 from resnet_backbone.data.coco.read import GroundTruth, IouType, read_ground_truth
 from resnet_backbone.metrics.bootstrap import Bootstrap, bootstrap
 from resnet_backbone.metrics.coco import ALL, IOU_50
@@ -89,7 +88,6 @@ _TOLERANCE = 1e-6  # percent, between the recorded figures and those computed ag
 class Measured:
     """What the runs reach in one kind of overlap. Tuples are in the order of the runs."""
 
-    iou_type: IouType
     matches: tuple[Matches, ...]
     bootstrap: Bootstrap
     curves: Mapping[float, tuple[PrecisionRecall, ...]]  # IoU -> curve of each run
@@ -121,33 +119,22 @@ def measure(
             f"their figures are of {', '.join(sorted({kind for run in runs for kind in run.figures}))}"
         )
     truth = read_ground_truth(annotations, shared)
-    found = [_read_results(run, truth, annotations, shared) for run in runs]
-    return {kind: _measure(runs, truth, found, kind, samples, seed) for kind in shared}
-
-
-def _read_results(run: EvaluatedRun, truth: GroundTruth, annotations: Path, kinds: Sequence[IouType]) -> ResultTable:
-    try:
-        return read_results(run.results_path, truth, kinds)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{run.results_path} does not fit {annotations}: {error}") from error
-
-
-def _measure(
-    runs: Sequence[EvaluatedRun],
-    truth: GroundTruth,
-    found: Sequence[ResultTable],
-    kind: IouType,
-    samples: int,
-    seed: int,
-) -> Measured:
-    matches = tuple(_match(run, truth, of_run, kind) for run, of_run in zip(runs, found, strict=True))
-    return Measured(
-        iou_type=kind,
-        matches=matches,
-        bootstrap=bootstrap(matches, samples=samples, seed=seed),
-        curves={iou: tuple(precision_recall(of_run, iou) for of_run in matches) for iou in CURVE_IOUS},
-        errors=tuple(error_breakdown(truth, of_run, iou_type=kind) for of_run in found),
-    )
+    found = []
+    for run in runs:
+        try:
+            found.append(read_results(run.results_path, truth, shared))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{run.results_path} does not fit {annotations}: {error}") from error
+    measured = {}
+    for kind in shared:
+        matches = tuple(_match(run, truth, of_run, kind) for run, of_run in zip(runs, found, strict=True))
+        measured[kind] = Measured(
+            matches=matches,
+            bootstrap=bootstrap(matches, samples=samples, seed=seed),
+            curves={iou: tuple(precision_recall(of_run, iou) for of_run in matches) for iou in CURVE_IOUS},
+            errors=tuple(error_breakdown(truth, of_run, iou_type=kind) for of_run in found),
+        )
+    return measured
 
 
 def _match(run: EvaluatedRun, truth: GroundTruth, found: ResultTable, kind: IouType) -> Matches:
@@ -208,16 +195,18 @@ def draw_gallery(
     matches = measured[kind].matches
     chosen = _choose(matches, count)
     truth = read_ground_truth(annotations, tuple(measured))
-    found_of = [_detections(run.results_path, truth, tuple(measured), set(chosen)) for run in runs]
+    found_of = []
+    for run in runs:
+        records = (record for record in iterate_results(run.results_path) if record["image_id"] in chosen)
+        drawn = [record for record in records if record["score"] >= PICTURE_SCORE]
+        found_of.append(read_results(drawn, truth, tuple(measured)))
     names = measured[kind].class_names
     exhibits = []
     for key in chosen:
         position = truth.image_positions[key]
         pixels = read_image(image_folder / truth.file_name(position), truth.size(position))
         rows = np.flatnonzero((truth.images == position) & ~truth.is_crowd)
-        masks = [truth.masks[row] for row in rows] if kind == "segm" else []
-        texts = [names[label] for label in truth.labels[rows]]
-        picture = _draw(pixels, truth.boxes[rows], truth.labels[rows], masks, texts)
+        picture = _draw(pixels, truth, rows, [names[label] for label in truth.labels[rows]], kind)
         panels = [Panel("Ground truth", f"{len(rows)} object{'s' * (len(rows) != 1)}", picture, len(rows), 0)]
         for run, of_run, found in zip(runs, matches, found_of, strict=True):
             true_positives, false_positives = _outcomes(of_run, key)
@@ -226,8 +215,7 @@ def draw_gallery(
             mine = np.flatnonzero(found.images == position)
             mine = mine[np.argsort(-found.scores[mine], kind="stable")]
             texts = [f"{names[found.labels[row]]} {found.scores[row]:.2f}" for row in mine]
-            masks = [found.masks[row] for row in mine.tolist()] if len(found.masks) else []
-            picture = _draw(pixels, found.boxes[mine], found.labels[mine], masks, texts)
+            picture = _draw(pixels, found, mine, texts, kind)
             panels.append(Panel(run.name, caption, picture, true_positives, false_positives))
         exhibits.append(Exhibit(key, truth.file_name(position), tuple(panels)))
     return exhibits
@@ -237,35 +225,29 @@ def _choose(matches: Sequence[Matches], count: int) -> list[int]:
     """The images that differ most, of each pair with the first run in turn."""
     rankings = [most_different(matches[0], other, count) for other in matches[1:]]
     ranked = chain.from_iterable(zip_longest(*rankings))
-    return list(dict.fromkeys(key for key in ranked if key is not None))[:count]
-
-
-def _detections(path: Path, truth: GroundTruth, kinds: Sequence[IouType], chosen: set[int]) -> ResultTable:
-    """What is drawn: what scores enough, on the chosen images alone."""
-    mine = [record for record in iterate_results(path) if record["image_id"] in chosen]
-    return read_results([record for record in mine if record["score"] >= PICTURE_SCORE], truth, kinds)
+    return [key for key in dict.fromkeys(ranked) if key is not None][:count]
 
 
 def _outcomes(matches: Matches, image_id: int) -> tuple[int, int]:
     """True and false positives among the detections that are drawn."""
     position = matches.image_ids.index(image_id)
-    outcomes = [
-        of_class.outcomes[ALL, IOU_50, (of_class.images == position) & (of_class.scores >= PICTURE_SCORE)]
-        for of_class in matches.classes
-    ]
-    true_positives, false_positives = (
-        sum(int(np.sum(of_class == outcome)) for of_class in outcomes) for outcome in (TRUE_POSITIVE, FALSE_POSITIVE)
+    outcomes = np.concatenate(
+        [
+            of_class.outcomes[ALL, IOU_50, (of_class.images == position) & (of_class.scores >= PICTURE_SCORE)]
+            for of_class in matches.classes
+        ]
     )
-    return true_positives, false_positives
+    return int(np.sum(outcomes == TRUE_POSITIVE)), int(np.sum(outcomes == FALSE_POSITIVE))
 
 
 def _draw(
-    pixels: Tensor, boxes: np.ndarray, labels: np.ndarray, masks: Sequence[Rle], texts: Sequence[str]
+    pixels: Tensor, source: GroundTruth | ResultTable, rows: np.ndarray, texts: Sequence[str], kind: IouType
 ) -> Image.Image:
-    """Draw boxes, float64 (N, 4) in COCO's x, y, width, height, and their masks, if there are any."""
-    corners, classes = torch.tensor(boxes).reshape(-1, 4), torch.tensor(labels)
+    """Draw the boxes in these rows, and their masks where ``kind`` has them."""
+    corners, classes = torch.tensor(source.boxes[rows]).reshape(-1, 4), torch.tensor(source.labels[rows])
     corners[:, 2:] += corners[:, :2]
-    decoded = decode_masks(masks, pixels.shape[1], pixels.shape[2]) if len(masks) else None
+    rles = [source.masks[row] for row in rows.tolist()] if kind == "segm" else []
+    decoded = decode_masks(rles, pixels.shape[1], pixels.shape[2]) if rles else None
     return draw_objects(pixels, corners, classes, texts, decoded, LONG_SIDE)
 
 

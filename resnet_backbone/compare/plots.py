@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resnet_backbone.compare.compare import Comparison, Measured
-from resnet_backbone.compare.tables import KIND_WORDS, level_text, number, signed
+from resnet_backbone.compare.tables import IOU_TYPE_NOUNS, number
 from resnet_backbone.metrics.error_types import KINDS
 from resnet_backbone.metrics.matching import FIGURES
 from resnet_backbone.metrics.run_facts import Series
@@ -57,18 +57,16 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot. ``alt`` says in words what it shows."""
+    """One plot."""
 
-    key: str
     title: str
-    alt: str
     svg: bytes
 
 
 def gain_plots(comparison: Comparison) -> list[Plot]:
     """The gains over the first run in COCO's figures, with their intervals."""
     return [
-        _gain_plot(comparison, measured, f"gains-{kind}", f"Difference in AP, {KIND_WORDS[kind]}", list(FIGURES))
+        _gain_plot(comparison, measured, f"Difference in AP, {IOU_TYPE_NOUNS[kind]}", list(FIGURES))
         for kind, measured in comparison.measured.items()
     ]
 
@@ -79,8 +77,8 @@ def class_gain_plots(comparison: Comparison) -> list[Plot]:
     for kind, measured in comparison.measured.items():
         figures = [f"AP-{name}" for name in _most_frequent(measured, MOST_CLASSES)]
         some = f" (the {len(figures)} with the most objects)" if len(figures) < len(measured.class_names) else ""
-        title = f"Difference in AP by class, {KIND_WORDS[kind]}{some}"
-        plots.append(_gain_plot(comparison, measured, f"class-gains-{kind}", title, figures))
+        title = f"Difference in AP by class, {IOU_TYPE_NOUNS[kind]}{some}"
+        plots.append(_gain_plot(comparison, measured, title, figures))
     return plots
 
 
@@ -89,22 +87,17 @@ def curve_plots(comparison: Comparison) -> list[Plot]:
     measured = comparison.main
     plots = []
     for iou, curves in measured.curves.items():
-        alt = "; ".join(
-            f"{run.name}: mean precision {number(100 * float(curve.mean.mean()))} %"
-            for run, curve in zip(comparison.runs, curves, strict=True)
-        )
         title = f"Precision and recall, mean of the classes, overlap {iou:.2f}"
-        heights = [curve.mean for curve in curves]
-        plots.append(_curve_plot(comparison, f"curve-{iou}", title, f"{title}. {alt}.", heights))
+        plots.append(_curve_plot(comparison, title, [curve.mean for curve in curves]))
     for name in _most_frequent(measured, MOST_CURVES):
         index = measured.class_names.index(name)
         title = f"Precision and recall, {name}, overlap 0.50"
         heights = [curve.precision[index] for curve in measured.curves[0.5]]
-        plots.append(_curve_plot(comparison, f"curve-class-{index}", title, f"{title}, a line for every run.", heights))
+        plots.append(_curve_plot(comparison, title, heights))
     return plots
 
 
-def _curve_plot(comparison: Comparison, key: str, title: str, alt: str, heights: Sequence[np.ndarray]) -> Plot:
+def _curve_plot(comparison: Comparison, title: str, heights: Sequence[np.ndarray]) -> Plot:
     def draw(axes: Axes) -> None:
         for index, (run, height) in enumerate(zip(comparison.runs, heights, strict=True)):
             axes.plot(np.linspace(0, 1, len(height)), height, **_line(index), label=run.name)
@@ -113,7 +106,7 @@ def _curve_plot(comparison: Comparison, key: str, title: str, alt: str, heights:
         axes.set_xlabel("recall: share of the objects found")
         axes.set_ylabel("precision: share that is right")
 
-    return _plot(key, title, alt, draw)
+    return _plot(title, draw)
 
 
 def training_plots(comparison: Comparison) -> list[Plot]:
@@ -122,23 +115,33 @@ def training_plots(comparison: Comparison) -> list[Plot]:
     if not any(trainings):
         return []
     dataset = comparison.runs[0].facts.dataset
-    courses: list[tuple[str, str, str, list[Series]]] = [
-        ("loss", "Training loss", "loss", [one.loss if one else () for one in trainings]),
-        ("lr", "Learning rate", "learning rate", [one.lr if one else () for one in trainings]),
-        ("ap", "AP while training", "AP, percent", [one.ap.get(dataset, ()) if one else () for one in trainings]),
+    courses: list[tuple[str, str, list[Series]]] = [  # title, unit, a curve for each run
+        ("Training loss", "loss", [one.loss if one else () for one in trainings]),
+        ("Learning rate", "learning rate", [one.lr if one else () for one in trainings]),
+        ("AP while training", "AP, percent", [one.ap.get(dataset, ()) if one else () for one in trainings]),
     ]
-    return [_course_plot(comparison, *course) for course in courses if any(len(points) > 1 for points in course[3])]
+    return [_course_plot(comparison, *course) for course in courses if any(len(points) > 1 for points in course[2])]
 
 
-def error_plots(comparison: Comparison) -> list[Plot]:
-    """How often each kind of mistake is made, and the AP50 it costs."""
+def error_plot(comparison: Comparison) -> Plot:
+    """The AP50 that each kind of mistake costs; the table has their numbers, too."""
     errors = comparison.main.errors
-    counts = [[float(one.counts[kind]) for kind in KINDS] for one in errors]
-    costs = [[one.costs[kind] for kind in KINDS] for one in errors]
-    return [
-        _bars(comparison, "error-costs", "AP50 lost to each kind of mistake", "points of AP50", costs, 1),
-        _bars(comparison, "error-counts", "Number of mistakes of each kind", "mistakes", counts, 0),
-    ]
+
+    def draw(axes: Axes) -> None:
+        thickness = 0.8 / len(errors)
+        for index, (run, of_run) in enumerate(zip(comparison.runs, errors, strict=True)):
+            places = [place + thickness * (index - (len(errors) - 1) / 2) for place in range(len(KINDS))]
+            costs = [of_run.costs[kind] for kind in KINDS]
+            bars = axes.barh(places, costs, thickness * 0.9, color=_color(index), label=run.name)
+            axes.bar_label(bars, [number(cost) for cost in costs], padding=3, color=SOFT, fontsize=8)
+        axes.set_yticks(range(len(KINDS)), KINDS)
+        axes.set_ylim(len(KINDS) - 0.4, -0.6)
+        axes.set_xlabel("points of AP50")
+        axes.margins(x=0.14)
+        axes.grid(axis="y", visible=False)
+
+    height = max(HEIGHT, 1.0 + 0.27 * len(KINDS) * len(errors))
+    return _plot("AP50 lost to each kind of mistake", draw, height=height)
 
 
 def _most_frequent(measured: Measured, count: int) -> list[str]:
@@ -147,7 +150,7 @@ def _most_frequent(measured: Measured, count: int) -> list[str]:
     return [name for name in measured.class_names if name in chosen and measured.num_objects[name]]
 
 
-def _gain_plot(comparison: Comparison, measured: Measured, key: str, title: str, figures: list[str]) -> Plot:
+def _gain_plot(comparison: Comparison, measured: Measured, title: str, figures: list[str]) -> Plot:
     first, *names = [run.name for run in comparison.runs]
     differences = [[of_run.gains[figure].difference for figure in figures] for of_run in measured.bootstrap.runs[1:]]
     labels = [figure.removeprefix("AP-") for figure in figures]
@@ -168,17 +171,11 @@ def _gain_plot(comparison: Comparison, measured: Measured, key: str, title: str,
         axes.set_xlabel(f"difference from {_cut(first)}, points of AP")
         axes.grid(axis="y", visible=False)
 
-    values = "; ".join(
-        f"{name}, {label}: {signed(won.value)}"
-        for name, of_run in zip(names, differences, strict=True)
-        for label, won in zip(labels, of_run, strict=True)
-    )
-    alt = f"{title}, from {first}, with {level_text(measured.bootstrap.level)} intervals. {values}."
     height = max(HEIGHT, 1.0 + len(figures) * (0.24 if len(names) == 1 else 0.32))
-    return _plot(key, title, alt, draw, height=height)
+    return _plot(title, draw, height=height)
 
 
-def _course_plot(comparison: Comparison, key: str, title: str, unit: str, series: Sequence[Series]) -> Plot:
+def _course_plot(comparison: Comparison, title: str, unit: str, series: Sequence[Series]) -> Plot:
     def draw(axes: Axes) -> None:
         for index, points in enumerate(series):
             if points:
@@ -190,34 +187,7 @@ def _course_plot(comparison: Comparison, key: str, title: str, unit: str, series
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
 
-    ends = [
-        f"{run.name} ends at {points[-1][1]:.3g}" for run, points in zip(comparison.runs, series, strict=True) if points
-    ]
-    return _plot(key, title, f"{title} over the iterations. {'; '.join(ends)}.", draw)
-
-
-def _bars(
-    comparison: Comparison, key: str, title: str, unit: str, values: Sequence[Sequence[float]], digits: int
-) -> Plot:
-    def draw(axes: Axes) -> None:
-        thickness = 0.8 / len(values)
-        for index, of_run in enumerate(values):
-            places = [place + thickness * (index - (len(values) - 1) / 2) for place in range(len(KINDS))]
-            name = comparison.runs[index].name
-            bars = axes.barh(places, of_run, thickness * 0.9, color=_color(index), label=name)
-            axes.bar_label(bars, [number(value, digits) for value in of_run], padding=3, color=SOFT, fontsize=8)
-        axes.set_yticks(range(len(KINDS)), KINDS)
-        axes.set_ylim(len(KINDS) - 0.4, -0.6)
-        axes.set_xlabel(unit)
-        axes.margins(x=0.14)
-        axes.grid(axis="y", visible=False)
-
-    alt = "; ".join(
-        f"{run.name}: "
-        + ", ".join(f"{kind} {number(value, digits)}" for kind, value in zip(KINDS, of_run, strict=True))
-        for run, of_run in zip(comparison.runs, values, strict=True)
-    )
-    return _plot(key, title, f"{title}. {alt}.", draw, height=max(HEIGHT, 1.0 + 0.27 * len(KINDS) * len(values)))
+    return _plot(title, draw)
 
 
 def _color(index: int) -> str:
@@ -228,7 +198,7 @@ def _line(index: int) -> dict[str, Any]:
     return {"color": _color(index), "linestyle": _DASHES[index % len(_DASHES)], "linewidth": 2}
 
 
-def _plot(key: str, title: str, alt: str, draw: Callable[[Axes], None], *, height: float = HEIGHT) -> Plot:
+def _plot(title: str, draw: Callable[[Axes], None], *, height: float = HEIGHT) -> Plot:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.add_subplot()
@@ -239,7 +209,7 @@ def _plot(key: str, title: str, alt: str, draw: Callable[[Axes], None], *, heigh
             figure.legend(handles, [_cut(label) for label in labels], loc="outside upper left", ncols=columns)
         file = io.BytesIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return Plot(key, title, alt, file.getvalue())
+    return Plot(title, file.getvalue())
 
 
 def _cut(name: str, length: int = 32) -> str:

@@ -12,32 +12,31 @@ import numpy as np
 from tabulate import tabulate
 
 from resnet_backbone.compare.compare import Comparison, Measured
-from resnet_backbone.compare.plots import class_gain_plots, curve_plots, error_plots, gain_plots, training_plots
+from resnet_backbone.compare.plots import class_gain_plots, curve_plots, error_plot, gain_plots, training_plots
 from resnet_backbone.compare.runs import one_backbone
 from resnet_backbone.compare.tables import (
+    Cell,
     PageTable,
-    arrows,
     class_tables,
     condition_table,
     cost_table,
     difference_table,
     error_table,
     figure_tables,
-    gain_word,
     is_clear,
     level_text,
     number,
     paper_pair,
     paper_table,
-    percent,
     shared_table,
     signed,
+    signed_percent,
     signed_span,
+    tone_of,
 )
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.bootstrap import GainInterval
 from resnet_backbone.metrics.page import render_page
-from resnet_backbone.metrics.paper import Gain, gain, names_of_data
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,6 @@ def write_comparison(comparison: Comparison, folder: Path) -> Written:
 def comparison_page(comparison: Comparison) -> str:
     """Return the page as HTML. Names from configs, files and command lines are escaped."""
     main = comparison.main
-    beside_the_paper = not one_backbone(comparison.runs)
     return render_page(
         __package__,
         "page.html.j2",
@@ -70,14 +68,13 @@ def comparison_page(comparison: Comparison) -> str:
         num_images=comparison.runs[0].facts.num_images,
         runs=comparison.runs,
         verdicts=verdicts(comparison),
-        tiles=_tiles(comparison, beside_the_paper),
+        tiles=_tiles(comparison),
         bootstrap=main.bootstrap,
         level=level_text(main.bootstrap.level),
         classes_by_chance=(1 - main.bootstrap.level) * len(main.class_names),
         cautions=comparison.cautions,
         figures=figure_tables(comparison),
-        paper_sentence=paper_sentence(comparison) if beside_the_paper else "",
-        paper=paper_table(comparison) if beside_the_paper else None,
+        paper=None if one_backbone(comparison.runs) else paper_table(comparison),
         classes=class_tables(comparison),
         errors=error_table(comparison),
         cost=cost_table(comparison),
@@ -88,7 +85,7 @@ def comparison_page(comparison: Comparison) -> str:
         gain_plots=gain_plots(comparison),
         class_gain_plots=class_gain_plots(comparison),
         curve_plots=curve_plots(comparison),
-        error_plots=error_plots(comparison),
+        error_plot=error_plot(comparison),
         training_plots=training_plots(comparison),
         gallery=comparison.gallery,
     )
@@ -102,24 +99,21 @@ def summary(comparison: Comparison) -> str:
 
 
 def _text_table(table: PageTable) -> str:
-    rows = [[_one_line(f"{cell.text} ({cell.note})" if cell.note else cell.text) for cell in row] for row in table.rows]
-    headers = [_one_line(column) for column in table.columns]
+    def one_line(text: str) -> str:
+        return " ".join(text.split())
+
+    rows = [[one_line(f"{cell.text} ({cell.note})" if cell.note else cell.text) for cell in row] for row in table.rows]
+    headers = [one_line(column) for column in table.columns]
     alignment = ["left", *["right"] * (len(headers) - 1)]
     return tabulate(rows, headers=headers, tablefmt="simple", colalign=alignment, disable_numparse=True)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def verdicts(comparison: Comparison) -> list[str]:
     """One honest sentence for every run after the first."""
     bootstrap = comparison.main.bootstrap
-    first, *others = [run.name for run in comparison.runs]
-    return [
-        _verdict(name, first, of_run.gains["AP"], level_text(bootstrap.level))
-        for name, of_run in zip(others, bootstrap.runs[1:], strict=True)
-    ]
+    pairs = zip(comparison.runs, bootstrap.runs, strict=True)
+    first, _ = next(pairs)
+    return [_verdict(run.name, first.name, one.gains["AP"], level_text(bootstrap.level)) for run, one in pairs]
 
 
 def _verdict(name: str, first: str, won: GainInterval, level: str) -> str:
@@ -142,68 +136,20 @@ def _verdict(name: str, first: str, won: GainInterval, level: str) -> str:
     return f"{name} is {word} than {first} by {size} AP ({level}: {' to '.join(bounds)})."
 
 
-@dataclass(frozen=True)
-class Tile:
-    """One of the large figures on top."""
-
-    label: str
-    value: str
-    note: str
-    tone: str = ""  # "good", "bad" or ""
-
-
-def _tiles(comparison: Comparison, beside_the_paper: bool) -> list[Tile]:
-    """AP of every run, the gains over the first, and the paper's where the backbones differ."""
+def _tiles(comparison: Comparison) -> list[tuple[str, Cell]]:
+    """The large figures on top, with what they are: AP of every run, and the gains over the first."""
     bootstrap = comparison.main.bootstrap
     level = level_text(bootstrap.level)
     aps, gains = [], []
     for run, of_run in zip(comparison.runs, bootstrap.runs, strict=True):
         value = of_run.figures["AP"]
-        aps.append(Tile(run.name, number(value.value), f"AP; {level}: {number(value.low)} to {number(value.high)}"))
+        note = f"AP; {level}: {number(value.low)} to {number(value.high)}"
+        aps.append((run.name, Cell(number(value.value), note)))
         if won := of_run.gains.get("AP"):
-            tone = ("good" if won.difference.value > 0 else "bad") if is_clear(won) else ""
-            word = gain_word([won])
-            label = word if len(comparison.runs) == 2 else f"{word} of {run.name}"
-            note = f"AP, {percent(won.relative.value)}; {level}: {signed_span(won.difference)}"
-            gains.append(Tile(label, signed(won.difference.value), note, tone))
-    if not beside_the_paper:
-        return aps + gains
-    before, after = paper_pair(comparison)
-    figure, printed = _paper_gain(comparison)
-    note = f"{figure}, {percent(printed.relative)}; {before.network} to {after.network}, {arrows(before.data)}"
-    return [*aps, *gains, Tile("gain in the paper", signed(printed.absolute), note)]
-
-
-def _paper_gain(comparison: Comparison) -> tuple[str, Gain]:
-    """The figure that the paper's pair is compared by, and its gain."""
-    before, after = paper_pair(comparison)
-    figure = "AP" if "AP" in before.figures else "mAP"
-    return figure, gain(before.figures[figure], after.figures[figure])
-
-
-def paper_sentence(comparison: Comparison) -> str:
-    """The paper's gain, with its setting, and how near this comparison is to it."""
-    before, after = paper_pair(comparison)
-    figure, printed = _paper_gain(comparison)
-    dataset = comparison.runs[0].facts.dataset
-    trained_on = {tuple(run.settings.get("DATASETS.TRAIN") or ()) for run in comparison.runs}
-    paper_train, paper_test = names_of_data(before.data)
-    others = []
-    if dataset != paper_test:
-        others.append(f"other data ({dataset})")
-    if {frozenset(names) for names in trained_on} != {paper_train}:
-        training_data = "; ".join(sorted(" and ".join(names) or "not recorded" for names in trained_on))
-        others.append(f"other training data ({training_data})")
-    archs = [run.arch or "not recorded" for run in comparison.runs]
-    if archs[:2] != ["vgg16", "resnet101"]:
-        others.append(f"other backbones ({', '.join(archs)})")
-    near = f" This comparison has {' and '.join(others)}, so the two need not agree." if others else ""
-    return (
-        f"The paper: {before.network} {number(before.figures[figure])}, {after.network} "
-        f"{number(after.figures[figure])} {figure}, a gain of {signed(printed.absolute)} or "
-        f"{number(printed.relative, 0)} % ({before.source}: Faster R-CNN, {arrows(before.data)}, images of 600 "
-        f"pixels).{near}"
-    )
+            label = "difference" if len(comparison.runs) == 2 else f"difference of {run.name}"
+            note = f"AP, {signed_percent(won.relative.value)}; {level}: {signed_span(won.difference)}"
+            gains.append((label, Cell(signed(won.difference.value), note, tone_of(won))))
+    return aps + gains
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:

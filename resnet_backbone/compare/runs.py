@@ -164,8 +164,7 @@ def _inference_folder(folder: Path, settings: Mapping[str, Any], dataset: str | 
 
 
 def _command(folder: Path, settings: Mapping[str, Any]) -> str:
-    # Only Detectron2's own tree has this key.
-    engine = "detectron2" if "GLOBAL.HACK" in settings else "torchvision"
+    engine = "detectron2" if "GLOBAL.HACK" in settings else "torchvision"  # only Detectron2's own tree has this key
     config = shlex.quote(str(folder / "config.yaml"))
     return f"python tools/train_net.py --config-file {config} --engine {engine}"
 
@@ -198,7 +197,7 @@ def listed(values: Sequence[str], most: int = 8) -> str:
 
 NOT_THERE = "(not there)"
 
-Kind = Literal["backbone", "place", "other"]
+DifferenceKind = Literal["backbone", "place", "other"]
 
 # What a backbone brings with it: its layers, its weights and the input they were trained on, the names of its feature
 # maps, and the head that is made of its last layers (fc6 and fc7 with their dropout, or res5).
@@ -244,18 +243,18 @@ _IN_SHORT = (
 
 
 @dataclass(frozen=True)
-class KeyDifference:
+class SettingDifference:
     """One config key in which the runs differ."""
 
     key: str
     values: tuple[str, ...]  # as text, one a run
-    kind: Kind  # "other": nothing about a backbone asks for it, as nothing does where all runs have the same one
+    kind: DifferenceKind  # "other": no backbone asks for it, as none does where all runs have the same one
 
 
 @dataclass(frozen=True)
 class ConfigComparison:
     shared: Mapping[str, str]  # name -> value, what all runs have alike
-    differences: tuple[KeyDifference, ...]  # those not forced by the backbone first, then by key
+    differences: tuple[SettingDifference, ...]  # those not forced by the backbone first, then by key
     num_equal: int  # keys with one value in all runs
     not_compared: int  # keys that only one of two engines has
 
@@ -270,7 +269,7 @@ def compare_settings(runs: Sequence[EvaluatedRun]) -> ConfigComparison:
     for key in keys:
         values = tuple(_value_of(run, key) for run in runs)
         if len(set(values)) > 1:
-            differences.append(KeyDifference(key, values, _kind(key, runs)))
+            differences.append(SettingDifference(key, values, _kind(key, runs)))
     differences.sort(key=lambda difference: ("other", "backbone", "place").index(difference.kind))
     return ConfigComparison(
         shared=_in_short(runs, {difference.key for difference in differences}),
@@ -341,7 +340,7 @@ def _text(value: Any) -> str:
     return '""' if value == "" else str(value)
 
 
-def _kind(key: str, runs: Sequence[EvaluatedRun]) -> Kind:
+def _kind(key: str, runs: Sequence[EvaluatedRun]) -> DifferenceKind:
     if key in _PLACES or (key == "MODEL.WEIGHTS" and _one_detector(runs)):
         return "place"
     return "backbone" if key in _OF_THE_BACKBONE and not one_backbone(runs) else "other"

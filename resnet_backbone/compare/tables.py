@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Literal
 
 from resnet_backbone.compare.compare import Comparison, Measured
-from resnet_backbone.compare.runs import listed
+from resnet_backbone.compare.runs import EvaluatedRun, listed
 from resnet_backbone.metrics.bootstrap import GainInterval, Interval
 from resnet_backbone.metrics.coco import LARGE, MEDIUM, SMALL
 from resnet_backbone.metrics.drawing import PICTURE_SCORE
 from resnet_backbone.metrics.error_types import KINDS
 from resnet_backbone.metrics.matching import FIGURES
-from resnet_backbone.metrics.paper import PaperRow, gain, paper_row
+from resnet_backbone.metrics.paper import PaperRow, gain, names_of_data, paper_row
 from resnet_backbone.metrics.run_facts import RunFacts
 
 Tone = Literal["", "good", "bad", "quiet", "warning"]
 
 FEWEST_OBJECTS = 30  # of a size; with fewer, a gain on them is left without a color
 MINUS = "\N{MINUS SIGN}"
-KIND_WORDS = {"bbox": "boxes", "segm": "masks"}
+IOU_TYPE_NOUNS = {"bbox": "boxes", "segm": "masks"}
 _SIZES = {"APs": SMALL, "APm": MEDIUM, "APl": LARGE}
-_FIGURE_WORDS = {
+_FIGURE_NOTES = {
     "AP": "all overlaps from 0.50 to 0.95",
     "AP50": "an overlap of 0.50 is enough",
     "AP75": "an overlap of 0.75 is needed",
@@ -31,7 +32,7 @@ _FIGURE_WORDS = {
     "APm": "medium objects",
     "APl": "large objects, over 96 x 96 pixels",
 }
-_ERROR_WORDS = {
+_ERROR_NOTES = {
     "classification": "right place, wrong class",
     "localisation": "right class, box not exact enough",
     "both": "wrong class and box not exact enough",
@@ -66,14 +67,9 @@ def signed(value: float | None, digits: int = 1) -> str:
     return f"+{text}" if value is not None and math.isfinite(value) and float(f"{value:.{digits}f}") > 0 else text
 
 
-def percent(value: float | None) -> str:
+def signed_percent(value: float | None) -> str:
     """``+28.3 %``."""
     return signed(value) if value is None or not math.isfinite(value) else f"{signed(value)} %"
-
-
-def arrows(text: str) -> str:
-    """The text with true arrows."""
-    return text.replace("->", "\N{RIGHTWARDS ARROW}")
 
 
 def signed_span(interval: Interval) -> str:
@@ -81,15 +77,17 @@ def signed_span(interval: Interval) -> str:
     return f"{signed(interval.low)} to {signed(interval.high)}"
 
 
-def gain_word(gains: Iterable[GainInterval]) -> str:
-    """``gain``; ``difference`` where one of them is a loss."""
-    return "difference" if any(one.difference.value < 0 for one in gains) else "gain"
-
-
 def is_clear(of_run: GainInterval) -> bool:
     """Whether the interval of the difference leaves out zero; never where all resamples are the same."""
     low, high = of_run.difference.low, of_run.difference.high
     return low < high and (low > 0 or high < 0)
+
+
+def tone_of(won: GainInterval) -> Tone:
+    """The color of a gain: none where the interval has zero in it."""
+    if not is_clear(won):
+        return ""
+    return "good" if won.difference.value > 0 else "bad"
 
 
 def level_text(level: float) -> str:
@@ -116,11 +114,13 @@ class Cell:
     tone: Tone = ""
 
 
+NOT_RECORDED = Cell("not recorded", tone="quiet")
+
+
 @dataclass(frozen=True)
 class PageTable:
     """Text in rows. The first column is a heading, the others are aligned to the right where they hold numbers."""
 
-    key: str  # its class in the page
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -136,10 +136,10 @@ def figure_tables(comparison: Comparison) -> list[PageTable]:
         classes = measured.matches[0].classes
         counts = {name: sum(int(one.num_objects[size].sum()) for one in classes) for name, size in _SIZES.items()}
         sizes = {figure: f" ({_objects(count)})" for figure, count in counts.items()}
-        headings = {figure: Cell(figure, _FIGURE_WORDS[figure] + sizes.get(figure, "")) for figure in FIGURES}
+        headings = {figure: Cell(figure, _FIGURE_NOTES[figure] + sizes.get(figure, "")) for figure in FIGURES}
         few = {figure for figure, count in counts.items() if count < FEWEST_OBJECTS}
-        title = f"Average precision of {KIND_WORDS[kind]}, percent"
-        table = _ap_table(comparison, measured, f"figures-{kind}", title, "figure", headings, few)
+        title = f"Average precision of {IOU_TYPE_NOUNS[kind]}, percent"
+        table = _ap_table(comparison, measured, title, "figure", headings, few)
         tables.append(replace(table, sentence=_SIZE_SENTENCE))
     if all("voc" in run.figures for run in comparison.runs):
         tables.append(_voc_table(comparison))
@@ -151,15 +151,14 @@ def class_tables(comparison: Comparison) -> list[PageTable]:
     tables = []
     for kind, measured in comparison.measured.items():
         headings = {f"AP-{name}": Cell(name, _objects(count)) for name, count in measured.num_objects.items()}
-        title = f"AP of every class, {KIND_WORDS[kind]}, percent"
-        tables.append(_ap_table(comparison, measured, f"classes-{kind}", title, "class", headings))
+        title = f"AP of every class, {IOU_TYPE_NOUNS[kind]}, percent"
+        tables.append(_ap_table(comparison, measured, title, "class", headings))
     return tables
 
 
 def _ap_table(
     comparison: Comparison,
     measured: Measured,
-    key: str,
     title: str,
     first_column: str,
     headings: Mapping[str, Cell],
@@ -168,17 +167,17 @@ def _ap_table(
     """A row for each figure in ``headings``; nothing is said of the gains in those that are of ``few`` objects."""
     level = level_text(measured.bootstrap.level)
     columns = [first_column, comparison.runs[0].name]
-    for run, of_run in list(zip(comparison.runs, measured.bootstrap.runs, strict=True))[1:]:
-        columns += [run.name, f"{gain_word(of_run.gains[figure] for figure in headings)} ({level})", "relative"]
+    for run in comparison.runs[1:]:
+        columns += [run.name, f"difference ({level})", "relative"]
     rows = []
     for figure, heading in headings.items():
         cells = [heading]
         for of_run in measured.bootstrap.runs:
             cells.append(Cell(number(of_run.figures[figure].value, 2)))
             if won := of_run.gains.get(figure):
-                cells += [_difference_cell(won, figure in few), Cell(percent(won.relative.value))]
+                cells += [_difference_cell(won, figure in few), Cell(signed_percent(won.relative.value))]
         rows.append(tuple(cells))
-    return PageTable(key, title, tuple(columns), tuple(rows), spare=frozenset(range(4, len(columns), 3)))
+    return PageTable(title, tuple(columns), tuple(rows), spare=frozenset(range(4, len(columns), 3)))
 
 
 def _objects(count: int) -> str:
@@ -188,32 +187,31 @@ def _objects(count: int) -> str:
 def _difference_cell(won: GainInterval, few: bool = False) -> Cell:
     """The gain with its interval, in color where that leaves out zero."""
     value = won.difference.value
-    tone: Tone = ("good" if value > 0 else "bad") if is_clear(won) and not few else ""
     note = "too few to tell" if few else signed_span(won.difference)
-    return Cell(signed(value), "" if math.isnan(value) else note, tone)
+    return Cell(signed(value), "" if math.isnan(value) else note, "" if few else tone_of(won))
 
 
 def _voc_table(comparison: Comparison) -> PageTable:
     """As recorded by the evaluations; no interval is computed for VOC's own figure."""
     rows = []
     for figure in comparison.runs[0].figures["voc"]:
-        first, *values = [_recorded_voc(run.figures, figure) for run in comparison.runs]
+        first, *values = [_voc_figure(run, figure) for run in comparison.runs]
         gains = [cell for value in values for cell in (Cell(number(value, 2)), Cell(signed(value - first)))]
         rows.append((Cell(figure.removeprefix("AP-")), Cell(number(first, 2)), *gains))
-    others = [column for run in comparison.runs[1:] for column in (run.name, "gain")]
+    others = [column for run in comparison.runs[1:] for column in (run.name, "difference")]
     columns = ("figure", comparison.runs[0].name, *others)
-    return PageTable("voc", "Pascal VOC's own average precision, percent", columns, tuple(rows))
+    return PageTable("Pascal VOC's own average precision, percent", columns, tuple(rows))
 
 
-def _recorded_voc(figures: Mapping[str, Mapping[str, float | None]], figure: str) -> float:
-    value = figures["voc"].get(figure)
+def _voc_figure(run: EvaluatedRun, figure: str) -> float:
+    value = run.figures["voc"].get(figure)
     return math.nan if value is None else value
 
 
 def paper_table(comparison: Comparison) -> PageTable:
     """The gain of each run beside the paper's."""
     before, after = paper_pair(comparison)
-    printed = f"{before.network} to {after.network}, {arrows(before.data)}"
+    printed = f"{before.source}: {before.network} to {after.network}, {before.data}"
     rows = [
         _gain_row("the paper", printed, figure, value, after.figures[figure])
         for figure, value in before.figures.items()
@@ -222,22 +220,37 @@ def paper_table(comparison: Comparison) -> PageTable:
     for run, of_run in others:
         pair = f"{baseline[0].name} to {run.name}, {run.facts.dataset}"
         if "mAP" in before.figures and all("voc" in one.figures for one in (baseline[0], run)):
-            # as recorded; no interval is computed for VOC's own figure
-            recorded = [_recorded_voc(one.figures, "mAP") for one in (baseline[0], run)]
-            rows.append(_gain_row("here", pair, "mAP", *recorded))
+            rows.append(_gain_row("here", pair, "mAP", _voc_figure(baseline[0], "mAP"), _voc_figure(run, "mAP")))
         for figure in ("AP50", "AP"):
             values = [Cell(number(one.figures[figure].value)) for one in (baseline[1], of_run)]
             won = of_run.gains[figure]
-            relative = Cell(percent(won.relative.value), signed_span(won.relative))
+            relative = Cell(signed_percent(won.relative.value), signed_span(won.relative))
             rows.append((Cell("here", pair), Cell(figure), *values, _difference_cell(won), relative))
-    word = gain_word(of_run.gains[figure] for _, of_run in others for figure in ("AP50", "AP"))
-    columns = ("whose", "figure", "before", "after", word, f"relative {word}")
-    return PageTable("paper", f"The {word} beside the paper's", columns, tuple(rows))
+    columns = ("whose", "figure", "before", "after", "difference", "relative difference")
+    return PageTable("The difference beside the paper's", columns, tuple(rows), sentence=paper_sentence(comparison))
+
+
+def paper_sentence(comparison: Comparison) -> str:
+    """The paper's setting, and in what this comparison's is another one."""
+    dataset = comparison.runs[0].facts.dataset
+    trained_on = {tuple(run.settings.get("DATASETS.TRAIN") or ()) for run in comparison.runs}
+    paper_train, paper_test = names_of_data(paper_pair(comparison)[0].data)
+    others = []
+    if dataset != paper_test:
+        others.append(f"other data ({dataset})")
+    if {frozenset(names) for names in trained_on} != {paper_train}:
+        training_data = "; ".join(sorted(" and ".join(names) or "not recorded" for names in trained_on))
+        others.append(f"other training data ({training_data})")
+    archs = [run.arch or "not recorded" for run in comparison.runs]
+    if archs[:2] != ["vgg16", "resnet101"]:
+        others.append(f"other backbones ({', '.join(archs)})")
+    near = f" This comparison has {' and '.join(others)}, so the two need not agree." if others else ""
+    return f"The paper's is Faster R-CNN on images of 600 pixels.{near}"
 
 
 def _gain_row(whose: str, pair: str, figure: str, first: float, second: float) -> tuple[Cell, ...]:
     won = gain(first, second)
-    numbers = (number(first), number(second), signed(won.absolute), percent(won.relative))
+    numbers = (number(first), number(second), signed(won.absolute), signed_percent(won.relative))
     return (Cell(whose, pair), Cell(figure), *map(Cell, numbers))
 
 
@@ -247,12 +260,12 @@ def error_table(comparison: Comparison) -> PageTable:
     rows = []
     for kind in KINDS:
         cells = [Cell(f"{one.counts[kind]:,}", f"cost {number(one.costs[kind], 2)}") for one in errors]
-        rows.append((Cell(kind, _ERROR_WORDS[kind]), *cells))
+        rows.append((Cell(kind, _ERROR_NOTES[kind]), *cells))
     hits = [Cell(f"{of_run.hits:,}") for of_run in errors]
     rows.append((Cell("(right)", f"of {errors[0].objects:,} objects"), *hits))
     columns = ("kind", *(run.name for run in comparison.runs))
     title = "Mistakes by kind, and the points of AP50 that they cost"
-    return PageTable("errors", title, columns, tuple(rows), sentence=_MISTAKE_SENTENCE)
+    return PageTable(title, columns, tuple(rows), sentence=_MISTAKE_SENTENCE)
 
 
 def cost_table(comparison: Comparison) -> PageTable:
@@ -263,7 +276,7 @@ def cost_table(comparison: Comparison) -> PageTable:
     seconds = [training.seconds or None if training else None for training in trainings]
     iterations = [float(training.iterations) or None if training else None for training in trainings]
     memory = "of tensors on a GPU, of the whole process on a CPU; of its training, too, where that ended with it"
-    times = [Cell(duration(value)) if value else _not_recorded() for value in seconds]
+    times = [Cell(str(timedelta(seconds=round(value)))) if value else NOT_RECORDED for value in seconds]
     rows = (
         _cost_row("parameters, millions", "", [one.parameters / 1e6 for one in facts], 2),
         _cost_row("multiply-adds an image, billions", "convolutions and matrix products, test size", adds, 1),
@@ -271,10 +284,10 @@ def cost_table(comparison: Comparison) -> PageTable:
         _cost_row("peak memory, MiB", memory, [one.peak_memory_mib for one in facts], 0),
         _cost_row("training iterations", "", iterations, 0),
         _cost_row("seconds an iteration", "", [_ratio(a, b) for a, b in zip(seconds, iterations, strict=True)], 3),
-        (Cell("training time", "evaluation and saving not counted"), *times),
+        (Cell("training time, h:min:s", "evaluation and saving not counted"), *times),
     )
     columns = ("", *(run.name for run in comparison.runs))
-    return PageTable("cost", "Size, speed, memory, time", columns, rows, sentence=cost_sentence(comparison))
+    return PageTable("Size, speed, memory, time", columns, rows, sentence=cost_sentence(comparison))
 
 
 def _cost_row(what: str, note: str, values: Sequence[float | None], digits: int) -> tuple[Cell, ...]:
@@ -282,24 +295,12 @@ def _cost_row(what: str, note: str, values: Sequence[float | None], digits: int)
     for index, value in enumerate(values):
         ratio = _ratio(value, values[0]) if index else None
         times = "" if ratio is None else f"x {number(ratio, 2)}"
-        cells.append(_not_recorded() if value is None else Cell(number(value, digits), times))
+        cells.append(NOT_RECORDED if value is None else Cell(number(value, digits), times))
     return tuple(cells)
 
 
-def _not_recorded() -> Cell:
-    return Cell("not recorded", tone="quiet")
-
-
-def _ratio(value: float | None, to: float | None) -> float | None:
-    return value / to if value is not None and to else None
-
-
-def duration(seconds: float) -> str:
-    """``1 h 20 min``, ``6 min 5 s``, ``40 s``."""
-    hours, minutes, rest = round(seconds) // 3600, round(seconds) // 60 % 60, round(seconds) % 60
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return value / base if value is not None and base else None
 
 
 def cost_sentence(comparison: Comparison) -> str:
@@ -330,7 +331,7 @@ def _contradicted(first: RunFacts, other: RunFacts) -> float | None:
 def shared_table(comparison: Comparison) -> PageTable:
     """What a reader asks first, where all runs have it alike."""
     rows = tuple((Cell(name), Cell(value)) for name, value in comparison.settings.shared.items())
-    return PageTable("shared", "The same in all runs, in short", ("setting", "value"), rows, numeric=False)
+    return PageTable("The same in all runs, in short", ("setting", "value"), rows, numeric=False)
 
 
 def difference_table(comparison: Comparison) -> PageTable:
@@ -342,7 +343,7 @@ def difference_table(comparison: Comparison) -> PageTable:
     }
     rows = tuple((Cell(one.key), *map(Cell, one.values), reasons[one.kind]) for one in comparison.settings.differences)
     columns = ("key", *(run.name for run in comparison.runs), "why")
-    return PageTable("differences", "Every setting that differs", columns, rows, numeric=False)
+    return PageTable("Every setting that differs", columns, rows, numeric=False)
 
 
 def condition_table(comparison: Comparison) -> PageTable:
@@ -361,4 +362,4 @@ def condition_table(comparison: Comparison) -> PageTable:
         "command of the evaluation": [one.command for one in facts],
     }
     cells = tuple((Cell(what), *map(Cell, values)) for what, values in rows.items())
-    return PageTable("conditions", "Conditions", ("", *(run.name for run in comparison.runs)), cells, numeric=False)
+    return PageTable("Conditions", ("", *(run.name for run in comparison.runs)), cells, numeric=False)

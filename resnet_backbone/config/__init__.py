@@ -1,4 +1,4 @@
-"""What both plug-ins read from a config: the trunk, the weights and the input they need, the user's own data.
+"""What both engines read from a config: the trunk, the weights and the input they need, the user's own data.
 
 The keys have Detectron2's names and meaning; ``add_backbone_keys`` adds the few that Detectron2 does not have.
 """

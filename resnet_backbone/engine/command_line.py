@@ -1,8 +1,9 @@
-"""How every command of tools/ and datasets/ runs, and the arguments that those which train have in common."""
+"""Running the commands of tools/ and datasets/: console, errors, exit status, and the arguments of those that train."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import io
 import logging
@@ -12,36 +13,48 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from logging.handlers import MemoryHandler
+from typing import ParamSpec
 from urllib.parse import SplitResult, urlsplit
 
 from resnet_backbone.engine.signals import LOST_PEER, RESUME_ME, Interrupted
 
 logger = logging.getLogger(__name__)
+_Args = ParamSpec("_Args")
 
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 ENGINES = ("auto", "detectron2", "torchvision")
 CLOSED_PIPE = 141  # exit status of a command whose reader has gone, as a shell gives it: 128 + SIGPIPE
 
 
-def run_command_line(
-    main: Callable[[], int], *, refused: tuple[type[Exception], ...] = (), keeps_running: bool = False
-) -> int:
+def run_command_line(main: Callable[[], int], *, keeps_running: bool = False) -> int:
     """Run ``main`` as a command, and return the exit status.
 
     Args:
         main: takes its arguments from ``sys.argv``, and returns the status.
-        refused: errors that are printed as one line, with status 1; others are passed on.
         keeps_running: see :func:`set_up_console`.
     """
     set_up_console(keeps_running=keeps_running)
     try:
         return main()
-    except refused as error:
-        sys.stderr.write(f"error: {plain_text(error)}\n")
-        return 1
     finally:
         if sys.stdout is not None:
             sys.stdout.flush()
+
+
+def reports_errors(*errors: type[Exception]) -> Callable[[Callable[_Args, int]], Callable[_Args, int]]:
+    """Decorate a command's ``main`` so that it prints these errors as one line and returns 1; others are passed on."""
+
+    def decorate(main: Callable[_Args, int]) -> Callable[_Args, int]:
+        @functools.wraps(main)
+        def reported(*args: _Args.args, **kwargs: _Args.kwargs) -> int:
+            try:
+                return main(*args, **kwargs)
+            except errors as error:
+                return failed(error)
+
+        return reported
+
+    return decorate
 
 
 @contextmanager
@@ -143,17 +156,20 @@ class LostPeer(RuntimeError):
     """A process of several cannot continue because another one has ended."""
 
 
-def outcome(error: BaseException) -> tuple[int, str]:
-    """Return the exit status of a command that has ended with ``error``, and what to print.
+def failed(error: BaseException) -> int:
+    """Print why a command has ended, and return its exit status.
 
     The status is 75 where a signal has ended a run that ``--resume`` continues, 76 where another process has ended,
     130 after a second Ctrl-C, else 1.
     """
     if isinstance(error, Interrupted):
-        return RESUME_ME, f"interrupted: {error}"
-    if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted; --resume continues from the last checkpoint"
-    return LOST_PEER if isinstance(error, LostPeer) else 1, f"error: {plain_text(error)}"
+        status, text = RESUME_ME, f"interrupted: {error}"
+    elif isinstance(error, KeyboardInterrupt):
+        status, text = 130, "interrupted; --resume continues from the last checkpoint"
+    else:
+        status, text = LOST_PEER if isinstance(error, LostPeer) else 1, f"error: {plain_text(error)}"
+    sys.stderr.write(f"{text}\n")
+    return status
 
 
 def wants_processes(args: argparse.Namespace) -> bool:
@@ -186,8 +202,8 @@ def check_machines(args: argparse.Namespace) -> SplitResult:
     return address
 
 
-def torchrun_arguments(args: argparse.Namespace, script: str, argv: Sequence[str]) -> list[str]:
-    """Return the arguments of torchrun that run ``script`` once a process.
+def torchrun_arguments(args: argparse.Namespace, command: Sequence[str]) -> list[str]:
+    """Return the arguments of torchrun that run ``command``, a script and its arguments, in every process.
 
     Raises:
         ValueError: see :func:`check_machines`.
@@ -199,4 +215,4 @@ def torchrun_arguments(args: argparse.Namespace, script: str, argv: Sequence[str
         address = check_machines(args)
         torchrun += [f"--nnodes={args.num_machines}", f"--node-rank={args.machine_rank}"]
         torchrun += [f"--master-addr={address.hostname}", f"--master-port={address.port}"]
-    return [*torchrun, script, *argv]
+    return [*torchrun, *command]

@@ -1,13 +1,14 @@
-"""Processes of a run: devices, precision, shared seed, and starting several by torchrun."""
+"""Processes of a run: devices, precision, shared seed, and starting the run in this one, or several by torchrun."""
 
 from __future__ import annotations
 
 import os
 import random
 import signal
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -20,9 +21,14 @@ from torch.distributed.run import main as torchrun
 
 from resnet_backbone.config.reader import leaves, value_of
 from resnet_backbone.engine.batches import images_per_pass
-from resnet_backbone.engine.signals import LOST_PEER, RESUME_ME, Interrupted
+from resnet_backbone.engine.command_line import LostPeer, failed, torchrun_arguments
+from resnet_backbone.engine.signals import LOST_PEER, RESUME_ME, Interrupted, catching_signals
+
+if TYPE_CHECKING:
+    from resnet_backbone.engine.run import BaseRun
 
 _Value = TypeVar("_Value")
+_Run = TypeVar("_Run", bound="BaseRun")
 
 # How long processes wait for each other. The main one checks images and scores alone, which takes longer on a large set
 # than NCCL's 10 minutes. Whoever watches the processes ends them when one of them has died, whatever this is.
@@ -181,6 +187,56 @@ def launch(arguments: Sequence[str]) -> None:
         if not causes and RESUME_ME in {one.exitcode for one in error.failures.values()}:
             raise Interrupted("ended by a signal; --resume continues from the last checkpoint") from None
         raise ProcessError(_explanation(causes or error.failures)) from None
+
+
+def launch_processes(
+    args: Namespace,
+    command: Sequence[str],
+    load_config: Callable[[str, Sequence[str]], CfgNode],
+    check_data: Callable[..., object],
+    *,
+    norm: str,
+) -> int:
+    """Check data and batches before several processes do, which would each say it, start them; return the exit status.
+
+    Args:
+        args: see :func:`~resnet_backbone.engine.command_line.add_run_arguments`.
+        command: what each process runs: script and arguments.
+        load_config: of the engine.
+        check_data: called with the config and whether it is for ``training``.
+        norm: see :func:`check_processes`.
+    """
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        check_data(cfg, training=not args.eval_only)
+        if not args.eval_only:
+            check_processes(cfg, args.num_gpus * args.num_machines, norm=norm)
+        launch(torchrun_arguments(args, command))
+    except (ValueError, TypeError, OSError, ProcessError, Interrupted) as error:
+        return failed(error)
+    return 0
+
+
+def run_here(build: Callable[[], _Run], report: Callable[[_Run, Any], None]) -> int:
+    """Build a run, start it in this process, and report its figures; return the exit status.
+
+    Signals end it in order: see :func:`~resnet_backbone.engine.signals.catching_signals`.
+    """
+    with catching_signals():
+        try:
+            run = build()
+        except (ValueError, TypeError, OSError, Interrupted) as error:
+            return failed(error)
+        try:
+            figures = run.start()
+        except (FloatingPointError, ValueError, OSError, Interrupted, KeyboardInterrupt) as error:
+            return failed(error)
+        except RuntimeError as error:
+            if not is_lost_peer(error):
+                raise
+            return failed(LostPeer(f"another process of this run has ended, and so this one does ({error})"))
+    report(run, figures)
+    return 0
 
 
 def is_lost_peer(error: RuntimeError) -> bool:

@@ -22,7 +22,7 @@ from resnet_backbone.data.transforms import test_transforms
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.engine.checkpoint import engine_of
 from resnet_backbone.engine.improvements.settings import is_improved
-from resnet_backbone.export.run import TOLERANCES, Agreement, Exportable, ExportedFile, Facts
+from resnet_backbone.export.write import TOLERANCES, Agreement, Exportable, ExportedFile, Facts
 from resnet_backbone.models.layers import fold_norms
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained
 from resnet_backbone.torchvision_plugin.config import load_config
@@ -38,14 +38,10 @@ _SAME_SCORE = 0.01
 
 
 class SingleImageDetector(nn.Module):
-    """Base of both kinds. They compute what the detector does, in its order, on one image.
-
-    Args:
-        detector: in eval mode; its parts are shared, not copied.
-        score_threshold: detections have a higher score.
+    """Base of both kinds. They compute what the detector does, in its order, on one image, with its own modules.
 
     Attributes:
-        score_threshold: (), a buffer: it can be changed in the exported file.
+        score_threshold: (), a buffer: it can be changed in the exported file. Detections have a higher score.
     """
 
     def __init__(self, score_threshold: float) -> None:
@@ -216,10 +212,10 @@ def exportable_detector(config_file: str | Path, overrides: Sequence[str], image
             f"the torchvision engine are exported here"
         )
     cfg, detector, class_names = load_trained(cfg)
-    return exportable_of(cfg, detector.eval(), class_names, [_resized(cfg, read_image(path)) for path in images])
+    return describe_detector(cfg, detector.eval(), class_names, [_resized(cfg, read_image(path)) for path in images])
 
 
-def exportable_of(
+def describe_detector(
     cfg: CfgNode, detector: Detector | RetinaNet, class_names: Sequence[str], images: Sequence[Tensor] = ()
 ) -> Exportable:
     """Describe a detector in eval mode; it stays as it is, the norms of what is exported are folded."""
@@ -232,11 +228,34 @@ def exportable_of(
         module = SingleImageTwoStage(folded)
     stride = max(info.stride for info in detector.backbone.feature_info.values())
     to_compare = [*_drawn(cfg, 2 * stride), *images]
+    part = detector if isinstance(detector, RetinaNet) else detector.roi_heads  # what has the score threshold
+    score_threshold = float(part.score_thresh)
 
     def check(file: ExportedFile) -> Agreement:
-        return _check(cfg, detector, list(facts.outputs), to_compare, file)
+        """Compare at the score threshold of the file, and for each image at one so low that many are compared."""
+        agreement = Agreement(images=[tuple(image.shape) for image in to_compare])
+        limit = cfg.TEST.DETECTIONS_PER_IMAGE
 
-    facts = _facts(cfg, class_names, _scoring_part(detector).score_thresh, 2 * stride)
+        def compare(image: Tensor, found: dict[str, Tensor], threshold: float) -> None:
+            keep = found["scores"] > threshold
+            expected = {name: found[name][keep] for name in facts.outputs}
+            last = float(expected["scores"][-1]) if int(keep.sum()) == limit else threshold
+            compare_detections(agreement, expected, dict(zip(facts.outputs, file(image), strict=True)), last)
+
+        try:
+            part.score_thresh = 0.0
+            all_found = [_detect(detector, image) for image in to_compare]
+        finally:
+            part.score_thresh = score_threshold
+        for image, found in zip(to_compare, all_found, strict=True):
+            compare(image, found, score_threshold)
+        for image, found in zip(to_compare, all_found, strict=True):
+            threshold = low_threshold(found["scores"], limit)
+            file.set_score_threshold(threshold)
+            compare(image, found, threshold)
+        return agreement
+
+    facts = _facts(cfg, class_names, score_threshold, 2 * stride)
     return Exportable(
         module=module.eval(),
         input_name="image",
@@ -257,6 +276,7 @@ def _facts(cfg: CfgNode, class_names: Sequence[str], score_threshold: float, sma
     }
     if cfg.MODEL.MASK_ON:
         outputs["masks"] = "float32 (R, M, M), probabilities: stretch each over its box, and take 0.5 or more"
+    resize = f"shorter side to {low} pixels, or less, so that the longer one has at most {high}"
     return Facts(
         task="segmentation" if cfg.MODEL.MASK_ON else "detection",
         architecture=f"{cfg.MODEL.META_ARCHITECTURE} {cfg.MODEL.RESNET_BACKBONE.ARCH}",
@@ -266,10 +286,7 @@ def _facts(cfg: CfgNode, class_names: Sequence[str], score_threshold: float, sma
         mean=tuple(cfg.MODEL.PIXEL_MEAN),
         std=tuple(cfg.MODEL.PIXEL_STD),
         normalises=True,
-        resize=f"shorter side to {low} pixels, or less, so that the longer one has at most {high}; bilinear with "
-        "antialiasing"
-        if low
-        else "",
+        resize=f"{resize}; bilinear with antialiasing" if low else "",
         smallest_side=smallest_side,
         outputs=outputs,
         class_names=tuple(class_names),
@@ -278,12 +295,11 @@ def _facts(cfg: CfgNode, class_names: Sequence[str], score_threshold: float, sma
 
 
 def _drawn(cfg: CfgNode, smallest_side: int) -> list[Tensor]:
-    """Return pictures of shapes: of the size that the config tests with, of an odd one, and the smallest."""
+    """Return pictures of shapes: of the size that the config tests with, of an unusual one, and the smallest."""
     side = max(cfg.INPUT.MIN_SIZE_TEST or _USUAL_SIDE, smallest_side)
+    sizes = [(side, side * 4 // 3), (side * 5 // 4 + 1, side + 7), (smallest_side, smallest_side)]
     images = []
-    for number, (height, width) in enumerate(
-        [(side, side * 4 // 3), (side * 5 // 4 + 1, side + 7), (smallest_side, smallest_side)]
-    ):
+    for number, (height, width) in enumerate(sizes):
         # Drawn sizes are random, from 0.75 to 1.25 of what is asked for.
         pixels, _ = draw_image(np.random.default_rng(number), 2 * max(height, width))
         image = torch.from_numpy(pixels).permute(2, 0, 1)[:, :height, :width].contiguous()
@@ -295,29 +311,6 @@ def _resized(cfg: CfgNode, image: Tensor) -> Tensor:
     """Do to an RGB image what the file asks of its users."""
     transforms = test_transforms(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     return reorder_channels(transforms(tv_tensors.Image(image)).as_subclass(Tensor), cfg.INPUT.FORMAT).contiguous()
-
-
-def _check(
-    cfg: CfgNode, detector: Detector | RetinaNet, names: Sequence[str], images: Sequence[Tensor], file: ExportedFile
-) -> Agreement:
-    """Compare at the score threshold of the file, and for each image at one low enough that many are compared."""
-    agreement = Agreement(images=[tuple(image.shape) for image in images])
-    all_found = [_detect_all(detector, image) for image in images]
-    limit = cfg.TEST.DETECTIONS_PER_IMAGE
-
-    def compare(image: Tensor, found: dict[str, Tensor], threshold: float) -> None:
-        keep = found["scores"] > threshold
-        expected = {name: found[name][keep] for name in names}
-        last = float(expected["scores"][-1]) if int(keep.sum()) == limit else threshold
-        compare_detections(agreement, expected, dict(zip(names, file(image), strict=True)), last)
-
-    for image, found in zip(images, all_found, strict=True):
-        compare(image, found, float(_scoring_part(detector).score_thresh))
-    for image, found in zip(images, all_found, strict=True):
-        threshold = low_threshold(found["scores"], limit)
-        file.set_score_threshold(threshold)
-        compare(image, found, threshold)
-    return agreement
 
 
 def low_threshold(scores: Tensor, limit: int) -> float:
@@ -337,21 +330,10 @@ def low_threshold(scores: Tensor, limit: int) -> float:
     return float(lower_half[widest] + gaps[widest] / 2)
 
 
-def _scoring_part(detector: Detector | RetinaNet) -> Detector | RetinaNet:
-    """Return the module that has ``score_thresh``."""
-    return detector if isinstance(detector, RetinaNet) else detector.roi_heads
-
-
 @torch.no_grad()
-def _detect_all(detector: Detector | RetinaNet, image: Tensor) -> dict[str, Tensor]:
-    """Return the detections of every score, labels from 0, without empty boxes."""
-    part = _scoring_part(detector)
-    threshold = part.score_thresh
-    part.score_thresh = 0.0
-    try:
-        found = detector([image])[0]
-    finally:
-        part.score_thresh = threshold
+def _detect(detector: Detector | RetinaNet, image: Tensor) -> dict[str, Tensor]:
+    """Return the detections, labels from 0, without empty boxes."""
+    found = detector([image])[0]
     boxes = found["boxes"]
     keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     found = {name: value[keep] for name, value in found.items()}

@@ -1,4 +1,4 @@
-"""Classifiers and backbones for export."""
+"""Classifiers and trunks for export, and how a file of one is compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from resnet_backbone.export.run import Agreement, Exportable, ExportedFile, Facts, compare_tensors
+from resnet_backbone.export.write import Agreement, Exportable, ExportedFile, Facts, compare_tensors
 from resnet_backbone.models.layers import fold_norms
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
-from resnet_backbone.weights import InputFormat, TestTransform, Weights, WeightsError, read_weights
+from resnet_backbone.weights import InputFormat, Weights, WeightsError, read_weights
 
 
 class TensorsOfTrunk(nn.Module):
@@ -52,10 +52,10 @@ def exportable_trunk(source: str | Path, arch: str | None, out_features: Sequenc
         raise WeightsError(f"{source} holds no classifier: name the feature maps to export, --out-features")
     num_classes = None if out_features is None else 0
     model = create_model(arch, weights=weights, num_classes=num_classes, out_features=out_features).eval()
-    return exportable_of(model, weights, weights.input_format)
+    return describe_trunk(model, weights, weights.input_format)
 
 
-def exportable_of(model: Trunk, weights: Weights, pixels: InputFormat) -> Exportable:
+def describe_trunk(model: Trunk, weights: Weights, pixels: InputFormat) -> Exportable:
     """Describe a network in eval mode; ``model`` stays as it is, the norms of what is exported are folded."""
     folded = copy.deepcopy(model)
     fold_norms(folded)
@@ -63,6 +63,7 @@ def exportable_of(model: Trunk, weights: Weights, pixels: InputFormat) -> Export
     classifies = model.num_classes > 0
     stride = max(info.stride for info in model.feature_info.values())
     rounded = "down" if model.arch.startswith("vgg") else "up"
+    test = weights.test_transform
     outputs = {
         name: f"float32 (N, {info.channels}, H / {info.stride}, W / {info.stride}), rounded {rounded}"
         for name, info in model.feature_info.items()
@@ -78,7 +79,10 @@ def exportable_of(model: Trunk, weights: Weights, pixels: InputFormat) -> Export
         mean=pixels.mean,
         std=pixels.std,
         normalises=False,
-        resize=_resize_text(weights.test_transform),
+        resize=""
+        if test is None
+        else f"shorter side to {test.resize} pixels, {test.interpolation} with antialiasing, "
+        f"then the central {test.crop} x {test.crop} pixels",
         smallest_side=2 * stride,
         outputs=outputs,
         class_names=weights.class_names if classifies else (),
@@ -103,13 +107,4 @@ def exportable_of(model: Trunk, weights: Weights, pixels: InputFormat) -> Export
         output_axes={0: "batch"},
         facts=facts,
         check=check,
-    )
-
-
-def _resize_text(transform: TestTransform | None) -> str:
-    if transform is None:
-        return ""
-    return (
-        f"shorter side to {transform.resize} pixels, {transform.interpolation} with antialiasing, then the central "
-        f"{transform.crop} x {transform.crop} pixels"
     )

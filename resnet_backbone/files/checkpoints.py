@@ -100,7 +100,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     if broken:
         raise FileNotFoundError(
             f"{folder} has no whole checkpoint: {'; '.join(broken)}. Write the name of another one into "
-            f"{folder / LAST}, or start anew in another OUTPUT_DIR"
+            f"{folder / LAST}, or start from scratch in another OUTPUT_DIR"
         )
     return None
 

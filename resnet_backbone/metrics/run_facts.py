@@ -1,4 +1,4 @@
-"""What is on record of a run: cost and conditions of its evaluation, its figures, and the curves of its training."""
+"""The records of a run: cost and conditions of its evaluation, its figures, and the curves of its training."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def accelerate(backbone: Accelerated, how: Acceleration, *, needed: int) -> None
         raise ValueError(f"unknown compile mode {how.compile_mode!r}; write one of {COMPILE_MODES}")
     if how.compile_mode and how.checkpoint_stages:
         raise ValueError(
-            "torch.compile decides by itself what is computed anew in the backward pass: leave out either the compile "
+            "torch.compile decides by itself what is recomputed in the backward pass: leave out either the compile "
             "mode or the stages to checkpoint"
         )
     if how.pad_to < 0 or (how.pad_to and how.pad_to % max(needed, 1)):

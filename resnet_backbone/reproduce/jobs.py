@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +9,17 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.merge import differences, read_run_config
-from resnet_backbone.metrics.run_facts import FACTS_NAME, METRICS_NAME, RunFacts, read_facts, read_figures
-from resnet_backbone.reproduce.tables import ENSEMBLE_SEEDS, Row, Table, Training
+from resnet_backbone.metrics.run_facts import (
+    FACTS_NAME,
+    METRICS_NAME,
+    RunFacts,
+    read_facts,
+    read_figures,
+    read_training,
+)
+from resnet_backbone.reproduce.tables import Row, Table, Training
 
-LoadConfig = Callable[[str, Sequence[str]], CfgNode]  # an engine's: config file, KEY VALUE words
+LoadConfig = Callable[[str, Sequence[str]], CfgNode]  # an engine's: config file, KEY VALUE pairs
 
 _KEYS = {
     "images_per_step": "SOLVER.IMS_PER_BATCH",
@@ -39,10 +45,14 @@ class Schedule:
     checkpoint_period: int  # scaled, too: VGG-16's 128 checkpoints on one GPU would take 140 GB
 
     def overrides(self, cfg: CfgNode) -> tuple[str, ...]:
-        """Return the ``KEY VALUE`` words that give ``cfg`` this schedule; none where it has it."""
+        """Return the ``KEY VALUE`` pairs that give ``cfg`` this schedule; none where it has it."""
         own = schedule_of(cfg)
-        changed = {key: getattr(self, name) for name, key in _KEYS.items() if getattr(self, name) != getattr(own, name)}
-        return tuple(word for key, value in changed.items() for word in (key, _word(value)))
+        pairs: list[str] = []
+        for name, key in _KEYS.items():
+            value = getattr(self, name)
+            if value != getattr(own, name):
+                pairs += [key, str(list(value) if isinstance(value, tuple) else value)]
+        return tuple(pairs)
 
     def text(self) -> str:
         """One line for people."""
@@ -73,12 +83,7 @@ def scale_schedule(cfg: CfgNode, images_per_step: int) -> Schedule:
 
     Source: Goyal et al., arXiv 1706.02677, section 2.1; the arithmetic is that of Detectron2's
     ``DefaultTrainer.auto_scale_workers``.
-
-    Raises:
-        ValueError: no images.
     """
-    if images_per_step < 1:
-        raise ValueError(f"a step needs one image or more, got {images_per_step}")
     own = schedule_of(cfg)
     factor = images_per_step / own.images_per_step
     if factor == 1:
@@ -94,27 +99,8 @@ def scale_schedule(cfg: CfgNode, images_per_step: int) -> Schedule:
     )
 
 
-def images_for(cfg: CfgNode, gpus: int, reference_gpus: int) -> int:
-    """Return how many images a step has on ``gpus``, each with as many as where the config was made for.
-
-    Raises:
-        ValueError: a number of GPUs that the images cannot be shared among.
-    """
-    images = cfg.SOLVER.IMS_PER_BATCH * gpus
-    if gpus < 1 or images % reference_gpus:
-        raise ValueError(
-            f"{cfg.SOLVER.IMS_PER_BATCH} images on {reference_gpus} GPUs do not scale to {gpus}: "
-            f"give --images-per-step, a multiple of {gpus}"
-        )
-    return images // reference_gpus
-
-
-def _word(value: object) -> str:
-    return str(list(value)) if isinstance(value, tuple) else str(value)
-
-
 @dataclass(frozen=True)
-class Setting:
+class TableOptions:
     """What the person who runs a table decides."""
 
     output: Path  # gets a folder for every run, and the reports
@@ -130,48 +116,47 @@ class Job:
 
     name: str  # of its folder
     folder: Path
-    overrides: tuple[str, ...]  # KEY VALUE words, without OUTPUT_DIR
+    overrides: tuple[str, ...]  # KEY VALUE pairs, without OUTPUT_DIR
     training: Training
     seed: int
-    evaluates: bool  # an evaluation alone
-    gpus: int
-    engine: str
+    eval_only: bool  # an evaluation alone
+    options: TableOptions
     schedule: Schedule
     own_schedule: Schedule  # the config's, before scaling
     cfg: CfgNode  # as the command's config will be, before the run completes it
 
     @property
-    def config(self) -> str:
-        """The config file of its training."""
-        return self.training.config
+    def final_weights(self) -> Path:
+        """What its training ends with."""
+        return self.folder / "model_final.pth"
 
     def command(self, script: str, *, resume: bool = False) -> list[str]:
-        """Return the words after ``python``, ``script`` being the path of the table's tool."""
-        words = [script, "--config-file", self.config]
-        words += ["--engine", self.engine] if self.engine != "auto" else []
-        words += ["--num-gpus", str(self.gpus)] if self.gpus > 1 else []
-        words += ["--resume"] if resume else []
-        words += ["--eval-only"] if self.evaluates else []
-        return [*words, "OUTPUT_DIR", self.folder.as_posix(), *self.overrides]
+        """Return the arguments of ``python``, ``script`` being the path of the table's tool."""
+        arguments = [script, "--config-file", self.training.config]
+        arguments += ["--engine", self.options.engine] if self.options.engine != "auto" else []
+        arguments += ["--num-gpus", str(self.options.gpus)] if self.options.gpus > 1 else []
+        arguments += ["--resume"] if resume else []
+        arguments += ["--eval-only"] if self.eval_only else []
+        return [*arguments, "OUTPUT_DIR", self.folder.as_posix(), *self.overrides]
 
 
 class Jobs:
-    """The jobs of one table in one setting.
+    """The jobs of one table with the options of one person.
 
     Raises:
         FileNotFoundError, ValueError: a config that is missing or that the engine does not obey, or a number of images
             that cannot be shared among the GPUs.
     """
 
-    def __init__(self, table: Table, setting: Setting, load_config: LoadConfig) -> None:
+    def __init__(self, table: Table, options: TableOptions, load_config: LoadConfig) -> None:
         self.table = table
-        self.setting = setting
-        self.seeds = range(setting.seeds or table.seeds)
+        self.options = options
         self._load_config = load_config
         self._jobs: dict[str, Job] = {}
         self._rows: dict[str, list[Job]] = {row.key: [] for row in table.rows}
-        single = [(row, seed) for seed in self.seeds for row in table.rows if not row.is_ensemble]
-        ensembles = [(row, ENSEMBLE_SEEDS[0]) for row in table.rows if row.is_ensemble]
+        seeds = range(options.seeds or table.seeds)
+        single = [(row, seed) for seed in seeds for row in table.rows if not row.members]
+        ensembles = [(row, 0) for row in table.rows if row.members]
         for row, seed in single + ensembles:
             self._rows[row.key].append(self._row_job(row, seed))
 
@@ -186,50 +171,56 @@ class Jobs:
         training = self._training_job(row.training, seed)
         if not row.evaluation_name:
             return training
-        overrides = ["MODEL.WEIGHTS", _weights(training), *row.test]
-        if row.is_ensemble:
-            others = row.members or [(row.training, its_seed) for its_seed in ENSEMBLE_SEEDS[1:]]
-            members = [self._training_job(other, its_seed).folder.as_posix() for other, its_seed in others]
+        overrides = ["MODEL.WEIGHTS", training.final_weights.as_posix(), *row.test]
+        if row.members:
+            members = [self._training_job(other, its_seed).folder.as_posix() for other, its_seed in row.members]
             overrides += ["TEST.ENSEMBLE", str(members)]
         name = f"{training.name}_{row.evaluation_name}"
-        return self._add(name, row.training, seed, tuple(overrides), evaluates=True)
+        return self._add(name, row.training, seed, tuple(overrides), eval_only=True)
 
     def _training_job(self, training: Training, seed: int) -> Job:
         overrides = ["SEED", str(seed)]
         if training.start_from is not None:
-            overrides += ["MODEL.WEIGHTS", _weights(self._training_job(training.start_from, 0))]
-        return self._add(f"{training.name}_s{seed}", training, seed, tuple(overrides), evaluates=False)
+            overrides += ["MODEL.WEIGHTS", self._training_job(training.start_from, 0).final_weights.as_posix()]
+        return self._add(f"{training.name}_s{seed}", training, seed, tuple(overrides), eval_only=False)
 
-    def _add(self, name: str, training: Training, seed: int, overrides: tuple[str, ...], *, evaluates: bool) -> Job:
+    def _add(self, name: str, training: Training, seed: int, overrides: tuple[str, ...], *, eval_only: bool) -> Job:
         if name in self._jobs:
             return self._jobs[name]
         cfg = self._load_config(training.config, overrides)
         schedule = own_schedule = schedule_of(cfg)
-        if not evaluates:
-            images = self.setting.images_per_step or images_for(cfg, self.setting.gpus, training.reference_gpus)
-            if images % self.setting.gpus:
-                raise ValueError(f"{images} images a step cannot be shared equally among {self.setting.gpus} GPUs")
-            schedule = scale_schedule(cfg, images)
+        if not eval_only:
+            schedule = scale_schedule(cfg, self._images_per_step(cfg, training.reference_gpus))
             overrides += schedule.overrides(cfg)
             cfg = self._load_config(training.config, overrides)
         self._jobs[name] = Job(
             name=name,
-            folder=self.setting.output / name,
+            folder=self.options.output / name,
             overrides=overrides,
             training=training,
             seed=seed,
-            evaluates=evaluates,
-            gpus=self.setting.gpus,
-            engine=self.setting.engine,
+            eval_only=eval_only,
+            options=self.options,
             schedule=schedule,
             own_schedule=own_schedule,
             cfg=cfg,
         )
         return self._jobs[name]
 
-
-def _weights(job: Job) -> str:
-    return (job.folder / "model_final.pth").as_posix()
+    def _images_per_step(self, cfg: CfgNode, reference_gpus: int) -> int:
+        """As asked for, or as many on each GPU as on those that the config was made for."""
+        gpus = self.options.gpus
+        images = self.options.images_per_step
+        if images is None:
+            images, rest = divmod(cfg.SOLVER.IMS_PER_BATCH * gpus, reference_gpus)
+            if rest:
+                raise ValueError(
+                    f"{cfg.SOLVER.IMS_PER_BATCH} images on {reference_gpus} GPUs do not scale to {gpus}: "
+                    f"give --images-per-step, a multiple of {gpus}"
+                )
+        if images % gpus:
+            raise ValueError(f"{images} images a step cannot be shared equally among {gpus} GPUs")
+        return images
 
 
 FINISHED, STARTED, NOT_RUN, OTHER = "finished", "started", "not run", "other settings"
@@ -271,9 +262,11 @@ def read_state(job: Job) -> RunState:
         figures = read_figures(metrics) if metrics.is_file() else {}
         facts = read_facts(inference) if (inference / FACTS_NAME).is_file() else None
         return RunState(job, FINISHED, figures=figures, facts=facts)
-    if job.evaluates:
+    if job.eval_only:
         return RunState(job, NOT_RUN, _OLDER if evaluation.is_file() else "")
-    return RunState(job, STARTED, f"iteration {_last_iteration(job.folder):,} of {job.schedule.max_iter:,}")
+    training = read_training(job.folder / METRICS_NAME)
+    done = training.iterations if training else 0
+    return RunState(job, STARTED, f"iteration {done:,} of {job.schedule.max_iter:,}")
 
 
 def _ended(job: Job, evaluation: Path) -> bool:
@@ -283,25 +276,11 @@ def _ended(job: Job, evaluation: Path) -> bool:
     """
     if not evaluation.is_file():
         return False
-    if job.evaluates:  # weights may have been deleted since; those of a later training are others
+    if job.eval_only:  # weights may have been deleted since; those of a later training are others
         members = (Path(folder) / "model_final.pth" for folder in job.cfg.TEST.ENSEMBLE)
         weights = [path for path in (Path(job.cfg.MODEL.WEIGHTS), *members) if path.is_file()]
     else:
-        final = job.folder / "model_final.pth"
-        if not final.is_file():
+        if not job.final_weights.is_file():
             return False
-        weights = [final] if job.cfg.TEST.EVAL_PERIOD else []
+        weights = [job.final_weights] if job.cfg.TEST.EVAL_PERIOD else []
     return all(path.stat().st_mtime <= evaluation.stat().st_mtime for path in weights)
-
-
-def _last_iteration(folder: Path) -> int:
-    """Return how many iterations the records of a run tell of, 0 where there are none."""
-    path = folder / METRICS_NAME
-    last = 0
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                last = max(last, int(json.loads(line)["iteration"]) + 1)
-            except (ValueError, KeyError, TypeError):
-                continue  # the line that a killed run was writing, or one of another kind
-    return last

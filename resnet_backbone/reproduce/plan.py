@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -34,7 +33,7 @@ def missing_data(jobs: Iterable[Job]) -> list[tuple[str, str]]:
     """Return ``(data set, command that gets it)`` of what the jobs read and is not there; own data has no command."""
     missing: dict[str, str] = {}
     for job in jobs:
-        names = [*([] if job.evaluates else job.cfg.DATASETS.TRAIN), *job.cfg.DATASETS.TEST]
+        names = [*([] if job.eval_only else job.cfg.DATASETS.TRAIN), *job.cfg.DATASETS.TEST]
         if "OWN" not in job.cfg.DATASETS:  # images with a class each
             missing |= {name: command for name in names if (command := missing_classes(name)) is not None}
             continue
@@ -58,7 +57,7 @@ def plan_text(jobs: Jobs, script: str, gpu_name: str, *, measure: bool = False) 
     Raises:
         ValueError: a run's folder holds what no run writes.
     """
-    gpus = jobs.setting.gpus
+    gpus = jobs.options.gpus
     where = f"{gpus} GPU{'s' if gpus > 1 else ''} ({gpu_name})" if gpu_name else "the CPU"
     lines = [f"# {jobs.table.title}: on {where}", ""]
     if missing := missing_data(jobs):
@@ -76,7 +75,7 @@ def plan_text(jobs: Jobs, script: str, gpu_name: str, *, measure: bool = False) 
 
 
 def _description(job: Job, script: str, gpu_name: str, measure: bool) -> Iterator[str]:
-    if job.evaluates:
+    if job.eval_only:
         yield "evaluation alone, time not estimated"
         return
     yield job.schedule.text()
@@ -86,55 +85,50 @@ def _description(job: Job, script: str, gpu_name: str, measure: bool) -> Iterato
             f"(torchvision engine: SOLVER.ACCUMULATION_STEPS {passes} in place of the SOLVER values keeps the config's "
             f"{job.own_schedule.max_iter:,} steps of {job.own_schedule.images_per_step} images, in {passes} parts)"
         )
-    yield _measured(job, script) if measure else estimate_text(job.training.cost, job.schedule, job.gpus, gpu_name)
+    gpus = job.options.gpus
+    yield _measured(job, script) if measure else estimate_text(job.training.cost, job.schedule, gpus, gpu_name)
 
 
 def _total(jobs: Jobs, gpu_name: str) -> list[str]:
     """The hours of all trainings together, and what they are estimated from."""
     gpu = find_gpu(gpu_name)
-    known = [(cost, job.schedule) for job in jobs if not job.evaluates and (cost := job.training.cost) is not None]
+    known = [(cost, job.schedule) for job in jobs if not job.eval_only and (cost := job.training.cost) is not None]
     if gpu is None or not known:
         return []
-    hours = [gpu_hours(cost, schedule, gpu) for cost, schedule in known]
-    total = hours_text(sum(low for low, _ in hours), sum(high for _, high in hours))
-    basis = dict.fromkeys([*(cost.basis for cost, _ in known), gpu.basis])
+    lows, highs = zip(*(gpu_hours(cost, schedule, gpu) for cost, schedule in known), strict=True)
+    low, high = GPUS[gpu]
+    speed = (
+        f"{low / 1e12:.0f} to {high / 1e12:.0f} TFLOP/s assumed, 12 to 20 % of its TF32 peak; not measured"
+        if low < high
+        else "the GPU on which Detectron2's zoo was measured"
+    )
+    basis = dict.fromkeys([*(cost.basis for cost, _ in known), f"{gpu}: {speed}"])
+    total = hours_text(sum(lows), sum(highs))
     return [f"Together about {total} GPU-hours. Basis:", *(f"  - {text}" for text in basis), ""]
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """How fast a GPU trains a detector in float32 (TF32 in convolutions where it has that)."""
-
-    name: str  # part of the name that CUDA gives it
-    flops: tuple[float, float]  # reached, a second: low and high
-    basis: str
-
-
-def _by_peak(name: str, peak: float) -> Gpu:
-    """A GPU of which only the data sheet is known; detectors reach 12 to 20 % of the dense TF32 peak, it is assumed."""
-    low, high = 0.12 * peak, 0.20 * peak
-    basis = f"{name}: {low / 1e12:.0f} to {high / 1e12:.0f} TFLOP/s assumed, 12 to 20 % of its TF32 peak; not measured"
-    return Gpu(name, (low, high), basis)
+# Part of the name that CUDA gives a GPU -> floating point operations a second that it reaches in training a detector in
+# float32 (TF32 in convolutions where it has that), low and high. Of all but V100 only the data sheet is known: 12 to
+# 20 % of the dense TF32 peak is assumed.
+GPUS = {
+    "V100": (V100_FLOPS, V100_FLOPS),
+    "A100": (0.12 * 156e12, 0.20 * 156e12),
+    "H100": (0.12 * 494e12, 0.20 * 494e12),
+    "H200": (0.12 * 494e12, 0.20 * 494e12),
+}
 
 
-GPUS = (
-    Gpu("V100", (V100_FLOPS, V100_FLOPS), "V100: the GPU on which Detectron2's zoo was measured"),
-    _by_peak("A100", 156e12),
-    _by_peak("H100", 494e12),
-    _by_peak("H200", 494e12),
-)
+def find_gpu(name: str) -> str | None:
+    """Return the one of :data:`GPUS` that is part of ``name`` (CUDA says e.g. ``NVIDIA H200``), or None."""
+    return next((gpu for gpu in GPUS if gpu.lower() in name.lower()), None)
 
 
-def find_gpu(name: str) -> Gpu | None:
-    """Return the known GPU whose name is part of ``name`` (CUDA says e.g. ``NVIDIA H200``), or None."""
-    return next((gpu for gpu in GPUS if gpu.name.lower() in name.lower()), None)
-
-
-def gpu_hours(cost: Cost, schedule: Schedule, gpu: Gpu) -> tuple[float, float]:
+def gpu_hours(cost: Cost, schedule: Schedule, gpu: str) -> tuple[float, float]:
     """Return the hours of one GPU that all images of a schedule take, low and high, evaluation not counted."""
     images = schedule.max_iter * schedule.images_per_step
     low, high = (images * seconds * V100_FLOPS / 3600 for seconds in cost.v100_seconds)
-    return low / gpu.flops[1], high / gpu.flops[0]
+    slow, fast = GPUS[gpu]
+    return low / fast, high / slow
 
 
 def estimate_text(cost: Cost | None, schedule: Schedule, gpus: int, gpu_name: str) -> str:
@@ -152,11 +146,11 @@ def estimate_text(cost: Cost | None, schedule: Schedule, gpus: int, gpu_name: st
     if cost is None:
         return "GPU-hours not known, nobody has measured this training: --measure times some iterations on this machine"
     if gpu is None:
-        known = ", ".join(known.name for known in GPUS)
+        known = ", ".join(GPUS)
         return f"GPU-hours not known for {gpu_name!r} (known: {known}): --measure times some iterations on this machine"
     low, high = gpu_hours(cost, schedule, gpu)
     wall = hours_text(low / gpus, high / gpus)
-    return f"about {hours_text(low, high)} GPU-hours, {wall} h on {gpus} {gpu.name}, without evaluation"
+    return f"about {hours_text(low, high)} GPU-hours, {wall} h on {gpus} {gpu}, without evaluation"
 
 
 def hours_text(low: float, high: float) -> str:
@@ -177,12 +171,8 @@ def _measured(job: Job, script: str) -> str:
         arguments = job.command(script)
         arguments += ["MODEL.WEIGHTS", "", "OUTPUT_DIR", f"{folder}/run"]
         if "OWN" in job.cfg.DATASETS:
-            own = {
-                "NAME": "timed",
-                "JSON": f"{folder}/shapes/annotations/train.json",
-                "IMAGES": f"{folder}/shapes/train",
-            }
-            arguments += ["DATASETS.OWN", str([own]), "DATASETS.TRAIN", "['timed']"]
+            shapes = {"JSON": f"{folder}/shapes/annotations/train.json", "IMAGES": f"{folder}/shapes/train"}
+            arguments += ["DATASETS.OWN", str([{"NAME": "timed", **shapes}]), "DATASETS.TRAIN", "['timed']"]
         else:  # a classifier's: images with a class each
             write_crops(folder / "shapes/annotations/train.json", folder / "shapes/train", folder / "crops")
             arguments += ["DATASETS.TRAIN", str([f"{folder}/crops"])]
@@ -195,17 +185,13 @@ def _measured(job: Job, script: str) -> str:
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             return f"could not be timed: {' '.join(last)} (exit status {done.returncode} of {shlex.join(arguments)})"
-        seconds = _seconds_per_iteration(folder / "run" / "metrics.json")
+        records = map(json.loads, (folder / "run" / "metrics.json").read_text(encoding="utf-8").splitlines())
+        *_, seconds = (float(record["time"]) for record in records if "time" in record)
     hours = seconds * job.schedule.max_iter / 3600
     return (
         f"about {hours:.2g} h here, without evaluation ({seconds:.3g} s an iteration, measured over the second half of "
         f"{_ITERATIONS} with random weights on generated images)"
     )
-
-
-def _seconds_per_iteration(path: Path) -> float:
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return float([record["time"] for record in records if "time" in record][-1])
 
 
 class CommandFailed(Exception):
@@ -243,7 +229,7 @@ def run_jobs(jobs: Jobs, script: str, terminal: TextIO, *, keep_going: bool) -> 
         if read_state(job).status == FINISHED:
             logger.info("%s is finished", job.folder)
             continue
-        arguments = job.command(script, resume=not job.evaluates and (job.folder / LAST).is_file())
+        arguments = job.command(script, resume=not job.eval_only and (job.folder / LAST).is_file())
         try:
             run_command(arguments, terminal, job.folder)
         except CommandFailed as error:

@@ -40,15 +40,16 @@ class RowResult:
 
     row: Row
     runs: tuple[RunState, ...]  # one a seed
+    metric: str  # of the table
 
-    def by_seed(self, metric: str, figure: str) -> dict[int, float]:
+    def by_seed(self, figure: str) -> dict[int, float]:
         """Return a figure of the runs that have it, by seed."""
-        values = ((run.job.seed, run.figures.get(metric, {}).get(figure)) for run in self.runs)
+        values = ((run.job.seed, run.figures.get(self.metric, {}).get(figure)) for run in self.runs)
         return {seed: value for seed, value in values if value is not None}
 
-    def ours(self, metric: str, figure: str) -> Spread | None:
+    def ours(self, figure: str) -> Spread | None:
         """Return a figure over the runs that have it, or None."""
-        values = list(self.by_seed(metric, figure).values())
+        values = list(self.by_seed(figure).values())
         if not values:
             return None
         return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
@@ -67,8 +68,8 @@ class PairResult:
     first: RowResult
     second: RowResult
     figure: str
-    paper: Gain | None
-    today: tuple[tuple[ReferenceRow, Gain], ...]  # the first row's, and the gain of the same source
+    paper: Gain | None  # where both rows were trained and scored on the same data
+    today: tuple[tuple[ReferenceRow, Gain], ...]  # the first row's, and the gain within its source, data and setting
     ours: Gain | None  # of the means
     by_seed: tuple[float, ...]  # ours, of the seeds that both rows have, in percentage points
 
@@ -100,42 +101,33 @@ def collect(jobs: Jobs) -> TableResult:
         ValueError: a folder holds what no run writes.
     """
     table = jobs.table
-    rows = {row.key: RowResult(row, tuple(map(read_state, jobs.of_row(row.key)))) for row in table.rows}
-    pairs = (_pair(table, rows[one], rows[other], figure) for one, other in table.pairs for figure in table.figures)
-    return TableResult(table, tuple(rows.values()), tuple(pairs))
+    rows = {row.key: RowResult(row, tuple(map(read_state, jobs.of_row(row.key))), table.metric) for row in table.rows}
+    pairs = [(rows[first], rows[second]) for first, second in table.pairs]
+    results = (_pair_result(*pair, figure) for pair in pairs for figure in table.figures)
+    return TableResult(table, tuple(rows.values()), tuple(results))
 
 
-def _pair(table: Table, first: RowResult, second: RowResult, figure: str) -> PairResult:
-    before, after = (row.ours(table.metric, figure) for row in (first, second))
-    seeds, others = (row.by_seed(table.metric, figure) for row in (first, second))
+def _pair_result(first: RowResult, second: RowResult, figure: str) -> PairResult:
+    before, after = (row.ours(figure) for row in (first, second))
+    seeds, others = (row.by_seed(figure) for row in (first, second))
+    paper = None
+    one, other = first.row.paper, second.row.paper
+    if one and other and one.data == other.data and figure in one.figures and figure in other.figures:
+        paper = gain(one.figures[figure], other.figures[figure])
     return PairResult(
         first=first,
         second=second,
         figure=figure,
-        paper=_paper_gain(first.row, second.row, figure),
-        today=tuple(_today_gains(first.row, second.row, figure)),
+        paper=paper,
+        today=tuple(
+            (one, gain(one.figures[figure], other.figures[figure]))
+            for one in first.row.today
+            for other in second.row.today
+            if _cited(one) == _cited(other) and figure in one.figures and figure in other.figures
+        ),
         ours=gain(before.mean, after.mean) if before and after else None,
         by_seed=tuple(others[seed] - value for seed, value in seeds.items() if seed in others),
     )
-
-
-def _paper_gain(first: Row, second: Row, figure: str) -> Gain | None:
-    """The paper's gain, where both rows were trained and scored on the same data."""
-    if not first.paper or not second.paper or first.paper.data != second.paper.data:
-        return None
-    if figure not in first.paper.figures or figure not in second.paper.figures:
-        return None
-    return gain(first.paper.figures[figure], second.paper.figures[figure])
-
-
-def _today_gains(first: Row, second: Row, figure: str) -> list[tuple[ReferenceRow, Gain]]:
-    """The gains within one source, data set and setting."""
-    return [
-        (one, gain(one.figures[figure], other.figures[figure]))
-        for one in first.today
-        for other in second.today
-        if _cited(one) == _cited(other) and figure in one.figures and figure in other.figures
-    ]
 
 
 def write_report(result: TableResult, folder: Path) -> tuple[Path, Path]:
@@ -176,12 +168,12 @@ def _row_to_dict(result: TableResult, of_row: RowResult) -> dict[str, Any]:
         "status": of_row.status,
         "paper": {**asdict(row.paper), "source": row.paper.source} if row.paper else None,
         "today": [asdict(reference) for reference in row.today],
-        "ours": {name: asdict(value) for name in figures if (value := of_row.ours(result.table.metric, name))},
+        "ours": {name: asdict(value) for name in figures if (value := of_row.ours(name))},
         "runs": [
             {
                 "name": run.job.name,
                 "folder": str(run.job.folder),
-                "config": run.job.config,
+                "config": run.job.training.config,
                 "seed": run.job.seed,
                 "status": run.status,
                 "detail": run.detail,
@@ -233,7 +225,7 @@ def _figures(result: TableResult, citations: Citations) -> str:
         for who, cells in (("paper", paper), ("expected today", today)):
             if set(cells) != {NOTHING}:
                 columns[f"{figure}, {who}"] = cells
-        columns[f"{figure}, yours"] = [_ours(result, row, figure) for row in result.rows]
+        columns[f"{figure}, yours"] = [_ours(row, figure) for row in result.rows]
     return _table(list(columns), zip(*columns.values(), strict=True))
 
 
@@ -248,8 +240,8 @@ def _today(row: Row, figure: str, citations: Citations) -> str:
     return ", ".join(cells) or NOTHING
 
 
-def _ours(result: TableResult, row: RowResult, figure: str) -> str:
-    value = row.ours(result.table.metric, figure)
+def _ours(row: RowResult, figure: str) -> str:
+    value = row.ours(figure)
     if value is not None:
         return value.text()
     return "ran, not scored here" if all(run.status == FINISHED for run in row.runs) else row.status
@@ -259,7 +251,7 @@ def _gains(result: TableResult, citations: Citations) -> str:
     columns: dict[str, list[str]] = {}
     for pair in result.pairs:
         both = (pair.first, pair.second)
-        missing = [_ours(result, row, pair.figure) for row in both if not row.ours(result.table.metric, pair.figure)]
+        missing = [_ours(row, pair.figure) for row in both if not row.ours(pair.figure)]
         cells = {
             "from -> to": f"{pair.first.row.name} -> {pair.second.row.name}",
             "figure": pair.figure,
@@ -284,7 +276,7 @@ def _classes(result: TableResult) -> str:
             headers.append(f"{row.row.name}, paper")
             columns.append([_number(row.row.paper.per_class.get(name)) for name in classes])
         headers.append(f"{row.row.name}, yours")
-        ours = [row.ours(result.table.metric, f"AP-{name}") for name in classes]
+        ours = [row.ours(f"AP-{name}") for name in classes]
         columns.append([value.text() if value else NOTHING for value in ours])
     return _table(headers, zip(*columns, strict=True))
 
@@ -302,7 +294,7 @@ def _runs(result: TableResult) -> str:
                 f"{facts.num_images} of {facts.dataset}",
                 NOTHING if facts.images_per_s is None else f"{facts.images_per_s:.2f}",
             ]
-        training = "" if run.job.evaluates else run.job.schedule.text()
+        training = "" if run.job.eval_only else run.job.schedule.text()
         rows.append([str(run.job.folder), run.text, training, *conditions])
     return _table(headers, rows)
 

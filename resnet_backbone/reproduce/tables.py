@@ -10,12 +10,9 @@ from typing import Any
 from resnet_backbone.files.text import read_yaml
 from resnet_backbone.metrics.paper import PaperRow, ReferenceRow, paper_row, references
 
-ENSEMBLE_SEEDS = (0, 1, 2)  # the paper's ensemble has three networks
-
 # Arithmetic a V100 does, floating point operations a second: what Detectron2's zoo implies. Faster R-CNN R101-C4 takes
 # 0.619 s for 2 images of 1463 G multiply-adds a GPU, R50-C4 0.543 s for 2 of 1309 G.
 V100_FLOPS = 9.45e12
-_ZOO = "measured by Detectron2's zoo on 8 V100 with 16 images a step"
 
 
 @dataclass(frozen=True)
@@ -26,39 +23,14 @@ class Cost:
     basis: str
 
 
-def measured_cost(seconds_per_step: float, what: str) -> Cost:
-    """Return the cost of a detector of Detectron2's zoo: 16 images a step, two on each of eight V100."""
-    seconds = seconds_per_step / 2
-    return Cost((seconds, seconds), f"{seconds_per_step:g} s a step for {what}, {_ZOO}")
-
-
-def counted_cost(multiply_adds: float, what: str) -> Cost:
-    """Return the cost of a detector that nobody measured, from its multiply-adds for one training image."""
-    seconds = 2 * multiply_adds / V100_FLOPS
-    return Cost(
-        (seconds, seconds),
-        f"counted, not measured: {multiply_adds / 1e9:.0f} G multiply-adds an image for {what}, "
-        f"at the {V100_FLOPS / 1e12:g} TFLOP/s that Detectron2's zoo reaches on a V100",
+def counted_cost(billions: float, what: str) -> Cost:
+    """Return the cost of a training that nobody measured, from billions of multiply-adds for one training image."""
+    seconds = 2 * billions * 1e9 / V100_FLOPS
+    basis = (
+        f"counted, not measured: {billions:.0f} G multiply-adds an image for {what}, "
+        f"at the {V100_FLOPS / 1e12:g} TFLOP/s that Detectron2's zoo reaches on a V100"
     )
-
-
-def classifier_cost(billions: float, name: str) -> Cost:
-    """Return the cost of a classifier: one image forward (``billions`` of multiply-adds) and twice that backward."""
-    return counted_cost(3 * billions * 1e9, f"training {name} at 224 pixels")
-
-
-# Of detectors, by the names that tables.yaml gives them.
-COSTS = {
-    "r101_fpn": measured_cost(0.286, "Faster R-CNN R101-FPN at 640 to 800 pixels"),
-    "vgg16_modern": Cost(
-        (0.30 / 2, 0.45 / 2),
-        "estimated, not measured: 0.30 to 0.45 s a step of 16 images on 8 V100, from 707 G multiply-adds an image at "
-        "640 to 800 pixels",
-    ),
-    # 600 x 800 pixels, 64 RoIs; conv1 and conv2, or stem and res2, have no backward pass.
-    "r101_paper": counted_cost(373e9, "ResNet-101 at 600 pixels with 64 RoIs"),
-    "vgg16_paper": counted_cost(386e9, "VGG-16 at 600 pixels with 64 RoIs"),
-}
+    return Cost((seconds, seconds), basis)
 
 
 @dataclass(frozen=True)
@@ -79,21 +51,16 @@ class Row:
     key: str
     name: str
     training: Training
-    test: tuple[str, ...] = ()  # KEY VALUE words; without any, the evaluation that ends the training
-    ensemble: bool = False  # the networks of ENSEMBLE_SEEDS together
+    test: tuple[str, ...] = ()  # KEY VALUE pairs; without any, the evaluation that ends the training
     paper: PaperRow | None = None
     today: tuple[ReferenceRow, ...] = ()
-    members: tuple[tuple[Training, int], ...] = ()  # trainings and seeds whose networks join that of the training
-
-    @property
-    def is_ensemble(self) -> bool:
-        """Whether several networks make the row, which then has one evaluation whatever the number of seeds."""
-        return self.ensemble or bool(self.members)
+    # Trainings and seeds whose networks join that of seed 0 of the training; the row then has one evaluation alone.
+    members: tuple[tuple[Training, int], ...] = ()
 
     @property
     def evaluation_name(self) -> str:
         """Name of the folder of its evaluation, below that of the training's name; ``""`` for the training's own."""
-        return self.key if self.test or self.is_ensemble else ""
+        return self.key if self.test or self.members else ""
 
 
 @dataclass(frozen=True)
@@ -140,24 +107,23 @@ class Table:
 def all_tables() -> dict[str, Table]:
     """Return the tables by name: the paper's in its order, then those that are not the paper's."""
     values = read_yaml(Path(__file__).with_name("tables.yaml"))
-    trainings = _trainings(values["trainings"])
-    return {table["name"]: _table(table, values, trainings) for table in values["tables"]}
-
-
-def _trainings(groups: Collection[Mapping[str, Any]]) -> dict[str, Training]:
+    costs = {
+        name: counted_cost(cost["billions"], cost["what"])
+        if "billions" in cost
+        else Cost(tuple(cost["v100_seconds"]), cost["basis"])
+        for name, cost in values["costs"].items()
+    }
     trainings: dict[str, Training] = {}
-    for group in groups:
-        names = group["names"]
-        for name in names:
+    for group in values["trainings"]:
+        for name in group["names"]:
+            cost = costs.get(group.get("cost", ""))
+            if isinstance(group["names"], dict):  # of a classifier: once forward, and twice that backward
+                cost = counted_cost(3 * group["names"][name], f"training {name} at 224 pixels")
             full_name = group.get("prefix", "") + name
-            trainings[full_name] = Training(
-                full_name,
-                group["config"].format(name),
-                classifier_cost(names[name], name) if isinstance(names, dict) else COSTS.get(group.get("cost", "")),
-                trainings.get(group.get("start_from", "")),
-                group.get("reference_gpus", 8),
-            )
-    return trainings
+            start_from = trainings.get(group.get("start_from", ""))
+            config = group["config"].format(name)
+            trainings[full_name] = Training(full_name, config, cost, start_from, group.get("reference_gpus", 8))
+    return {table["name"]: _table(table, values, trainings) for table in values["tables"]}
 
 
 def _table(values: Mapping[str, Any], shared: Mapping[str, Any], trainings: Mapping[str, Training]) -> Table:
@@ -183,7 +149,6 @@ def _row(
         name=values["name"] if paper is None else values.get("name", paper.name),
         training=trainings[values["training"]],
         test=tuple(evaluations[values["test"]]) if "test" in values else (),
-        ensemble=values.get("ensemble", False),
         paper=paper,
         today=tuple(references()[key] for key in values.get("today", ())),
         members=tuple((trainings[name], seed) for name, seed in values.get("members", ())),

@@ -1,4 +1,4 @@
-"""What this engine's trainer and evaluation feed the network, from their own loaders."""
+"""What the torchvision engine's trainer and evaluation feed the network, from their own loaders."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pycocotools.coco
 import pycocotools.cocoeval
 import pytest
 
-from resnet_backbone.compare.report import paper_sentence, summary, to_dict, verdicts, write_comparison
+from resnet_backbone.compare.report import summary, to_dict, verdicts, write_comparison
 from resnet_backbone.compare.runs import read_runs
 from resnet_backbone.compare.tables import (
     FEWEST_OBJECTS,
@@ -24,6 +24,7 @@ from resnet_backbone.compare.tables import (
     error_table,
     figure_tables,
     number,
+    paper_sentence,
     paper_table,
     shared_table,
     signed,
@@ -117,7 +118,13 @@ def test_the_page_holds_all_that_it_shows(written, document, comparison):
 def test_what_a_reader_must_know(document, comparison):
     for words in (*verdicts(comparison), *comparison.cautions):
         assert words in document.text
-    for words in ("do not cover the chance in training", "28 %", "Table 8", "not forced by the backbone", "so the two"):
+    for words in (
+        "do not cover the chance in training",
+        "+28.3 %",
+        "Table 8",
+        "not forced by the backbone",
+        "so the two",
+    ):
         assert words in " ".join(document.text.split())
     assert comparison.runs[0].facts.command in document.text and comparison.runs[0].facts.device in document.text
 
@@ -174,10 +181,9 @@ def test_the_result_in_a_sentence(comparison, value, low, high, sentence):
     changed = replace(comparison, measured={"bbox": measured})
     assert verdicts(changed) == [sentence]
     if math.isfinite(value):
-        word = "difference" if value < 0 else "gain"
         table = figure_tables(changed)[0]
         (cell,) = [row[3] for row in table.rows if row[0].text == "AP"]
-        assert table.columns[3] == f"{word} (95 %)" and cell.note == f"{signed(low)} to {signed(high)}"
+        assert table.columns[3] == "difference (95 %)" and cell.note == f"{signed(low)} to {signed(high)}"
         assert cell.tone == ("" if low <= 0 <= high or low == high else "good" if value > 0 else "bad")
 
 

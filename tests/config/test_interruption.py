@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from resnet_backbone.engine.command_line import outcome
+from resnet_backbone.engine.command_line import failed
 from resnet_backbone.engine.signals import (
     RESUME_ME,
     Interrupted,
@@ -98,8 +98,8 @@ def test_other_threads_are_left_alone():
         (OSError("Caught OSError in DataLoader worker 0.\nTraceback\nOSError: gone.jpg: no"), 1, "error: gone.jpg: no"),
     ],
 )
-def test_what_a_command_says(error, status, text):
-    assert outcome(error) == (status, text)
+def test_what_a_command_says(error, status, text, capsys):
+    assert failed(error) == status and capsys.readouterr().err == f"{text}\n"
 
 
 def test_a_loading_process_stays_for_a_while_and_then_ends(monkeypatch):

@@ -105,7 +105,7 @@ def test_data_of_another_machine_is_refused_and_no_older_checkpoint_is(in_two_pr
 
 def words_of(**options) -> list[str]:
     given = {"num_gpus": 1, "num_machines": 2, "machine_rank": 1, "dist_url": "tcp://10.0.0.1:29500", **options}
-    return torchrun_arguments(Namespace(**given), "train.py", ["--resume"])
+    return torchrun_arguments(Namespace(**given), ["train.py", "--resume"])
 
 
 def test_an_address_of_this_machine_is_for_trials(caplog):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from resnet_backbone.export.detector import compare_detections, low_threshold
-from resnet_backbone.export.run import Agreement, compare_tensors
+from resnet_backbone.export.write import Agreement, compare_tensors
 
 
 def detections(count: int = 5) -> dict[str, torch.Tensor]:

@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 import torch
 
-from resnet_backbone.export.detector import exportable_of
-from resnet_backbone.export.run import FORMATS, export
+from resnet_backbone.export.detector import describe_detector
+from resnet_backbone.export.write import FORMATS, export
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("a", "b", "c", "d", "e")
@@ -54,7 +54,7 @@ def assert_same(expected: list[torch.Tensor], actual: list[torch.Tensor]) -> Non
 )
 def test_a_file_finds_what_the_detector_finds(build, eager, tmp_path, name, form):
     cfg, detector = build(name)
-    exportable = exportable_of(cfg, detector, NAMES)
+    exportable = describe_detector(cfg, detector, NAMES)
     state = {key: value.clone() for key, value in detector.state_dict().items()}
     path = tmp_path / f"detector{FORMATS[form].suffix}"
     agreement = export(exportable, path, form)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_backbone.export.run import check_destination, export
-from resnet_backbone.export.trunk import TensorsOfTrunk, exportable_of
+from resnet_backbone.export.trunk import TensorsOfTrunk, describe_trunk
+from resnet_backbone.export.write import check_destination, export
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.run import Run
@@ -31,7 +31,7 @@ SMALL_C4 = [
 @pytest.fixture
 def exportable():
     model = create_model("cifar_resnet20", num_classes=3).eval()
-    return exportable_of(model, weights_from_state_dict(model.state_dict()), PIXELS)
+    return describe_trunk(model, weights_from_state_dict(model.state_dict()), PIXELS)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import onnxruntime
 import pytest
 import torch
 
-from resnet_backbone.export.run import FORMATS, export
 from resnet_backbone.export.trunk import exportable_trunk
+from resnet_backbone.export.write import FORMATS, export
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights import InputFormat, TestTransform, WeightsError, package_weights
 
@@ -111,5 +111,5 @@ def test_what_weights_must_say(tmp_path):
 
 
 def test_a_trunk_can_be_exported_where_nothing_else_has_imported_torchvision():
-    code = "import torch, resnet_backbone.export.trunk, resnet_backbone.export.run; torch.ops.torchvision.roi_pool"
+    code = "import torch, resnet_backbone.export.trunk, resnet_backbone.export.write; torch.ops.torchvision.roi_pool"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -280,7 +280,7 @@ def main() -> int:
     """Print the table; return 1 where something is not as promised."""
     wanted = sys.argv[1:]
     bad = 0
-    print(f"{'fault':<30} {'status':>6} {'seconds':>7}  {'checkpoint':<10} {'goes on':<8} outcome")
+    print(f"{'fault':<30} {'status':>6} {'seconds':>7}  {'checkpoint':<10} {'resumes':<8} outcome")
     for fault in FAULTS:
         if wanted and not any(word in fault.name for word in wanted):
             continue

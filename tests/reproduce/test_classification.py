@@ -11,7 +11,7 @@ from resnet_backbone.classification.config import load_config
 from resnet_backbone.data.prepare.shapes import write_crops
 from resnet_backbone.metrics.paper import paper_row
 from resnet_backbone.models.complexity import build_on_meta, complexity
-from resnet_backbone.reproduce.jobs import Jobs, Setting
+from resnet_backbone.reproduce.jobs import Jobs, TableOptions
 from resnet_backbone.reproduce.plan import missing_data, plan_text
 from resnet_backbone.reproduce.tables import V100_FLOPS, Row, Table, Training, all_tables
 
@@ -53,17 +53,17 @@ def test_the_figures_of_the_paper_stand_in_the_tables():
 
 
 def test_the_ensemble_of_table_5_has_six_networks_two_of_152_layers():
-    jobs = Jobs(all_tables()["5"], Setting(Path("output")), load_config)
+    jobs = Jobs(all_tables()["5"], TableOptions(Path("output")), load_config)
     (job,) = jobs.of_row("ensemble_multi_scale")
     networks = [job.cfg.MODEL.WEIGHTS, *(f"{member}/model_final.pth" for member in job.cfg.TEST.ENSEMBLE)]
     assert len(set(networks)) == 6 and sum("resnet152" in network for network in networks) == 2
-    assert {f"{made.folder.as_posix()}/model_final.pth" for made in jobs if not made.evaluates} == set(networks)
+    assert {f"{made.folder.as_posix()}/model_final.pth" for made in jobs if not made.eval_only} == set(networks)
     assert job.cfg.TEST.VIEWS == "multi-scale"
 
 
 def test_data_that_is_missing_is_named_with_what_gets_it(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    jobs = Jobs(all_tables()["cifar"], Setting(tmp_path / "output"), load_config)
+    jobs = Jobs(all_tables()["cifar"], TableOptions(tmp_path / "output"), load_config)
     assert missing_data(jobs) == [
         (name, "python datasets/prepare_cifar10.py") for name in ("cifar10_jpeg_train", "cifar10_jpeg_test")
     ]

@@ -12,21 +12,27 @@ import torch
 
 from resnet_backbone.classification.config import load_config as load_classifier_config
 from resnet_backbone.config.merge import find_config_file
-from resnet_backbone.reproduce.jobs import Jobs, LoadConfig, Schedule, Setting, scale_schedule, schedule_of
+from resnet_backbone.reproduce.jobs import Jobs, LoadConfig, Schedule, TableOptions, scale_schedule, schedule_of
 from resnet_backbone.reproduce.plan import estimate_text, find_gpu, gpu_hours, missing_data, plan_text
-from resnet_backbone.reproduce.tables import COSTS, Table, all_tables, measured_cost
+from resnet_backbone.reproduce.tables import Cost, Table, all_tables
 from resnet_backbone.torchvision_plugin.config import load_config
 
 SCRIPT = "tools/train_net.py"
 TABLES = all_tables()
+COSTS = {row.training.name: row.training.cost for table in TABLES.values() for row in table.rows}
+
+
+def measured_cost(seconds_per_step: float) -> Cost:
+    """Of Detectron2's zoo: 16 images a step, two on each of eight V100."""
+    return Cost((seconds_per_step / 2, seconds_per_step / 2), "")
 
 
 def loader_of(table: Table) -> LoadConfig:
     return load_classifier_config if table.tool == "train_classifier.py" else load_config
 
 
-def jobs_of(name: str, **setting: object) -> Jobs:
-    return Jobs(all_tables()[name], Setting(Path("output"), engine="torchvision", **setting), load_config)
+def jobs_of(name: str, **options: object) -> Jobs:
+    return Jobs(all_tables()[name], TableOptions(Path("output"), engine="torchvision", **options), load_config)
 
 
 @pytest.mark.parametrize(("gpus", "images", "rate", "iterations"), [(8, 16, 0.001, 1), (1, 2, 0.000125, 8)])
@@ -59,20 +65,20 @@ def test_the_plan_of_table_8(gpus, images, rate, iterations):
 def test_every_command_loads_and_finds_what_came_before_it(name, gpus):
     table = TABLES[name]
     load = loader_of(table)
-    jobs = Jobs(table, Setting(Path("output"), gpus), load)
+    jobs = Jobs(table, TableOptions(Path("output"), gpus), load)
     made: set[str] = set()
     for job in jobs:
         words = job.command(SCRIPT)
         assert find_config_file(words[words.index("--config-file") + 1])
-        cfg = load(job.config, words[words.index("OUTPUT_DIR") :])
-        assert job.evaluates or cfg.SOLVER.IMS_PER_BATCH % gpus == 0
+        cfg = load(job.training.config, words[words.index("OUTPUT_DIR") :])
+        assert job.eval_only or cfg.SOLVER.IMS_PER_BATCH % gpus == 0
         needed = [cfg.MODEL.WEIGHTS] if cfg.MODEL.WEIGHTS.startswith("output/") else []
         needed += [f"{folder}/model_final.pth" for folder in cfg.TEST.ENSEMBLE]
         assert set(needed) <= made, job.name
-        assert bool(needed) or not job.evaluates
+        assert bool(needed) or not job.eval_only
         made.add(f"{cfg.OUTPUT_DIR}/model_final.pth")
     for row in jobs.table.rows:
-        assert len(jobs.of_row(row.key)) == (1 if row.is_ensemble else jobs.table.seeds)
+        assert len(jobs.of_row(row.key)) == (1 if row.members else jobs.table.seeds)
     for pair in jobs.table.pairs:
         assert all(jobs.table.row(key) for key in pair)
 
@@ -81,7 +87,7 @@ def test_tables_share_trainings_with_one_schedule():
     """The same folder in two tables must mean the same command."""
     commands: dict[str, list[str]] = {}
     for table in all_tables().values():
-        for job in Jobs(table, Setting(Path("output"), 1), loader_of(table)):
+        for job in Jobs(table, TableOptions(Path("output"), 1), loader_of(table)):
             assert commands.setdefault(job.name, job.command(SCRIPT)) == job.command(SCRIPT)
 
 
@@ -134,10 +140,10 @@ def test_images_that_cannot_be_shared_are_refused():
     ("cost", "hours"),
     # s a step x 90,000 steps x 8 GPUs / 3600; VGG-16 is an estimate of 0.30 to 0.45 s.
     [
-        (measured_cost(0.619, ""), (124, 124)),
-        (COSTS["r101_fpn"], (57, 57)),
-        (measured_cost(0.452, ""), (90, 90)),
-        (COSTS["vgg16_modern"], (60, 90)),
+        (measured_cost(0.619), (124, 124)),
+        (COSTS["frcnn_r101"], (57, 57)),
+        (measured_cost(0.452), (90, 90)),
+        (COSTS["frcnn_vgg16"], (60, 90)),
     ],
 )
 def test_gpu_hours_on_v100(cost, hours):
@@ -149,13 +155,13 @@ def test_gpu_hours_on_v100(cost, hours):
 
 def test_the_counted_hours_are_those_of_the_model():
     """373 G multiply-adds an image, 320,000 x 16 images, 9.45 TFLOP/s."""
-    (hours, _) = gpu_hours(COSTS["r101_paper"], next(iter(jobs_of("8", gpus=8))).schedule, find_gpu("V100"))
+    (hours, _) = gpu_hours(COSTS["paper_frcnn_r101"], next(iter(jobs_of("8", gpus=8))).schedule, find_gpu("V100"))
     assert hours == pytest.approx(2 * 373e9 * 320_000 * 16 / 9.45e12 / 3600)
     assert round(hours) == 112
 
 
 def test_what_is_not_known_is_said():
-    cost, schedule = measured_cost(0.619, "R101-C4"), next(iter(jobs_of("8"))).schedule
+    cost, schedule = measured_cost(0.619), next(iter(jobs_of("8"))).schedule
     assert "not known for 'GTX 970' (known: V100, A100, H100, H200)" in estimate_text(cost, schedule, 1, "GTX 970")
     assert "nobody has measured" in estimate_text(None, schedule, 1, "V100")
     assert "this CPU not known: --measure" in estimate_text(cost, schedule, 1, "")
@@ -164,7 +170,7 @@ def test_what_is_not_known_is_said():
 
 
 def test_data_that_is_there_is_not_asked_for(shapes, tiny_table, monkeypatch, tmp_path):
-    jobs = Jobs(tiny_table(), Setting(tmp_path / "output"), load_config)
+    jobs = Jobs(tiny_table(), TableOptions(tmp_path / "output"), load_config)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
     assert missing_data(jobs) == []
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))

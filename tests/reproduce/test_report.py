@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from resnet_backbone.metrics.run_facts import RunFacts
-from resnet_backbone.reproduce.jobs import FINISHED, NOT_RUN, OTHER, STARTED, Job, Jobs, Setting, read_state
+from resnet_backbone.reproduce.jobs import FINISHED, NOT_RUN, OTHER, STARTED, Job, Jobs, TableOptions, read_state
 from resnet_backbone.reproduce.report import collect, report_markdown, write_report
 from resnet_backbone.reproduce.tables import all_tables
 from resnet_backbone.torchvision_plugin.config import load_config
@@ -38,15 +38,15 @@ FACTS = RunFacts(
 )
 
 
-def jobs_in(folder: Path, name: str = "bccd", **setting: object) -> Jobs:
-    return Jobs(all_tables()[name], Setting(folder, **setting), load_config)
+def jobs_in(folder: Path, name: str = "bccd", **options: object) -> Jobs:
+    return Jobs(all_tables()[name], TableOptions(folder, **options), load_config)
 
 
 def write_run(job: Job, figures: dict | None, *overrides: str) -> None:
     """What tools/train_net.py leaves in a folder."""
     inference = job.folder / "inference"
     inference.mkdir(parents=True, exist_ok=True)
-    cfg = load_config(job.config, [*job.overrides, *overrides])
+    cfg = load_config(job.training.config, [*job.overrides, *overrides])
     (job.folder / "config.yaml").write_text(cfg.dump())
     (job.folder / "model_final.pth").touch()
     (inference / "facts.json").write_text(json.dumps(asdict(FACTS)))
@@ -65,9 +65,9 @@ def test_several_seeds_and_their_gain(tmp_path):
         for job, value in zip(jobs.of_row(key), values, strict=True):
             write_run(job, box(value))
     result = collect(jobs)
-    ours = result.rows[0].ours("bbox", "AP")
+    ours = result.rows[0].ours("AP")
     assert (ours.mean, ours.std, ours.n) == (statistics.mean(first), statistics.stdev(first), 3)
-    assert result.rows[0].ours("bbox", "AP75") is None
+    assert result.rows[0].ours("AP75") is None
     (ap,) = [pair for pair in result.pairs if pair.figure == "AP"]
     assert ap.ours.absolute == pytest.approx(statistics.mean(second) - statistics.mean(first))
     assert ap.ours.relative == pytest.approx(100 * ap.ours.absolute / statistics.mean(first))
@@ -107,7 +107,7 @@ def test_some_seeds_are_reported_as_some(tmp_path):
     write_run(jobs.of_row("r18")[0], box(50.0))
     result = collect(jobs)
     assert result.rows[0].status == "1 finished, 2 not run"
-    assert result.rows[0].ours("bbox", "AP").n == 1
+    assert result.rows[0].ours("AP").n == 1
     assert [pair.ours for pair in result.pairs] == [None] * 3
 
 
@@ -126,7 +126,7 @@ def test_voc_is_scored_by_its_own_metric_class_by_class(tmp_path):
     classes = {"AP-aeroplane": 80.0, "AP-bird": 70.0}
     write_run(jobs.of_row("vgg16_0712")[0], {"bbox": {"AP": 40.0}, "voc": {"mAP": 75.0, **classes}})
     result = collect(jobs)
-    assert result.rows[0].ours("voc", "mAP").mean == 75.0
+    assert result.rows[0].ours("mAP").mean == 75.0
     (bird,) = [line for line in report_markdown(result).splitlines() if line.startswith("| bird ")]
     cells = [cell.strip() for cell in bird.split("|")]
     assert cells[2:4] == ["70.9", "70.0"]
@@ -151,7 +151,8 @@ def test_the_state_of_a_folder(tmp_path):
     write_run(job, box(50.0))
     assert read_state(job).status == FINISHED
     (job.folder / "model_final.pth").unlink()
-    records = ['{"iteration": 19, "lr": 1}', '{"iteration": 39, "lr": 1}', '{"iterat']  # killed while writing
+    # Killed while writing the last line.
+    records = ['{"iteration": 19, "total_loss": 1}', '{"iteration": 39, "total_loss": 1}', '{"iterat']
     (job.folder / "metrics.json").write_text("\n".join(records))
     assert read_state(job).status == STARTED
     assert read_state(job).detail == "iteration 40 of 500"
@@ -209,11 +210,11 @@ def test_an_evaluation_of_a_detector_that_was_trained_anew_is_not_its(tmp_path):
     (tmp_path / "bccd_r18_s0" / "model_final.pth").unlink()
     later = (tmp_path / "bccd_r18_context_s0_ensemble" / "inference" / "metrics.json").stat().st_mtime + 10
     os.utime(tmp_path / "bccd_r18_context_s2" / "model_final.pth", (later, later))
-    assert {job.name for job in jobs if job.evaluates and read_state(job).status != FINISHED} == {
+    assert {job.name for job in jobs if job.eval_only and read_state(job).status != FINISHED} == {
         *("bccd_r18_context_s0_ensemble", "bccd_r18_context_s2_context", "bccd_r18_context_s2_multiscale")
     }
     os.utime(tmp_path / "bccd_r18_context_s0" / "model_final.pth", (later, later))
-    assert {job.name for job in jobs if job.evaluates and "older than the detector" in read_state(job).detail} == {
+    assert {job.name for job in jobs if job.eval_only and "older than the detector" in read_state(job).detail} == {
         "bccd_r18_context_s0_ensemble",
         *(f"bccd_r18_context_s{seed}_{name}" for seed in (0, 2) for name in ("context", "multiscale")),
     }

@@ -1,4 +1,4 @@
-"""What can be wrong or odd in a data set: every kind of finding, what it means, and what training does about it."""
+"""What can be wrong or unusual in a data set: every kind of finding, what it means, and what training does about it."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def refuse_findings(source: object, findings: Sequence[Finding], what: str = "tr
 
 
 def report_findings(source: object, findings: Sequence[Finding]) -> None:
-    """Log what a run goes on with; raise what it cannot go on with.
+    """Log what a run continues with; raise what it cannot.
 
     Raises:
         ValueError: there are findings that stop a training; it tells all of them.

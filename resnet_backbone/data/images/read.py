@@ -90,7 +90,7 @@ def read_interleaved(path: str | Path, size: tuple[int, int] | None = None) -> t
 def decode_like_pillow(image: Image.Image) -> torch.Tensor | None:
     """Decode an image that Pillow has opened and not read, where both decoders are known to agree to the bit.
 
-    Both are libjpeg-turbo. Pillow goes on where the decoder here stops, and says what is wrong.
+    Both are libjpeg-turbo. Pillow continues where the decoder here stops, and says what is wrong.
 
     Args:
         image: of ``Image.open``; its file is open.

@@ -1,4 +1,4 @@
-"""What a config asks for, in plain values."""
+"""The improvements at test time that a config switches on, as dataclasses."""
 
 from __future__ import annotations
 

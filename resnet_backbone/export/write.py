@@ -6,11 +6,11 @@ import importlib.util
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torchvision  # noqa: F401  (the operators that the translation table names)
@@ -75,24 +75,6 @@ class Facts:
         return json.dumps(asdict(self), indent=2)
 
 
-class ExportedFile(Protocol):
-    """A file that was read back.
-
-    Attributes:
-        facts: the JSON of :class:`Facts` in it.
-    """
-
-    facts: str
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return its outputs, on the CPU."""
-        ...
-
-    def set_score_threshold(self, threshold: float) -> None:
-        """Run with another value in the tensor ``score_threshold`` from now on; the file stays as it is."""
-        ...
-
-
 @dataclass
 class Agreement:
     """What was compared, image after image.
@@ -126,9 +108,6 @@ class Agreement:
         if not self.largest:
             found.append("nothing was found on any image, so nothing was compared: name images with objects")
         return found
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -200,61 +179,39 @@ def check_destination(path: Path, format_name: str) -> None:
         )
 
 
-def capture(exportable: Exportable) -> ExportedProgram:
-    """Trace a network with :func:`torch.export.export`.
+def export(exportable: Exportable, path: Path, format_name: str) -> Agreement:
+    """Trace a network with :func:`torch.export.export` and write it; the file appears only where it agrees.
+
+    It is read back, run and compared before it gets its name.
 
     Raises:
-        ValueError: this release of torch cannot follow it, or fixes a size that should vary.
-    """
-    shapes = (dict.fromkeys(exportable.axes, Dim.DYNAMIC),)
-    with torch.no_grad(), _quiet():
-        try:
-            return torch.export.export(exportable.module, (exportable.example,), dynamic_shapes=shapes)
-        except RuntimeError as error:
-            raise _failed("torch.export", error) from error
-
-
-def write(program: ExportedProgram, exportable: Exportable, path: Path, format_name: str) -> Agreement:
-    """Write a program, read the file back, run it and compare; the file appears under its name only when it agrees.
-
-    Raises:
-        ValueError: torch's exporter cannot write it, or the file does not agree with PyTorch.
+        ValueError: this release of torch cannot follow the network, fixes a size that should vary, or cannot write it;
+            or the file does not agree with PyTorch.
         OSError, ImportError: see :func:`check_destination`, or the disk does not take it.
     """
     check_destination(path, format_name)
     form = FORMATS[format_name]
-    with replacing(path, "exporting") as part:
-        with _quiet():
-            try:
-                form.write(program, exportable, part)
-            except RuntimeError as error:
-                raise _failed(f"writing format {format_name}", error) from error
+    shapes = (dict.fromkeys(exportable.axes, Dim.DYNAMIC),)
+    with warnings.catch_warnings(), replacing(path, "exporting") as part:
+        warnings.simplefilter("ignore")  # what libraries warn each other of
+        step = "torch.export"
         try:
+            with torch.no_grad():
+                program = torch.export.export(exportable.module, (exportable.example,), dynamic_shapes=shapes)
+            step = f"writing format {format_name}"
+            form.write(program, exportable, part)
+            step = f"{path} was not written: running what was exported"
             agreement = exportable.check(form.read(part))
-        except (RuntimeError, AssertionError) as error:  # of a guard, or an operator that the runtime lacks
-            raise _failed(f"{path} was not written: running what was exported", error) from error
+        except (RuntimeError, AssertionError) as error:  # also of a guard, or an operator that the runtime lacks
+            raise _failed(step, error) from error
         problems = agreement.problems()
         if problems:
             raise ValueError(f"{path} was not written: its outputs are not those of PyTorch: {'; '.join(problems)}")
     return agreement
 
 
-def export(exportable: Exportable, path: Path, format_name: str) -> Agreement:
-    """Do both of :func:`capture` and :func:`write`."""
-    check_destination(path, format_name)
-    return write(capture(exportable), exportable, path, format_name)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what libraries warn each other of while a network is traced."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _failed(step: str, error: Exception) -> ValueError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return ValueError(f"{step} failed with torch {torch.__version__} (tested with {_TESTED}): {first}")
 
 
@@ -278,7 +235,9 @@ def write_onnx(program: ExportedProgram, exportable: Exportable, path: Path) -> 
     if size >= 2**31:
         raise ValueError(f"the weights have {size / 2**30:.1f} GiB, and an ONNX file holds 2; write --format torch")
     _name_axes(model.graph, exportable)
-    _forget_origin(model.graph)
+    graph = model.graph
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph):
+        del part.metadata_props[:]  # where in which source file of this machine it comes from
     model.metadata_props.add(key=FACTS_KEY, value=exportable.facts.to_json())
     path.write_bytes(model.SerializeToString())
 
@@ -304,15 +263,12 @@ def _name_axes(graph: Any, exportable: Exportable) -> None:
             value.type.tensor_type.shape.dim[axis].dim_param = name
 
 
-def _forget_origin(graph: Any) -> None:
-    """Drop where in which source file every operation comes from."""
-    parts: Iterable[Any] = (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph)
-    for part in parts:
-        del part.metadata_props[:]
-
-
 class OnnxFile:
-    """See :class:`ExportedFile`."""
+    """An ONNX file that was read back; called with images, it returns its outputs, on the CPU.
+
+    Attributes:
+        facts: the JSON of :class:`Facts` in it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -326,6 +282,7 @@ class OnnxFile:
         return tuple(torch.from_numpy(value) for value in values)
 
     def set_score_threshold(self, threshold: float) -> None:
+        """Run with another value in the tensor ``score_threshold`` from now on; the file stays as it is."""
         import onnx
 
         model = onnx.load(str(self._path))
@@ -365,7 +322,7 @@ def write_torch(program: ExportedProgram, exportable: Exportable, path: Path) ->
 
 
 class TorchFile:
-    """See :class:`ExportedFile`."""
+    """As :class:`OnnxFile`, of torch.export."""
 
     def __init__(self, path: Path) -> None:
         files = {_FACTS_FILE: ""}
@@ -381,6 +338,7 @@ class TorchFile:
         self._module.get_buffer("score_threshold").fill_(threshold)
 
 
+ExportedFile = OnnxFile | TorchFile
 FORMATS = {
     "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), write_onnx, OnnxFile),
     "torch": Format(".pt2", (), write_torch, TorchFile),
