@@ -15,6 +15,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from resnet_backbone.metrics.results import Detections
+
 SHORTEST_LONG_SIDE = 640  # pixels; smaller images are enlarged to this, so that labels can be read
 GAP = 8  # pixels between two panels, and between the cells of the grid
 MASK_OPACITY = 0.45
@@ -113,6 +115,25 @@ def draw_objects(
         draw.rectangle(plate, fill=color)
         draw.text((plate[0] + line, (plate[1] + plate[3]) / 2), text, fill=_text_color(color), font=font, anchor="lm")
     return scene
+
+
+def draw_detections(
+    image: Tensor, found: Detections, class_names: Sequence[str], max_size: int | None = None
+) -> Image.Image:
+    """Draw boxes, masks, and names with scores on an image.
+
+    Args:
+        image: uint8, (3, H, W), RGB. A small one is enlarged, so that labels can be read.
+        found: all of it is drawn.
+        class_names: the K classes.
+        max_size: the longer side of the picture in pixels at most; None sets no limit.
+
+    Raises:
+        ValueError: shapes do not fit each other, a box is not finite, or a label has no class name.
+    """
+    check_objects(image, found.boxes, found.labels, found.masks, len(class_names), "detections")
+    texts = texts_of(class_names, found.labels, found.scores)
+    return draw_objects(image, found.boxes, found.labels, texts, found.masks, max_size)
 
 
 def _cut(box: Sequence[float], zoom: float, width: int, height: int) -> Rectangle:

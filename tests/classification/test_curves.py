@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_backbone.classification import curves
-from resnet_backbone.classification.curves import colors, plot_curves, read_curves, running_mean, write_curves
+from resnet_backbone.classification import figures as module
+from resnet_backbone.classification.figures import colors, plot_curves, read_curves, running_mean, write_curves
 
 TOP1 = "test/classification/top1_error"
 
@@ -76,8 +76,8 @@ def test_the_table_has_every_point_as_it_was_recorded(two, tmp_path):
 def test_what_is_drawn(two, tmp_path, monkeypatch):
     """Dashed and thin the smoothed training error, bold the test error, both in the run's colour; a legend of runs."""
     figures = []
-    original = curves.Figure
-    monkeypatch.setattr(curves, "Figure", lambda **options: figures.append(original(**options)) or figures[-1])
+    original = module.Figure
+    monkeypatch.setattr(module, "Figure", lambda **options: figures.append(original(**options)) or figures[-1])
     runs = read_curves(two, ["a $5 run", "b"])
     plot_curves(runs, tmp_path / "curves.png")
     (axes,) = figures[0].axes
@@ -98,8 +98,8 @@ def test_what_is_drawn(two, tmp_path, monkeypatch):
 
 def test_several_test_sets_have_dashes_of_their_own(tmp_path, monkeypatch):
     figures = []
-    original = curves.Figure
-    monkeypatch.setattr(curves, "Figure", lambda **options: figures.append(original(**options)) or figures[-1])
+    original = module.Figure
+    monkeypatch.setattr(module, "Figure", lambda **options: figures.append(original(**options)) or figures[-1])
     first = write_run(tmp_path / "a", [(9, 50.0)], [(9, 40.0)], "val")
     second = write_run(tmp_path / "b", [], [(9, 30.0), (19, 20.0)], "test")
     plot_curves(read_curves([first, second]), tmp_path / "curves.png")
