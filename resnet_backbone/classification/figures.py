@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from resnet_backbone.classification.evaluate import csv_text
 from resnet_backbone.classification.network import weights_file
 from resnet_backbone.classification.predict import Classifier, evaluating, load_classifier
 from resnet_backbone.classification.transforms import one_crop
@@ -88,7 +87,7 @@ def write_curves(runs: Sequence[RunCurves], folder: Path) -> tuple[Path, Path]:
         rows += [(run.name, "train", "", *point) for point in run.training.train_error]
         for test_set, points in run.training.test_error.items():
             rows += [(run.name, "test", test_set, *point) for point in points]
-    write_csv(table, rows)
+    write_text(table, csv_text(rows))
     plot_curves(runs, picture)
     return table, picture
 
@@ -363,7 +362,7 @@ def write_responses(responses: Sequence[Responses], folder: Path) -> tuple[Path,
         for index, layer in enumerate(one.layers, start=1):
             numbers = (layer.mean, layer.std, ranks[layer.name])
             rows.append((one.name, one.arch, one.num_images, index, layer.name, *numbers))
-    write_csv(table, rows)
+    write_text(table, csv_text(rows))
     plot_responses(responses, picture)
     return table, picture
 
@@ -421,10 +420,3 @@ def start_at_zero(axes: Axes) -> None:
     axes.grid(color=GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Write rows, the first of which are the names of the columns, as a CSV file."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())

@@ -163,7 +163,14 @@ def predict(
             be read.
     """
     model = classifier.model
-    _check_arguments(classifier, batch_size, num_workers, rank, world_size, dtype)
+    if model.num_classes == 0:
+        raise ValueError(f"{classifier.name} has no head, and cannot classify: build the network with num_classes")
+    if batch_size < 1 or num_workers < 0:
+        raise ValueError(f"batch_size must be 1 or more and num_workers 0 or more, got {batch_size} and {num_workers}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be from 0 to world_size - 1, got {rank} of {world_size}")
+    if dtype not in DTYPES.values():
+        raise ValueError(f"dtype {dtype} must be one of {', '.join(map(str, DTYPES.values()))}")
     device = torch.device(device)
     model.to(device)
     numbers = range(rank, len(dataset), world_size)
@@ -184,7 +191,8 @@ def predict(
             if views.kind == "multi-scale":
                 probabilities = _of_scales(model, [scaled.to(device) for scaled in images], window)
             elif views.kind == "10-crop":
-                probabilities = _of_crops(model, images.to(device, non_blocking=True))
+                crops = images.to(device, non_blocking=True)  # (N, 10, 3, H, W)
+                probabilities = _softmax(model(crops.flatten(0, 1))).unflatten(0, crops.shape[:2]).mean(1)
             else:
                 probabilities = _softmax(model(images.to(device, non_blocking=True)))
             parts.append(probabilities.cpu())
@@ -267,11 +275,6 @@ def _last_features(model: Trunk, images: Tensor) -> Tensor:
     return model.forward_features(images)[next(reversed(model.feature_info))]
 
 
-def _of_crops(model: Trunk, crops: Tensor) -> Tensor:
-    """Return the probabilities (N, K) of N images from crops (N, 10, 3, H, W)."""
-    return _softmax(model(crops.flatten(0, 1))).unflatten(0, crops.shape[:2]).mean(1)
-
-
 def _of_scales(model: Trunk, scaled: list[Tensor], window: int) -> Tensor:
     """Return the probabilities (1, K) of one image from ``(2, 3, H, W)`` for every scale."""
     maps = (model.forward_dense_head(_last_features(model, images), window) for images in scaled)
@@ -280,16 +283,3 @@ def _of_scales(model: Trunk, scaled: list[Tensor], window: int) -> Tensor:
 
 def _softmax(logits: Tensor) -> Tensor:
     return logits.float().softmax(1)
-
-
-def _check_arguments(
-    classifier: Classifier, batch_size: int, num_workers: int, rank: int, world_size: int, dtype: torch.dtype
-) -> None:
-    if classifier.model.num_classes == 0:
-        raise ValueError(f"{classifier.name} has no head, and cannot classify: build the network with num_classes")
-    if batch_size < 1 or num_workers < 0:
-        raise ValueError(f"batch_size must be 1 or more and num_workers 0 or more, got {batch_size} and {num_workers}")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be from 0 to world_size - 1, got {rank} of {world_size}")
-    if dtype not in DTYPES.values():
-        raise ValueError(f"dtype {dtype} must be one of {', '.join(map(str, DTYPES.values()))}")

@@ -146,8 +146,6 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _own_spec(entry: Mapping[str, Any], where: str) -> DatasetSpec:
-    if not isinstance(entry, Mapping):
-        raise TypeError(f"{where} is {entry!r}; expected keys NAME, JSON and IMAGES, as in\n  {_OWN_EXAMPLE}")
     if set(entry) != set(_OWN_KEYS):
         wrong = [f"unknown key {key}" for key in entry if key not in _OWN_KEYS]
         wrong += [f"{key} is missing" for key in _OWN_KEYS if key not in entry]

@@ -194,18 +194,10 @@ class Engine(Protocol):
         """Read a config as tools/train_net.py does, with its errors: FileNotFoundError, ValueError."""
 
     def open_dataset(self, name: str, cfg: CfgNode, *, training: bool) -> tuple[str, ...]:
-        """Open and check one data set as a run does.
-
-        Args:
-            name: in DATASETS.
-            cfg: not changed.
-            training: True where it is to be trained on, False where it is to be scored.
+        """Open and check one data set of ``cfg``, which stays as it is, as a run does, with its errors.
 
         Returns:
             The names of its classes; none where it has stuff only.
-
-        Raises:
-            FileNotFoundError, ValueError, TypeError: what a run ends with.
         """
 
     def loads_detector(self, checkpoint: Checkpoint) -> bool:
@@ -214,11 +206,10 @@ class Engine(Protocol):
     def build(
         self, cfg: CfgNode, checkpoint: Checkpoint | None, class_names: tuple[str, ...], section: Section
     ) -> DetectorParts:
-        """Build the detector that ``cfg`` describes and load it as a run does; None leaves it random.
+        """Build the detector that ``cfg``, which stays as it is, describes, and load it as a run does.
 
         Args:
-            cfg: not changed.
-            checkpoint: what MODEL.WEIGHTS names.
+            checkpoint: what MODEL.WEIGHTS names; None leaves the detector random.
             class_names: of the data; where there are none, a detector has those of the checkpoint, else NUM_CLASSES.
             section: gets findings about the loading.
 
