@@ -26,20 +26,14 @@ NOTHING = "-"
 
 @dataclass(frozen=True)
 class ComplexityRow:
-    """One network with some options.
+    """One network with some options."""
 
-    Attributes:
-        options: of ``create_model``, apart from what the architecture has without any.
-        cost: what we count.
-        printed: the paper's figure, billions of multiply-adds, or millions of parameters where ``counts_parameters``;
-            None where the paper prints none.
-        counts_parameters: the paper counts the parameters of CIFAR's networks, and the multiply-adds of ImageNet's.
-    """
-
-    options: Mapping[str, str | bool]
-    cost: Complexity
+    options: Mapping[str, str | bool]  # of create_model, apart from what the architecture has without any
+    cost: Complexity  # what we count
+    # the paper's figure, billions of multiply-adds, or millions of parameters where counts_parameters; None where
+    # the paper prints none
     printed: float | None
-    counts_parameters: bool
+    counts_parameters: bool  # the paper counts the parameters of CIFAR's networks, and the multiply-adds of ImageNet's
 
     @property
     def arch(self) -> str:

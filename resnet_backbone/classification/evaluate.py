@@ -53,17 +53,11 @@ class MemberScore:
 
 @dataclass(frozen=True)
 class EnsembleScore:
-    """What several classifiers reached, or one.
+    """What several classifiers reached, or one."""
 
-    Attributes:
-        members: each by itself.
-        metrics: of the mean of their probabilities.
-        probabilities: that mean, float32, (N, K).
-    """
-
-    members: tuple[MemberScore, ...]
-    metrics: ClassificationMetrics
-    probabilities: Tensor
+    members: tuple[MemberScore, ...]  # each by itself
+    metrics: ClassificationMetrics  # of the mean of their probabilities
+    probabilities: Tensor  # that mean, float32, (N, K)
 
 
 def check_members(
@@ -291,19 +285,13 @@ class Scorer:
     """Scores classifiers on one test set, in float32 whatever they were trained in.
 
     Half the precision makes some classes equally likely, and ties count as errors.
-
-    Attributes:
-        dataset: the test set.
-        accelerator: the processes that share its images, each taken by one of them alone.
-        batch_size: images in one forward pass of a process.
-        num_workers: processes that decode images.
-        on_device: the same images, kept on the device as the trained network reads them; for 1-crop.
     """
 
-    dataset: ClassDataset
-    accelerator: Accelerator
-    batch_size: int
-    num_workers: int
+    dataset: ClassDataset  # the test set
+    accelerator: Accelerator  # the processes that share its images, each taken by one of them alone
+    batch_size: int  # images in one forward pass of a process
+    num_workers: int  # processes that decode images
+    # the same images, kept on the device as the trained network reads them; for 1-crop
     on_device: DeviceImages | None = None
 
     def quick(self, classifier: Classifier) -> ClassificationMetrics:

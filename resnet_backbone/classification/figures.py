@@ -171,21 +171,13 @@ class LayerResponse:
 
 @dataclass(frozen=True)
 class Responses:
-    """The responses of one network.
+    """The responses of one network."""
 
-    Attributes:
-        name: for tables and plots.
-        arch: name in the registry.
-        has_shortcuts: False for plain networks and VGG.
-        num_images: how many were measured.
-        layers: in the order they run.
-    """
-
-    name: str
-    arch: str
-    has_shortcuts: bool
-    num_images: int
-    layers: tuple[LayerResponse, ...]
+    name: str  # for tables and plots
+    arch: str  # name in the registry
+    has_shortcuts: bool  # False for plain networks and VGG
+    num_images: int  # how many were measured
+    layers: tuple[LayerResponse, ...]  # in the order they run
 
     @property
     def by_magnitude(self) -> tuple[LayerResponse, ...]:

@@ -23,48 +23,28 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network together with what it takes to use it.
+    """A network together with what it takes to use it."""
 
-    Attributes:
-        model: with a head.
-        input_format: the pixels that it reads.
-        test_transform: how images are brought to its size.
-        class_names: in the order of its outputs; empty where nobody said.
-        name: for messages and tables.
-    """
-
-    model: Trunk
-    input_format: InputFormat
-    test_transform: TestTransform
-    class_names: tuple[str, ...]
-    name: str
+    model: Trunk  # with a head
+    input_format: InputFormat  # the pixels that it reads
+    test_transform: TestTransform  # how images are brought to its size
+    class_names: tuple[str, ...]  # in the order of its outputs; empty where nobody said
+    name: str  # for messages and tables
 
 
 @dataclass(frozen=True)
 class Member:
-    """A classifier that can be tested: what is known of it before it is built.
+    """A classifier that can be tested: what is known of it before it is built."""
 
-    Attributes:
-        source: as a user names it.
-        name: for tables.
-        arch: architecture.
-        sha256: of its file.
-        input_format: the pixels that it reads.
-        test_transform: how images are brought to its size.
-        given_transform: whether the user said ``test_transform``, and not the weights.
-        acc1: published top-1, of one crop, in percent; None where unknown.
-        acc5: likewise, top-5.
-    """
-
-    source: str
-    name: str
+    source: str  # as a user names it
+    name: str  # for tables
     arch: str
-    sha256: str
-    input_format: InputFormat
-    test_transform: TestTransform
-    given_transform: bool
-    acc1: float | None
-    acc5: float | None
+    sha256: str  # of its file
+    input_format: InputFormat  # the pixels that it reads
+    test_transform: TestTransform  # how images are brought to its size
+    given_transform: bool  # whether the user said test_transform, and not the weights
+    acc1: float | None  # published top-1, of one crop, in percent; None where unknown
+    acc5: float | None  # likewise, top-5
 
 
 def load_classifier(source: str | Path, *, test_transform: TestTransform | None = None) -> Classifier:

@@ -49,19 +49,12 @@ class SetToCheck:
 
 @dataclass
 class CheckedSet:
-    """A data set and what was found in it.
-
-    Attributes:
-        what: was checked.
-        findings: in the order of a run.
-        checked: the annotation file; None where it cannot be read.
-        files: its images that are used and there; None where it cannot be read.
-    """
+    """A data set and what was found in it."""
 
     what: SetToCheck
-    findings: list[Finding] = field(default_factory=list)
-    checked: Checked | None = None
-    files: ImageFiles | None = None
+    findings: list[Finding] = field(default_factory=list)  # in the order of a run
+    checked: Checked | None = None  # the annotation file; None where it cannot be read
+    files: ImageFiles | None = None  # its images that are used and there; None where it cannot be read
 
     @property
     def num_images(self) -> int:

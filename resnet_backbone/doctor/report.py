@@ -21,19 +21,13 @@ _BY_SEVERITY = (WRONG, WARNING, OK)
 
 @dataclass
 class Section:
-    """One part of the examination.
+    """One part of the examination."""
 
-    Attributes:
-        name: one of ``SECTIONS``.
-        findings: ``("ok", "warning" or "wrong", text)``, in the order they were made; none where it did not run.
-        reason: why it did not run.
-        facts: plain containers, for JSON.
-    """
-
-    name: str
+    name: str  # one of SECTIONS
+    # ("ok", "warning" or "wrong", text), in the order they were made; none where it did not run
     findings: list[tuple[str, str]] = field(default_factory=list)
-    reason: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""  # why it did not run
+    facts: dict[str, Any] = field(default_factory=dict)  # plain containers, for JSON
 
     @property
     def status(self) -> str:
@@ -159,18 +153,13 @@ NAME_KEYS = ("MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME", "MODEL.ROI_HEADS.
 
 @dataclass(frozen=True)
 class DetectorParts:
-    """A detector that was really built, on the CPU and in eval mode, as far as it is the ImageNet classifier.
+    """A detector that was really built, on the CPU and in eval mode, as far as it is the ImageNet classifier."""
 
-    Attributes:
-        trunk: the detector's own.
-        head_parts: modules of the classifier that its head is made of, by their names there: ``res5``, or ``fc6`` and
-            ``fc7``.
-        prepare: maps an RGB image, uint8 (3, H, W), to what the trunk gets, float (1, C, H', W'), through the
-            detector's own pre-processing.
-    """
-
-    trunk: Trunk
+    trunk: Trunk  # the detector's own
+    # modules of the classifier that its head is made of, by their names there: res5, or fc6 and fc7
     head_parts: Mapping[str, nn.Module]
+    # maps an RGB image, uint8 (3, H, W), to what the trunk gets, float (1, C, H', W'), through the detector's own
+    # pre-processing
     prepare: Callable[[Tensor], Tensor]
 
 

@@ -16,20 +16,13 @@ _SUM_TOLERANCE = 1e-3  # of the probabilities of one image
 
 @dataclass(frozen=True)
 class ClassificationMetrics:
-    """The figures of one classifier on one test set.
+    """The figures of one classifier on one test set."""
 
-    Attributes:
-        num_images: how many were scored.
-        top1_error: images whose class is not the likeliest one, in percent.
-        top5_error: images whose class is not among the five likeliest, in percent; None where there are five classes
-            or fewer.
-        loss: mean negative log-likelihood of the true class, natural logarithm.
-    """
-
-    num_images: int
-    top1_error: float
+    num_images: int  # how many were scored
+    top1_error: float  # images whose class is not the likeliest one, in percent
+    # images whose class is not among the five likeliest, in percent; None where there are five classes or fewer
     top5_error: float | None
-    loss: float
+    loss: float  # mean negative log-likelihood of the true class, natural logarithm
 
     @property
     def top1_interval(self) -> tuple[float, float]:

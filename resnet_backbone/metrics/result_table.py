@@ -121,21 +121,13 @@ _RECORDS_AT_ONCE = 200  # results that are records at a time; thousands would ke
 
 @dataclass(frozen=True, eq=False)
 class ResultTable:
-    """N detections, in the order in which they were given. Images and classes are positions in the ground truth.
+    """N detections, in the order in which they were given. Images and classes are positions in the ground truth."""
 
-    Attributes:
-        images: int64, (N,).
-        labels: int64, (N,), 0 to K - 1.
-        scores: float64, (N,).
-        boxes: float64, (N, 4), x, y, width, height in pixels; (0, 4) where they were not asked for.
-        masks: N compressed RLEs of the size of their images; empty where they were not asked for.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    scores: np.ndarray
-    boxes: np.ndarray
-    masks: Sequence[Rle]
+    images: np.ndarray  # int64, (N,)
+    labels: np.ndarray  # int64, (N,), 0 to K - 1
+    scores: np.ndarray  # float64, (N,)
+    boxes: np.ndarray  # float64, (N, 4), x, y, width, height in pixels; (0, 4) where they were not asked for
+    masks: Sequence[Rle]  # N compressed RLEs of the size of their images; empty where they were not asked for
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -73,21 +73,13 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class ImageResults:
-    """The detections of one image until the end of an evaluation; the records made of them take ten times the memory.
+    """The detections of one image until the end of an evaluation; the records made of them take ten times the memory."""
 
-    Attributes:
-        image_id: the image's id in the ground truth.
-        boxes: float, (N, 4), x0 y0 x1 y1 in pixels of the original image; on the CPU like the others.
-        scores: float, (N,).
-        labels: integer, (N,), contiguous, 0 to K - 1.
-        masks: N masks of the original image's size in compressed RLE, or None.
-    """
-
-    image_id: int
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    masks: Sequence[Rle] | None
+    image_id: int  # the image's id in the ground truth
+    boxes: Tensor  # float, (N, 4), x0 y0 x1 y1 in pixels of the original image; on the CPU like the others
+    scores: Tensor  # float, (N,)
+    labels: Tensor  # integer, (N,), contiguous, 0 to K - 1
+    masks: Sequence[Rle] | None  # N masks of the original image's size in compressed RLE, or None
 
     @classmethod
     def hold(

@@ -39,19 +39,12 @@ _CONSEQUENCES = {
 
 @dataclass(frozen=True)
 class Use:
-    """What a file is read for.
+    """What a file is read for."""
 
-    Attributes:
-        training: True to train on it, False to evaluate.
-        with_masks: masks are used, too.
-        mask_format: INPUT.MASK_FORMAT.
-        keep_unlabelled: images without a box are trained on, too.
-    """
-
-    training: bool
-    with_masks: bool = False
-    mask_format: Literal["bitmask", "polygon"] = "bitmask"
-    keep_unlabelled: bool = False
+    training: bool  # True to train on it, False to evaluate
+    with_masks: bool = False  # masks are used, too
+    mask_format: Literal["bitmask", "polygon"] = "bitmask"  # INPUT.MASK_FORMAT
+    keep_unlabelled: bool = False  # images without a box are trained on, too
 
 
 @dataclass(frozen=True)

@@ -111,25 +111,16 @@ def find_broken(texts: Sequence[str | bytes], pixels: Sequence[int]) -> tuple[in
 
 @dataclass(frozen=True, slots=True)
 class MaskSummary:
-    """What can be said about a segmentation without its image.
+    """What can be said about a segmentation without its image."""
 
-    Attributes:
-        malformed: what is wrong with it whatever the image; the rest says nothing then.
-        usable: the polygons of three points or more, or the RLE's size and counts; None where no polygon is left.
-        broken: polygons that were left out.
-        low: the least coordinate of a polygon in pixels; 0 for an RLE.
-        high: the greatest one.
-        size: of an RLE, (height, width); None for polygons.
-        pixels: sum of the RLE's counts.
-    """
-
+    # the polygons of three points or more, or the RLE's size and counts; None where no polygon is left
     usable: list[Any] | Rle | None = None
-    broken: int = 0
-    low: float = 0.0
-    high: float = 0.0
-    size: tuple[int, int] | None = None
-    pixels: int = 0
-    malformed: str = ""
+    broken: int = 0  # polygons that were left out
+    low: float = 0.0  # the least coordinate of a polygon in pixels; 0 for an RLE
+    high: float = 0.0  # the greatest one
+    size: tuple[int, int] | None = None  # of an RLE, (height, width); None for polygons
+    pixels: int = 0  # sum of the RLE's counts
+    malformed: str = ""  # what is wrong with it whatever the image; the rest says nothing then
 
     def fault(self, height: int, width: int) -> str:
         """Say what is wrong on an image of that size in pixels; nothing where all is well."""
