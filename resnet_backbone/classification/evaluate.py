@@ -23,7 +23,7 @@ from torch import Tensor
 from resnet_backbone.classification.predict import (
     Classifier,
     Member,
-    dense_window,
+    check_views,
     describe,
     evaluating,
     load_classifier,
@@ -36,7 +36,6 @@ from resnet_backbone.files.atomic import write_text
 from resnet_backbone.files.checkpoints import FINAL, LAST
 from resnet_backbone.metrics.classification import TOP, ClassificationMetrics, error_text, score_classes
 from resnet_backbone.metrics.run_facts import FACTS_NAME, CostMeter, environment, hash_labels, write_facts
-from resnet_backbone.models.complexity import build_on_meta
 from resnet_backbone.weights import TestTransform, WeightsError, read_weights
 
 METRICS_NAME, PREDICTIONS_NAME = "metrics.json", "predictions.csv"
@@ -83,11 +82,8 @@ def check_members(
     for source in sources:
         weights = read_weights(source)
         member = describe(weights, None if weights.test_transform else test_transform)
-        views.check(member.test_transform)
         _check_classes(member.name, weights.num_classes, weights.class_names, dataset)
-        if views.kind == "multi-scale":
-            model = build_on_meta(member.arch, num_classes=weights.num_classes)
-            dense_window(model, member.name, member.test_transform.crop, views.scales, torch.device("meta"))
+        check_views(views, member.name, member.arch, weights.num_classes, member.test_transform)
         members.append(member)
     if test_transform is not None and not any(member.given_transform for member in members):
         raise ValueError(

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from resnet_backbone.classification.transforms import Views, multi_scale, one_crop, ten_crops
 from resnet_backbone.data.images.classes import ClassDataset
+from resnet_backbone.models.complexity import build_on_meta
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import InputFormat, TestTransform, Weights, WeightsError, read_weights
@@ -220,6 +221,14 @@ def evaluating(
         torch.backends.cudnn.benchmark = benchmark
         for module, mode in modes.items():
             module.training = mode
+
+
+def check_views(views: Views, name: str, arch: str, num_classes: int, transform: TestTransform) -> None:
+    """Raise ValueError where a network, before it is built, cannot be shown these views; ``name`` is for messages."""
+    views.check(transform)
+    if views.kind == "multi-scale":
+        network = build_on_meta(arch, num_classes=num_classes)
+        dense_window(network, name, transform.crop, views.scales, torch.device("meta"))
 
 
 def dense_window(model: Trunk, name: str, crop: int, scales: Sequence[int], device: torch.device) -> int:

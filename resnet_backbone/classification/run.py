@@ -26,7 +26,7 @@ from resnet_backbone.classification.network import (
     read_start,
     weights_file,
 )
-from resnet_backbone.classification.predict import Classifier, Member, dense_window
+from resnet_backbone.classification.predict import Classifier, Member, check_views
 from resnet_backbone.classification.transforms import ONE_CROP, DeviceImages, Views, training_transform
 from resnet_backbone.config.acceleration import check_compiler
 from resnet_backbone.data.catalog import check_same_classes
@@ -41,7 +41,6 @@ from resnet_backbone.engine.run import LoopRun, refuse_other_classes
 from resnet_backbone.engine.signals import stay_for_the_parent
 from resnet_backbone.files.checkpoints import FINAL, last_checkpoint
 from resnet_backbone.metrics.classification import ClassificationMetrics
-from resnet_backbone.models.complexity import build_on_meta
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import TestTransform
@@ -170,20 +169,12 @@ class Run(LoopRun):
                 f"{network.size_divisibility} pixels: write INPUT.SIZE {network.size_divisibility} or more"
             )
         self.views = Views(cfg.TEST.VIEWS, tuple(cfg.TEST.SCALES))
-        self.members = self._check_testing()
+        check_views(self.views, cfg.MODEL.ARCH, cfg.MODEL.ARCH, len(self.class_names), self.test_transform)
+        self.members: list[Member] = []  # of the ensemble, besides this network
+        if cfg.TEST.ENSEMBLE and self.test_set is not None:
+            sources = [weights_file(source) for source in cfg.TEST.ENSEMBLE]
+            self.members = check_members(sources, self.test_set, self.views)
         return network
-
-    def _check_testing(self) -> list[Member]:
-        """Return the other members of the ensemble, after a check that TEST can be obeyed once training is over."""
-        cfg = self.cfg
-        self.views.check(self.test_transform)
-        if self.views.kind == "multi-scale":
-            meta = torch.device("meta")
-            network = build_on_meta(cfg.MODEL.ARCH, num_classes=len(self.class_names))
-            dense_window(network, cfg.MODEL.ARCH, cfg.INPUT.SIZE, self.views.scales, meta)
-        if not cfg.TEST.ENSEMBLE or self.test_set is None:
-            return []
-        return check_members([weights_file(source) for source in cfg.TEST.ENSEMBLE], self.test_set, self.views)
 
     def _data_fingerprints(self) -> dict[str, Any]:
         return {
@@ -210,7 +201,15 @@ class Run(LoopRun):
 
     def _set_up_process(self) -> None:
         torch.backends.cudnn.benchmark = self.cfg.CUDNN_BENCHMARK
-        self._scorer = self._make_scorer()
+        self._scorer = None
+        if self.test_set is not None:
+            self._scorer = Scorer(
+                self.test_set,
+                self.accelerator,
+                batch_size=self.cfg.TEST.BATCH_SIZE,
+                num_workers=self._num_workers,
+                on_device=self._keep(self.test_set, self.test_transform) if self.cfg.DATALOADER.ON_DEVICE else None,
+            )
 
     def _forget_earlier_run(self) -> None:
         super()._forget_earlier_run()
@@ -247,17 +246,6 @@ class Run(LoopRun):
     def _keep(self, dataset: ClassDataset, transform: TestTransform, pad: int = 0) -> DeviceImages:
         logger.info("decoding the %d images of %s", len(dataset), dataset.source)
         return DeviceImages(dataset, transform, self.input_format, self.accelerator.device, pad=pad)
-
-    def _make_scorer(self) -> Scorer | None:
-        if self.test_set is None:
-            return None
-        return Scorer(
-            self.test_set,
-            self.accelerator,
-            batch_size=self.cfg.TEST.BATCH_SIZE,
-            num_workers=self._num_workers,
-            on_device=self._keep(self.test_set, self.test_transform) if self.cfg.DATALOADER.ON_DEVICE else None,
-        )
 
     def _score(self, over: bool) -> dict[str, float]:
         """Score the network; once training is over, packaged, with the views and the ensemble that TEST asks for."""

@@ -108,14 +108,8 @@ def get_dataset(name: str, own: Sequence[Mapping[str, Any]] = ()) -> DatasetSpec
 
 def check_dataset_files(spec: DatasetSpec) -> None:
     """Raise FileNotFoundError, saying what is missing, where it was looked for, and how to get it."""
-    missing = [
-        f"{what} {path.absolute()}"
-        for what, path, there in (
-            ("annotation file", spec.json_path, spec.json_path.is_file()),
-            ("image folder", spec.image_folder, spec.image_folder.is_dir()),
-        )
-        if not there
-    ]
+    missing = [] if spec.json_path.is_file() else [f"annotation file {spec.json_path.absolute()}"]
+    missing += [] if spec.image_folder.is_dir() else [f"image folder {spec.image_folder.absolute()}"]
     if not missing:
         return
     message = f"data set {spec.name!r} is not there: no {' and no '.join(missing)}"

@@ -186,9 +186,13 @@ def read_results(source: Results, truth: GroundTruth, iou_types: Collection[str]
             blocks.append(_read_block(block, count, truth, iou_types))
             count += len(block)
     blocks = blocks or [_to_table([], truth, iou_types)]
-    columns = ("images", "labels", "scores", "boxes")
-    joined = (np.concatenate([getattr(block, column) for block in blocks]) for column in columns)
-    return ResultTable(*joined, masks=list(chain.from_iterable(block.masks for block in blocks)))
+    return ResultTable(
+        images=np.concatenate([block.images for block in blocks]),
+        labels=np.concatenate([block.labels for block in blocks]),
+        scores=np.concatenate([block.scores for block in blocks]),
+        boxes=np.concatenate([block.boxes for block in blocks]),
+        masks=list(chain.from_iterable(block.masks for block in blocks)),
+    )
 
 
 def iterate_results(source: Results) -> Iterator[Any]:

@@ -73,7 +73,7 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class ImageResults:
-    """The detections of one image until the end of an evaluation; the records made of them take ten times the memory."""
+    """The detections of one image until the end of an evaluation; records made of them take ten times the memory."""
 
     image_id: int  # the image's id in the ground truth
     boxes: Tensor  # float, (N, 4), x0 y0 x1 y1 in pixels of the original image; on the CPU like the others
