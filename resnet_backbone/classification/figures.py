@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import matplotlib
 import torch
@@ -37,19 +38,11 @@ from resnet_backbone.weights import TestTransform
 SMOOTHED_SHARE = 0.02  # of the records of a run: the width of the running mean in the plot
 BATCH_SIZE = 32
 _MOST_AT_ONCE = 2**22  # values
-_DASHES: tuple[Literal["solid", "dashdot", "dotted"], ...] = ("solid", "dashdot", "dotted")  # of the test sets
 _STYLE: Any = {"text.parse_math": False, "font.size": 10}  # names are names, also with a dollar in them
 
 
-class RunCurves(NamedTuple):
-    """One run: its name in the plot, and what was recorded."""
-
-    name: str
-    training: TrainingCurves
-
-
-def read_curves(folders: Sequence[Path], names: Sequence[str] = ()) -> list[RunCurves]:
-    """Read the courses of classifiers' trainings, finished or not, from the runs' folders.
+def read_curves(folders: Sequence[Path], names: Sequence[str] = ()) -> dict[str, TrainingCurves]:
+    """Read the courses of classifiers' trainings, finished or not, by name, from the runs' folders.
 
     Iterations that were done again after a resume count once, see :func:`read_training`.
 
@@ -64,7 +57,7 @@ def read_curves(folders: Sequence[Path], names: Sequence[str] = ()) -> list[RunC
     if not folders:
         raise ValueError("there are no runs to draw; name the folder of one or more")
     labels = distinct_names(names, [folder.resolve().name for folder in folders], "runs")
-    runs = []
+    runs = {}
     for label, folder in zip(labels, folders, strict=True):
         path = folder / "metrics.json"
         if not path.is_file():
@@ -75,18 +68,18 @@ def read_curves(folders: Sequence[Path], names: Sequence[str] = ()) -> list[RunC
                 f"{path} has neither train_error nor .../classification/top1_error: it is of a detector, or of a "
                 "training that has not come to its first record"
             )
-        runs.append(RunCurves(label, training))
+        runs[label] = training
     return runs
 
 
-def write_curves(runs: Sequence[RunCurves], folder: Path) -> tuple[Path, Path]:
+def write_curves(runs: Mapping[str, TrainingCurves], folder: Path) -> tuple[Path, Path]:
     """Write ``curves.csv``, all points as they were recorded, and ``curves.png``, and return their paths."""
     table, picture = folder / "curves.csv", folder / "curves.png"
     rows: list[tuple[object, ...]] = [("run", "curve", "test_set", "iteration", "error_percent")]
-    for run in runs:
-        rows += [(run.name, "train", "", *point) for point in run.training.train_error]
-        for test_set, points in run.training.test_error.items():
-            rows += [(run.name, "test", test_set, *point) for point in points]
+    for name, run in runs.items():
+        rows += [(name, "train", "", *point) for point in run.train_error]
+        for test_set, points in run.test_error.items():
+            rows += [(name, "test", test_set, *point) for point in points]
     write_text(table, csv_text(rows))
     plot_curves(runs, picture)
     return table, picture
@@ -107,57 +100,42 @@ def running_mean(points: Series, width: int) -> Series:
     return tuple(means)
 
 
-def plot_curves(runs: Sequence[RunCurves], path: Path) -> None:
+def plot_curves(runs: Mapping[str, TrainingCurves], path: Path) -> None:
     """Draw all runs, each in its colour: the training error dashed and thin, the test error bold.
 
     The training error is of a few batches and noisy: drawn is the running mean over :data:`SMOOTHED_SHARE` of a run's
     records. The axis ends a half above the largest error of the second half of a run: as in the paper's figures, the
     beginning, where every network guesses, is cut off.
     """
+    bold: dict[str, Any] = {"linewidth": 2.2}
     with drawing(path, width=8, height=5) as figure:
         axes = figure.add_subplot()
-        test_sets = list(dict.fromkeys(name for run in runs for name in run.training.test_error))
+        test_sets = dict.fromkeys(test_set for run in runs.values() for test_set in run.test_error)
+        dashes: dict[str, Any] = dict(zip(test_sets, cycle(("solid", "dashdot", "dotted")), strict=False))
         drawn: list[Series] = []
-        for run, color in zip(runs, colors(len(runs)), strict=True):
-            drawn += _draw(axes, run, color, test_sets)
+        lines = []  # of the legend
+        for (name, run), color in zip(runs.items(), colors(len(runs)), strict=True):
+            lines.append(Line2D([], [], color=color, label=name, **bold))
+            if run.train_error:
+                drawn.append(running_mean(run.train_error, round(SMOOTHED_SHARE * len(run.train_error))))
+                axes.plot(*zip(*drawn[-1], strict=True), color=color, linestyle="dashed", linewidth=1.0)
+            for test_set, points in run.test_error.items():
+                if points:
+                    few: dict[str, Any] = {"marker": "o", "markersize": 4} if len(points) < 12 else {}
+                    axes.plot(*zip(*points, strict=True), color=color, linestyle=dashes[test_set], **bold, **few)
+                    drawn.append(points)
+        if len(dashes) > 1:
+            lines += [
+                Line2D([], [], color="black", linestyle=style, label=name, **bold) for name, style in dashes.items()
+            ]
         axes.set_title("Training error (dashed) and test error (bold)", loc="left", fontsize=11)
         axes.set_xlabel("iteration")
         axes.set_ylabel("top-1 error, percent")
         start_at_zero(axes)
-        axes.set_ylim(top=_top(drawn))
+        late = [value for points in drawn for iteration, value in points if iteration >= points[-1][0] / 2]
+        axes.set_ylim(top=min(100.0, max(1.0, 1.5 * max(late))))
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        handles = _legend(runs, test_sets)
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False)
-
-
-def _draw(axes: Axes, run: RunCurves, color: str, test_sets: Sequence[str]) -> list[Series]:
-    drawn: list[Series] = []
-    training = run.training.train_error
-    if training:
-        smooth = running_mean(training, round(SMOOTHED_SHARE * len(training)))
-        axes.plot(*zip(*smooth, strict=True), color=color, linestyle="dashed", linewidth=1.0)
-        drawn.append(smooth)
-    for test_set, points in run.training.test_error.items():
-        if points:
-            few: dict[str, Any] = {"marker": "o", "markersize": 4} if len(points) < 12 else {}
-            dashes = _DASHES[test_sets.index(test_set) % len(_DASHES)]
-            axes.plot(*zip(*points, strict=True), color=color, linestyle=dashes, linewidth=2.2, **few)
-            drawn.append(points)
-    return drawn
-
-
-def _top(drawn: Sequence[Series]) -> float:
-    """Where the axis of the errors ends, in percent."""
-    late = [value for points in drawn for iteration, value in points if iteration >= points[-1][0] / 2]
-    return min(100.0, max(1.0, 1.5 * max(late)))
-
-
-def _legend(runs: Sequence[RunCurves], test_sets: Sequence[str]) -> list[Line2D]:
-    """The runs by their colours, then, where there are several test sets, these by their dashes."""
-    lines = [(run.name, color, _DASHES[0]) for run, color in zip(runs, colors(len(runs)), strict=True)]
-    if len(test_sets) > 1:
-        lines += [(name, "black", _DASHES[index % len(_DASHES)]) for index, name in enumerate(test_sets)]
-    return [Line2D([], [], color=color, linestyle=dashes, linewidth=2.2, label=name) for name, color, dashes in lines]
+        figure.legend(handles=lines, loc="outside lower center", ncols=min(3, len(lines)), frameon=False)
 
 
 @dataclass(frozen=True)
