@@ -17,8 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_backbone.classification.complexity_table import complexity_rows, stages_text, table_text
-from resnet_backbone.classification.curves import read_curves, write_curves
-from resnet_backbone.classification.responses import measure_sources, responses_text, write_responses
+from resnet_backbone.classification.figures import (
+    measure_sources,
+    read_curves,
+    responses_text,
+    write_curves,
+    write_responses,
+)
 from resnet_backbone.data.images.classes import open_classes
 from resnet_backbone.engine.command_line import reports_errors, run_command_line
 from resnet_backbone.models.complexity import build_on_meta, complexity, usual_size

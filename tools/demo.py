@@ -49,7 +49,8 @@ from resnet_backbone.data.images.media import Medium, VideoReader, VideoWriter, 
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.engine.checkpoint import engine_of, find_run
 from resnet_backbone.engine.command_line import ENGINES, choose_engine, reports_errors, run_command_line
-from resnet_backbone.metrics.detections import Detections, Predictor, draw_detections
+from resnet_backbone.metrics.drawing import draw_detections
+from resnet_backbone.metrics.results import Detections, Predictor
 
 PICTURES = (".jpg", ".jpeg", ".png")  # what keeps its name; other images are saved as PNG
 WINDOW = "resnet_backbone: any key for the next, q to end"

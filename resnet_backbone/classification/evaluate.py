@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch import Tensor
 from resnet_backbone.classification.predict import (
     Classifier,
     Member,
-    dense_window,
+    check_views,
     describe,
     evaluating,
     load_classifier,
@@ -36,7 +36,6 @@ from resnet_backbone.files.atomic import write_text
 from resnet_backbone.files.checkpoints import FINAL, LAST
 from resnet_backbone.metrics.classification import TOP, ClassificationMetrics, error_text, score_classes
 from resnet_backbone.metrics.run_facts import FACTS_NAME, CostMeter, environment, hash_labels, write_facts
-from resnet_backbone.models.complexity import build_on_meta
 from resnet_backbone.weights import TestTransform, WeightsError, read_weights
 
 METRICS_NAME, PREDICTIONS_NAME = "metrics.json", "predictions.csv"
@@ -53,17 +52,11 @@ class MemberScore:
 
 @dataclass(frozen=True)
 class EnsembleScore:
-    """What several classifiers reached, or one.
+    """What several classifiers reached, or one."""
 
-    Attributes:
-        members: each by itself.
-        metrics: of the mean of their probabilities.
-        probabilities: that mean, float32, (N, K).
-    """
-
-    members: tuple[MemberScore, ...]
-    metrics: ClassificationMetrics
-    probabilities: Tensor
+    members: tuple[MemberScore, ...]  # each by itself
+    metrics: ClassificationMetrics  # of the mean of their probabilities
+    probabilities: Tensor  # that mean, float32, (N, K)
 
 
 def check_members(
@@ -73,8 +66,7 @@ def check_members(
 
     Args:
         sources: one or more catalog names or files.
-        dataset: its classes must be theirs.
-        views: what they will be shown.
+        dataset, views: as for :func:`score_members`; its classes must be theirs.
         test_transform: of those that do not say one.
 
     Raises:
@@ -86,7 +78,13 @@ def check_members(
     twice = sorted({source for source in sources if list(sources).count(source) > 1})
     if twice:
         raise ValueError(f"{', '.join(twice)} is given twice; an ensemble needs different weights")
-    members = [_check_member(source, dataset, views, test_transform) for source in sources]
+    members = []
+    for source in sources:
+        weights = read_weights(source)
+        member = describe(weights, None if weights.test_transform else test_transform)
+        _check_classes(member.name, weights.num_classes, weights.class_names, dataset)
+        check_views(views, member.name, member.arch, weights.num_classes, member.test_transform)
+        members.append(member)
     if test_transform is not None and not any(member.given_transform for member in members):
         raise ValueError(
             "a test transform is given (--resize, --crop), and all of the weights say their own: leave it out"
@@ -94,23 +92,8 @@ def check_members(
     return members
 
 
-def _check_member(source: str, dataset: ClassDataset, views: Views, test_transform: TestTransform | None) -> Member:
-    weights = read_weights(source)
-    member = describe(weights, None if weights.test_transform else test_transform)
-    views.check(member.test_transform)
-    _check_classes(member.name, weights.num_classes, weights.class_names, dataset)
-    if views.kind == "multi-scale":
-        model = build_on_meta(member.arch, num_classes=weights.num_classes)
-        dense_window(model, member.name, member.test_transform.crop, views.scales, torch.device("meta"))
-    return member
-
-
 def _check_classes(name: str, num_classes: int, class_names: Sequence[str], dataset: ClassDataset) -> None:
-    """Raise WeightsError where a classifier tells other classes apart than those of the data.
-
-    Published classifiers do not say their classes: of these the number alone can be checked. They have ImageNet's in
-    the order of the sorted WordNet ids, which is that of ImageNet's folders.
-    """
+    """Raise WeightsError where a classifier has other classes than the data; published ones say their number alone."""
     expected = dataset.class_names
     if num_classes != len(expected):
         raise WeightsError(
@@ -156,13 +139,7 @@ def score_members(
         classifier = load_classifier(member.source, test_transform=member.test_transform)
         start = time.perf_counter()
         _, probabilities = predict(
-            classifier,
-            dataset,
-            views,
-            device=device,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            dtype=dtype,
+            classifier, dataset, views, device=device, batch_size=batch_size, num_workers=num_workers, dtype=dtype
         )
         images_per_s = len(dataset) / (time.perf_counter() - start)
         del classifier  # before the next one is built
@@ -266,27 +243,31 @@ def write_score(
     texts = {
         METRICS_NAME: json.dumps(score.metrics.to_dict(), indent=2) + "\n",
         FACTS_NAME: json.dumps(facts, indent=2) + "\n",
-        PREDICTIONS_NAME: predictions_csv(score.probabilities, dataset),
+        PREDICTIONS_NAME: csv_text(_predictions(score.probabilities, dataset)),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
     return [folder / name for name in texts]
 
 
-def predictions_csv(probabilities: Tensor, dataset: ClassDataset) -> str:
-    """Return a line an image: its name, its class, and the five likeliest classes with their probabilities."""
+def _predictions(probabilities: Tensor, dataset: ClassDataset) -> Iterator[list[str]]:
+    """A line an image: its name, its class, and the five likeliest classes with their probabilities."""
     count = min(TOP, probabilities.shape[1])
     top = probabilities.topk(count)
     names = dataset.class_names
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     columns = [f"{column}{rank}" for rank in range(1, count + 1) for column in ("class", "probability")]
-    writer.writerow(["image", "label", *columns])
+    yield ["image", "label", *columns]
     for index, likeliest in enumerate(zip(top.indices.tolist(), top.values.tolist(), strict=True)):
         row = [dataset.image_name(index), names[int(dataset.labels[index])]]
         for label, probability in zip(*likeliest, strict=True):
             row += [names[label], f"{probability:.6g}"]
-        writer.writerow(row)
+        yield row
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows, the first of which are the names of the columns, as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
@@ -300,19 +281,13 @@ class Scorer:
     """Scores classifiers on one test set, in float32 whatever they were trained in.
 
     Half the precision makes some classes equally likely, and ties count as errors.
-
-    Attributes:
-        dataset: the test set.
-        accelerator: the processes that share its images, each taken by one of them alone.
-        batch_size: images in one forward pass of a process.
-        num_workers: processes that decode images.
-        on_device: the same images, kept on the device as the trained network reads them; for 1-crop.
     """
 
-    dataset: ClassDataset
-    accelerator: Accelerator
-    batch_size: int
-    num_workers: int
+    dataset: ClassDataset  # the test set
+    accelerator: Accelerator  # the processes that share its images, each taken by one of them alone
+    batch_size: int  # images in one forward pass of a process
+    num_workers: int  # processes that decode images
+    # the same images, kept on the device as the trained network reads them; for 1-crop
     on_device: DeviceImages | None = None
 
     def quick(self, classifier: Classifier) -> ClassificationMetrics:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from resnet_backbone.classification.transforms import Views, multi_scale, one_crop, ten_crops
 from resnet_backbone.data.images.classes import ClassDataset
+from resnet_backbone.models.complexity import build_on_meta
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import InputFormat, TestTransform, Weights, WeightsError, read_weights
@@ -23,48 +24,28 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network together with what it takes to use it.
+    """A network together with what it takes to use it."""
 
-    Attributes:
-        model: with a head.
-        input_format: the pixels that it reads.
-        test_transform: how images are brought to its size.
-        class_names: in the order of its outputs; empty where nobody said.
-        name: for messages and tables.
-    """
-
-    model: Trunk
-    input_format: InputFormat
-    test_transform: TestTransform
-    class_names: tuple[str, ...]
-    name: str
+    model: Trunk  # with a head
+    input_format: InputFormat  # the pixels that it reads
+    test_transform: TestTransform  # how images are brought to its size
+    class_names: tuple[str, ...]  # in the order of its outputs; empty where nobody said
+    name: str  # for messages and tables
 
 
 @dataclass(frozen=True)
 class Member:
-    """A classifier that can be tested: what is known of it before it is built.
+    """A classifier that can be tested: what is known of it before it is built."""
 
-    Attributes:
-        source: as a user names it.
-        name: for tables.
-        arch: architecture.
-        sha256: of its file.
-        input_format: the pixels that it reads.
-        test_transform: how images are brought to its size.
-        given_transform: whether the user said ``test_transform``, and not the weights.
-        acc1: published top-1, of one crop, in percent; None where unknown.
-        acc5: likewise, top-5.
-    """
-
-    source: str
-    name: str
+    source: str  # as a user names it
+    name: str  # for tables
     arch: str
-    sha256: str
-    input_format: InputFormat
-    test_transform: TestTransform
-    given_transform: bool
-    acc1: float | None
-    acc5: float | None
+    sha256: str  # of its file
+    input_format: InputFormat  # the pixels that it reads
+    test_transform: TestTransform  # how images are brought to its size
+    given_transform: bool  # whether the user said test_transform, and not the weights
+    acc1: float | None  # published top-1, of one crop, in percent; None where unknown
+    acc5: float | None  # likewise, top-5
 
 
 def load_classifier(source: str | Path, *, test_transform: TestTransform | None = None) -> Classifier:
@@ -163,7 +144,14 @@ def predict(
             be read.
     """
     model = classifier.model
-    _check_arguments(classifier, batch_size, num_workers, rank, world_size, dtype)
+    if model.num_classes == 0:
+        raise ValueError(f"{classifier.name} has no head, and cannot classify: build the network with num_classes")
+    if batch_size < 1 or num_workers < 0:
+        raise ValueError(f"batch_size must be 1 or more and num_workers 0 or more, got {batch_size} and {num_workers}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be from 0 to world_size - 1, got {rank} of {world_size}")
+    if dtype not in DTYPES.values():
+        raise ValueError(f"dtype {dtype} must be one of {', '.join(map(str, DTYPES.values()))}")
     device = torch.device(device)
     model.to(device)
     numbers = range(rank, len(dataset), world_size)
@@ -184,7 +172,8 @@ def predict(
             if views.kind == "multi-scale":
                 probabilities = _of_scales(model, [scaled.to(device) for scaled in images], window)
             elif views.kind == "10-crop":
-                probabilities = _of_crops(model, images.to(device, non_blocking=True))
+                crops = images.to(device, non_blocking=True)  # (N, 10, 3, H, W)
+                probabilities = _softmax(model(crops.flatten(0, 1))).unflatten(0, crops.shape[:2]).mean(1)
             else:
                 probabilities = _softmax(model(images.to(device, non_blocking=True)))
             parts.append(probabilities.cpu())
@@ -234,6 +223,14 @@ def evaluating(
             module.training = mode
 
 
+def check_views(views: Views, name: str, arch: str, num_classes: int, transform: TestTransform) -> None:
+    """Raise ValueError where a network, before it is built, cannot be shown these views; ``name`` is for messages."""
+    views.check(transform)
+    if views.kind == "multi-scale":
+        network = build_on_meta(arch, num_classes=num_classes)
+        dense_window(network, name, transform.crop, views.scales, torch.device("meta"))
+
+
 def dense_window(model: Trunk, name: str, crop: int, scales: Sequence[int], device: torch.device) -> int:
     """Return the side of the feature map of a crop: the cells that the head sees at each position of a larger map.
 
@@ -267,11 +264,6 @@ def _last_features(model: Trunk, images: Tensor) -> Tensor:
     return model.forward_features(images)[next(reversed(model.feature_info))]
 
 
-def _of_crops(model: Trunk, crops: Tensor) -> Tensor:
-    """Return the probabilities (N, K) of N images from crops (N, 10, 3, H, W)."""
-    return _softmax(model(crops.flatten(0, 1))).unflatten(0, crops.shape[:2]).mean(1)
-
-
 def _of_scales(model: Trunk, scaled: list[Tensor], window: int) -> Tensor:
     """Return the probabilities (1, K) of one image from ``(2, 3, H, W)`` for every scale."""
     maps = (model.forward_dense_head(_last_features(model, images), window) for images in scaled)
@@ -280,16 +272,3 @@ def _of_scales(model: Trunk, scaled: list[Tensor], window: int) -> Tensor:
 
 def _softmax(logits: Tensor) -> Tensor:
     return logits.float().softmax(1)
-
-
-def _check_arguments(
-    classifier: Classifier, batch_size: int, num_workers: int, rank: int, world_size: int, dtype: torch.dtype
-) -> None:
-    if classifier.model.num_classes == 0:
-        raise ValueError(f"{classifier.name} has no head, and cannot classify: build the network with num_classes")
-    if batch_size < 1 or num_workers < 0:
-        raise ValueError(f"batch_size must be 1 or more and num_workers 0 or more, got {batch_size} and {num_workers}")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be from 0 to world_size - 1, got {rank} of {world_size}")
-    if dtype not in DTYPES.values():
-        raise ValueError(f"dtype {dtype} must be one of {', '.join(map(str, DTYPES.values()))}")

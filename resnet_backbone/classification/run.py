@@ -1,4 +1,4 @@
-"""One run of a classifier from config to figures; once training is over its weights are packaged."""
+"""A classifier's training step, and its run from config to figures, with the weights packaged in the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from fvcore.common.config import CfgNode
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from resnet_backbone.classification.evaluate import Scorer, check_members, data_hash
@@ -24,25 +26,93 @@ from resnet_backbone.classification.network import (
     read_start,
     weights_file,
 )
-from resnet_backbone.classification.predict import Classifier, Member, dense_window
-from resnet_backbone.classification.trainer import Batch, Trainer
+from resnet_backbone.classification.predict import Classifier, Member, check_views
 from resnet_backbone.classification.transforms import ONE_CROP, DeviceImages, Views, training_transform
 from resnet_backbone.config.acceleration import check_compiler
 from resnet_backbone.data.catalog import check_same_classes
 from resnet_backbone.data.images.classes import ClassDataset, TransformedClasses, open_classes
 from resnet_backbone.engine.batches import BatchSampler, SeededDataset, images_per_pass
 from resnet_backbone.engine.checkpoint import Resumed, find_resumed
+from resnet_backbone.engine.divergence import explain_classifier_divergence
 from resnet_backbone.engine.launch import check_processes, is_main_process, process_count
+from resnet_backbone.engine.loop import TrainingLoop
+from resnet_backbone.engine.records import PERIOD
 from resnet_backbone.engine.run import LoopRun, refuse_other_classes
 from resnet_backbone.engine.signals import stay_for_the_parent
-from resnet_backbone.files.checkpoints import FINAL
+from resnet_backbone.files.checkpoints import FINAL, last_checkpoint
 from resnet_backbone.metrics.classification import ClassificationMetrics
-from resnet_backbone.models.complexity import build_on_meta
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.version import __version__
 from resnet_backbone.weights import TestTransform
 
 logger = logging.getLogger(__name__)
+
+Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W), labels (N,)
+
+
+class Trainer(TrainingLoop):
+    """Trains a classifier on batches of images and labels.
+
+    Losses are looked at when they are recorded, and before a checkpoint is written, weights too: a run that has
+    diverged stops within :data:`PERIOD` iterations, and never writes a checkpoint with what it diverged to.
+    """
+
+    parameter_keys = "MODEL.FREEZE_AT and MODEL.NORM"
+    best_figure = "classification/top1_error"
+    larger_is_better = False
+    stop_every = PERIOD
+    _unchecked: Tensor | None = None  # sum of the losses since they were looked at
+
+    def _loss(self, batch: Batch, records: dict[str, float | Tensor]) -> Tensor:
+        """Loss and training error (percent) are recorded as means over processes and passes."""
+        solver = self.cfg.SOLVER
+        images, labels = self._to_device(*batch)
+        logits = self.model(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=solver.LABEL_SMOOTHING)
+        wrong = (logits.detach().argmax(1) != labels).float().mean()
+        for name, value in (("total_loss", loss.detach().float()), ("train_error", 100 * wrong)):
+            records[name] = records.get(name, 0.0) + value / solver.ACCUMULATION_STEPS
+        return loss
+
+    def _before_update(self, records: dict[str, float | Tensor]) -> None:
+        if self.cfg.MODEL.STOCHASTIC_DEPTH:
+            self._give_dropped_blocks_a_gradient()
+
+    def _after_update(self, records: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
+        own = torch.stack([torch.as_tensor(value) for value in records.values()])
+        figures = self.accelerator.reduce(own, reduction="mean")
+        self._unchecked = figures[0] if self._unchecked is None else self._unchecked + figures[0]
+        if (self.iteration + 1) % PERIOD == 0:
+            self._check_loss()
+        return dict(zip(records, figures, strict=True))
+
+    def _give_dropped_blocks_a_gradient(self) -> None:
+        """Of zero, so that momentum and decay act on them, too: an optimizer leaves out what has none."""
+        for parameter in self.module.parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
+    def _to_device(self, images: Tensor, labels: Tensor) -> Batch:
+        device = self.accelerator.device
+        images = images.to(device, non_blocking=True)
+        if self.cfg.MODEL.CHANNELS_LAST:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, labels.to(device, non_blocking=True)
+
+    def check(self) -> None:
+        self._check_loss()
+        if not torch.isfinite(torch.stack(torch._foreach_norm(list(self.module.parameters())))).all():
+            raise FloatingPointError(self._diagnosis("a weight"))
+
+    def _check_loss(self) -> None:
+        """Raise FloatingPointError where a loss since the last look was not finite; all processes see the same."""
+        if self._unchecked is not None and not torch.isfinite(self._unchecked):
+            raise FloatingPointError(self._diagnosis("a loss"))
+        self._unchecked = None
+
+    def _diagnosis(self, what: str) -> str:
+        what = f"{what} is not finite, at iteration {self.iteration} or up to {PERIOD} before"
+        return explain_classifier_divergence(self.cfg, what, last_checkpoint(self.output_dir))
 
 
 class Run(LoopRun):
@@ -99,20 +169,12 @@ class Run(LoopRun):
                 f"{network.size_divisibility} pixels: write INPUT.SIZE {network.size_divisibility} or more"
             )
         self.views = Views(cfg.TEST.VIEWS, tuple(cfg.TEST.SCALES))
-        self.members = self._check_testing()
+        check_views(self.views, cfg.MODEL.ARCH, cfg.MODEL.ARCH, len(self.class_names), self.test_transform)
+        self.members: list[Member] = []  # of the ensemble, besides this network
+        if cfg.TEST.ENSEMBLE and self.test_set is not None:
+            sources = [weights_file(source) for source in cfg.TEST.ENSEMBLE]
+            self.members = check_members(sources, self.test_set, self.views)
         return network
-
-    def _check_testing(self) -> list[Member]:
-        """Return the other members of the ensemble, after a check that TEST can be obeyed once training is over."""
-        cfg = self.cfg
-        self.views.check(self.test_transform)
-        if self.views.kind == "multi-scale":
-            meta = torch.device("meta")
-            network = build_on_meta(cfg.MODEL.ARCH, num_classes=len(self.class_names))
-            dense_window(network, cfg.MODEL.ARCH, cfg.INPUT.SIZE, self.views.scales, meta)
-        if not cfg.TEST.ENSEMBLE or self.test_set is None:
-            return []
-        return check_members([weights_file(source) for source in cfg.TEST.ENSEMBLE], self.test_set, self.views)
 
     def _data_fingerprints(self) -> dict[str, Any]:
         return {
@@ -139,7 +201,15 @@ class Run(LoopRun):
 
     def _set_up_process(self) -> None:
         torch.backends.cudnn.benchmark = self.cfg.CUDNN_BENCHMARK
-        self._scorer = self._make_scorer()
+        self._scorer = None
+        if self.test_set is not None:
+            self._scorer = Scorer(
+                self.test_set,
+                self.accelerator,
+                batch_size=self.cfg.TEST.BATCH_SIZE,
+                num_workers=self._num_workers,
+                on_device=self._keep(self.test_set, self.test_transform) if self.cfg.DATALOADER.ON_DEVICE else None,
+            )
 
     def _forget_earlier_run(self) -> None:
         super()._forget_earlier_run()
@@ -176,17 +246,6 @@ class Run(LoopRun):
     def _keep(self, dataset: ClassDataset, transform: TestTransform, pad: int = 0) -> DeviceImages:
         logger.info("decoding the %d images of %s", len(dataset), dataset.source)
         return DeviceImages(dataset, transform, self.input_format, self.accelerator.device, pad=pad)
-
-    def _make_scorer(self) -> Scorer | None:
-        if self.test_set is None:
-            return None
-        return Scorer(
-            self.test_set,
-            self.accelerator,
-            batch_size=self.cfg.TEST.BATCH_SIZE,
-            num_workers=self._num_workers,
-            on_device=self._keep(self.test_set, self.test_transform) if self.cfg.DATALOADER.ON_DEVICE else None,
-        )
 
     def _score(self, over: bool) -> dict[str, float]:
         """Score the network; once training is over, packaged, with the views and the ensemble that TEST asks for."""

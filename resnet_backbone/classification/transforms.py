@@ -102,17 +102,12 @@ SCALES = (224, 256, 384, 480, 640)  # He et al. 2015, section 3.4
 class Views:
     """Which views of an image are averaged.
 
-    Attributes:
-        kind: ``"1-crop"``, see :func:`one_crop`; ``"10-crop"``, see :func:`ten_crops`; or ``"multi-scale"``, see
-            :func:`multi_scale`.
-        scales: lengths of the shorter side, in pixels, each once; of multi-scale alone.
-
     Raises:
         ValueError: another kind, or scales that are not different whole numbers from 1 on.
     """
 
-    kind: str
-    scales: tuple[int, ...] = SCALES
+    kind: str  # "1-crop", see one_crop; "10-crop", see ten_crops; or "multi-scale", see multi_scale
+    scales: tuple[int, ...] = SCALES  # lengths of the shorter side, in pixels, each once; of multi-scale alone
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))

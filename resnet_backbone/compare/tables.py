@@ -16,7 +16,6 @@ from resnet_backbone.metrics.drawing import PICTURE_SCORE
 from resnet_backbone.metrics.error_types import KINDS
 from resnet_backbone.metrics.matching import FIGURES
 from resnet_backbone.metrics.paper import PaperRow, gain, names_of_data, paper_row
-from resnet_backbone.metrics.run_facts import RunFacts
 
 Tone = Literal["", "good", "bad", "quiet", "warning"]
 
@@ -48,7 +47,6 @@ _MISTAKE_SENTENCE = (
     "All detections count here, down to the lowest score that the test kept, so the numbers are larger than in the "
     f"pictures below, which show scores from {PICTURE_SCORE:g}."
 )
-_CLEARLY_FASTER = 1.2  # more than two evaluations of one detector differ on an idle machine
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -287,7 +285,8 @@ def cost_table(comparison: Comparison) -> PageTable:
         (Cell("training time, h:min:s", "evaluation and saving not counted"), *times),
     )
     columns = ("", *(run.name for run in comparison.runs))
-    return PageTable("Size, speed, memory, time", columns, rows, sentence=cost_sentence(comparison))
+    sentence = "Times depend on what else the machine did."
+    return PageTable("Size, speed, memory, time", columns, rows, sentence=sentence)
 
 
 def _cost_row(what: str, note: str, values: Sequence[float | None], digits: int) -> tuple[Cell, ...]:
@@ -301,31 +300,6 @@ def _cost_row(what: str, note: str, values: Sequence[float | None], digits: int)
 
 def _ratio(value: float | None, base: float | None) -> float | None:
     return value / base if value is not None and base else None
-
-
-def cost_sentence(comparison: Comparison) -> str:
-    """What the times are worth, and whether one of the speeds cannot be right."""
-    first, *others = [run.facts for run in comparison.runs]
-    ratios = [f"x {number(ratio, 2)}" for other in others if (ratio := _contradicted(first, other)) is not None]
-    times = "Times depend on what else the machine did."
-    if not ratios:
-        return times
-    return (
-        f"{times} Speed here contradicts the multiply-adds ({', '.join(ratios)}), "
-        "so one of the runs was probably disturbed: evaluate again on an idle machine."
-    )
-
-
-def _contradicted(first: RunFacts, other: RunFacts) -> float | None:
-    """The ratio of the multiply-adds where, on one machine, the run with more of them is clearly faster; else None."""
-    if (first.engine, first.device) != (other.engine, other.device):
-        return None
-    more = _ratio(other.multiply_adds, first.multiply_adds)
-    faster = _ratio(other.images_per_s, first.images_per_s)
-    if not more or not faster:
-        return None
-    strange = (more > 1 and faster > _CLEARLY_FASTER) or (more < 1 and faster < 1 / _CLEARLY_FASTER)
-    return more if strange else None
 
 
 def shared_table(comparison: Comparison) -> PageTable:

@@ -108,14 +108,8 @@ def get_dataset(name: str, own: Sequence[Mapping[str, Any]] = ()) -> DatasetSpec
 
 def check_dataset_files(spec: DatasetSpec) -> None:
     """Raise FileNotFoundError, saying what is missing, where it was looked for, and how to get it."""
-    missing = [
-        f"{what} {path.absolute()}"
-        for what, path, there in (
-            ("annotation file", spec.json_path, spec.json_path.is_file()),
-            ("image folder", spec.image_folder, spec.image_folder.is_dir()),
-        )
-        if not there
-    ]
+    missing = [] if spec.json_path.is_file() else [f"annotation file {spec.json_path.absolute()}"]
+    missing += [] if spec.image_folder.is_dir() else [f"image folder {spec.image_folder.absolute()}"]
     if not missing:
         return
     message = f"data set {spec.name!r} is not there: no {' and no '.join(missing)}"
@@ -146,8 +140,6 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _own_spec(entry: Mapping[str, Any], where: str) -> DatasetSpec:
-    if not isinstance(entry, Mapping):
-        raise TypeError(f"{where} is {entry!r}; expected keys NAME, JSON and IMAGES, as in\n  {_OWN_EXAMPLE}")
     if set(entry) != set(_OWN_KEYS):
         wrong = [f"unknown key {key}" for key in entry if key not in _OWN_KEYS]
         wrong += [f"{key} is missing" for key in _OWN_KEYS if key not in entry]

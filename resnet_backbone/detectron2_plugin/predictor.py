@@ -14,12 +14,12 @@ from torch import Tensor
 
 from resnet_backbone.detectron2_plugin.detector import load_trained
 from resnet_backbone.detectron2_plugin.improvements import build_improved
-from resnet_backbone.metrics.detections import Detections
 from resnet_backbone.metrics.drawing import check_image
+from resnet_backbone.metrics.results import Detections
 
 
 class Predictor:
-    """See :class:`~resnet_backbone.metrics.detections.Predictor`. The weights are read once, here.
+    """See :class:`~resnet_backbone.metrics.results.Predictor`. The weights are read once, here.
 
     With the improvements that TEST asks for, as the evaluation at the end of a training has them; with
     TEST.AUG.ENABLED it augments, as the one into ``inference_TTA/`` does.

@@ -29,26 +29,17 @@ _SCORES = ("roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file, or a name of the catalog, that was read and is complete.
+    """A file, or a name of the catalog, that was read and is complete."""
 
-    Attributes:
-        source: as the user wrote it.
-        kind: ``CLASSIFIER``, ``PACKAGED`` or ``DETECTOR``.
-        weights: the tensors of the classifier or trunk; the input format and the place of the stride also where a
-            detector's checkpoint, or the address, tells them.
-        entry: of the catalog; None for a file that it lacks.
-        builder: MODEL.BACKBONE.NAME of a detector, by the names of its tensors; ``""`` for a classifier.
-        num_detected: how many classes a detector tells apart; None where its tensors do not say.
-        class_names: of a detector; empty where nobody said.
-    """
-
-    source: str
-    kind: str
+    source: str  # as the user wrote it
+    kind: str  # CLASSIFIER, PACKAGED or DETECTOR
+    # the tensors of the classifier or trunk; the input format and the place of the stride also where a detector's
+    # checkpoint, or the address, tells them
     weights: Weights
-    entry: WeightsEntry | None
-    builder: str = ""
-    num_detected: int | None = None
-    class_names: tuple[str, ...] = ()
+    entry: WeightsEntry | None  # of the catalog; None for a file that it lacks
+    builder: str = ""  # MODEL.BACKBONE.NAME of a detector, by the names of its tensors; "" for a classifier
+    num_detected: int | None = None  # how many classes a detector tells apart; None where its tensors do not say
+    class_names: tuple[str, ...] = ()  # of a detector; empty where nobody said
 
     @property
     def trains_norms(self) -> bool:

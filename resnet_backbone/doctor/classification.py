@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,17 +34,11 @@ _GENERATED = "a generated picture"
 
 @dataclass(frozen=True)
 class MeasuredInput:
-    """``(image - mean) / std``, as a detector computes it.
+    """``(image - mean) / std``, as a detector computes it."""
 
-    Attributes:
-        channel_order: which channel of the RGB image each input channel is made of, such as ``"BGR"``.
-        mean: one value an input channel, in grey levels of 0 to 255.
-        std: likewise.
-    """
-
-    channel_order: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    channel_order: str  # which channel of the RGB image each input channel is made of, such as "BGR"
+    mean: tuple[float, ...]  # one value an input channel, in grey levels of 0 to 255
+    std: tuple[float, ...]  # likewise
 
     def differences(self, wanted: InputFormat) -> list[str]:
         """Say in which respects it is not what the weights were trained on; nothing where it is."""
@@ -64,13 +58,9 @@ class MeasuredInput:
 
 
 def measure_input(prepare: Callable[[Tensor], Tensor]) -> MeasuredInput | None:
-    """Find out by a random image what ``prepare`` does to each channel.
+    """Find out by a random image what ``prepare`` does to each channel; see :class:`DetectorParts`.
 
-    Args:
-        prepare: maps an RGB image, uint8 (3, H, W), to (1, C, H', W'), the image in the upper left corner.
-
-    Returns:
-        What it does; None where that is not one channel of the image, scaled and shifted.
+    None where that is not one channel of the image, scaled and shifted.
     """
     image = torch.randint(0, 256, (3, _CROP, _CROP), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     prepared = prepare(image)[0, :, :_CROP, :_CROP].double().flatten(1)
@@ -102,11 +92,7 @@ def generated_image() -> Tensor:
 
 
 def read_cropped(path: str | Path) -> Tensor:
-    """Read an image as RGB, uint8 (3, 224, 224): its shorter side resized to 256 pixels, and the centre of that.
-
-    Raises:
-        FileNotFoundError, OSError, ValueError: as :func:`read_image`.
-    """
+    """Read an image as RGB, uint8 (3, 224, 224): its shorter side resized to 256 pixels, and the centre of that."""
     return transforms.center_crop(transforms.resize(read_image(path), [_RESIZE], antialias=True), [_CROP, _CROP])
 
 
@@ -118,28 +104,11 @@ def _text(values: tuple[float, ...]) -> str:
     return "[" + ", ".join(f"{value:.3f}" for value in values) + "]"
 
 
-class Comparison(NamedTuple):
-    """Outcome of :func:`compare`.
-
-    Attributes:
-        difference: the largest, relative to the largest output of the plain classifier.
-        causes: what explains a difference above ``TOLERANCE``; empty below it.
-    """
-
-    difference: float
-    causes: tuple[str, ...]
-
-
 def build_classifier(weights: Weights, trunk: Trunk | None = None) -> Trunk:
-    """Build the network of a file, with nothing of a detector's config in it; in eval mode.
+    """Build the network of a file of known architecture, without anything of a detector's config; in eval mode.
 
-    Args:
-        weights: of a known architecture.
-        trunk: of the detector: without a classifier in the file the same feature maps are returned as by this one, and
-            where nobody knows it the stride sits where this one has it.
-
-    Raises:
-        WeightsError: the file is not a complete network.
+    Where the file has no classifier, it returns the feature maps of ``trunk``, the detector's, and where nobody knows
+    the stride's place it has that one's. WeightsError where the file is not a complete network.
     """
     out_features, stride_in_1x1 = None, weights.stride_in_1x1
     if not weights.num_classes:
@@ -151,11 +120,8 @@ def build_classifier(weights: Weights, trunk: Trunk | None = None) -> Trunk:
 
 
 def graft(classifier: Trunk, parts: DetectorParts) -> Trunk:
-    """Return the plain classifier with the detector's own modules in place of its own; it shares them.
-
-    Raises:
-        ValueError: the trunk has modules that the classifier lacks.
-    """
+    """Return the plain classifier with the detector's own modules, shared, in place of its own; ValueError where it
+    lacks one of them."""
     own = dict(parts.trunk.named_children())
     unknown = sorted(own.keys() - dict(classifier.named_children()).keys())
     if unknown:
@@ -181,16 +147,11 @@ def comparable_output(grafted: Trunk) -> str | None:
 @torch.inference_mode()
 def compare(
     parts: DetectorParts, classifier: Trunk, grafted: Trunk, output: str, image: Tensor, weights: Weights
-) -> Comparison:
-    """Run one image through both.
+) -> tuple[float, list[str]]:
+    """Run one image, RGB, uint8 (3, H, W), through the plain classifier of ``weights`` and the detector's.
 
-    Args:
-        parts: the detector.
-        classifier: see :func:`build_classifier`.
-        grafted: see :func:`graft`.
-        output: see :func:`comparable_output`.
-        image: RGB, uint8 (3, H, W).
-        weights: those of ``classifier``, with a known input format.
+    Returns:
+        The largest difference, relative to the largest output, and what explains one above ``TOLERANCE``.
     """
     if weights.input_format is None:
         raise ValueError(f"{weights.source} does not say which input it was trained on")
@@ -199,13 +160,13 @@ def compare(
     wanted = _run(classifier, expected, output)
     difference = relative_difference(_run(grafted, prepared, output), wanted)
     if difference < TOLERANCE:
-        return Comparison(difference, ())
+        return difference, []
     measured = measure_input(parts.prepare)
     causes = measured.differences(weights.input_format) if measured else [UNMEASURABLE]
     found = _run(grafted, expected, output)
     if relative_difference(found, wanted) >= TOLERANCE:
         causes.append(_network_cause(found, expected, output, weights))
-    return Comparison(difference, tuple(causes))
+    return difference, causes
 
 
 @torch.inference_mode()
@@ -242,11 +203,7 @@ def _network_cause(found: Tensor, expected: Tensor, output: str, weights: Weight
 def classify_by_detector(section: Section, parts: DetectorParts, checkpoint: Checkpoint, images: Sequence[str]) -> None:
     """Classify images by the detector's own pre-processing and trunk, and compare with the plain classifier.
 
-    Args:
-        section: gets the findings.
-        parts: the detector, with its weights.
-        checkpoint: where these are from; its classifier completes the trunk.
-        images: files; none compares a generated picture and names no classes.
+    The classifier of ``checkpoint`` completes the trunk. Without images a generated picture is compared.
     """
     weights = checkpoint.weights
     try:
@@ -270,25 +227,30 @@ def classify_by_detector(section: Section, parts: DetectorParts, checkpoint: Che
         section.warning("nobody knows which input the weights need: that is not compared")
     if weights.stride_in_1x1 is None:
         section.warning("nobody knows where these bottlenecks carried their stride: that is not compared")
-    comparisons: list[Comparison] = []
+    comparisons: list[tuple[float, list[str]]] = []
     for name, image in _pictures(section, images):
         if weights.input_format is not None and output is not None:
             comparisons.append(compare(parts, classifier, grafted, output, image, weights))
         if weights.num_classes and name != _GENERATED:
             with torch.inference_mode():
                 _enter_classes(section, name, top5(grafted, parts.prepare(image)))
-    if comparisons:
-        _enter_comparisons(section, str(output), comparisons, f"{len(images)} image(s)" if images else _GENERATED)
+    if not comparisons:
+        return
+    worst = max(difference for difference, _ in comparisons)
+    causes = list(dict.fromkeys(cause for _, found in comparisons for cause in found))
+    section.facts |= {"compared": output, "relative_difference": worst, "tolerance": TOLERANCE, "causes": causes}
+    on = f"{len(images)} image(s)" if images else _GENERATED
+    text = f"{output} of the detector's trunk differ by {worst:.1e} of the largest from the plain classifier's, on {on}"
+    if worst < TOLERANCE:
+        section.ok(text)
+    else:
+        section.wrong("\n".join([f"{text}; at most {TOLERANCE} is rounding", *(f"  {cause}" for cause in causes)]))
 
 
 def classify_alone(loading: Section, section: Section, checkpoint: Checkpoint, images: Sequence[str]) -> None:
     """Build the network of a file that has no detector around it, and classify images if it can.
 
-    Args:
-        loading: the section "weights", for what building the network finds.
-        section: the section "classification".
-        checkpoint: of a known architecture.
-        images: files.
+    What building the network finds goes to ``loading``, the section "weights".
     """
     weights = checkpoint.weights
     try:
@@ -325,14 +287,3 @@ def _pictures(section: Section, images: Sequence[str]) -> Iterator[tuple[str, Te
 def _enter_classes(section: Section, name: str, classes: list[dict[str, Any]]) -> None:
     section.facts.setdefault("images", []).append({"image": name, "top5": classes})
     section.ok(f"{name}: " + ", ".join(f"{found['class']} {found['probability']:.1%}" for found in classes))
-
-
-def _enter_comparisons(section: Section, output: str, comparisons: Sequence[Comparison], on: str) -> None:
-    worst = max(comparison.difference for comparison in comparisons)
-    causes = list(dict.fromkeys(cause for comparison in comparisons for cause in comparison.causes))
-    section.facts |= {"compared": output, "relative_difference": worst, "tolerance": TOLERANCE, "causes": causes}
-    text = f"{output} of the detector's trunk differ by {worst:.1e} of the largest from the plain classifier's, on {on}"
-    if worst < TOLERANCE:
-        section.ok(text)
-    else:
-        section.wrong("\n".join([f"{text}; at most {TOLERANCE} is rounding", *(f"  {cause}" for cause in causes)]))

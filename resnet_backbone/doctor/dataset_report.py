@@ -24,7 +24,15 @@ from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.drawing import draw_objects
 from resnet_backbone.metrics.page import render_page
 
+LONG_SIDE = 360  # pixels, of a picture
 _REFUSED = (ValueError, TypeError, OSError)
+_LABELS = {"stop": "STOPS", "drop": "drops", "fix": "repairs", "keep": "keeps"}
+_BADGES = {
+    "stop": ("bad", "stops"),
+    "drop": ("warning", "left out"),
+    "fix": ("warning", "repaired"),
+    "keep": ("quiet", "kept"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,25 +49,59 @@ class SetToCheck:
 
 @dataclass
 class CheckedSet:
-    """A data set and what was found in it.
-
-    Attributes:
-        what: was checked.
-        findings: in the order of a run.
-        checked: the annotation file; None where it cannot be read.
-        files: its images that are used and there; None where it cannot be read.
-        classes: names, and how many objects of each are used.
-        num_images: in the annotation file, with those that are not used.
-        num_annotations: in the annotation file, with those that are not used.
-    """
+    """A data set and what was found in it."""
 
     what: SetToCheck
-    findings: list[Finding] = field(default_factory=list)
-    checked: Checked | None = None
-    files: ImageFiles | None = None
-    classes: list[tuple[str, int]] = field(default_factory=list)
-    num_images: int = 0
-    num_annotations: int = 0
+    findings: list[Finding] = field(default_factory=list)  # in the order of a run
+    checked: Checked | None = None  # the annotation file; None where it cannot be read
+    files: ImageFiles | None = None  # its images that are used and there; None where it cannot be read
+
+    @property
+    def num_images(self) -> int:
+        """In the annotation file, with those that are not used."""
+        return len(self.checked.used_images) if self.checked else 0
+
+    @property
+    def num_annotations(self) -> int:
+        """In the annotation file, with those that are not used."""
+        return len(self.checked.used) if self.checked else 0
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.checked.class_names if self.checked else ()
+
+    @property
+    def objects(self) -> list[tuple[str, int]]:
+        """Each class, and how many objects of it are used."""
+        if self.checked is None:
+            return []
+        counts = np.bincount(self.checked.labels[self.checked.used], minlength=len(self.class_names))
+        return list(zip(self.class_names, counts.tolist(), strict=True))
+
+    def by_weight(self) -> list[Finding]:
+        """The findings, those that stop a training first, warnings before what is usual."""
+        return sorted(self.findings, key=lambda one: (one.action != "stop", not one.warns, ACTIONS.index(one.action)))
+
+    def described(self) -> str:
+        """A line about the data set."""
+        line = f"{self.what.name} ({'to train on' if self.what.training else 'to evaluate'}): {self.what.json_path}"
+        if self.checked is None:
+            return line
+        return (
+            f"{line}, {self.num_images:,} images, {self.num_annotations:,} annotations, {len(self.class_names)} classes"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.what.name,
+            "json": str(self.what.json_path),
+            "images": str(self.what.image_folder),
+            "training": self.what.training,
+            "num_images": self.num_images,
+            "num_annotations": self.num_annotations,
+            "objects": [{"class": name, "objects": number} for name, number in self.objects],
+            "findings": [finding.to_dict() for finding in self.by_weight()],
+        }
 
 
 def sets_of(cfg: CfgNode) -> list[SetToCheck]:
@@ -74,8 +116,6 @@ def sets_of(cfg: CfgNode) -> list[SetToCheck]:
     """
     sets = []
     for key, names in (("TRAIN", cfg.DATASETS.TRAIN), ("TEST", cfg.DATASETS.TEST)):
-        if isinstance(names, str):
-            raise ValueError(f'DATASETS.{key} is the text {names!r}; write a list of names: ["{names}"]')
         for name in names:
             spec = get_dataset(name, cfg.DATASETS.OWN)
             check_dataset_files(spec)
@@ -100,7 +140,10 @@ def check_sets(sets: Sequence[SetToCheck], *, deep: bool) -> list[CheckedSet]:
     readable = [(one, one.files) for one in checked if one.files is not None]
     for one, _ in readable:
         if not any(finding.action == "stop" for finding in one.findings):  # where a run gets no further
-            _compare_classes(one, readable[0][0])
+            try:
+                check_same_classes(one.what.name, one.class_names, readable[0][0].class_names)
+            except ValueError as error:
+                one.findings += find("other_classes", [str(error)], 1, Example)
     train = {one.what.name: files for one, files in readable if one.what.training}
     test = {one.what.name: files for one, files in readable if not one.what.training}
     in_order = sorted((one for one, _ in readable), key=lambda one: not one.what.training)
@@ -110,7 +153,6 @@ def check_sets(sets: Sequence[SetToCheck], *, deep: bool) -> list[CheckedSet]:
 
 
 def _check_file(what: SetToCheck) -> CheckedSet:
-    one = CheckedSet(what)
     try:
         if not what.image_folder.is_dir():
             raise FileNotFoundError(f"{what.image_folder}: no such image folder")
@@ -121,39 +163,12 @@ def _check_file(what: SetToCheck) -> CheckedSet:
             mask_format=what.mask_format if what.training else "bitmask",
         )
     except _REFUSED as error:
-        one.findings = _refusal("unusable_file", error)
-        return one
-    one.checked = checked
-    one.findings = list(checked.findings)
-    one.num_images, one.num_annotations = len(checked.used_images), len(checked.used)
-    counts = np.bincount(checked.labels[checked.used], minlength=len(checked.class_names))
-    one.classes = list(zip(checked.class_names, counts.tolist(), strict=True))
-    files = _files(checked, what.image_folder)
-    found, missing = find_missing_images(files)
-    one.findings += found
-    one.files = files.without(missing)
-    return one
-
-
-def _compare_classes(one: CheckedSet, first: CheckedSet) -> None:
-    try:
-        check_same_classes(one.what.name, [name for name, _ in one.classes], [name for name, _ in first.classes])
-    except ValueError as error:
-        one.findings += _refusal("other_classes", error)
-
-
-def _refusal(key: str, error: Exception) -> list[Finding]:
-    return find(key, [str(error)], 1, Example)
-
-
-def _files(checked: Checked, folder: Path) -> ImageFiles:
+        return CheckedSet(what, find("unusable_file", [str(error)], 1, Example))
     table, rows = checked.table, np.flatnonzero(checked.used_images)
-    return ImageFiles(folder, [table.file_names[row] for row in rows], table.image_ids[rows], table.sizes[rows])
-
-
-LONG_SIDE = 360  # pixels, of a picture
-_BADGES = {"stop": "bad", "drop": "warning", "fix": "warning", "keep": "quiet"}
-_OUTCOMES = {"stop": "stops", "drop": "left out", "fix": "repaired", "keep": "kept"}
+    names = [table.file_names[row] for row in rows]
+    files = ImageFiles(what.image_folder, names, table.image_ids[rows], table.sizes[rows])
+    found, missing = find_missing_images(files)
+    return CheckedSet(what, [*checked.findings, *found], checked, files.without(missing))
 
 
 class Photo(NamedTuple):
@@ -161,14 +176,6 @@ class Photo(NamedTuple):
 
     caption: str
     picture: Image.Image | None = None
-
-
-class _Boxes(NamedTuple):
-    """What is drawn on an image."""
-
-    corners: torch.Tensor = torch.zeros(0, 4)  # (N, 4), x1 y1 x2 y2 in pixels
-    labels: torch.Tensor = torch.zeros(0, dtype=torch.int64)  # (N,)
-    texts: Sequence[str] = ()  # N
 
 
 class Entry(NamedTuple):
@@ -181,14 +188,9 @@ class Entry(NamedTuple):
     lines: list[str]  # examples without a picture
 
 
-def dataset_page(verdict: str, sets: Sequence[tuple[str, CheckedSet, Sequence[Finding]]]) -> str:
-    """Return the page as HTML; everything that comes from the data is escaped.
-
-    Args:
-        verdict: the heading.
-        sets: a line about each data set, the set, and its findings in order.
-    """
-    parts = [(line, one, [_entry(finding, one) for finding in found]) for line, one, found in sets]
+def dataset_page(verdict: str, sets: Sequence[CheckedSet]) -> str:
+    """Return the page under the heading ``verdict`` as HTML; everything that comes from the data is escaped."""
+    parts = [(one, [_entry(finding, one) for finding in one.by_weight()]) for one in sets]
     return render_page(__package__, "dataset_page.html.j2", verdict=verdict, sets=parts)
 
 
@@ -198,45 +200,23 @@ def _entry(finding: Finding, one: CheckedSet) -> Entry:
         if example.file_name is None or finding.key == "missing_image":
             lines.append(example.line())
             continue
-        path = one.what.image_folder / example.file_name
-        photos.append(_photo(path, _size(example, one), _boxes(example, one), example.line()))
+        photos.append(_photo(one.what.image_folder / example.file_name, example.line(), example, one.checked))
         if example.twin is not None:
-            photos.append(_photo(example.twin, None, _Boxes(), str(example.twin)))
-    return Entry(finding, _BADGES[finding.action], _OUTCOMES[finding.action], photos, lines)
+            photos.append(_photo(example.twin, str(example.twin)))
+    return Entry(finding, *_BADGES[finding.action], photos, lines)
 
 
-def _rows(example: Example, one: CheckedSet) -> np.ndarray:
-    """The images of the set's table that have the example's id."""
-    if one.checked is None:
-        return np.zeros(0, dtype=np.int64)
-    return np.flatnonzero(one.checked.table.image_ids == example.image_id)
+def _photo(path: Path, caption: str, example: Example | None = None, checked: Checked | None = None) -> Photo:
+    """An image in the frame of its annotations where it has their size, else upright.
 
-
-def _size(example: Example, one: CheckedSet) -> tuple[int, int] | None:
-    """Height and width of the annotation file, which say in which frame its boxes are."""
-    rows = _rows(example, one)
-    if one.checked is None or not len(rows):
-        return None
-    height, width = one.checked.table.sizes[rows[0]].tolist()
-    return height, width
-
-
-def _boxes(example: Example, one: CheckedSet) -> _Boxes:
-    """The box that is meant; where an image is meant, all of its boxes that are used."""
-    if example.box is not None:
-        x, y, width, height = example.box
-        corners = torch.tensor([[x, y, x + width, y + height]], dtype=torch.float64)
-        return _Boxes(corners, torch.zeros(1, dtype=torch.int64), ("here",)) if corners.isfinite().all() else _Boxes()
-    checked, rows = one.checked, _rows(example, one)
-    if checked is None or not len(rows):
-        return _Boxes()
-    own = checked.used & (checked.image_rows == rows[0])
-    labels = torch.from_numpy(checked.labels[own])
-    return _Boxes(torch.from_numpy(checked.corners[own]), labels, [checked.class_names[label] for label in labels])
-
-
-def _photo(path: Path, size: tuple[int, int] | None, boxes: _Boxes, caption: str) -> Photo:
-    """An image in the frame of its annotations where it has their size, else upright."""
+    On it are the box of the example, or, where an image is meant, all of its boxes that are used.
+    """
+    size, row = None, None
+    if example is not None and checked is not None:
+        row = next(iter(np.flatnonzero(checked.table.image_ids == example.image_id)), None)
+    if checked is not None and row is not None:
+        height, width = checked.table.sizes[row].tolist()
+        size = (height, width)
     try:
         try:
             pixels = read_image(path, size)
@@ -244,11 +224,17 @@ def _photo(path: Path, size: tuple[int, int] | None, boxes: _Boxes, caption: str
             pixels = read_image(path)
     except (OSError, ValueError) as error:
         return Photo(caption if str(error) in caption else f"{caption}. No picture: {error}")
-    drawn = draw_objects(pixels, boxes.corners, boxes.labels, boxes.texts, max_size=LONG_SIDE)
+    corners, labels, texts = np.zeros((0, 4)), np.zeros(0, dtype=np.int64), []
+    if example is not None and example.box is not None:
+        x, y, box_width, box_height = example.box
+        if np.isfinite(here := np.array([[x, y, x + box_width, y + box_height]])).all():
+            corners, labels, texts = here, np.zeros(1, dtype=np.int64), ["here"]
+    elif checked is not None and row is not None:
+        own = checked.used & (checked.image_rows == row)
+        corners, labels = checked.corners[own], checked.labels[own]
+        texts = [checked.class_names[label] for label in labels]
+    drawn = draw_objects(pixels, torch.from_numpy(corners), torch.from_numpy(labels), texts, max_size=LONG_SIDE)
     return Photo(caption, drawn)
-
-
-_LABELS = {"stop": "STOPS", "drop": "drops", "fix": "repairs", "keep": "keeps"}
 
 
 @dataclass(frozen=True)
@@ -275,8 +261,8 @@ class DatasetReport:
         """Return lines to read: set by set, what stops first, one line where it is usual; then the verdict."""
         lines = []
         for one in self.sets:
-            lines += [described(one)]
-            for finding in by_weight(one.findings):
+            lines.append(one.described())
+            for finding in one.by_weight():
                 head, *rest = (finding.text() if finding.warns else finding.summary()).splitlines()
                 lines += [f"  {_LABELS[finding.action]:<8}{head}", *(f"        {line}" for line in rest)]
             lines.append("")
@@ -284,7 +270,7 @@ class DatasetReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers, for JSON; tools/check_dataset.py documents the keys."""
-        return {"stops": self.stops, "verdict": self.verdict(), "sets": [_set_to_dict(one) for one in self.sets]}
+        return {"stops": self.stops, "verdict": self.verdict(), "sets": [one.to_dict() for one in self.sets]}
 
     def write(self, folder: Path) -> None:
         """Write report.txt, report.json and index.html.
@@ -294,36 +280,4 @@ class DatasetReport:
         """
         write_text(folder / "report.txt", self.text() + "\n")
         write_text(folder / "report.json", json.dumps(self.to_dict(), indent=2) + "\n")
-        sets = [(described(one), one, by_weight(one.findings)) for one in self.sets]
-        write_text(folder / "index.html", dataset_page(self.verdict(), sets))
-
-
-def described(one: CheckedSet) -> str:
-    """Return a line about a data set."""
-    use = "to train on" if one.what.training else "to evaluate"
-    if one.files is None:
-        return f"{one.what.name} ({use}): {one.what.json_path}"
-    return (
-        f"{one.what.name} ({use}): {one.what.json_path}, {one.num_images:,} images, "
-        f"{one.num_annotations:,} annotations, {len(one.classes)} classes"
-    )
-
-
-def by_weight(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings, those that stop a training first, warnings before what is usual."""
-    return sorted(
-        findings, key=lambda finding: (finding.action != "stop", not finding.warns, ACTIONS.index(finding.action))
-    )
-
-
-def _set_to_dict(one: CheckedSet) -> dict[str, Any]:
-    return {
-        "name": one.what.name,
-        "json": str(one.what.json_path),
-        "images": str(one.what.image_folder),
-        "training": one.what.training,
-        "num_images": one.num_images,
-        "num_annotations": one.num_annotations,
-        "objects": [{"class": name, "objects": number} for name, number in one.classes],
-        "findings": [finding.to_dict() for finding in by_weight(one.findings)],
-    }
+        write_text(folder / "index.html", dataset_page(self.verdict(), self.sets))

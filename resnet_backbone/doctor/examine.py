@@ -72,11 +72,7 @@ def pair_problem(torch_version: str, torchvision_version: str) -> str:
 def check_tensors(section: Section, parts: DetectorParts, checkpoint: Checkpoint, *, strict: bool) -> None:
     """Load the file again into a copy of the trunk, and compare the detector with that, tensor by tensor.
 
-    Args:
-        section: gets the report of the loading and the findings.
-        parts: the detector, loaded by its engine.
-        checkpoint: what it was loaded from.
-        strict: MODEL.RESNET_BACKBONE.STRICT_WEIGHTS; without it a file that fits in part is a warning.
+    Without ``strict``, MODEL.RESNET_BACKBONE.STRICT_WEIGHTS, a file that fits in part is a warning.
     """
     reloaded = copy.deepcopy(parts.trunk)
     weights = checkpoint.weights
@@ -109,21 +105,9 @@ def check_tensors(section: Section, parts: DetectorParts, checkpoint: Checkpoint
 
 
 def check_datasets(section: Section, engine: Engine, cfg: CfgNode) -> tuple[str, ...]:
-    """Open what DATASETS.TRAIN and TEST name.
-
-    Args:
-        section: gets the findings.
-        engine: whose run.
-        cfg: reads DATASETS, MODEL.MASK_ON and INPUT.
-
-    Returns:
-        The classes of the first data set that can be used.
-    """
+    """Open what DATASETS.TRAIN and TEST name; return the classes of the first data set that can be used."""
     class_names: tuple[str, ...] | None = None
     for key, names, training in (("TRAIN", cfg.DATASETS.TRAIN, True), ("TEST", cfg.DATASETS.TEST, False)):
-        if isinstance(names, str):
-            section.wrong(f'DATASETS.{key} is the text {names!r}; write a list of names: ["{names}"]')
-            continue
         if not names:
             section.warning(f"DATASETS.{key} is empty")
         for name in names:
@@ -142,13 +126,7 @@ def check_datasets(section: Section, engine: Engine, cfg: CfgNode) -> tuple[str,
 
 
 def compare_with_detector(section: Section, class_names: tuple[str, ...], checkpoint: Checkpoint) -> None:
-    """Say whether a detector in MODEL.WEIGHTS tells the classes of the data apart, as far as it says which those are.
-
-    Args:
-        section: gets the finding.
-        class_names: of the data; none says nothing.
-        checkpoint: what MODEL.WEIGHTS names.
-    """
+    """Say whether a detector in MODEL.WEIGHTS tells the classes of the data apart, as far as its file says them."""
     if checkpoint.kind != DETECTOR or not class_names:
         return
     if checkpoint.class_names:

@@ -21,19 +21,13 @@ _BY_SEVERITY = (WRONG, WARNING, OK)
 
 @dataclass
 class Section:
-    """One part of the examination.
+    """One part of the examination."""
 
-    Attributes:
-        name: one of ``SECTIONS``.
-        findings: ``("ok", "warning" or "wrong", text)``, in the order they were made; none where it did not run.
-        reason: why it did not run.
-        facts: plain containers, for JSON.
-    """
-
-    name: str
+    name: str  # one of SECTIONS
+    # ("ok", "warning" or "wrong", text), in the order they were made; none where it did not run
     findings: list[tuple[str, str]] = field(default_factory=list)
-    reason: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""  # why it did not run
+    facts: dict[str, Any] = field(default_factory=dict)  # plain containers, for JSON
 
     @property
     def status(self) -> str:
@@ -159,18 +153,13 @@ NAME_KEYS = ("MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME", "MODEL.ROI_HEADS.
 
 @dataclass(frozen=True)
 class DetectorParts:
-    """A detector that was really built, on the CPU and in eval mode, as far as it is the ImageNet classifier.
+    """A detector that was really built, on the CPU and in eval mode, as far as it is the ImageNet classifier."""
 
-    Attributes:
-        trunk: the detector's own.
-        head_parts: modules of the classifier that its head is made of, by their names there: ``res5``, or ``fc6`` and
-            ``fc7``.
-        prepare: maps an RGB image, uint8 (3, H, W), to what the trunk gets, float (1, C, H', W'), through the
-            detector's own pre-processing.
-    """
-
-    trunk: Trunk
+    trunk: Trunk  # the detector's own
+    # modules of the classifier that its head is made of, by their names there: res5, or fc6 and fc7
     head_parts: Mapping[str, nn.Module]
+    # maps an RGB image, uint8 (3, H, W), to what the trunk gets, float (1, C, H', W'), through the detector's own
+    # pre-processing
     prepare: Callable[[Tensor], Tensor]
 
 
@@ -194,18 +183,10 @@ class Engine(Protocol):
         """Read a config as tools/train_net.py does, with its errors: FileNotFoundError, ValueError."""
 
     def open_dataset(self, name: str, cfg: CfgNode, *, training: bool) -> tuple[str, ...]:
-        """Open and check one data set as a run does.
-
-        Args:
-            name: in DATASETS.
-            cfg: not changed.
-            training: True where it is to be trained on, False where it is to be scored.
+        """Open and check one data set of ``cfg``, which stays as it is, as a run does, with its errors.
 
         Returns:
             The names of its classes; none where it has stuff only.
-
-        Raises:
-            FileNotFoundError, ValueError, TypeError: what a run ends with.
         """
 
     def loads_detector(self, checkpoint: Checkpoint) -> bool:
@@ -214,11 +195,10 @@ class Engine(Protocol):
     def build(
         self, cfg: CfgNode, checkpoint: Checkpoint | None, class_names: tuple[str, ...], section: Section
     ) -> DetectorParts:
-        """Build the detector that ``cfg`` describes and load it as a run does; None leaves it random.
+        """Build the detector that ``cfg``, which stays as it is, describes, and load it as a run does.
 
         Args:
-            cfg: not changed.
-            checkpoint: what MODEL.WEIGHTS names.
+            checkpoint: what MODEL.WEIGHTS names; None leaves the detector random.
             class_names: of the data; where there are none, a detector has those of the checkpoint, else NUM_CLASSES.
             section: gets findings about the loading.
 

@@ -10,8 +10,9 @@ import contextlib
 import io
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +23,7 @@ import pycocotools.cocoeval
 from tabulate import tabulate
 
 from resnet_backbone.data.coco.findings import report_findings
-from resnet_backbone.data.coco.read import GroundTruth, IouType, mask_areas, read_ground_truth
+from resnet_backbone.data.coco.read import GroundTruth, IouType, read_ground_truth
 from resnet_backbone.files.text import brief, paused_collector
 from resnet_backbone.metrics.result_table import Results, ResultTable, read_results
 
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
-
-
+Backend = Literal["faster", "pycocotools"]
+_EVALUATORS: dict[str, tuple[Any, Any]] = {
+    "faster": (faster_coco_eval.COCO, partial(faster_coco_eval.COCOeval_faster, print_function=logger.debug)),
+    "pycocotools": (pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval),
+}
 _FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -127,114 +131,55 @@ def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
-def run_faster(
-    truth: GroundTruth, found: ResultTable, iou_type: IouType, max_detections: Sequence[int]
+def _accumulate(
+    truth: GroundTruth, found: ResultTable, iou_type: IouType, max_detections: Sequence[int], backend: Backend
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compare by faster-coco-eval, one class at a time.
+    """Return precision and recall, one class at a time.
 
     Classes do not depend on each other, and the images without an object or a detection of a class add nothing to it.
-    All at once, what C++ keeps of every class in every image, and a dict of every detection, take a gigabyte on
-    500,000 detections in 5,000 images.
-
-    Args:
-        truth: read with masks for "segm".
-        found: results with boxes or masks, as ``iou_type`` needs.
-        iou_type: "bbox" or "segm".
-        max_detections: three limits, ascending.
+    All at once, what is kept of every class in every image, and a dict of every detection, take a gigabyte on 500,000
+    detections in 5,000 images.
     """
-    object_areas = truth.areas(iou_type)
+    make_index, make_evaluator = _EVALUATORS[backend]
+    object_areas, areas, sizes = truth.areas(iou_type), found.areas(iou_type), truth.sizes.tolist()
     precision, recall = [], []
-    for label in range(len(truth.class_names)):
-        objects = _object_records(truth, np.flatnonzero(truth.labels == label), object_areas, iou_type)
-        detections = _detection_records(found, np.flatnonzero(found.labels == label), iou_type)
-        here = sorted({record["image_id"] for record in (*objects, *detections)})
-        shared = {"images": _image_records(truth, here), "categories": _category_records(truth, [label])}
-        evaluator = faster_coco_eval.COCOeval_faster(
-            faster_coco_eval.COCO({**shared, "annotations": objects}),
-            faster_coco_eval.COCO({**shared, "annotations": detections}),
-            iouType=iou_type,
-            print_function=logger.debug,
-        )
-        evaluator.params.maxDets = list(max_detections)
-        evaluator.evaluate()
-        evaluator.accumulate()
+    for label, name in enumerate(truth.class_names):
+        objects = _records(truth, np.flatnonzero(truth.labels == label), object_areas, iou_type)
+        detections = _records(found, np.flatnonzero(found.labels == label), areas, iou_type)
+        numbers = sorted({record["image_id"] for record in (*objects, *detections)})
+        images = [{"id": number, "height": sizes[number - 1][0], "width": sizes[number - 1][1]} for number in numbers]
+        shared = {"images": images, "categories": [{"id": label + 1, "name": name}]}
+        with _stdout_to_log():
+            indices = make_index(), make_index()
+            for index, annotations in zip(indices, (objects, detections), strict=True):
+                index.dataset = {**shared, "annotations": annotations}
+                index.createIndex()
+            evaluator = make_evaluator(*indices, iouType=iou_type)
+            evaluator.params.maxDets = list(max_detections)
+            evaluator.evaluate()
+            evaluator.accumulate()
         precision.append(evaluator.eval["precision"])
         recall.append(evaluator.eval["recall"])
     return np.concatenate(precision, axis=2), np.concatenate(recall, axis=1)
-
-
-def run_pycocotools(
-    truth: GroundTruth, found: ResultTable, iou_type: IouType, max_detections: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Compare by pycocotools; the arguments are those of :func:`run_faster`."""
-    objects = _object_records(truth, np.arange(len(truth)), truth.areas(iou_type), iou_type)
-    detections = _detection_records(found, np.arange(len(found)), iou_type)
-    shared = {
-        "images": _image_records(truth, range(1, len(truth.image_ids) + 1)),
-        "categories": _category_records(truth, range(len(truth.class_names))),
-    }
-    with _stdout_to_log():
-        evaluator = pycocotools.cocoeval.COCOeval(
-            _pycocotools_index({**shared, "annotations": objects}),
-            _pycocotools_index({**shared, "annotations": detections}),
-            iouType=iou_type,
-        )
-        evaluator.params.maxDets = list(max_detections)
-        evaluator.evaluate()
-        evaluator.accumulate()
-    return evaluator.eval["precision"], evaluator.eval["recall"]
 
 
 # The records of both packages. Images, classes and objects are numbered from 1: faster-coco-eval holds ids as doubles,
 # which do not tell those beyond 2**53 apart, and both take an object of the id 0 for "no match".
 
 
-def _object_records(truth: GroundTruth, rows: np.ndarray, areas: np.ndarray, iou_type: IouType) -> list[Record]:
-    if iou_type == "bbox":
-        key, measured = "bbox", truth.boxes[rows].tolist()
+def _records(table: GroundTruth | ResultTable, rows: np.ndarray, areas: np.ndarray, iou_type: IouType) -> list[Record]:
+    """The rows of objects, or of detections, these as both packages' own ``loadRes`` makes them."""
+    columns = {"image_id": table.images[rows] + 1, "category_id": table.labels[rows] + 1, "area": areas[rows]}
+    if isinstance(table, GroundTruth):
+        columns["iscrowd"] = table.is_crowd[rows].astype(int)
     else:
-        key, measured = "segmentation", [truth.masks[row] for row in rows.tolist()]
-    return _records(
-        truth.images[rows], truth.labels[rows], key, measured, area=areas[rows], iscrowd=truth.is_crowd[rows]
-    )
-
-
-def _detection_records(found: ResultTable, rows: np.ndarray, iou_type: IouType) -> list[Record]:
-    """As both packages' own ``loadRes`` makes them."""
+        columns |= {"score": table.scores[rows], "iscrowd": np.zeros(len(rows), dtype=int)}
     if iou_type == "bbox":
-        boxes = found.boxes[rows]
-        key, measured, areas = "bbox", boxes.tolist(), boxes[:, 2:].prod(axis=1)
+        keys, measured = (*columns, "bbox"), table.boxes[rows].tolist()
     else:
-        key, measured = "segmentation", [found.masks[row] for row in rows.tolist()]
-        areas = mask_areas(measured)
-    crowd = np.zeros(len(rows), dtype=bool)
-    return _records(
-        found.images[rows], found.labels[rows], key, measured, score=found.scores[rows], area=areas, iscrowd=crowd
-    )
-
-
-def _records(images: np.ndarray, labels: np.ndarray, key: str, measured: list[Any], **more: np.ndarray) -> list[Record]:
-    columns = {"image_id": images + 1, "category_id": labels + 1, **more}
-    columns["iscrowd"] = columns["iscrowd"].astype(int)
+        keys, measured = (*columns, "segmentation"), [table.masks[row] for row in rows.tolist()]
     values = zip(*(column.tolist() for column in columns.values()), measured, strict=True)
-    keys = (*columns, key)
     return [{"id": number, **dict(zip(keys, row, strict=True))} for number, row in enumerate(values, start=1)]
-
-
-def _image_records(truth: GroundTruth, numbers: Iterable[int]) -> list[Record]:
-    sizes = truth.sizes.tolist()
-    return [{"id": number, "height": sizes[number - 1][0], "width": sizes[number - 1][1]} for number in numbers]
-
-
-def _category_records(truth: GroundTruth, labels: Iterable[int]) -> list[Record]:
-    return [{"id": label + 1, "name": truth.class_names[label]} for label in labels]
-
-
-def _pycocotools_index(data: Mapping[str, list[Record]]) -> pycocotools.coco.COCO:
-    index = pycocotools.coco.COCO()
-    index.dataset = data
-    index.createIndex()
-    return index
 
 
 @contextlib.contextmanager
@@ -245,8 +190,6 @@ def _stdout_to_log() -> Iterator[None]:
     for line in printed.getvalue().splitlines():
         logger.debug("pycocotools: %s", line)
 
-
-Backend = Literal["faster", "pycocotools"]
 
 IOU_50, IOU_75 = 0, 5
 ALL, SMALL, MEDIUM, LARGE = 0, 1, 2, 3
@@ -326,9 +269,9 @@ def evaluate_coco_types(
         logger.warning("all annotations are crowds (iscrowd 1), which nothing has to find: there are no figures")
     for doubt in doubtful_results(ground_truth, found):
         logger.warning("%s%s", f"{ground_truth.source}: " if ground_truth.source else "", doubt)
-    run = run_faster if backend == "faster" else run_pycocotools
+    limits = (1, 10, max_detections)
     return [
-        _metrics(ground_truth, iou_type, max_detections, *run(ground_truth, found, iou_type, [1, 10, max_detections]))
+        _metrics(ground_truth, iou_type, max_detections, *_accumulate(ground_truth, found, iou_type, limits, backend))
         for iou_type in iou_types
     ]
 

@@ -12,13 +12,23 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
+
+from resnet_backbone.metrics.results import Detections
+
+logger = logging.getLogger(__name__)
 
 SHORTEST_LONG_SIDE = 640  # pixels; smaller images are enlarged to this, so that labels can be read
 GAP = 8  # pixels between two panels, and between the cells of the grid
 MASK_OPACITY = 0.45
 PAPER, INK = (255, 255, 255), (32, 33, 36)
+NUM_PICTURES = 8  # of a data set
+PICTURE_SCORE = 0.5  # detections below it are not drawn
+GRID_PAIRS = 12
+GRID_CELL = (960, 400)  # width and height in pixels of one pair in the grid
+
+T = TypeVar("T")
 
 Color = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1
@@ -57,12 +67,6 @@ def class_color(label: int) -> Color:
     hue = (0.02 + label * golden_ratio) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, (1.0, 0.82, 0.66)[label // 8 % 3])
     return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def _text_color(background: Color) -> Color:
-    """Black on light, white on dark (Rec. 709 luma)."""
-    red, green, blue = background
-    return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 125 else PAPER
 
 
 def draw_objects(
@@ -104,15 +108,36 @@ def draw_objects(
     draw = ImageDraw.Draw(scene)
     corners = [_cut(box, zoom, width, height) for box in boxes.tolist()]
     for box, color in reversed(list(zip(corners, colors, strict=True))):
-        draw.rectangle(_grown(box, 1), outline=INK, width=line + 2)
+        draw.rectangle((box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1), outline=INK, width=line + 2)
         draw.rectangle(box, outline=color, width=line)
     taken: list[Rectangle] = []
     for box, color, text in zip(corners, colors, texts, strict=True):
         plate = _place(draw.textbbox((0, 0), text, font=font), box, line, taken, width, height)
         taken.append(plate)
         draw.rectangle(plate, fill=color)
-        draw.text((plate[0] + line, (plate[1] + plate[3]) / 2), text, fill=_text_color(color), font=font, anchor="lm")
+        is_light = 0.2126 * color[0] + 0.7152 * color[1] + 0.0722 * color[2] > 125  # Rec. 709 luma
+        place = (plate[0] + line, (plate[1] + plate[3]) / 2)
+        draw.text(place, text, fill=INK if is_light else PAPER, font=font, anchor="lm")
     return scene
+
+
+def draw_detections(
+    image: Tensor, found: Detections, class_names: Sequence[str], max_size: int | None = None
+) -> Image.Image:
+    """Draw boxes, masks, and names with scores on an image.
+
+    Args:
+        image: uint8, (3, H, W), RGB. A small one is enlarged, so that labels can be read.
+        found: all of it is drawn.
+        class_names: the K classes.
+        max_size: the longer side of the picture in pixels at most; None sets no limit.
+
+    Raises:
+        ValueError: shapes do not fit each other, a box is not finite, or a label has no class name.
+    """
+    check_objects(image, found.boxes, found.labels, found.masks, len(class_names), "detections")
+    texts = texts_of(class_names, found.labels, found.scores)
+    return draw_objects(image, found.boxes, found.labels, texts, found.masks, max_size)
 
 
 def _cut(box: Sequence[float], zoom: float, width: int, height: int) -> Rectangle:
@@ -120,10 +145,6 @@ def _cut(box: Sequence[float], zoom: float, width: int, height: int) -> Rectangl
     xs = sorted(min(max(x * zoom, 0), width - 1) for x in (box[0], box[2]))
     ys = sorted(min(max(y * zoom, 0), height - 1) for y in (box[1], box[3]))
     return xs[0], ys[0], xs[1], ys[1]
-
-
-def _grown(box: Rectangle, margin: float) -> Rectangle:
-    return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
 
 
 def _place(
@@ -158,16 +179,6 @@ def draw_panel(
     return panel
 
 
-logger = logging.getLogger(__name__)
-
-NUM_PICTURES = 8  # of a data set
-PICTURE_SCORE = 0.5  # detections below it are not drawn
-GRID_PAIRS = 12
-GRID_CELL = (960, 400)  # width and height in pixels of one pair in the grid
-
-T = TypeVar("T")
-
-
 @dataclass(frozen=True)
 class PictureSample:
     """One image with its ground truth and its detections; boxes are x0 y0 x1 y1 in the image's pixels."""
@@ -190,14 +201,7 @@ def evenly_spaced(items: Sequence[T]) -> Sequence[T]:
 
 
 def draw_pair(sample: PictureSample, class_names: Sequence[str]) -> Tensor:
-    """Draw the ground truth on the left and the detections on the right, each under a line that says which it is.
-
-    Detections with a score below ``PICTURE_SCORE`` are not drawn.
-
-    Args:
-        sample: a small image is enlarged; what of a box lies outside the image is cut off.
-        class_names: the K classes. A class has the same color in every picture. PIL's own font draws them; it has Latin
-            letters only.
+    """Draw the ground truth on the left and the detections on the right, those that score ``PICTURE_SCORE`` or more.
 
     Returns:
         uint8, (3, H', W'), RGB.
@@ -282,16 +286,9 @@ def save_pictures(
         paths.append(folder / f"{index:03d}_{re.sub('[^A-Za-z0-9_-]+', '_', Path(name).stem)}.png")
         picture.save(paths[-1])
         if index < in_grid:
-            cells.append(_fit(picture, cell))
+            cells.append(ImageOps.contain(picture, cell, Image.Resampling.LANCZOS))
     _tile(cells).save(folder / "grid.png")
     return [*paths, folder / "grid.png"]
-
-
-def _fit(picture: Image.Image, cell: tuple[int, int]) -> Image.Image:
-    """Scale the picture, up or down, to the largest size that fits into the cell of that width and height."""
-    zoom = min(cell[0] / picture.width, cell[1] / picture.height)
-    size = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
-    return picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _tile(cells: list[Image.Image]) -> Image.Image:

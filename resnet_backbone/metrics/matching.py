@@ -293,7 +293,13 @@ def per_image_difference(matches_a: Matches, matches_b: Matches, *, score: float
         ValueError: the runs were not tested on the same images, classes and objects.
     """
     check_same_test([matches_a, matches_b])
-    return _per_image(matches_b, score) - _per_image(matches_a, score)
+    difference = np.zeros(len(matches_a.image_ids))
+    for sign, matches in ((-1, matches_a), (1, matches_b)):
+        for found in matches.classes:
+            shown = found.scores >= score
+            outcomes = found.outcomes[ALL, IOU_50, shown]  # a true positive is 1 and a false positive -1
+            difference += sign * np.bincount(found.images[shown], outcomes, len(difference))
+    return difference
 
 
 def most_different(matches_a: Matches, matches_b: Matches, count: int, *, score: float = 0.5) -> list[int]:
@@ -304,15 +310,6 @@ def most_different(matches_a: Matches, matches_b: Matches, count: int, *, score:
     difference = per_image_difference(matches_a, matches_b, score=score)
     order = np.argsort(-np.abs(difference), kind="stable")[:count]
     return [matches_a.image_ids[index] for index in order if difference[index] != 0]
-
-
-def _per_image(matches: Matches, score: float) -> np.ndarray:
-    values = np.zeros(len(matches.image_ids))
-    for found in matches.classes:
-        shown = found.scores >= score
-        # a true positive is 1 and a false positive -1
-        values += np.bincount(found.images[shown], found.outcomes[ALL, IOU_50, shown], len(values))
-    return values
 
 
 @dataclass(frozen=True)
@@ -342,23 +339,17 @@ def precision_recall(matches: Matches, iou: float = 0.5) -> PrecisionRecall:
     known = np.flatnonzero(np.isclose(COCO.iouThrs, iou))
     if not len(known):
         raise ValueError(f"iou must be one of COCO's, {', '.join(f'{value:g}' for value in COCO.iouThrs)}; got {iou}")
-    precision = np.stack([_curve(found, int(known[0])) for found in matches.classes])
+    precision = np.full((len(matches.classes), len(COCO.recThrs)), np.nan)
+    for curve, found in zip(precision, matches.classes, strict=True):
+        if objects := found.num_objects[ALL].sum():
+            outcomes = found.outcomes[ALL, known[0]]
+            hits, seen = np.cumsum(outcomes == TRUE_POSITIVE), np.cumsum(outcomes != IGNORED)
+            best_from_here = np.maximum.accumulate((hits / (seen + np.spacing(1)))[::-1])[::-1]
+            first = np.searchsorted(hits / objects, COCO.recThrs, side="left")
+            curve[:] = np.append(best_from_here, 0)[first]  # 0 where that recall is not reached
     with_objects = precision[~np.isnan(precision[:, 0])]
     return PrecisionRecall(
         recall=np.array(COCO.recThrs),
         precision=precision,
         mean=with_objects.mean(axis=0) if len(with_objects) else np.full(len(COCO.recThrs), np.nan),
     )
-
-
-def _curve(found: ClassMatches, threshold: int) -> np.ndarray:
-    """Precision of one class at each recall level."""
-    objects = found.num_objects[ALL].sum()
-    if not objects:
-        return np.full(len(COCO.recThrs), np.nan)
-    outcomes = found.outcomes[ALL, threshold]
-    hits = np.cumsum(outcomes == TRUE_POSITIVE)
-    seen = np.cumsum(outcomes != IGNORED)
-    best_from_here = np.maximum.accumulate((hits / (seen + np.spacing(1)))[::-1])[::-1]
-    first = np.searchsorted(hits / objects, COCO.recThrs, side="left")
-    return np.append(best_from_here, 0)[first]  # 0 where that recall is not reached

@@ -16,42 +16,27 @@ from resnet_backbone.files.text import read_yaml
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One row of a table of the paper, on one test set.
+    """One row of a table of the paper, on one test set."""
 
-    Attributes:
-        table: its number. Multiply-adds that are printed in the text or in Figure 3 stand with Table 1.
-        key: unique in its table.
-        name: as printed.
-        data: what it was trained -> measured on; ``""`` in Table 1, which measures nothing.
-        figures: percent. ``"AP"`` (COCO's mean over IoU 0.50:0.05:0.95) and ``"AP50"``, or ``"mAP"`` of Pascal VOC, or
-            ``"top1_error"`` and ``"top5_error"``; of the five runs of ResNet-110 also ``"top1_error_mean"`` and
-            ``"top1_error_std"``, and ``"top1_error"`` is of the best.
-        per_class: VOC class -> AP, percent.
-        network: of a detector, ``"VGG-16"`` or ``"ResNet-101"``.
-        arch: of a classifier, its name in the registry; ``""`` for an ensemble.
-        shortcut: of a classifier, the option of its shortcuts, ``"A"``, ``"B"`` or ``"C"``; ``""`` without shortcuts,
-            or where it is not said.
-        testing: of a classifier, ``"10-crop"`` (of 224 pixels), ``"fully convolutional, multi-scale"`` (the mean of the
-            scores at shorter sides of 224, 256, 384, 480 and 640), ``"single view"`` (the 32 x 32 pixels as they are),
-            or ``""``: not said.
-        multiply_adds: billions, as printed; None where they are not.
-        parameters: millions, likewise.
-        place: where it is printed, if not in the table.
-    """
-
-    table: int
-    key: str
-    name: str
-    data: str = ""
+    table: int  # its number. Multiply-adds that are printed in the text or in Figure 3 stand with Table 1
+    key: str  # unique in its table
+    name: str  # as printed
+    data: str = ""  # what it was trained -> measured on; "" in Table 1, which measures nothing
+    # percent. "AP" (COCO's mean over IoU 0.50:0.05:0.95) and "AP50", or "mAP" of Pascal VOC, or "top1_error" and
+    # "top5_error"; of the five runs of ResNet-110 also "top1_error_mean" and "top1_error_std", and "top1_error" is
+    # of the best
     figures: Mapping[str, float] = field(default_factory=dict)
-    per_class: Mapping[str, float] = field(default_factory=dict)
-    network: str = ""
-    arch: str = ""
+    per_class: Mapping[str, float] = field(default_factory=dict)  # VOC class -> AP, percent
+    network: str = ""  # of a detector, "VGG-16" or "ResNet-101"
+    arch: str = ""  # of a classifier, its name in the registry; "" for an ensemble
+    # of a classifier, the option of its shortcuts, "A", "B" or "C"; "" without shortcuts, or where it is not said
     shortcut: str = ""
+    # of a classifier, "10-crop" (of 224 pixels), "fully convolutional, multi-scale" (the mean of the scores at
+    # shorter sides of 224, 256, 384, 480 and 640), "single view" (the 32 x 32 pixels as they are), or "": not said
     testing: str = ""
-    multiply_adds: float | None = None
-    parameters: float | None = None
-    place: str = ""
+    multiply_adds: float | None = None  # billions, as printed; None where they are not
+    parameters: float | None = None  # millions, likewise
+    place: str = ""  # where it is printed, if not in the table
 
     @property
     def source(self) -> str:

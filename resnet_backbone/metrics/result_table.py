@@ -18,7 +18,7 @@ import torch
 
 from resnet_backbone.data.coco.masks import Rle, find_broken
 from resnet_backbone.data.coco.read import GroundTruth, mask_areas
-from resnet_backbone.data.coco.table import is_number
+from resnet_backbone.data.coco.table import EXACT, UNFIT, is_number, of_types
 from resnet_backbone.files.text import brief, json_encoding, json_errors, naming, pairs_hook
 from resnet_backbone.metrics.results import ImageResults
 
@@ -26,7 +26,6 @@ CHUNK = 1 << 20  # characters read at a time
 MAX_ELEMENT = 1 << 24  # characters of one element; a detection with its mask has a few thousand
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-_BETWEEN = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 
 
 def iterate_list(path: Path, chunk: int = CHUNK) -> Iterator[Any]:
@@ -101,22 +100,16 @@ def _elements(window: _Window) -> Iterator[Any]:
         hint = "; results are a list, and the annotations of a data set are a dict" if found == "dict" else ""
         raise TypeError(f"expected a list in the file {window.file.name}, got {found}{hint}")
     window.at += 1
-    if window.mark() == "]":
-        window.at += 1
-    else:
-        while True:
-            yield window.value()
-            between = _BETWEEN.match(window.text, window.at)
-            if between and between.end() < len(window.text):
-                window.at = between.end()
-                continue
-            mark = window.mark()
-            if mark not in (",", "]"):
-                raise window.fault("Expecting ',' delimiter", window.at)
+    mark = window.mark()
+    while mark != "]":
+        yield window.value()
+        mark = window.mark()
+        if mark not in (",", "]"):
+            raise window.fault("Expecting ',' delimiter", window.at)
+        if mark == ",":
             window.at += 1
-            if mark == "]":
-                break
             window.mark()
+    window.at += 1
     if window.mark():
         raise window.fault("Extra data", window.at)
 
@@ -124,27 +117,17 @@ def _elements(window: _Window) -> Iterator[Any]:
 Results = Path | Sequence[Mapping[str, Any]]  # COCO's result records, or the JSON file of them
 
 _RECORDS_AT_ONCE = 200  # results that are records at a time; thousands would keep the garbage collector busy
-_EXACT = 1 << 53  # from here on a float stands for several integers
-_NUMBERS = {int, float}
 
 
 @dataclass(frozen=True, eq=False)
 class ResultTable:
-    """N detections, in the order in which they were given. Images and classes are positions in the ground truth.
+    """N detections, in the order in which they were given. Images and classes are positions in the ground truth."""
 
-    Attributes:
-        images: int64, (N,).
-        labels: int64, (N,), 0 to K - 1.
-        scores: float64, (N,).
-        boxes: float64, (N, 4), x, y, width, height in pixels; (0, 4) where they were not asked for.
-        masks: N compressed RLEs of the size of their images; empty where they were not asked for.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    scores: np.ndarray
-    boxes: np.ndarray
-    masks: Sequence[Rle]
+    images: np.ndarray  # int64, (N,)
+    labels: np.ndarray  # int64, (N,), 0 to K - 1
+    scores: np.ndarray  # float64, (N,)
+    boxes: np.ndarray  # float64, (N, 4), x, y, width, height in pixels; (0, 4) where they were not asked for
+    masks: Sequence[Rle]  # N compressed RLEs of the size of their images; empty where they were not asked for
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -252,26 +235,19 @@ def _to_table(block: Sequence[Any], truth: GroundTruth, iou_types: Collection[st
 
 def _boxes_are_plain(block: Sequence[Any], truth: GroundTruth) -> bool:
     """Whether each result is what JSON gives and right. One that is not may still be right, numbers of NumPy's, say."""
-    if {type(result) for result in block} != {dict}:
-        return False
     try:
+        of_types(block, {dict})
         columns = map(itemgetter("image_id", "category_id", "score", "bbox"), block)
-        result_images, result_categories, scores, boxes = zip(*columns, strict=True)
-    except KeyError:
+        image_ids, category_ids, scores, boxes = zip(*columns, strict=True)
+        of_types(chain(image_ids, category_ids), {int})
+        of_types(boxes, {list})
+        of_types(chain(scores, *boxes), {int, float})
+        sizes = np.array(boxes, dtype=float)
+        finite = bool(np.isfinite(sizes).all()) and all(map(math.isfinite, scores))
+    except UNFIT:
         return False
-    if set(map(type, result_images)) | set(map(type, result_categories)) != {int}:
-        return False
-    if not (truth.image_positions.keys() >= set(result_images) and truth.label_of.keys() >= set(result_categories)):
-        return False
-    if set(map(type, boxes)) != {list} or set(map(len, boxes)) != {4}:
-        return False
-    if not _NUMBERS >= set(map(type, scores)) | set(map(type, chain.from_iterable(boxes))):
-        return False
-    try:
-        sizes, finite = np.array(boxes, dtype=float), all(map(math.isfinite, scores))
-    except OverflowError:  # a whole number that no float holds
-        return False
-    return finite and bool(np.isfinite(sizes).all() and (sizes[:, 2:] >= 0).all())
+    known = truth.image_positions.keys() >= set(image_ids) and truth.label_of.keys() >= set(category_ids)
+    return known and finite and sizes.shape[1:] == (4,) and bool((sizes[:, 2:] >= 0).all())
 
 
 def _checked(result: Any, index: int, truth: GroundTruth, iou_types: Collection[str]) -> dict[str, Any]:
@@ -291,7 +267,7 @@ def _checked(result: Any, index: int, truth: GroundTruth, iou_types: Collection[
             f"{where} has category_id {brief(category_id)}; {_known_categories(truth)}. "
             "Write the ids of the file, not the contiguous labels of the model"
         )
-    if not _is_score(result["score"]):
+    if not is_number(result["score"]) and not isinstance(result["score"], bool):
         raise ValueError(f"{where} has the score {brief(result['score'])}; a score is a finite number")
     checked: dict[str, Any] = {"image_id": int(image_id), "category_id": int(category_id)}
     checked["score"] = float(result["score"])
@@ -324,10 +300,6 @@ def _checked_rle(rle: Any, image_id: int, truth: GroundTruth, where: str) -> Rle
     return {"size": expected, "counts": rle["counts"]}
 
 
-def _is_score(value: Any) -> bool:
-    return is_number(value) or isinstance(value, bool)
-
-
 def _is_among(value: Any, ids: Mapping[int, int]) -> bool:
     """``in``, for what JSON may have in the place of an id: lists have no hash, and true is no 1."""
     return isinstance(value, Real) and not isinstance(value, bool) and not _inexact(value) and value in ids
@@ -335,7 +307,7 @@ def _is_among(value: Any, ids: Mapping[int, int]) -> bool:
 
 def _inexact(value: Any) -> str:
     """What is wrong with a floating-point number that may have been rounded from another id."""
-    if not isinstance(value, float) or abs(value) < _EXACT:
+    if not isinstance(value, float) or abs(value) < EXACT:
         return ""
     return (
         "; it has a decimal point or an exponent, and such numbers do not tell ids beyond 2**53 apart: write integers"

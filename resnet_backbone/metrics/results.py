@@ -1,4 +1,4 @@
-"""The detections of an image as COCO's result records: encoding masks as RLE, and writing the JSON file."""
+"""The detections of an image, from a detector to COCO's result records and their JSON file; masks as RLE."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,22 +21,65 @@ _BLOCK = 200  # results that become text at a time; thousands would keep the gar
 
 
 @dataclass(frozen=True)
+class Detections:
+    """The detections of one image, best first, on the CPU."""
+
+    boxes: Tensor  # float32, (N, 4), x0 y0 x1 y1 in pixels of the image, inside it
+    scores: Tensor  # float32, (N,), 0 to 1
+    labels: Tensor  # int64, (N,), 0 to K - 1
+    masks: Tensor | None = None  # bool, (N, H, W), of the image's size; None from a detector without masks
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def scored(self, threshold: float) -> Detections:
+        """Return those with a score of ``threshold`` or more."""
+        keep = self.scores >= threshold
+        masks = None if self.masks is None else self.masks[keep]
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], masks)
+
+    def to_dict(self, class_names: Sequence[str]) -> dict[str, list[Any]]:
+        """Return ``{"boxes": [[x0, y0, x1, y1], ...], "labels": [name, ...], "scores": [...]}`` in plain values; with
+        masks also ``"masks"``, COCO's compressed RLE."""
+        found: dict[str, list[Any]] = {
+            "boxes": self.boxes.tolist(),
+            "labels": [class_names[label] for label in self.labels.tolist()],
+            "scores": self.scores.tolist(),
+        }
+        if self.masks is not None:
+            found["masks"] = encode_masks(self.masks)
+        return found
+
+
+class Predictor(Protocol):
+    """A trained detector, ready to be called on images."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The K names, in the order of the labels."""
+        ...
+
+    def __call__(self, image: Tensor) -> Detections:
+        """Return what the evaluation of the same config finds in this image, by the same steps.
+
+        Args:
+            image: uint8, (3, H, W), RGB, of any size.
+
+        Raises:
+            ValueError: the image is something else.
+        """
+        ...
+
+
+@dataclass(frozen=True)
 class ImageResults:
-    """The detections of one image until the end of an evaluation; the records made of them take ten times the memory.
+    """The detections of one image until the end of an evaluation; records made of them take ten times the memory."""
 
-    Attributes:
-        image_id: the image's id in the ground truth.
-        boxes: float, (N, 4), x0 y0 x1 y1 in pixels of the original image; on the CPU like the others.
-        scores: float, (N,).
-        labels: integer, (N,), contiguous, 0 to K - 1.
-        masks: N masks of the original image's size in compressed RLE, or None.
-    """
-
-    image_id: int
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    masks: Sequence[Rle] | None
+    image_id: int  # the image's id in the ground truth
+    boxes: Tensor  # float, (N, 4), x0 y0 x1 y1 in pixels of the original image; on the CPU like the others
+    scores: Tensor  # float, (N,)
+    labels: Tensor  # integer, (N,), contiguous, 0 to K - 1
+    masks: Sequence[Rle] | None  # N masks of the original image's size in compressed RLE, or None
 
     @classmethod
     def hold(

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 import torchvision
@@ -121,18 +121,6 @@ class CostMeter:
 
 
 FACTS_NAME, METRICS_NAME = "facts.json", "metrics.json"
-_NUMBER = (int, float)
-# Of what is no text in facts.json.
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    "commit": (str, type(None)),
-    "processes": int,
-    "num_images": int,
-    "class_names": list,
-    "parameters": int,
-    "multiply_adds": (*_NUMBER, type(None)),
-    "images_per_s": (*_NUMBER, type(None)),
-    "peak_memory_mib": _NUMBER,
-}
 
 
 @dataclass(frozen=True)
@@ -152,7 +140,7 @@ class RunFacts:
     annotations_sha256: str  # of the file; of class folders see hash_labels
     image_folder: str  # absolute path
     num_images: int
-    class_names: list[str]
+    class_names: list  # of texts
     parameters: int
     multiply_adds: float | None  # of a mean image, convolutions and matrix products
     images_per_s: float | None  # of the detector alone, one process; the median of its calls
@@ -235,9 +223,10 @@ def read_facts(folder: Path) -> RunFacts:
         if not isinstance(values, dict):
             raise TypeError(f"it holds a {type(values).__name__}")
         facts = RunFacts(**values)
-        for key, value in values.items():
-            if not isinstance(value, _TYPES.get(key, str)) or isinstance(value, bool):
-                raise TypeError(f"{key} is {brief(value)}")
+        for key, kind in get_type_hints(RunFacts).items():
+            fits = isinstance(values[key], kind) or (isinstance(values[key], int) and isinstance(1.0, kind))
+            if not fits or isinstance(values[key], bool):
+                raise TypeError(f"{key} is {brief(values[key])}")
         if not all(isinstance(name, str) for name in facts.class_names):
             raise TypeError(f"class_names are {brief(facts.class_names)}")
         return facts

@@ -140,7 +140,11 @@ def write_voc_submission(
     rows = group_by(found.labels)
     paths = []
     for label, name in enumerate(truth.class_names):
-        lines = [_submission_line(names[found.images[row]], found, row) for row in rows[label].tolist()]
+        lines = []
+        for row in rows[label].tolist():
+            x, y, width, height = found.boxes[row].tolist()
+            line = f"{found.scores[row]:.6f} {x + 1:.3f} {y + 1:.3f} {x + width:.3f} {y + height:.3f}"
+            lines.append(f"{names[found.images[row]]} {line}\n")
         paths.append(folder / SUBMISSION_FOLDER / _SUBMISSION_FILE.format(name))
         write_text(paths[-1], "".join(lines))
     return paths
@@ -164,7 +168,10 @@ def _average_precision(
     overlap, nearest = _nearest_objects(truth, objects, found, detections)
     on_object = overlap >= iou
     counted = ~on_object | ~difficult[nearest]
-    right = on_object & counted & _first_of_each(nearest, on_object)
+    first = np.zeros(len(nearest), dtype=bool)
+    places = np.flatnonzero(on_object)
+    first[places[np.unique(nearest[places], return_index=True)[1]]] = True
+    right = on_object & counted & first
     hits = np.cumsum(right[counted])
     precision = hits / np.arange(1, len(hits) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]  # the best precision at this recall or a higher one
@@ -189,19 +196,6 @@ def _nearest_objects(
             ious = coco_mask.iou(*boxes, [0] * len(there))
             overlap[places], nearest[places] = ious.max(axis=1), there[ious.argmax(axis=1)]
     return overlap, nearest
-
-
-def _first_of_each(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """True at the first place of each value, among those of ``mask``."""
-    first = np.zeros(len(values), dtype=bool)
-    places = np.flatnonzero(mask)
-    first[places[np.unique(values[places], return_index=True)[1]]] = True
-    return first
-
-
-def _submission_line(name: str, found: ResultTable, row: int) -> str:
-    x, y, width, height = found.boxes[row].tolist()
-    return f"{name} {found.scores[row]:.6f} {x + 1:.3f} {y + 1:.3f} {x + width:.3f} {y + height:.3f}\n"
 
 
 def score_images(
@@ -253,9 +247,7 @@ def score_results(
             )
         return None
     first, *others = evaluate_coco_types(truth, found, iou_types)
-    voc = None
-    if voc_eleven_points is not None:
-        voc = evaluate_voc(truth, found, eleven_points=voc_eleven_points)
+    voc = None if voc_eleven_points is None else evaluate_voc(truth, found, eleven_points=voc_eleven_points)
     metrics = replace(first, masks=others[0] if others else None, voc=voc)
     logger.info("AP in percent on %s\n%s", truth.source, metrics.table())
     logger.info("wrote %s", path)

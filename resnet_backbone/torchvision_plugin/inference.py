@@ -25,9 +25,8 @@ from resnet_backbone.data.transforms import test_transforms
 from resnet_backbone.engine.batches import Fetched, reorder_channels
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.coco import CocoMetrics
-from resnet_backbone.metrics.detections import Detections
 from resnet_backbone.metrics.drawing import PictureSample, check_image, evenly_spaced, save_comparison_pictures
-from resnet_backbone.metrics.results import ImageResults, decode_masks
+from resnet_backbone.metrics.results import Detections, ImageResults, decode_masks
 from resnet_backbone.metrics.run_facts import CostMeter, write_facts
 from resnet_backbone.metrics.voc import score_images
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained
@@ -191,7 +190,7 @@ def _draw(dataset: CocoDataset, found: Sequence[ImageResults], folder: Path) -> 
 
 
 class Predictor:
-    """See :class:`~resnet_backbone.metrics.detections.Predictor`. The weights are read once, here.
+    """See :class:`~resnet_backbone.metrics.results.Predictor`. The weights are read once, here.
 
     With the improvements that TEST asks for, as the evaluation at the end of a training has them.
 

@@ -15,7 +15,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from resnet_backbone import create_model, list_models
 from resnet_backbone.classification.complexity_table import complexity_row
-from resnet_backbone.classification.responses import measure_responses, measure_sources, spread
+from resnet_backbone.classification.figures import measure_responses, measure_sources, spread
 from resnet_backbone.data.images.classes import open_classes
 from resnet_backbone.weights import InputFormat, TestTransform, package_weights
 from resnet_backbone.weights.catalog import TORCHVISION_RGB

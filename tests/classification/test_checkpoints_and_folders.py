@@ -58,7 +58,7 @@ def test_a_network_trained_in_bfloat16_is_scored_in_float32(tiny, tmp_path, on_d
     amp = ["SOLVER.AMP.ENABLED", "True", "DATALOADER.ON_DEVICE", on_device]
     ready = Run(tiny("cifar10_resnet20.yaml", *amp))
     seen = set()
-    ready.network.res2[0].conv1.register_forward_hook(
+    ready.model.res2[0].conv1.register_forward_hook(
         lambda module, inputs, output: seen.add((module.training, output.dtype))
     )
     trained = ready.start()
@@ -166,7 +166,7 @@ def test_dropped_blocks_decay_and_keep_their_momentum(tiny):
     """A block without a gradient would be left out by the optimizer; a resumed run could not know which were."""
     keys = ["MODEL.STOCHASTIC_DEPTH", "0.99", "SOLVER.MAX_ITER", "1", "SOLVER.WARMUP_ITERS", "0", "DATASETS.TEST", "[]"]
     ready = Run(tiny("cifar10_resnet20.yaml", *keys, "SOLVER.WEIGHT_DECAY", "0.5"))
-    before = {name: tensor.clone() for name, tensor in ready.network.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in ready.model.state_dict().items()}
     ready.start()
     state = load_checkpoint(Path(ready.output_dir) / "model_final.pth")["model"]
     last = "res4.2.conv1.weight"  # of a block that survives one time in a hundred

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from resnet_backbone import create_model, list_models, load_weights
-from resnet_backbone.classification.responses import (
+from resnet_backbone.classification.figures import (
     LayerResponse,
     Responses,
     measure_responses,
@@ -198,7 +198,7 @@ def test_parts_of_a_batch(monkeypatch):
     model = stir(create_model("cifar_resnet20"))
     x = images(3, 3, 32, 32)
     whole = measure_responses(model, [x])
-    monkeypatch.setattr("resnet_backbone.classification.responses._MOST_AT_ONCE", 1)
+    monkeypatch.setattr("resnet_backbone.classification.figures._MOST_AT_ONCE", 1)
     in_parts = measure_responses(model, [x])
     assert [one.std for one in in_parts.layers] == pytest.approx([one.std for one in whole.layers], rel=1e-12)
 

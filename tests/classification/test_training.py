@@ -16,8 +16,7 @@ import torch.nn.functional as F
 import resnet_backbone
 from resnet_backbone.classification.config import load_config
 from resnet_backbone.classification.network import load_checkpoint
-from resnet_backbone.classification.run import Run
-from resnet_backbone.classification.trainer import Trainer
+from resnet_backbone.classification.run import Run, Trainer
 from resnet_backbone.files.checkpoints import last_checkpoint
 from resnet_backbone.metrics.run_facts import read_facts
 from resnet_backbone.models.registry import create_model

@@ -18,7 +18,6 @@ from resnet_backbone.compare.tables import (
     FEWEST_OBJECTS,
     class_tables,
     condition_table,
-    cost_sentence,
     cost_table,
     difference_table,
     error_table,
@@ -218,30 +217,6 @@ def test_one_backbone_has_no_place_beside_the_paper(comparison, tmp_path):
         written = write_comparison(changed, tmp_path / str(mentions))
         assert ("the paper" in written.page.read_text().lower()) == mentions
         assert (json.loads(written.json.read_text())["paper"] is not None) == mentions
-
-
-@pytest.mark.parametrize(
-    ("adds", "speed", "device", "ratio"),
-    [
-        (1.8, 6.7, "CPU", "x 1.80"),
-        (0.5, 0.8, "CPU", "x 0.50"),
-        (1.8, 1.19, "CPU", None),
-        (0.5, 0.85, "CPU", None),
-        (1.8, 0.5, "CPU", None),
-        (1.0, 2.0, "CPU", None),
-        (1.8, 6.7, "GPU", None),
-        (None, 6.7, "CPU", None),
-        (1.8, None, "CPU", None),
-    ],
-)
-def test_a_speed_that_cannot_be_is_called_so(comparison, adds, speed, device, ratio):
-    first, second = comparison.runs
-    first = replace(first, facts=replace(first.facts, multiply_adds=1.0, images_per_s=1.0, device="CPU"))
-    second = replace(second, facts=replace(second.facts, multiply_adds=adds, images_per_s=speed, device=device))
-    sentence = cost_sentence(replace(comparison, runs=(first, second)))
-    assert sentence.startswith("Times depend on what else the machine did.")
-    assert ("contradicts the multiply-adds" in sentence) == (ratio is not None)
-    assert ratio is None or f"({ratio})" in sentence
 
 
 VOC_TRAIN = ["voc12_trainval", "voc07_trainval"]

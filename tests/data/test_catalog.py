@@ -88,7 +88,6 @@ def test_unknown_names(name, suggestion):
         ([{**OWN, "JSON": 5}], TypeError, "JSON is 5"),
         ([{**OWN, "NAME": ""}], TypeError, "NAME is ''"),
         ([{**OWN, "IMAGES": None}], TypeError, "IMAGES is None"),
-        (["cells"], TypeError, r"OWN\[0\] is 'cells'"),
         ([OWN, OWN], ValueError, r"OWN\[1\]: NAME 'cells' is taken"),
         ([{**OWN, "NAME": "coco_2017_val"}], ValueError, "'coco_2017_val' is taken"),
     ],

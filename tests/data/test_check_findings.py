@@ -229,7 +229,7 @@ def test_examples_name_the_place(write):
     finding = of_kind(check_coco_json(write(data), training=True, with_masks=False).findings, "empty_box")
     assert finding.examples[0].to_dict() == {
         "text": "annotations[0] has bbox [41, 31, 0, 5]", "image_id": 7, "file_name": "0.png", "annotation_id": 1,
-        "box": [41, 31, 0, 5], "twin": None,
+        "box": (41, 31, 0, 5), "twin": None,
     }  # fmt: skip
 
 

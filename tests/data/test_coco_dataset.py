@@ -323,7 +323,7 @@ def test_memory_stays_small(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(data))
     dataset = CocoDataset(tmp_path / "a.json", tmp_path)
     assert len(pickle.dumps(dataset)) < 110 * n
-    arrays = vars(dataset._annotations).values()
+    arrays = vars(dataset.annotations).values()
     assert all(isinstance(value, np.ndarray | PackedBytes | tuple | None) for value in arrays)
     clone = pickle.loads(pickle.dumps(dataset))  # noqa: S301
     assert clone.image_path(n - 1).name == f"{n - 1:012d}.jpg"

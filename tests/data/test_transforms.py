@@ -301,21 +301,3 @@ def test_no_instance_at_all():
     empty["masks"] = tv_tensors.Mask(target["masks"][:0])
     _, after = train_transforms((45,), 1000)(image, empty)
     assert after["boxes"].shape == (0, 4) and after["masks"].shape == (0, 45, 75) and len(after["labels"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (((), 100), "shorter side"),
-        (((-1,), 100), "shorter side"),
-        (((10,), 0), "max_size is 0"),
-        (((10, 20), 100, "rang"), "'rang'"),
-        (((10,), 100, "range"), "two sizes"),
-        (((10, 20, 30), 100, "range"), "two sizes"),
-        (((20, 10), 100, "range"), "two sizes"),
-        (((10,), 100, "choice", "sideways"), "'sideways'"),
-    ],
-)
-def test_settings_that_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        train_transforms(*arguments)

@@ -120,28 +120,8 @@ def test_what_is_written():
 GOOD = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
 
 
-@pytest.mark.parametrize(
-    ("probabilities", "labels", "error", "says"),
-    [
-        (GOOD[0], torch.tensor([0]), ValueError, "got (2,) and (1,)"),
-        (GOOD, torch.tensor([0]), ValueError, "expected probabilities (N, K) and labels (N,), got (2, 2) and (1,)"),
-        (GOOD[:0], torch.zeros(0, dtype=torch.int64), ValueError, "no images"),
-        (GOOD, torch.tensor([0, 2]), ValueError, "labels must be 0 to 1, one for each class; found 2"),
-        (GOOD, torch.tensor([-1, 0]), ValueError, "found -1"),
-        (GOOD, torch.tensor([0.0, 1.0]), TypeError, "labels must be integers, got torch.float32"),
-        (GOOD, torch.tensor([True, False]), TypeError, "labels must be integers, got torch.bool"),
-        (torch.tensor([[0, 1]]), torch.tensor([0]), TypeError, "floating-point numbers, got torch.int64"),
-        (
-            torch.tensor([[0.5, 0.5], [math.nan, 1]]),
-            torch.tensor([0, 1]),
-            ValueError,
-            "probabilities of 1 images are not finite, of image 1 first",
-        ),
-        (torch.tensor([[3.0, -2.0]]), torch.tensor([0]), ValueError, "take the softmax of logits first"),
-        (torch.tensor([[0.5, 0.4]]), torch.tensor([0]), ValueError, "sums from 0.9 to 0.9"),
-    ],
-)
-def test_what_are_no_probabilities_or_labels_is_refused(probabilities, labels, error, says):
-    with pytest.raises(error) as caught:
-        score_classes(probabilities, labels)
-    assert says in str(caught.value)
+def test_what_cannot_be_scored_is_refused():
+    with pytest.raises(ValueError, match="no images"):
+        score_classes(GOOD[:0], torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(ValueError, match="probabilities of 1 images are not finite, of image 1 first"):
+        score_classes(torch.tensor([[0.5, 0.5], [math.nan, 1]]), torch.tensor([0, 1]))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from resnet_backbone.metrics.detections import Detections, draw_detections
-from resnet_backbone.metrics.drawing import class_color
+from resnet_backbone.metrics.drawing import class_color, draw_detections
+from resnet_backbone.metrics.results import Detections
 
 NAMES = ["cat", "dog"]
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from resnet_backbone.data.coco.masks import decode_segmentation
-from resnet_backbone.data.coco.read import CocoAnnotations, GroundTruth, read_coco_json
+from resnet_backbone.data.coco.read import GroundTruth, read_coco_json
 from resnet_backbone.data.images.files import ImageFiles, find_missing_images
 from resnet_backbone.data.images.read import read_interleaved
 
@@ -42,6 +42,7 @@ class CocoDataset(Dataset[Sample]):
         keep_unlabelled: in training, too, keep images without a box.
 
     Attributes:
+        annotations: what is used of the file, in the order of the samples.
         category_ids: the K ids of the file, ascending; ``category_ids[label]`` turns a label back.
         class_names: K names, one a label.
         image_ids: int64 array of shape (N,).
@@ -70,41 +71,27 @@ class CocoDataset(Dataset[Sample]):
         self.gives_masks = with_masks
         if not self.image_folder.is_dir():
             raise FileNotFoundError(f"{self.image_folder}: no such image folder (annotation file: {self.json_path})")
-        self._annotations = read_coco_json(
+        self.annotations = read_coco_json(
             self.json_path,
             training=training,
             with_masks=with_masks,
             mask_format=mask_format,
             keep_unlabelled=keep_unlabelled,
         )
-        self.category_ids = self._annotations.category_ids
-        self.class_names = self._annotations.class_names
+        self.category_ids = self.annotations.category_ids
+        self.class_names = self.annotations.class_names
         self.num_classes = len(self.class_names)
-        self.image_ids = self._annotations.image_ids
-        self.sizes = self._annotations.sizes
-        logger.info(
-            "%s: %d images, %d boxes, %d classes",
-            self.json_path,
-            len(self),
-            len(self._annotations.boxes),
-            self.num_classes,
-        )
-
-    @property
-    def annotations(self) -> CocoAnnotations:
-        """What is used of the file, in the order of the samples."""
-        return self._annotations
+        self.image_ids = self.annotations.image_ids
+        self.sizes = self.annotations.sizes
+        counts = len(self), len(self.annotations.boxes), self.num_classes
+        logger.info("%s: %d images, %d boxes, %d classes", self.json_path, *counts)
 
     @property
     def ground_truth(self) -> GroundTruth:
-        """What the detections of a set that is evaluated are compared with.
-
-        Raises:
-            ValueError: the set was opened for training.
-        """
-        if self._annotations.ground_truth is None:
+        """What the detections of a set that is evaluated are compared with; ValueError of one to train on."""
+        if self.annotations.ground_truth is None:
             raise ValueError(f"{self.json_path} was opened for training; its ground truth is not kept")
-        return self._annotations.ground_truth
+        return self.annotations.ground_truth
 
     def with_other(
         self, transforms: Callable[[torch.Tensor, Target], Sample] | None = None, *, masks: bool | None = None
@@ -114,17 +101,17 @@ class CocoDataset(Dataset[Sample]):
         other = copy.copy(self)
         other.transforms = transforms
         if masks is not None:
-            other.gives_masks = masks and self._annotations.segmentations is not None
+            other.gives_masks = masks and self.annotations.segmentations is not None
         return other
 
     def image_path(self, index: int) -> Path:
         """Where the image of sample ``index`` lies."""
-        return self.image_folder / self._annotations.file_names[index].decode()
+        return self.image_folder / self.annotations.file_names[index].decode()
 
     @property
     def files(self) -> ImageFiles:
         """The image files, in the order of the samples."""
-        names = [self._annotations.file_names[index].decode() for index in range(len(self))]
+        names = [self.annotations.file_names[index].decode() for index in range(len(self))]
         return ImageFiles(self.image_folder, names, self.image_ids, self.sizes)
 
     def check_images(self) -> None:
@@ -138,7 +125,7 @@ class CocoDataset(Dataset[Sample]):
             )
 
     def __len__(self) -> int:
-        return len(self._annotations.image_ids)
+        return len(self.annotations.image_ids)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one sample.
@@ -160,7 +147,7 @@ class CocoDataset(Dataset[Sample]):
         """
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {self.json_path}; it has 0..{len(self) - 1}")
-        notes = self._annotations
+        notes = self.annotations
         height, width = size = tuple(self.sizes[index].tolist())
         own = slice(notes.first[index], notes.first[index + 1])
         image = tv_tensors.Image(read_interleaved(self.image_path(index), size))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import reprlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 # stop: training refuses to start; drop: left out; fix: used after a repair; keep: used as it is
 Action = Literal["stop", "drop", "fix", "keep"]
-ACTIONS: tuple[Action, ...] = ("stop", "drop", "fix", "keep")
+ACTIONS: tuple[Action, ...] = get_args(Action)
 MAX_EXAMPLES = 5
 
 
@@ -69,14 +69,7 @@ class Example:
         return printable(f"{self.text} ({', '.join(of)})" if of else self.text)
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "text": self.text,
-            "image_id": self.image_id,
-            "file_name": self.file_name,
-            "annotation_id": self.annotation_id,
-            "box": None if self.box is None else list(self.box),
-            "twin": None if self.twin is None else str(self.twin),
-        }
+        return {**asdict(self), "twin": None if self.twin is None else str(self.twin)}
 
 
 @dataclass(frozen=True)
@@ -101,7 +94,7 @@ class Finding:
         return f"{self.count} of {self.total} {self.kind.title}: {self.does()}"
 
     def summary(self) -> str:
-        """Return the headline with the note."""
+        """The headline with the note."""
         return f"{self.headline()}; {self.note}" if self.note else self.headline()
 
     def does(self) -> str:
@@ -151,12 +144,9 @@ def find(
     """Return one finding for the places ``where``, none where there are none.
 
     Args:
-        key: of KINDS.
-        where: what ``example`` takes.
+        key: of KINDS, which has the usual ``action`` and ``warns``.
+        where: what ``example`` takes; it describes one place, and is called for the first few.
         total: of which these are some.
-        example: describes one place; called for the first few.
-        action: where it is not the kind's usual one.
-        warns: where it is not the kind's usual one.
         note: what is particular here.
     """
     if len(where) == 0:
@@ -169,13 +159,13 @@ def find(
 
 def as_scored(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings of a set that is evaluated, not trained on."""
-    return [replace(found, scored=True, action=_scored_action(found)) for found in findings]
-
-
-def _scored_action(found: Finding) -> Action:
-    if found.action == found.kind.action and found.kind.refused:  # masks that are not used have another action
-        return "stop"
-    return "keep" if found.kind.scored and found.action != "stop" else found.action
+    scored = []
+    for found in findings:
+        action = "keep" if found.kind.scored and found.action != "stop" else found.action
+        if found.action == found.kind.action and found.kind.refused:  # masks that are not used have another action
+            action = "stop"
+        scored.append(replace(found, scored=True, action=action))
+    return scored
 
 
 def refuse_findings(source: object, findings: Sequence[Finding], what: str = "training") -> None:

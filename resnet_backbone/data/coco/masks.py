@@ -111,26 +111,21 @@ def find_broken(texts: Sequence[str | bytes], pixels: Sequence[int]) -> tuple[in
 
 @dataclass(frozen=True, slots=True)
 class MaskSummary:
-    """What can be said about a segmentation without its image.
+    """What can be said about a segmentation without its image."""
 
-    Attributes:
-        usable: the polygons of three points or more, or the RLE's size and counts; None where no polygon is left.
-        broken: polygons that were left out.
-        low: the least coordinate of a polygon in pixels; 0 for an RLE.
-        high: the greatest one.
-        size: of an RLE, (height, width); None for polygons.
-        pixels: sum of the RLE's counts.
-    """
-
-    usable: list[Any] | Rle | None
-    broken: int = 0
-    low: float = 0.0
-    high: float = 0.0
-    size: tuple[int, int] | None = None
-    pixels: int = 0
+    # the polygons of three points or more, or the RLE's size and counts; None where no polygon is left
+    usable: list[Any] | Rle | None = None
+    broken: int = 0  # polygons that were left out
+    low: float = 0.0  # the least coordinate of a polygon in pixels; 0 for an RLE
+    high: float = 0.0  # the greatest one
+    size: tuple[int, int] | None = None  # of an RLE, (height, width); None for polygons
+    pixels: int = 0  # sum of the RLE's counts
+    malformed: str = ""  # what is wrong with it whatever the image; the rest says nothing then
 
     def fault(self, height: int, width: int) -> str:
-        """Say what does not fit an image of that size in pixels; nothing where all does."""
+        """Say what is wrong on an image of that size in pixels; nothing where all is well."""
+        if self.malformed:
+            return self.malformed
         if self.size is not None and self.size != (height, width):
             return f"the RLE has size {list(self.size)}, but its image is [{height}, {width}] (height, width)"
         if self.size is not None and self.pixels != height * width:
@@ -250,54 +245,49 @@ class MaskTable:
 
     def __init__(self, keep: bool) -> None:
         self.keep = keep
-        self._summaries: list[MaskSummary | str] = []  # a text says what is wrong
+        self._summaries: list[MaskSummary] = []
         self._texts: list[bytes] = []
 
     def summarise(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Replace, in place, "segmentation" by its row here: for the ``object_hook`` of ``read_json``."""
-        if "segmentation" in entry:
-            entry["segmentation"] = self._add(entry["segmentation"])
+        if "segmentation" not in entry:
+            return entry
+        text = b""
+        try:
+            summary = summarise_segmentation(entry["segmentation"])
+        except ValueError as error:
+            summary = MaskSummary(malformed=str(error))
+        if self.keep and summary.usable is not None:
+            text = json.dumps(summary.usable, separators=(",", ":")).encode()
+        if self.keep:
+            self._texts.append(text)
+        # The polygons themselves are many times as large as their text.
+        self._summaries.append(replace(summary, usable=None if summary.usable is None else []))
+        entry["segmentation"] = len(self._summaries) - 1
         return entry
 
     def states(self, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Return for each of ``rows``, int64 (M,), one of USABLE, MENDED, EMPTY and MALFORMED on images of ``sizes``,
         (M, 2), height and width in pixels."""
-        states = [self._state(row, *size) for row, size in zip(rows.tolist(), sizes.tolist(), strict=True)]
-        return np.array(states, dtype=np.int64)
-
-    def _state(self, row: int, height: int, width: int) -> int:
-        summary = self._summaries[row]
-        if isinstance(summary, str) or summary.fault(height, width):
-            return MALFORMED
-        return EMPTY if summary.usable is None else MENDED if summary.broken else USABLE
+        states = np.zeros(len(rows), dtype=np.int64)
+        for index, (row, size) in enumerate(zip(rows.tolist(), sizes.tolist(), strict=True)):
+            summary = self._summaries[row]
+            if summary.fault(*size):
+                states[index] = MALFORMED
+            elif summary.usable is None:
+                states[index] = EMPTY
+            else:
+                states[index] = MENDED if summary.broken else USABLE
+        return states
 
     def is_rle(self, rows: np.ndarray) -> np.ndarray:
         """Return a bool of shape (M,): true where the segmentation is an RLE."""
-        found = (self._summaries[row] for row in rows.tolist())
-        return np.array(
-            [isinstance(summary, MaskSummary) and summary.size is not None for summary in found], dtype=bool
-        )
+        return np.array([self._summaries[row].size is not None for row in rows.tolist()], dtype=bool)
 
     def fault(self, row: int, height: int, width: int) -> str:
-        """Say what is wrong with a segmentation on an image of that size in pixels; nothing where all is well."""
-        summary = self._summaries[row]
-        return summary if isinstance(summary, str) else summary.fault(height, width)
+        """See :meth:`MaskSummary.fault`."""
+        return self._summaries[row].fault(height, width)
 
     def text(self, row: int) -> bytes:
         """Return the JSON text of what is usable."""
         return self._texts[row]
-
-    def _add(self, segmentation: Any) -> int:
-        text = b""
-        try:
-            summary = summarise_segmentation(segmentation)
-        except ValueError as error:
-            self._summaries.append(str(error))
-        else:
-            if self.keep and summary.usable is not None:
-                text = json.dumps(summary.usable, separators=(",", ":")).encode()
-            # The polygons themselves are many times as large as their text.
-            self._summaries.append(replace(summary, usable=None if summary.usable is None else []))
-        if self.keep:
-            self._texts.append(text)
-        return len(self._summaries) - 1

@@ -23,16 +23,6 @@ IouType = Literal["bbox", "segm"]
 MAX_PIXELS = 1 << 31  # of one mask; COCO's code counts with 32 bits
 
 
-_OF_LESS = ("nothing_to_train_on", "unlabelled_image", "unused_class", "rare_class", "unbalanced_classes")
-_CONSEQUENCES = {
-    "malformed_image": ("orphan_annotation", *_OF_LESS),
-    "malformed_category": ("unknown_category", *_OF_LESS),
-    "malformed_annotation": _OF_LESS,
-    "malformed_box": _OF_LESS,
-    "image_size": ("outside_box", "empty_box", "clipped_box", *_OF_LESS),
-}
-
-
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
     """N images and K classes in ascending order of their ids, and M annotations in the order of the file.
@@ -145,7 +135,7 @@ def read_coco_json(
     use = Use(training, with_masks, mask_format, keep_unlabelled)
     with paused_collector():
         masks = MaskTable(keep=True) if with_masks else None
-        checked = _check(*read_table(path, masks, needs_annotations=training), use)
+        checked = check_table(*read_table(path, masks, needs_annotations=training), use)
         report_findings(path, checked.findings)
         annotations = _pack(checked)
         return annotations if training else replace(annotations, ground_truth=_to_ground_truth(path, checked))
@@ -174,7 +164,7 @@ def read_ground_truth(
         table, malformed = read_table(source, masks, reads_images=False, needs_annotations=needs_annotations)
         if masks is not None:
             _check_sizes(table, name)
-        checked = _check(table, malformed, Use(training=False, with_masks=masks is not None))
+        checked = check_table(table, malformed, Use(training=False, with_masks=masks is not None))
         refuse_findings(name, [found for found in checked.findings if found.kind.refused], "the evaluation")
         return _to_ground_truth(source, checked)
 
@@ -189,20 +179,8 @@ def check_coco_json(
         ValueError: it is not COCO-format JSON.
     """
     with paused_collector():
-        table, malformed = read_table(path, MaskTable(keep=False), needs_annotations=training)
-        return _check(table, malformed, Use(training, with_masks, mask_format))
-
-
-def _check(table: CocoTable, malformed: list[Finding], use: Use) -> Checked:
-    checked = check_table(table, use)
-    checked.findings[:] = _without_consequences([*malformed, *checked.findings])
-    return checked
-
-
-def _without_consequences(findings: list[Finding]) -> list[Finding]:
-    """Leave out what was found only because a malformed entry is not there."""
-    hidden = {key for finding in findings for key in _CONSEQUENCES.get(finding.key, ())}
-    return [finding for finding in findings if finding.key not in hidden]
+        read = read_table(path, MaskTable(keep=False), needs_annotations=training)
+        return check_table(*read, Use(training, with_masks, mask_format))
 
 
 def _pack(checked: Checked) -> CocoAnnotations:

@@ -18,8 +18,8 @@ from resnet_backbone.data.coco.masks import MaskTable
 from resnet_backbone.files.text import read_json
 
 _INT64 = range(-(2**63), 2**63)
-_EXACT = 1 << 53  # from here on a float stands for several integers
-_UNFIT = (KeyError, TypeError, ValueError, OverflowError)  # what entries of the usual types never raise below
+EXACT = 1 << 53  # from here on a float stands for several integers
+UNFIT = (KeyError, TypeError, ValueError, OverflowError)  # what entries of the usual types never raise below
 UNNAMED = "(no file_name)"  # of images that are not read
 
 
@@ -40,20 +40,13 @@ class CocoTable:
     of_category: np.ndarray  # int64 (M,), a category's id
     boxes: np.ndarray  # float64 (M, 4), x y width height
     is_crowd: np.ndarray  # bool (M,)
-    areas: (
-        np.ndarray
-    )  # float64 (M,), as the file has them, in pixels; nan where there is none, inf where it is no number
+    areas: np.ndarray  # float64 (M,), as in the file, in pixels; nan where there is none, inf where it is no number
     mask_rows: np.ndarray  # int64 (M,), of ``masks``; -1 where there is no segmentation
     masks: MaskTable | None = None
 
 
 class _Unfit(ValueError):
-    """An entry that fits into no column.
-
-    Args:
-        text: what it has, and what is expected.
-        key: of the finding, where it is not the usual one.
-    """
+    """An entry that fits into no column: what it has and what is expected; ``key`` of an unusual finding."""
 
     def __init__(self, text: str, key: str = "") -> None:
         super().__init__(text)
@@ -93,14 +86,20 @@ def read_table(
             hook(dict(entry)) if isinstance(entry, Mapping) else entry for entry in document["annotations"]
         ]
     if not reads_images:
-        document["images"] = [_completed(entry) for entry in document["images"]]
+        needed = {"file_name": UNNAMED, "height": -1, "width": -1}
+        document["images"] = [
+            needed | {key: value for key, value in entry.items() if value is not None}
+            if isinstance(entry, Mapping)
+            else entry
+            for entry in document["images"]
+        ]
     findings: list[Finding] = []
 
     def sorted_out(name: str, check: Callable[[Any], Any], columns: Callable[[list[Any]], Any]) -> tuple[Any, Any]:
         entries = document[name]
         try:
             return np.arange(len(entries)), columns(entries)
-        except _UNFIT:
+        except UNFIT:
             good, found = _sort_out(entries, name, check)
         findings.extend(found)
         return np.array(list(good), dtype=np.int64), columns(list(good.values()))
@@ -136,17 +135,10 @@ def _empty_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def _completed(entry: Any) -> Any:
-    """An image with what it need not have."""
-    if not isinstance(entry, Mapping):
-        return entry
-    return {"file_name": UNNAMED, "height": -1, "width": -1} | {k: v for k, v in entry.items() if v is not None}
-
-
 def _sort_out(
     entries: Sequence[Any], name: str, check: Callable[[Any], Any]
 ) -> tuple[dict[int, dict[str, Any]], list[Finding]]:
-    """Return the well-formed entries by their position, of plain values, and what is wrong with the others."""
+    """The well-formed entries by their position, of plain values, and what is wrong with the others."""
     good: dict[int, dict[str, Any]] = {}
     faults: dict[str, list[tuple[int, str]]] = {}
     usual = {"categories": "malformed_category", "images": "malformed_image", "annotations": "malformed_annotation"}
@@ -188,7 +180,7 @@ def _integer_field(entry: Any, key: str) -> int:
     whole = isinstance(value, Integral) or (is_number(value) and value == int(value))
     if isinstance(value, bool) or not whole:
         raise _Unfit(f'has "{key}" {brief(value)} ({type(value).__name__}); expected int')
-    if isinstance(value, float) and abs(value) >= _EXACT:
+    if isinstance(value, float) and abs(value) >= EXACT:
         raise _Unfit(
             f'has "{key}" {brief(value)}, with a decimal point or an exponent, and such numbers do not tell ids beyond '
             f"2**53 apart: write integers"
@@ -257,13 +249,13 @@ def _image_columns(entries: list[Any]) -> tuple[np.ndarray, np.ndarray, list[str
 
 def _annotation_columns(entries: list[Any]) -> tuple[np.ndarray, ...]:
     of_image, of_category = _integers(entries, "image_id"), _integers(entries, "category_id")
-    boxes = _of_types(map(itemgetter("bbox"), entries), {list})
+    boxes = of_types(map(itemgetter("bbox"), entries), {list})
     if not set(map(len, boxes)) <= {4}:
         raise ValueError
-    corners = np.array(_of_types(chain.from_iterable(boxes), {int, float}), dtype=np.float64).reshape(-1, 4)
+    corners = np.array(of_types(chain.from_iterable(boxes), {int, float}), dtype=np.float64).reshape(-1, 4)
     if not np.isfinite(corners).all():
         raise ValueError
-    crowds = np.array(_of_types((entry.get("iscrowd", 0) for entry in entries), {int, float, bool}), dtype=np.float64)
+    crowds = np.array(of_types((entry.get("iscrowd", 0) for entry in entries), {int, float, bool}), dtype=np.float64)
     if not np.isin(crowds, (0, 1)).all():
         raise ValueError
     ids = [entry.get("id") for entry in entries]
@@ -291,16 +283,17 @@ def _areas(values: list[Any]) -> np.ndarray:
 
 
 def _integers(entries: list[Any], key: str) -> np.ndarray:
-    return np.array(_of_types(map(itemgetter(key), entries), {int}), dtype=np.int64)
+    return np.array(of_types(map(itemgetter(key), entries), {int}), dtype=np.int64)
 
 
 def _strings(entries: list[Any], key: str) -> list[str]:
-    found = _of_types(map(itemgetter(key), entries), {str})
+    found = of_types(map(itemgetter(key), entries), {str})
     "".join(found).encode()
     return found
 
 
-def _of_types(values: Iterable[Any], types: set[type]) -> list[Any]:
+def of_types(values: Iterable[Any], types: set[type]) -> list[Any]:
+    """Return the values, of exactly these types; TypeError where one is not."""
     found = list(values)
     if not set(map(type, found)) <= types:
         raise TypeError
@@ -331,9 +324,7 @@ def annotation_example(table: CocoTable, text: Text | None = None) -> Callable[[
         image_id = int(table.of_image[row])
         images = np.flatnonzero(table.image_ids == image_id)
         return Example(
-            f"annotations[{table.index[row]}]{said}"
-            if said.startswith(":")
-            else f"annotations[{table.index[row]}] {said}",
+            f"annotations[{table.index[row]}]{'' if said.startswith(':') else ' '}{said}",
             image_id,
             table.file_names[images[0]] if len(images) else None,
             int(table.annotation_ids[row]) if table.has_id[row] else None,

@@ -15,7 +15,7 @@ from torchvision.ops import batched_nms, box_area, box_iou, clip_boxes_to_image,
 from resnet_backbone.data.transforms import shortest_edge_size
 from resnet_backbone.engine.checkpoint import engine_of, find_run
 from resnet_backbone.engine.improvements.settings import Settings
-from resnet_backbone.metrics.detections import Detections
+from resnet_backbone.metrics.results import Detections
 
 
 def carry(boxes: Tensor, from_size: tuple[int, int], to_size: tuple[int, int]) -> Tensor:

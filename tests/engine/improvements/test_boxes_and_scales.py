@@ -18,7 +18,7 @@ from resnet_backbone.engine.improvements.second_stage import (
     vote,
 )
 from resnet_backbone.engine.improvements.settings import BoxRefinement, Settings
-from resnet_backbone.metrics.detections import Detections
+from resnet_backbone.metrics.results import Detections
 
 
 @pytest.fixture

@@ -1,43 +1,141 @@
-"""How strongly each layer responds: the standard deviations of the paper's Figure 7, as numbers, table and plot.
-
-"The responses are the outputs of each 3x3 layer, after BN and before other nonlinearity (ReLU/addition)" (He et al.
-2015, arXiv 1512.03385). Here that is every 3x3 convolution, with the norm that belongs to it:
-
-- of a bottleneck the middle convolution; of DeepLab's stem, and of CIFAR's, the stem's, too; not ImageNet's 7x7 stem;
-- of VGG without norms the convolution itself, with its bias;
-- of a pre-activated block every convolution after the norm that follows it, and the last, which none follows before the
-  addition, as it is. (The norm in front of a block belongs to no convolution.)
-
-Stochastic depth's factor on the residual is not in it.
-"""
+"""What ``tools/analyze_model.py`` draws: training and test error (Figures 1, 4, 6), responses of layers (Figure 7)."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from resnet_backbone.classification.curves import colors, drawing, start_at_zero, write_csv
+from resnet_backbone.classification.evaluate import csv_text
 from resnet_backbone.classification.network import weights_file
 from resnet_backbone.classification.predict import Classifier, evaluating, load_classifier
 from resnet_backbone.classification.transforms import one_crop
+from resnet_backbone.compare.plots import GRID, RUN_COLORS
 from resnet_backbone.compare.runs import distinct_names
 from resnet_backbone.data.images.classes import ClassDataset
+from resnet_backbone.files.atomic import write_text
+from resnet_backbone.metrics.run_facts import Series, TrainingCurves, read_training
 from resnet_backbone.models.layers import ConvNormActivation
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import TestTransform
 
+SMOOTHED_SHARE = 0.02  # of the records of a run: the width of the running mean in the plot
+BATCH_SIZE = 32
 _MOST_AT_ONCE = 2**22  # values
+_STYLE: Any = {"text.parse_math": False, "font.size": 10}  # names are names, also with a dollar in them
+
+
+def read_curves(folders: Sequence[Path], names: Sequence[str] = ()) -> dict[str, TrainingCurves]:
+    """Read the courses of classifiers' trainings, finished or not, by name, from the runs' folders.
+
+    Iterations that were done again after a resume count once, see :func:`read_training`.
+
+    Args:
+        folders: one or more; each has a ``metrics.json``.
+        names: one for each; by default, the names of the folders.
+
+    Raises:
+        FileNotFoundError: a folder without ``metrics.json``.
+        ValueError: no folder, names that do not fit or are not distinct, or a run without a classifier's errors.
+    """
+    if not folders:
+        raise ValueError("there are no runs to draw; name the folder of one or more")
+    labels = distinct_names(names, [folder.resolve().name for folder in folders], "runs")
+    runs = {}
+    for label, folder in zip(labels, folders, strict=True):
+        path = folder / "metrics.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"no {path}; a run's folder is the OUTPUT_DIR of tools/train_classifier.py")
+        training = read_training(path)
+        if training is None or not (training.train_error or any(training.test_error.values())):
+            raise ValueError(
+                f"{path} has neither train_error nor .../classification/top1_error: it is of a detector, or of a "
+                "training that has not come to its first record"
+            )
+        runs[label] = training
+    return runs
+
+
+def write_curves(runs: Mapping[str, TrainingCurves], folder: Path) -> tuple[Path, Path]:
+    """Write ``curves.csv``, all points as they were recorded, and ``curves.png``, and return their paths."""
+    table, picture = folder / "curves.csv", folder / "curves.png"
+    rows: list[tuple[object, ...]] = [("run", "curve", "test_set", "iteration", "error_percent")]
+    for name, run in runs.items():
+        rows += [(name, "train", "", *point) for point in run.train_error]
+        for test_set, points in run.test_error.items():
+            rows += [(name, "test", test_set, *point) for point in points]
+    write_text(table, csv_text(rows))
+    plot_curves(runs, picture)
+    return table, picture
+
+
+def running_mean(points: Series, width: int) -> Series:
+    """Return the points with, for each value, the mean of the ``width`` records around it; at the ends of fewer.
+
+    An even width takes one record more: as many before as after.
+    """
+    half = width // 2
+    values = [value for _, value in points]
+    means = []
+    for index, (iteration, _) in enumerate(points):
+        reach = min(half, index, len(values) - 1 - index)  # as far to both sides, or a falling curve would be shifted
+        around = values[index - reach : index + reach + 1]
+        means.append((iteration, sum(around) / len(around)))
+    return tuple(means)
+
+
+def plot_curves(runs: Mapping[str, TrainingCurves], path: Path) -> None:
+    """Draw all runs, each in its colour: the training error dashed and thin, the test error bold.
+
+    The training error is of a few batches and noisy: drawn is the running mean over :data:`SMOOTHED_SHARE` of a run's
+    records. The axis ends a half above the largest error of the second half of a run: as in the paper's figures, the
+    beginning, where every network guesses, is cut off.
+    """
+    bold: dict[str, Any] = {"linewidth": 2.2}
+    with drawing(path, width=8, height=5) as figure:
+        axes = figure.add_subplot()
+        test_sets = dict.fromkeys(test_set for run in runs.values() for test_set in run.test_error)
+        dashes: dict[str, Any] = dict(zip(test_sets, cycle(("solid", "dashdot", "dotted")), strict=False))
+        drawn: list[Series] = []
+        lines = []  # of the legend
+        for (name, run), color in zip(runs.items(), colors(len(runs)), strict=True):
+            lines.append(Line2D([], [], color=color, label=name, **bold))
+            if run.train_error:
+                drawn.append(running_mean(run.train_error, round(SMOOTHED_SHARE * len(run.train_error))))
+                axes.plot(*zip(*drawn[-1], strict=True), color=color, linestyle="dashed", linewidth=1.0)
+            for test_set, points in run.test_error.items():
+                if points:
+                    few: dict[str, Any] = {"marker": "o", "markersize": 4} if len(points) < 12 else {}
+                    axes.plot(*zip(*points, strict=True), color=color, linestyle=dashes[test_set], **bold, **few)
+                    drawn.append(points)
+        if len(dashes) > 1:
+            lines += [
+                Line2D([], [], color="black", linestyle=style, label=name, **bold) for name, style in dashes.items()
+            ]
+        axes.set_title("Training error (dashed) and test error (bold)", loc="left", fontsize=11)
+        axes.set_xlabel("iteration")
+        axes.set_ylabel("top-1 error, percent")
+        start_at_zero(axes)
+        late = [value for points in drawn for iteration, value in points if iteration >= points[-1][0] / 2]
+        axes.set_ylim(top=min(100.0, max(1.0, 1.5 * max(late))))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        figure.legend(handles=lines, loc="outside lower center", ncols=min(3, len(lines)), frameon=False)
 
 
 @dataclass(frozen=True)
@@ -51,21 +149,13 @@ class LayerResponse:
 
 @dataclass(frozen=True)
 class Responses:
-    """The responses of one network.
+    """The responses of one network."""
 
-    Attributes:
-        name: for tables and plots.
-        arch: name in the registry.
-        has_shortcuts: False for plain networks and VGG.
-        num_images: how many were measured.
-        layers: in the order they run.
-    """
-
-    name: str
-    arch: str
-    has_shortcuts: bool
-    num_images: int
-    layers: tuple[LayerResponse, ...]
+    name: str  # for tables and plots
+    arch: str  # name in the registry
+    has_shortcuts: bool  # False for plain networks and VGG
+    num_images: int  # how many were measured
+    layers: tuple[LayerResponse, ...]  # in the order they run
 
     @property
     def by_magnitude(self) -> tuple[LayerResponse, ...]:
@@ -75,6 +165,16 @@ class Responses:
 
 def measure_responses(model: Trunk, batches: Iterable[Tensor], name: str = "") -> Responses:
     """Measure the responses of every 3x3 layer, in evaluation mode.
+
+    "The responses are the outputs of each 3x3 layer, after BN and before other nonlinearity (ReLU/addition)" (He et al.
+    2015, arXiv 1512.03385). Here that is every 3x3 convolution, with the norm that belongs to it:
+
+    - of a bottleneck the middle convolution; of DeepLab's stem, and of CIFAR's, the stem's, too; not ImageNet's 7x7;
+    - of VGG without norms the convolution itself, with its bias;
+    - of a pre-activated block every convolution after the norm that follows it, and the last, which none follows before
+      the addition, as it is. (The norm in front of a block belongs to no convolution.)
+
+    Stochastic depth's factor on the residual is not in it.
 
     Args:
         model: a network of the registry; it stays as it is.
@@ -135,29 +235,24 @@ class _Meter:
 
 
 @contextmanager
-def _measured(layers: Mapping[str, ConvNormActivation], meters: Mapping[str, _Meter]) -> Iterator[None]:
+def _measured(layers: dict[str, ConvNormActivation], meters: dict[str, _Meter]) -> Iterator[None]:
     """Let the meters see their layers' outputs before the ReLU, which is done in place, inside the layer.
 
     For as long, a layer leaves its ReLU to the hook, so that the network computes what it always does.
     """
     with ExitStack() as undo:
         for name, layer in layers.items():
-            hook = layer.register_forward_hook(_measure(meters[name], layer.activation))
-            undo.callback(hook.remove)
+
+            def hook(
+                _: nn.Module, __: Any, output: Tensor, meter: _Meter = meters[name], activation: bool = layer.activation
+            ) -> Tensor:
+                meter.add(output)
+                return F.relu_(output) if activation else output
+
+            undo.callback(layer.register_forward_hook(hook).remove)
             undo.callback(setattr, layer, "activation", layer.activation)
             layer.activation = False
         yield
-
-
-def _measure(meter: _Meter, activation: bool) -> Callable[..., Tensor]:
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        meter.add(output)
-        return F.relu_(output) if activation else output
-
-    return hook
-
-
-BATCH_SIZE = 32
 
 
 def measure_sources(
@@ -237,7 +332,7 @@ def write_responses(responses: Sequence[Responses], folder: Path) -> tuple[Path,
         for index, layer in enumerate(one.layers, start=1):
             numbers = (layer.mean, layer.std, ranks[layer.name])
             rows.append((one.name, one.arch, one.num_images, index, layer.name, *numbers))
-    write_csv(table, rows)
+    write_text(table, csv_text(rows))
     plot_responses(responses, picture)
     return table, picture
 
@@ -265,3 +360,33 @@ def plot_responses(responses: Sequence[Responses], path: Path) -> None:
             axes.set_ylabel("standard deviation of responses")
             start_at_zero(axes)
         figure.legend(loc="outside lower center", ncols=min(3, len(responses)), frameon=False)
+
+
+@contextmanager
+def drawing(path: Path, *, width: float, height: float) -> Iterator[Figure]:
+    """Give a figure of this size, in inches, to draw on, and save it as ``path``, whose folder is made."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+
+
+def colors(count: int) -> list[str]:
+    """Return ``count`` colours: those of the comparison's page, which colour-blind readers tell apart, while they last.
+
+    Those of more than they are, up to twenty, are told apart by most readers; then they begin again.
+    """
+    if count <= len(RUN_COLORS):
+        return list(RUN_COLORS[:count])
+    many = matplotlib.colormaps["tab20"]
+    return [to_hex(many(index % many.N)) for index in range(count)]
+
+
+def start_at_zero(axes: Axes) -> None:
+    """Begin both axes at 0, with a grid and no frame."""
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.grid(color=GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
