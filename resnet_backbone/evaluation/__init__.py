@@ -1,0 +1,1 @@
+"""What evaluates results files, under the name that it had first."""
