@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from resnet_backbone.classification.config import load_config
 from resnet_backbone.classification.run import Run, check_data
 from resnet_backbone.engine.command_line import (
+    Interrupted,
     LostPeer,
     add_run_arguments,
     outcome,
@@ -31,8 +32,7 @@ from resnet_backbone.engine.command_line import (
     torchrun_arguments,
     wants_processes,
 )
-from resnet_backbone.engine.launch import ProcessError, check_processes, is_lost_peer, launch
-from resnet_backbone.engine.signals import Interrupted, catching_signals
+from resnet_backbone.engine.processes import ProcessError, catching_signals, check_processes, is_lost_peer, launch
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 
 from resnet_backbone.engine.command_line import (
     ENGINES,
+    RESUME_ME,
+    Interrupted,
     LostPeer,
     add_run_arguments,
     check_machines,
@@ -32,7 +34,6 @@ from resnet_backbone.engine.command_line import (
     torchrun_arguments,
     wants_processes,
 )
-from resnet_backbone.engine.signals import RESUME_ME, Interrupted, catching_signals
 
 REFUSED = (ValueError, TypeError, OSError)  # before a run starts
 FAILED = (FloatingPointError, OSError)  # in the middle of it
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_torchvision(args: argparse.Namespace) -> int:
-    from resnet_backbone.engine.launch import is_lost_peer
+    from resnet_backbone.engine.processes import catching_signals, is_lost_peer
     from resnet_backbone.torchvision_plugin.config import load_config
     from resnet_backbone.torchvision_plugin.run import Run
 
@@ -75,7 +76,7 @@ def run_torchvision(args: argparse.Namespace) -> int:
 
 def launch_torchvision(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """Check data and batches before several processes do, which would each say it, and start them."""
-    from resnet_backbone.engine.launch import ProcessError, check_processes, launch
+    from resnet_backbone.engine.processes import ProcessError, check_processes, launch
     from resnet_backbone.torchvision_plugin.config import load_config
     from resnet_backbone.torchvision_plugin.datasets import check_files
 
@@ -102,6 +103,7 @@ def launch_detectron2(args: argparse.Namespace) -> int:
         from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
         from resnet_backbone.detectron2_plugin.run import launch_run
+        from resnet_backbone.engine.processes import catching_signals
     except ImportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -127,6 +129,7 @@ def run_detectron2(args: argparse.Namespace) -> None:
     set_up_console(keeps_running=True)  # those that Detectron2 has started know nothing of it
     from resnet_backbone.detectron2_plugin.config import load_config
     from resnet_backbone.detectron2_plugin.run import Run
+    from resnet_backbone.engine.processes import catching_signals
 
     with catching_signals():
         try:

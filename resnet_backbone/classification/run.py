@@ -32,9 +32,8 @@ from resnet_backbone.data.catalog import check_same_classes
 from resnet_backbone.data.images.classes import ClassDataset, TransformedClasses, open_classes
 from resnet_backbone.engine.batches import BatchSampler, SeededDataset, images_per_pass
 from resnet_backbone.engine.checkpoint import Resumed, find_resumed
-from resnet_backbone.engine.launch import check_processes, is_main_process, process_count
+from resnet_backbone.engine.processes import check_processes, is_main_process, process_count, stay_for_the_parent
 from resnet_backbone.engine.run import LoopRun, refuse_other_classes
-from resnet_backbone.engine.signals import stay_for_the_parent
 from resnet_backbone.files.checkpoints import FINAL
 from resnet_backbone.metrics.classification import ClassificationMetrics
 from resnet_backbone.models.complexity import build_on_meta

@@ -256,6 +256,11 @@ def _check_retinanet_and_dropout(cfg: CfgNode) -> None:
         )
 
 
+def is_improved(cfg: CfgNode) -> bool:
+    """Return whether TEST asks for anything that the engine's own detector does not do."""
+    return bool(cfg.TEST.BOX_REFINEMENT.ENABLED or cfg.TEST.MULTI_SCALE.ENABLED or cfg.TEST.ENSEMBLE)
+
+
 def _check_improvements(cfg: CfgNode) -> None:
     """What makes use of the second stage needs one."""
     keys = ("MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT", "TEST.BOX_REFINEMENT.ENABLED", "TEST.MULTI_SCALE.ENABLED")

@@ -22,7 +22,7 @@ from detectron2.modeling.proposal_generator import RPN_HEAD_REGISTRY
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import add_backbone_keys, add_run_keys, merge_config
-from resnet_backbone.config.checks import check_detector, check_values
+from resnet_backbone.config.checks import check_detector, check_values, is_improved
 from resnet_backbone.config.combinations import (
     BUILDERS,
     TRUNK_ALONE,
@@ -33,7 +33,6 @@ from resnet_backbone.config.combinations import (
 from resnet_backbone.config.merge import check_with_origins
 from resnet_backbone.config.reader import value_of
 from resnet_backbone.config.schema import DETECTRON2, DETECTRON2_KEYS, FLOAT32_PRECISION, TF32, ConfigError
-from resnet_backbone.engine.improvements.settings import is_improved
 from resnet_backbone.weights.architecture import has_bottlenecks
 
 _DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}

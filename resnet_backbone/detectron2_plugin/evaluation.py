@@ -25,7 +25,7 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from resnet_backbone.data.coco.masks import decode_segmentation
+from resnet_backbone.data.coco.masks import draw_masks
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.detectron2_plugin.datasets import complete_metadata, read_truth
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper, boxes_of
@@ -121,7 +121,9 @@ class CocoEvaluator(DatasetEvaluator):
                     boxes=detections.boxes,
                     labels=detections.labels,
                     scores=detections.scores,
-                    gt_masks=_masks([note["segmentation"] for note in truth], *size) if self.with_masks else None,
+                    gt_masks=torch.from_numpy(draw_masks([note["segmentation"] for note in truth], *size))
+                    if self.with_masks
+                    else None,
                     masks=None if detections.masks is None else decode_masks(detections.masks, *size),
                 )
             )
@@ -241,11 +243,3 @@ def _without_nan(results: Mapping[str, Any]) -> dict[str, Any]:
         else str(value)
         for key, value in results.items()
     }
-
-
-def _masks(segmentations: list[Any], height: int, width: int) -> torch.Tensor:
-    """Bool, (N, height, width), from polygons and RLE as Detectron2 has read them."""
-    masks = np.zeros((len(segmentations), height, width), dtype=bool)
-    for mask, segmentation in zip(masks, segmentations, strict=True):
-        mask[:] = decode_segmentation(segmentation, height, width)
-    return torch.from_numpy(masks)

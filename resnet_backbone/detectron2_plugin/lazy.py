@@ -174,7 +174,7 @@ def build_trunk_backbone(
         res5_dilation: 2 for DC5.
         res5_multi_grid: factors on the dilation of the blocks of res5.
         in_channels: channels of the images.
-        strict_weights: see :class:`~resnet_backbone.detectron2_plugin.weights.StrictModule`.
+        strict_weights: see :class:`~resnet_backbone.detectron2_plugin.backbone.StrictModule`.
         weights: what the detector will be loaded with, to be compared with its input; None where that is not known.
         input_found: places in the config, such as ``"model.pixel_mean"``, with the values there; None as a value is
             one that cannot be seen.

@@ -42,7 +42,7 @@ from resnet_backbone.engine.batches import (
     images_per_pass,
     let_the_next_fetch_find_dead_workers,
 )
-from resnet_backbone.engine.signals import stay_for_the_parent
+from resnet_backbone.engine.processes import stay_for_the_parent
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from resnet_backbone.config import build_trunk
-from resnet_backbone.detectron2_plugin.backbone import register
-from resnet_backbone.detectron2_plugin.weights import StrictModule
+from resnet_backbone.detectron2_plugin.backbone import StrictModule, register
 from resnet_backbone.models.layers import scale_weights
 from resnet_backbone.models.trunk import Trunk
 

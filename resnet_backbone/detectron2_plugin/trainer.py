@@ -22,10 +22,10 @@ from resnet_backbone.detectron2_plugin.evaluation import evaluate
 from resnet_backbone.detectron2_plugin.mapper import ResumableLoader
 from resnet_backbone.engine.batches import DataError, derive_seed
 from resnet_backbone.engine.checkpoint import kept_text, warn_of_other_processes
+from resnet_backbone.engine.command_line import Interrupted
 from resnet_backbone.engine.divergence import broken_tensors, explain_divergence
-from resnet_backbone.engine.launch import in_any_process, mean_over_processes
 from resnet_backbone.engine.loop import BestKeeper, evaluating, keeping_progress
-from resnet_backbone.engine.signals import Interrupted, deferring_signals, was_asked_to_stop
+from resnet_backbone.engine.processes import deferring_signals, in_any_process, mean_over_processes, was_asked_to_stop
 from resnet_backbone.files.atomic import copy_file
 from resnet_backbone.files.checkpoints import BEST, FINAL, last_checkpoint
 from resnet_backbone.models.acceleration import finish_for_inference

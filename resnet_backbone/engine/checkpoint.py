@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.merge import CONFIG
-from resnet_backbone.engine.launch import from_main_process, is_main_process, refuse_differences
+from resnet_backbone.engine.processes import from_main_process, is_main_process, refuse_differences
 from resnet_backbone.files.checkpoints import FINAL, last_checkpoint, last_written_ns
 from resnet_backbone.files.lock import wait_for_other_runs
 from resnet_backbone.weights import WeightsError

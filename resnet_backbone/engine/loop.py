@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from resnet_backbone.engine.batches import DataError, derive_seed, fetch, let_the_next_fetch_find_dead_workers
 from resnet_backbone.engine.checkpoint import check_resumed, check_same_parameters, kept_text, warn_of_other_processes
-from resnet_backbone.engine.launch import in_any_process
+from resnet_backbone.engine.command_line import Interrupted
+from resnet_backbone.engine.processes import deferring_signals, in_any_process, obeying_signals, was_asked_to_stop
 from resnet_backbone.engine.records import RunWriter, Stopwatch
-from resnet_backbone.engine.signals import Interrupted, deferring_signals, obeying_signals, was_asked_to_stop
 from resnet_backbone.engine.solver import build_optimizer, build_schedule, clip_gradients
 from resnet_backbone.files.atomic import copy_file
 from resnet_backbone.files.checkpoints import BEST, FINAL, check_room, last_checkpoint, write_checkpoint

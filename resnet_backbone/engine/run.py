@@ -20,7 +20,8 @@ from resnet_backbone.config.checks import warn_of_suspicious
 from resnet_backbone.config.merge import CONFIG, differences, read_run_config, warn_of_changes
 from resnet_backbone.config.weights_input import input_of
 from resnet_backbone.engine.checkpoint import Resumed, compare_data
-from resnet_backbone.engine.launch import (
+from resnet_backbone.engine.loop import TrainingLoop
+from resnet_backbone.engine.processes import (
     check_processes,
     common_seed,
     from_main_process,
@@ -30,7 +31,6 @@ from resnet_backbone.engine.launch import (
     refuse_differences,
     settings_of,
 )
-from resnet_backbone.engine.loop import TrainingLoop
 from resnet_backbone.engine.records import begin_records, set_up_logging
 from resnet_backbone.files.atomic import existing_folder
 from resnet_backbone.files.checkpoints import FINAL, LAST, forget_checkpoints, last_checkpoint

@@ -10,9 +10,9 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
+from resnet_backbone.config.checks import is_improved
 from resnet_backbone.engine.batches import reorder_channels
-from resnet_backbone.engine.improvements.second_stage import ImprovedDetector, Scale, load_ensemble
-from resnet_backbone.engine.improvements.settings import is_improved, settings_of
+from resnet_backbone.engine.improvements import ImprovedDetector, Scale, improvement_settings, load_ensemble
 from resnet_backbone.models.acceleration import lasting_features
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained
 from resnet_backbone.torchvision_plugin.config import load_config
@@ -22,7 +22,7 @@ from resnet_backbone.torchvision_plugin.roi_heads import MIN_SIDE
 
 
 class TwoStage:
-    """A detector as :class:`~resnet_backbone.engine.improvements.second_stage.TwoStageDetector`.
+    """A detector as :class:`~resnet_backbone.engine.improvements.TwoStageDetector`.
 
     Args:
         cfg: of the detector; reads INPUT.
@@ -74,13 +74,13 @@ class Improved(nn.Module):
         parts = [(cfg, detector), *members]
         self.detectors = nn.ModuleList(part for _, part in parts)
         self._channel_order = cfg.INPUT.FORMAT
-        settings = settings_of(cfg, min_side=MIN_SIDE, first_label=1)
+        settings = improvement_settings(cfg, min_side=MIN_SIDE, first_label=1)
         self._improved = ImprovedDetector([TwoStage(*part) for part in parts], settings)
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Return for each original image, uint8 (3, H, W), what ``Detector`` does, in its pixels."""
         found = [self._improved(reorder_channels(image, self._channel_order)) for image in images]  # and back to RGB
-        return [{"boxes": one.boxes, "scores": one.scores, "labels": one.labels + 1} for one in found]
+        return [{"boxes": one.boxes, "scores": one.scores, "labels": one.labels} for one in found]
 
 
 def build_improved(cfg: CfgNode, detector: Detector | RetinaNet, class_names: Sequence[str]) -> Improved | None:
@@ -92,7 +92,7 @@ def build_improved(cfg: CfgNode, detector: Detector | RetinaNet, class_names: Se
         class_names: of the run.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`~resnet_backbone.engine.improvements.second_stage.load_ensemble`; or
+        FileNotFoundError, ValueError: see :func:`~resnet_backbone.engine.improvements.load_ensemble`; or
             a detector has no second stage, or one for masks.
     """
     if not is_improved(cfg):

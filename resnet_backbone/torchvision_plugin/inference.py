@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 def rescale(detections: dict[str, Tensor], from_size: tuple[int, int], to_size: tuple[int, int]) -> dict[str, Tensor]:
     """Carry boxes from an image of ``from_size`` (height, width) over to ``to_size``, clip them, drop empty ones.
 
-    Labels then count from 0. Masks (R, M, M), where there are any, become bool (R, height, width).
+    Masks (R, M, M), where there are any, become bool (R, height, width).
     Source: Detectron2, ``modeling/postprocessing.py``.
     """
     scale_y, scale_x = to_size[0] / from_size[0], to_size[1] / from_size[1]
@@ -49,7 +49,7 @@ def rescale(detections: dict[str, Tensor], from_size: tuple[int, int], to_size: 
     boxes[:, 0::2] = boxes[:, 0::2].clamp(0, to_size[1])
     boxes[:, 1::2] = boxes[:, 1::2].clamp(0, to_size[0])
     keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    kept = {"boxes": boxes[keep], "scores": detections["scores"][keep], "labels": detections["labels"][keep] - 1}
+    kept = {"boxes": boxes[keep], "scores": detections["scores"][keep], "labels": detections["labels"][keep]}
     if "masks" in detections:
         kept["masks"] = paste_masks(detections["masks"][keep], kept["boxes"], *to_size)
     return kept

@@ -26,7 +26,7 @@ from resnet_backbone.config.acceleration import set_up_process  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run, launch_run  # noqa: E402
 from resnet_backbone.detectron2_plugin.trainer import Trainer  # noqa: E402
-from resnet_backbone.engine.launch import PATIENCE  # noqa: E402
+from resnet_backbone.engine.processes import PATIENCE  # noqa: E402
 from resnet_backbone.metrics.run_facts import read_facts  # noqa: E402
 from tests.helpers import TINY, pycocotools_figures, results_of  # noqa: E402
 

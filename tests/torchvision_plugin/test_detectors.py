@@ -41,7 +41,7 @@ def step_and_detect(detector: torch.nn.Module, names: set[str] = FASTER) -> list
     torch.manual_seed(0)
     images = [torch.randint(256, (3, 57, 70), dtype=torch.uint8), torch.randint(256, (3, 64, 48), dtype=torch.uint8)]
     targets = [
-        {"boxes": torch.tensor([[5.0, 6, 50, 50], [20, 20, 66, 57]]), "labels": torch.tensor([1, 2])},
+        {"boxes": torch.tensor([[5.0, 6, 50, 50], [20, 20, 66, 57]]), "labels": torch.tensor([0, 1])},
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
     ]
     if "loss_mask" in names:
@@ -190,7 +190,7 @@ def test_detections_have_the_promised_form(tiny):
         assert boxes.shape == (15, 4) and boxes.dtype == scores.dtype == torch.float32
         assert boxes.min() >= 0 and boxes[:, 2].max() <= width and boxes[:, 3].max() <= height
         assert scores.min() >= 0 and scores.max() <= 1 and (scores.diff() <= 0).all()
-        assert labels.min() >= 1 and labels.max() <= cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        assert labels.min() >= 0 and labels.max() < cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
 def test_freeze_at_counts_stages_of_the_backbone_and_not_the_c4_head(tiny):
