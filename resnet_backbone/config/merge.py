@@ -42,14 +42,7 @@ _NEAREST = 3
 
 
 def check_keys(cfg: CfgNode, settings: Mapping[str, Setting], engine: str, foreign: Collection[str]) -> None:
-    """Raise ValueError, one line a key, for keys that ``cfg`` lacks, and for sections and values in each other's place.
-
-    Args:
-        cfg: the tree of every key that the engine obeys.
-        settings: by dotted key.
-        engine: its name.
-        foreign: keys that only Detectron2 has.
-    """
+    """Raise ValueError, a line a key, for keys that ``cfg`` lacks and for sections and values in each other's place."""
     known = set(leaves(cfg))
     sections = {key[:end] for key in known for end, letter in enumerate(key) if letter == "."}
     unknown = [key for key in settings if key not in known and key not in sections]
@@ -140,8 +133,7 @@ def merge_config(
         Where each key was set, for :func:`check_with_origins`.
 
     Raises:
-        FileNotFoundError: no such config, or no such ``_BASE_``.
-        OSError: a file that cannot be read.
+        OSError: a file that is not there, or cannot be read.
         ConfigError: not YAML, keys that are not in ``cfg``, or values of the wrong type: all of them, with their lines.
     """
     parts = read_settings(find_config_file(str(config_file))), _read_overrides(overrides)
@@ -155,16 +147,7 @@ def merge_config(
 
 
 def check_with_origins(cfg: CfgNode, origins: Mapping[str, str], check: Callable[[CfgNode], None]) -> None:
-    """Call ``check(cfg)``, and add to its error, for each key that it speaks of, the value and where that was set.
-
-    Args:
-        cfg: a merged config.
-        origins: by dotted key, see :func:`merge_config`; other keys have their defaults.
-        check: raises ConfigError.
-
-    Raises:
-        ConfigError: in place of the one that ``check`` raises.
-    """
+    """Call ``check(cfg)``, and add to its error, for each of its keys, the value and where that was set."""
     try:
         check(cfg)
     except ConfigError as error:
@@ -190,7 +173,7 @@ def _merge(cfg: CfgNode, settings: Mapping[str, Setting], defaults: CfgNode, key
         section, _, last = name.rpartition(".")
         node = value_of(cfg, section) if section else cfg
         try:
-            node[last] = fit(known, value, present=node[last], quoted=origin == COMMAND_LINE)
+            node[last] = fit(known, value, quoted=origin == COMMAND_LINE)
         except ValueError as error:
             yield f"{origin}: {error}"
 

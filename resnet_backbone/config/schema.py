@@ -8,6 +8,7 @@ made from these tables. What several keys must be together is in :mod:`resnet_ba
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,22 +48,17 @@ class Range:
         nonempty: whether a list must hold something.
     """
 
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-    below: float | None = None
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
     order: str = ""
     nonempty: bool = False
 
     def holds(self, value: Any) -> bool:
         """Return whether a number, or a list of numbers, is allowed."""
         if not isinstance(value, (list, tuple)):
-            return not (
-                (self.least is not None and value < self.least)
-                or (self.most is not None and value > self.most)
-                or (self.above is not None and value <= self.above)
-                or (self.below is not None and value >= self.below)
-            )
+            return self.least <= value <= self.most and self.above < value < self.below
         numbers = list(value)
         in_order = sorted(set(numbers)) if self.order == "increasing" else sorted(numbers)
         ordered = not self.order or numbers == in_order
@@ -70,18 +66,18 @@ class Range:
 
     def text(self, value: Any) -> str:
         """Say what is wanted in place of ``value``."""
-        bounds = [
-            *([f"{self.least:g} or more"] if self.least is not None else ()),
-            *([f"above {self.above:g}"] if self.above is not None else ()),
-            *([f"{self.most:g} or less"] if self.most is not None else ()),
-            *([f"below {self.below:g}"] if self.below is not None else ()),
-        ]
-        told = f"be {', and '.join(bounds)}"
-        if self.least is not None and self.most is not None:
+        bounds = {
+            f"{self.least:g} or more": self.least,
+            f"above {self.above:g}": self.above,
+            f"{self.most:g} or less": self.most,
+            f"below {self.below:g}": self.below,
+        }
+        told = f"be {', and '.join(text for text, bound in bounds.items() if math.isfinite(bound))}"
+        if math.isfinite(self.least) and math.isfinite(self.most):
             told = f"lie between {self.least:g} and {self.most:g}"
         if not isinstance(value, (list, tuple)):
             return f"it must {told}"
-        return f"{'its' if len(value) else 'it needs'} numbers{' must' if len(value) else ', which must'} {told}" + (
+        return f"{'its numbers must' if len(value) else 'it needs numbers, which must'} {told}" + (
             ", and increase" if self.order else ""
         )
 
@@ -269,12 +265,7 @@ SHARED = (
         detectron2=("TrainingSampler", "RepeatFactorTrainingSampler"),
     ),
     Key("DATALOADER.FILTER_EMPTY_ANNOTATIONS", True, torchvision=(True,)),
-    Key(
-        "SOLVER.LR_SCHEDULER_NAME",
-        "WarmupMultiStepLR",
-        torchvision=("WarmupMultiStepLR", "WarmupCosineLR"),
-        detectron2=("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
-    ),
+    Key("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", choices=("WarmupMultiStepLR", "WarmupCosineLR")),
     Key("SOLVER.MAX_ITER", 40000, "optimizer steps", COUNT),
     Key("SOLVER.BASE_LR", 0.001, "the learning rate after the warm-up", POSITIVE),
     Key("SOLVER.BASE_LR_END", 0.0, "where the cosine ends", NOT_NEGATIVE),
@@ -360,7 +351,6 @@ _DETECTRON2_CHECKED = (
     Key("DATASETS.PROPOSAL_FILES_TEST", (), element="proposals.pkl"),
     Key("SOLVER.BIAS_LR_FACTOR", 1.0, "", NOT_NEGATIVE),
     Key("SOLVER.WEIGHT_DECAY_BIAS", None, "", NOT_NEGATIVE),
-    Key("SOLVER.NUM_DECAYS", 3, "", COUNT),
     Key("TEST.EXPECTED_RESULTS", [], choices=([],)),
     Key("TEST.KEYPOINT_OKS_SIGMAS", [], element=0.1),
 )
@@ -384,7 +374,7 @@ MODEL.ROI_KEYPOINT_HEAD: CONV_DIMS LOSS_WEIGHT MIN_KEYPOINTS_PER_IMAGE NAME NORM
   NUM_KEYPOINTS POOLER_RESOLUTION POOLER_SAMPLING_RATIO POOLER_TYPE
 MODEL.RPN: BBOX_REG_LOSS_TYPE BBOX_REG_WEIGHTS CONV_DIMS IOU_LABELS
 MODEL.SEM_SEG_HEAD: COMMON_STRIDE CONVS_DIM IGNORE_VALUE IN_FEATURES LOSS_WEIGHT NAME NORM NUM_CLASSES
-SOLVER: REFERENCE_WORLD_SIZE RESCALE_INTERVAL
+SOLVER: NUM_DECAYS REFERENCE_WORLD_SIZE RESCALE_INTERVAL
 TEST.AUG: ENABLED FLIP MAX_SIZE MIN_SIZES
 TEST.PRECISE_BN: ENABLED NUM_ITER
 """

@@ -329,12 +329,8 @@ def build_fpn(
 ) -> PyramidBackbone:
     """Build the pyramid of :func:`build_imagenet_fpn_backbone` on a trunk.
 
-    Args:
-        bottom_up: the trunk.
-        in_features: feature maps of the trunk, whose strides double from one to the next; its last one included.
-        out_channels: of every level.
-        norm: after each convolution of the pyramid, as Detectron2 names norms; ``""`` for none.
-        fuse_type: ``sum`` or ``avg`` of a level and the coarser one.
+    Its ``in_features`` have strides that double from one to the next, the last one included. ``norm`` is as Detectron2
+    names norms, ``""`` for none; ``fuse_type`` is ``sum`` or ``avg`` of a level and the coarser one.
 
     Raises:
         ValueError: features that do not make a pyramid.
@@ -373,7 +369,7 @@ def _build_trunk(cfg: CfgNode) -> TrunkBackbone:
 def _pyramid(build: Callable[..., PyramidBackbone], cfg: CfgNode) -> PyramidBackbone:
     fpn = cfg.MODEL.FPN
     pyramid = build(_build_trunk(cfg), fpn.IN_FEATURES, fpn.OUT_CHANNELS, norm=fpn.NORM, fuse_type=fpn.FUSE_TYPE)
-    check_levels(cfg, list(pyramid.output_shape()))
+    check_levels(cfg, pyramid.output_shape())
     return _accelerated(pyramid, cfg)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import MetadataCatalog
@@ -203,14 +203,8 @@ def strict_arch(cfg: CfgNode) -> str | None:
 def fill_detector(model: nn.Module, file: WeightsFile, *, complete: bool) -> None:
     """Load a checkpoint, or the weights of a classifier, into a detector, in place.
 
-    Args:
-        model: the detector.
-        file: MODEL.WEIGHTS, or the last checkpoint.
-        complete: every tensor must be filled, and every part that the detector has must be the file's: nothing left
-            over.
-
-    Raises:
-        ValueError: ``complete`` is asked for, and the file is of another detector.
+    Raises ValueError for a file of another detector where the match must be ``complete``: every tensor filled, and of
+    the parts that the detector has nothing left over.
     """
     checkpointer = SafeCheckpointer(model, "", arch=None, facts={}, save_to_disk=False)
     checkpointer.load_file(file, checkpointables=[])
@@ -251,16 +245,12 @@ def build_detector(cfg: CfgNode) -> nn.Module:
         ) from error
 
 
-class TrainedDetector(NamedTuple):
-    """What :func:`load_trained` returns."""
-
-    cfg: CfgNode  # with the classes and the input format of the checkpoint
-    model: nn.Module  # in eval mode, on MODEL.DEVICE, finished for inference
-    class_names: tuple[str, ...]
-
-
-def load_trained(cfg: CfgNode) -> TrainedDetector:
+def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, tuple[str, ...]]:
     """Build the detector that a config describes, and fill every tensor of it from MODEL.WEIGHTS.
+
+    Returns:
+        The config with the classes and the input format of the checkpoint, the detector in eval mode on MODEL.DEVICE,
+        finished for inference, and the names of its classes.
 
     Args:
         cfg: of the training, MODEL.WEIGHTS being its checkpoint; see ``load_config``. It stays as it is. A checkpoint
@@ -284,7 +274,7 @@ def load_trained(cfg: CfgNode) -> TrainedDetector:
     model = build_detector(cfg).eval()
     fill_detector(model, file, complete=True)
     finish_for_inference(model)
-    return TrainedDetector(cfg, model, class_names)
+    return cfg, model, class_names
 
 
 def _class_names(cfg: CfgNode, raw: RawFile) -> tuple[str, ...]:

@@ -142,11 +142,11 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: Path, *, pictures: bool) ->
         folder: gets the files; with several data sets, a folder for each.
         pictures: whether to draw ground truth beside predictions, of data sets in COCO's format.
 
-    Raises:
-        DataError: an image cannot be read.
-
     Returns:
         By data set, what ``metrics.json`` holds, too: ``{"bbox": {"AP": ..., "AP-person": ...}}``, percent.
+
+    Raises:
+        DataError: an image cannot be read.
     """
     figures = {}
     for name in cfg.DATASETS.TEST:
@@ -211,13 +211,9 @@ def check_evaluator(dataset_name: str) -> None:
 
 
 def build_evaluator(dataset_name: str, folder: Path, *, with_masks: bool, pictures: bool) -> DatasetEvaluator:
-    """Return what scores a data set: COCO's figures, VOC's, or those of stuff and panoptic segmentation.
+    """Return what scores a data set that :func:`check_evaluator` accepted: figures of COCO, VOC or segmentation.
 
-    Args:
-        dataset_name: one that :func:`check_evaluator` accepted.
-        folder: for the files.
-        with_masks: whether the detector gives masks.
-        pictures: whether to draw ground truth beside predictions.
+    The other arguments are those of :class:`CocoEvaluator`.
     """
     kind = MetadataCatalog.get(dataset_name).evaluator_type
     if kind == "pascal_voc":

@@ -119,11 +119,8 @@ class ImprovedRCNN(nn.Module):
         Raises:
             ValueError: a file whose image has not the ``height`` and ``width`` of the data set.
         """
-        found = []
-        for record in batched_inputs:
-            pixels = read_image(record["file_name"], "RGB", size_of(record))
-            found.append({"instances": self.detect(to_tensor(pixels))})
-        return found
+        images = [to_tensor(read_image(record["file_name"], "RGB", size_of(record))) for record in batched_inputs]
+        return [{"instances": self.detect(image)} for image in images]
 
     def detect(self, image: Tensor) -> Instances:
         """Detect in one original image, uint8 (3, H, W), RGB; see :meth:`forward`."""
@@ -133,16 +130,11 @@ class ImprovedRCNN(nn.Module):
 
 
 def build_improved(cfg: CfgNode, model: nn.Module, class_names: Sequence[str]) -> ImprovedRCNN | None:
-    """Return the detector with what TEST asks for around it, or None where it asks for nothing.
-
-    Args:
-        cfg: of the run; checked.
-        model: of the run.
-        class_names: of the run.
+    """Return the detector of a run with what TEST asks for around it, or None where it asks for nothing.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`~resnet_backbone.engine.improvements.load_ensemble`; or
-            a detector is no Faster R-CNN.
+        FileNotFoundError, ValueError: see :func:`~resnet_backbone.engine.improvements.load_ensemble`; or a detector is
+            no Faster R-CNN.
     """
     if not is_improved(cfg):
         return None

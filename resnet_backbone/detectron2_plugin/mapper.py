@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,14 +29,13 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import log_first_n
 from fvcore.common.config import CfgNode
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as F
 
 from resnet_backbone.data.images.read import open_image, read_interleaved
 from resnet_backbone.engine.batches import (
     BatchSampler,
-    Draw,
-    derive_seed,
+    SeededDataset,
     fetch,
     images_per_pass,
     let_the_next_fetch_find_dead_workers,
@@ -354,32 +352,10 @@ class ResumableLoader:
             start=self.start,
         )
         return DataLoader(
-            _Seeded(MapDataset(DatasetFromList(records, copy=False), mapper), self.seed),
+            SeededDataset(MapDataset(DatasetFromList(records, copy=False), mapper), self.seed),
             batch_sampler=sampler,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             collate_fn=list,
             worker_init_fn=stay_for_the_parent,
             generator=torch.Generator(),  # whose numbers nobody uses; a loader takes the network's otherwise
         )
-
-
-class _Seeded(Dataset[dict[str, Any]]):
-    """``dataset`` indexed by draws: the n-th draw transforms its sample with random numbers of its own."""
-
-    def __init__(self, dataset: Dataset[dict[str, Any]], seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        position, index = draw
-        states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-        own = derive_seed(self.seed, position)
-        random.seed(own)
-        np.random.seed(own % 2**32)
-        torch.default_generator.manual_seed(own)
-        try:
-            return self.dataset[index]
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.default_generator.set_state(states[2])

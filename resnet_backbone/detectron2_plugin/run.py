@@ -199,13 +199,9 @@ def _scale_to_processes(cfg: CfgNode) -> None:
 
 
 def find_in_every_process(output_dir: Path) -> Resumed:
-    """Find the last checkpoint, which Detectron2 reads in every process from its own OUTPUT_DIR.
+    """Return, in ``state``, the path of the last checkpoint, which every process reads from its own OUTPUT_DIR.
 
-    Returns:
-        The path in ``state``, None where there is none.
-
-    Raises:
-        ValueError: a process has another one, or none, as on a machine with another disk.
+    Raises ValueError where a process has another one, or none, as on a machine with another disk.
     """
     found = find_resumed(output_dir, lambda path: path)
     path = found.state if comm.is_main_process() else last_checkpoint(output_dir)

@@ -75,9 +75,7 @@ class Settings:
 def improvement_settings(cfg: CfgNode, *, min_side: float = 0.0, first_label: int = 0) -> Settings:
     """Read MODEL.ROI_HEADS and TEST of a checked config.
 
-    Args:
-        cfg: with the keys of ``add_run_keys``.
-        min_side, first_label: as the engine's own detector has them, so that its detections come out to the bit.
+    ``min_side`` and ``first_label`` are those of the engine's own detector, so that its detections come out to the bit.
     """
     heads, refinement, multi_scale = cfg.MODEL.ROI_HEADS, cfg.TEST.BOX_REFINEMENT, cfg.TEST.MULTI_SCALE
     return Settings(
@@ -102,10 +100,7 @@ def carry(boxes: Tensor, from_size: Size, to_size: Size) -> Tensor:
 def select(probabilities: Tensor, boxes: Tensor, settings: Settings) -> Detections:
     """Take the predictions above the score threshold, apply NMS within each class, and vote where there is refinement.
 
-    Args:
-        probabilities: (R, K) of the foreground classes.
-        boxes: (R, K, 4), XYXY, clipped to the image.
-        settings: which thresholds, and how many.
+    Probabilities are (R, K) of the foreground classes; boxes (R, K, 4), XYXY, clipped to the image.
     """
     rows, labels = torch.where(probabilities > settings.score_thresh)
     scores, candidates = probabilities[rows, labels], boxes[rows, labels]
@@ -349,7 +344,7 @@ def load_ensemble(
 
     Args:
         cfg: of the run; checked.
-        class_names: of the run, which the others must have learned, in this order.
+        class_names: which the others must have learned, in this order.
         engine: of the run.
         load: reads a config file with overrides, and returns the config, the trained detector and its classes.
 

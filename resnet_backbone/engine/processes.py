@@ -133,8 +133,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 def make_accelerator(cfg: CfgNode) -> Accelerator:
     """Return the accelerator of this process, as torchrun's environment, MODEL.DEVICE and SOLVER.AMP say.
 
-    Raises:
-        ValueError: more processes than GPUs.
+    Raises ValueError for more processes than GPUs.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if cfg.MODEL.DEVICE == "cuda" and local_rank >= torch.cuda.device_count():
@@ -148,13 +147,7 @@ def make_accelerator(cfg: CfgNode) -> Accelerator:
 
 
 def check_processes(cfg: CfgNode, num_processes: int, *, norm: str) -> None:
-    """Raise ValueError for a training that so many processes cannot share.
-
-    Args:
-        cfg: of a run.
-        num_processes: of all machines.
-        norm: the key that names the norm of the trunk.
-    """
+    """Raise ValueError for a training that so many processes cannot share; ``norm`` is the key of the trunk's norm."""
     images_per_pass(cfg, num_processes)
     together = num_processes > 1 or torch.distributed.is_initialized()
     if together and cfg.MODEL.DEVICE == "cpu" and value_of(cfg, norm) == "SyncBN":

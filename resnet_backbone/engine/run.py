@@ -148,11 +148,11 @@ class BaseRun(ABC):
 
     @abstractmethod
     def _evaluate(self) -> Any:
-        """Evaluate alone; return what :meth:`start` does."""
+        """Evaluate alone."""
 
     @abstractmethod
     def _train(self) -> Any:
-        """Train, with evaluations; return what :meth:`start` does."""
+        """Train, with evaluations."""
 
     def _forget_earlier_run(self) -> None:
         """Let nothing in OUTPUT_DIR be taken for a result of this run, where it is a new one."""
@@ -240,12 +240,7 @@ def refuse_other_classes(source: str, learned: Sequence[str], found: Sequence[st
 
 
 def check_output_dir(output_dir: Path) -> None:
-    """Look whether a run can write to OUTPUT_DIR, and write nothing.
-
-    Raises:
-        ValueError: it is a file, or its name is not UTF-8, which TensorBoard's records need.
-        PermissionError: it is there, or where it would be made, and cannot be written to.
-    """
+    """Raise ValueError, or PermissionError, where a run cannot write to OUTPUT_DIR; TensorBoard needs UTF-8."""
     try:
         str(output_dir).encode()
     except UnicodeEncodeError:
@@ -260,14 +255,9 @@ def check_output_dir(output_dir: Path) -> None:
 
 
 def check_evaluation(cfg: CfgNode, *, resume: bool) -> bool:
-    """Check MODEL.WEIGHTS and OUTPUT_DIR of an evaluation.
+    """Return whether OUTPUT_DIR of an evaluation holds the training of the network: its ``config.yaml`` must stay then.
 
-    Args:
-        cfg: of the evaluation, before the run completes it.
-        resume: the last checkpoint in OUTPUT_DIR takes the place of MODEL.WEIGHTS, where there is one.
-
-    Returns:
-        Whether OUTPUT_DIR holds the training of the detector, whose ``config.yaml`` must stay as it is.
+    With ``resume``, its last checkpoint takes the place of MODEL.WEIGHTS, where there is one.
 
     Raises:
         FileNotFoundError: no such file.

@@ -136,11 +136,7 @@ class Detector(GeneralizedRCNN):
 
 
 def build_detector(cfg: CfgNode, weights: Weights | None = None) -> Detector | RetinaNet:
-    """Build the detector that ``cfg`` describes on the CPU; what is part of the classifier gets its weights.
-
-    Args:
-        cfg: a checked config, see ``load_config``.
-        weights: ImageNet weights of the architecture; None leaves the initialisation.
+    """Build the detector that a checked config describes, on the CPU; what is part of the classifier gets ``weights``.
 
     Raises:
         ValueError: parts that do not fit each other, or weights that do not fit the architecture.

@@ -22,12 +22,7 @@ from resnet_backbone.torchvision_plugin.roi_heads import MIN_SIDE
 
 
 class TwoStage:
-    """A detector as :class:`~resnet_backbone.engine.improvements.TwoStageDetector`.
-
-    Args:
-        cfg: of the detector; reads INPUT.
-        detector: Faster R-CNN.
-    """
+    """A Faster R-CNN as :class:`~resnet_backbone.engine.improvements.TwoStageDetector`; of its config INPUT is read."""
 
     def __init__(self, cfg: CfgNode, detector: Detector) -> None:
         self.test_size = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
@@ -58,15 +53,10 @@ class TwoStage:
 
 
 class Improved(nn.Module):
-    """A detector, alone or with others, under TEST.BOX_REFINEMENT, TEST.MULTI_SCALE and TEST.ENSEMBLE.
+    """A detector, alone or with the others of an ensemble, under TEST.BOX_REFINEMENT and TEST.MULTI_SCALE.
 
     It is called as :class:`~resnet_backbone.torchvision_plugin.detector.Detector` is, in eval mode, but with original
-    images, which it resizes itself.
-
-    Args:
-        cfg: of the run, whose INPUT.FORMAT the images have.
-        detector: of the run.
-        members: the others of an ensemble, each with its config.
+    images in INPUT.FORMAT of ``cfg``, which it resizes itself.
     """
 
     def __init__(self, cfg: CfgNode, detector: Detector, members: Sequence[tuple[CfgNode, Detector]]) -> None:
@@ -84,26 +74,20 @@ class Improved(nn.Module):
 
 
 def build_improved(cfg: CfgNode, detector: Detector | RetinaNet, class_names: Sequence[str]) -> Improved | None:
-    """Return the detector with what TEST asks for around it, or None where it asks for nothing.
-
-    Args:
-        cfg: of the run; checked.
-        detector: of the run.
-        class_names: of the run.
+    """Return the detector of a run with what TEST asks for around it, or None where it asks for nothing.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`~resnet_backbone.engine.improvements.load_ensemble`; or
-            a detector has no second stage, or one for masks.
+        FileNotFoundError, ValueError: see :func:`~resnet_backbone.engine.improvements.load_ensemble`; or a detector has
+            no second stage, or one for masks.
     """
     if not is_improved(cfg):
         return None
-    members = load_ensemble(cfg, class_names, "torchvision", _load)
-    return Improved(cfg, _two_stages(cfg, detector), members)
+    return Improved(cfg, _two_stages(cfg, detector), load_ensemble(cfg, class_names, "torchvision", _load))
 
 
 def _load(config_file: Path, overrides: Sequence[str]) -> tuple[CfgNode, Detector, tuple[str, ...]]:
-    trained = load_trained(load_config(config_file, overrides))
-    return trained.cfg, _two_stages(trained.cfg, trained.detector), trained.class_names
+    cfg, detector, class_names = load_trained(load_config(config_file, overrides))
+    return cfg, _two_stages(cfg, detector), class_names
 
 
 def _two_stages(cfg: CfgNode, detector: Detector | RetinaNet) -> Detector:

@@ -219,10 +219,9 @@ def test_the_command_line_picks_detectron2_and_ends_with_json(tiny, shapes):
         (("SOLVER.BASE_LR", "0.0"), "SOLVER.BASE_LR is 0.0; a learning rate must be above 0"),
         (("SOLVER.BIAS_LR_FACTOR", "-1.0"), "SOLVER.BIAS_LR_FACTOR is -1.0; it must be 0 or more"),
         (("SOLVER.WEIGHT_DECAY_BIAS", "-1.0"), "SOLVER.WEIGHT_DECAY_BIAS is -1.0; it must be 0 or more"),
-        (("SOLVER.NUM_DECAYS", "0"), "SOLVER.NUM_DECAYS is 0; it must be 1 or more"),
         (
-            ("SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR", "SOLVER.GAMMA", "0.0"),
-            "SOLVER.GAMMA is 0.0; with WarmupStepWithFixedGammaLR it must be above 0",
+            ("SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR", "SOLVER.MAX_ITER", "100"),
+            r"fails after the last step.*Write WarmupMultiStepLR, .* SOLVER.STEPS \[25, 50, 75\]",
         ),
         (("MODEL.PIXEL_STD", "(1.0,)"), "it must have 3 values"),
         (("MODEL.KEYPOINT_ON", "True"), "MODEL.KEYPOINT_ON is True, of which"),
