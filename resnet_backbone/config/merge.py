@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
@@ -151,16 +151,12 @@ def check_with_origins(cfg: CfgNode, origins: Mapping[str, str], check: Callable
     try:
         check(cfg)
     except ConfigError as error:
-        lines = [
-            f"  {key}: {shown(value_of(cfg, key))} is {_origin(key, origins)}" for key in dict.fromkeys(error.keys)
-        ]
-        raise ConfigError("\n".join([str(error), *lines]), *error.keys) from error
-
-
-def _origin(key: str, origins: Mapping[str, str]) -> str:
-    if key not in origins:
-        return "the default"
-    return f"set {'on' if origins[key] == COMMAND_LINE else 'in'} {origins[key]}"
+        lines = [str(error)]
+        for key in dict.fromkeys(error.keys):
+            origin = origins.get(key)
+            where = "the default" if origin is None else f"set {'on' if origin == COMMAND_LINE else 'in'} {origin}"
+            lines.append(f"  {key}: {shown(value_of(cfg, key))} is {where}")
+        raise ConfigError("\n".join(lines), *error.keys) from error
 
 
 def _merge(cfg: CfgNode, settings: Mapping[str, Setting], defaults: CfgNode, keys: Mapping[str, Key]) -> Iterator[str]:
@@ -187,47 +183,33 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Setting]:
     return {key: Setting(value, COMMAND_LINE) for key, value in pairs}
 
 
-class KeyDifference(NamedTuple):
-    """A key and its two values."""
-
-    key: str
-    found: Any
-    expected: Any
-
-    def text(self, found_in: str, expected_in: str) -> str:
-        """Return one line, with the names of the two configs."""
-        return f"{self.key} is {_shown(self.found)} in {found_in}, {_shown(self.expected)} in {expected_in}"
-
-
 def differences(
-    written: Mapping[str, Any], cfg: Mapping[str, Any], but: Collection[str] = ()
-) -> Iterator[KeyDifference]:
-    """Yield what a run's ``config.yaml`` says otherwise than ``cfg``, by key; what runs write is left out.
+    written: Mapping[str, Any], cfg: Mapping[str, Any], names: tuple[str, str], but: Collection[str] = ()
+) -> list[str]:
+    """Say, a sentence a key, what a run's ``config.yaml`` has otherwise than ``cfg``; what runs write is left out.
 
     A key that only one of them has is left out, too: versions and engines know different ones. So are those in ``but``.
+    The two are called by their ``names``.
     """
     both = set(leaves(written)) & set(leaves(cfg)) - _WRITTEN_BY_RUNS - set(but)
-    for key in sorted(both):
-        found, expected = value_of(written, key), value_of(cfg, key)
-        if _comparable(key, found) != _comparable(key, expected):
-            yield KeyDifference(key, found, expected)
+    values = {key: (value_of(written, key), value_of(cfg, key)) for key in sorted(both)}
+    return [
+        f"{key} is {_shown(found)} in {names[0]}, {_shown(expected)} in {names[1]}"
+        for key, (found, expected) in values.items()
+        if _comparable(key, found) != _comparable(key, expected)
+    ]
 
 
 def warn_of_changes(output_dir: Path, cfg: Mapping[str, Any]) -> None:
     """Log what a run that is resumed in ``output_dir`` will do otherwise than its ``config.yaml`` says."""
     path = output_dir / CONFIG
     if path.is_file():
-        for one in differences(read_run_config(path), cfg):
-            logger.warning("resuming with other settings: %s", one.text("the run so far", "this command"))
+        for text in differences(read_run_config(path), cfg, ("the run so far", "this command")):
+            logger.warning("resuming with other settings: %s", text)
 
 
 def read_run_config(path: Path) -> dict[str, Any]:
-    """Read the ``config.yaml`` of a run as it is.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is no config.
-    """
+    """Read the ``config.yaml`` of a run as it is; raise FileNotFoundError, or ValueError where it is no config."""
     try:
         return read_yaml(path)
     except ValueError as error:

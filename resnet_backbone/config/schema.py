@@ -140,6 +140,7 @@ POSITIVE = Range(above=0)
 FRACTION = Range(least=0, most=1)
 BELOW_ONE = Range(least=0, below=1)
 OVERLAPS = Range(least=0, most=1, order="ascending")
+LENGTHS = Range(least=1, order="increasing", nonempty=True)
 PYRAMIDS = ("build_imagenet_fpn_backbone", "build_imagenet_retinanet_fpn_backbone")
 POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool")
 
@@ -153,13 +154,7 @@ SHARED = (
     Key("MODEL.WEIGHTS", "", "what to start from: a catalog name, a file or an address; empty: random"),
     Key("MODEL.DEVICE", "cuda", torchvision=("cpu", "cuda")),
     Key("MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675], "per channel, of images from 0 to 255", length=3),
-    Key(
-        "MODEL.PIXEL_STD",
-        [1.0, 1.0, 1.0],
-        "images are divided by it; 1.0 for none",
-        Range(above=0, nonempty=True),
-        length=3,
-    ),
+    Key("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], "images are divided by it", Range(above=0, nonempty=True), length=3),
     Key("MODEL.MASK_ON", False, "whether there are masks"),
     Key("MODEL.BACKBONE.NAME", PYRAMIDS[0], torchvision=("build_imagenet_backbone", *PYRAMIDS)),
     Key("MODEL.BACKBONE.FREEZE_AT", 2, "so many stages are not trained, counted from the stem"),
@@ -196,13 +191,7 @@ SHARED = (
     Key("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.05, "detections have scores above it", FRACTION),
     Key("MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.5, "IoU above which the detection of lower score goes", FRACTION),
     Key("MODEL.ROI_BOX_HEAD.NAME", "", torchvision=("", "FastRCNNConvFCHead", "VGGBoxHead")),
-    Key(
-        "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS",
-        [10.0, 10.0, 5.0, 5.0],
-        "factors on x, y, width and height",
-        POSITIVE,
-        length=4,
-    ),
+    Key("MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", [10.0, 10.0, 5.0, 5.0], "on x, y, width, height", POSITIVE, length=4),
     Key("MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", 0.0, "where the box loss turns from L2 to L1", NOT_NEGATIVE),
     Key("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 1.0, "of the box loss"),
     Key("MODEL.ROI_BOX_HEAD.NUM_FC", 0, "hidden layers of FastRCNNConvFCHead", NOT_NEGATIVE),
@@ -230,24 +219,13 @@ SHARED = (
     Key("MODEL.RETINANET.SCORE_THRESH_TEST", 0.05, "detections have scores above it", FRACTION),
     Key("MODEL.RETINANET.TOPK_CANDIDATES_TEST", 1000, "of a level before NMS", COUNT),
     Key("MODEL.RETINANET.NMS_THRESH_TEST", 0.5, "IoU above which the detection of lower score goes", FRACTION),
-    Key(
-        "MODEL.RETINANET.BBOX_REG_WEIGHTS",
-        [1.0, 1.0, 1.0, 1.0],
-        "factors on x, y, width and height",
-        POSITIVE,
-        length=4,
-    ),
+    Key("MODEL.RETINANET.BBOX_REG_WEIGHTS", [1.0, 1.0, 1.0, 1.0], "on x, y, width, height", POSITIVE, length=4),
     Key("MODEL.RETINANET.FOCAL_LOSS_GAMMA", 2.0, "exponent of the focal loss", NOT_NEGATIVE),
     Key("MODEL.RETINANET.FOCAL_LOSS_ALPHA", 0.25, "weight of the objects in it, from 0; -1: none", Range(most=1)),
     Key("MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", 0.1, "where the box loss turns from L2 to L1", NOT_NEGATIVE),
     Key("MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "smooth_l1", torchvision=("smooth_l1",)),
     Key("INPUT.MIN_SIZE_TRAIN", [800], "lengths in pixels of the shorter side", Range(least=0, nonempty=True)),
-    Key(
-        "INPUT.MIN_SIZE_TRAIN_SAMPLING",
-        "choice",
-        "one of MIN_SIZE_TRAIN, or from its range",
-        choices=("choice", "range"),
-    ),
+    Key("INPUT.MIN_SIZE_TRAIN_SAMPLING", "choice", "one of MIN_SIZE_TRAIN, or from it", choices=("choice", "range")),
     Key("INPUT.MAX_SIZE_TRAIN", 1333, "most pixels of the longer side", COUNT),
     Key("INPUT.MIN_SIZE_TEST", 800, "pixels of the shorter side; 0: as large as the files are", NOT_NEGATIVE),
     Key("INPUT.MAX_SIZE_TEST", 1333, "most pixels of the longer side", COUNT),
@@ -330,12 +308,7 @@ ADDED = (
     Key("TEST.BOX_REFINEMENT.NMS_THRESH", 0.3, "IoU above which the lower box goes", FRACTION),
     Key("TEST.BOX_REFINEMENT.VOTE_THRESH", 0.5, "IoU from which a box shares in the kept one", FRACTION),
     Key("TEST.MULTI_SCALE.ENABLED", False, "each region from the two sizes that bring it nearest to 224 x 224 pixels"),
-    Key(
-        "TEST.MULTI_SCALE.SIZES",
-        [200, 400, 600, 800, 1000],
-        "lengths in pixels of the shorter side",
-        Range(least=1, order="increasing", nonempty=True),
-    ),
+    Key("TEST.MULTI_SCALE.SIZES", [200, 400, 600, 800, 1000], "pixels of the shorter side", LENGTHS),
     Key("TEST.MULTI_SCALE.MAX_SIZE", 1666, "most pixels of the longer side", COUNT),
     Key("TEST.ENSEMBLE", [], "folders of other finished runs of this engine", element="output/other"),
 )

@@ -38,9 +38,7 @@ logger = logging.getLogger(__name__)
 class WeightsFile:
     """The file that MODEL.WEIGHTS names, downloaded if it must be, and read once.
 
-    Args:
-        source: MODEL.WEIGHTS, which is not empty.
-        arch: of the trunk, for files that do not say theirs; None takes any.
+    ``arch`` is that of the trunk, for files that do not say theirs; None takes any.
 
     Attributes:
         path: of the file on this machine.
@@ -48,8 +46,7 @@ class WeightsFile:
         is_detector: whether that is a detector, and not a classifier.
 
     Raises:
-        FileNotFoundError, OSError: it is not there, or cannot be downloaded.
-        WeightsError: see :func:`local_file`; a file that is damaged, or could run code.
+        OSError, WeightsError: see :func:`local_file`; or the file is damaged, or could run code.
     """
 
     def __init__(self, source: str, arch: str | None) -> None:
@@ -102,11 +99,9 @@ class SafeCheckpointer(DetectionCheckpointer):
     """Loads what Detectron2's does, and ImageNet classifiers in any naming that ``read_weights`` knows.
 
     Args:
-        model: the detector.
-        save_dir: OUTPUT_DIR.
+        model, save_dir, checkpointables: as of Detectron2's.
         arch: of the trunk, for files that do not say theirs; None takes any, and fills what fits.
         facts: plain containers to write into every checkpoint: ``input``, ``class_names``, ``arch``, ``version``.
-        checkpointables: as Detectron2's.
 
     Attributes:
         match: how the file that was loaded last fits the detector.
@@ -248,16 +243,14 @@ def build_detector(cfg: CfgNode) -> nn.Module:
 def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, tuple[str, ...]]:
     """Build the detector that a config describes, and fill every tensor of it from MODEL.WEIGHTS.
 
+    A checkpoint that names no classes, as those of Detectron2's model zoo, has the classes of DATASETS.TEST.
+
     Returns:
         The config with the classes and the input format of the checkpoint, the detector in eval mode on MODEL.DEVICE,
         finished for inference, and the names of its classes.
 
-    Args:
-        cfg: of the training, MODEL.WEIGHTS being its checkpoint; see ``load_config``. It stays as it is. A checkpoint
-            that names no classes, as those of Detectron2's model zoo, has the classes of DATASETS.TEST.
-
     Raises:
-        FileNotFoundError, OSError: the checkpoint is not there, or cannot be downloaded.
+        OSError: the checkpoint is not there, or cannot be downloaded.
         ValueError: it cannot be read safely, is of another detector than the config describes, or nobody says which
             classes it detects or which input it needs.
     """

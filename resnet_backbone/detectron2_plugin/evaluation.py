@@ -229,13 +229,10 @@ def build_evaluator(dataset_name: str, folder: Path, *, with_masks: bool, pictur
     return DatasetEvaluators([stuff, instances, panoptic])
 
 
-def _without_nan(results: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no nan; neither has it a 0-d array."""
-    return {
-        key: _without_nan(value)
-        if isinstance(value, Mapping)
-        else (None if math.isnan(float(value)) else float(value))
-        if isinstance(value, int | float | np.number)
-        else str(value)
-        for key, value in results.items()
-    }
+def _without_nan(value: Any) -> Any:
+    """Figures as JSON has them, which knows neither nan nor 0-d arrays."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, int | float | np.number):
+        return None if math.isnan(float(value)) else float(value)
+    return str(value)

@@ -156,16 +156,10 @@ def _is_faster_rcnn(model: nn.Module) -> bool:
 
 
 class Predictor:
-    """See :class:`~resnet_backbone.metrics.detections.Predictor`. The weights are read once, here.
+    """See :class:`~resnet_backbone.metrics.detections.Predictor`. ``load_trained`` reads the weights once, here.
 
     With the improvements that TEST asks for, as the evaluation at the end of a training has them; with
     TEST.AUG.ENABLED it augments, as the one into ``inference_TTA/`` does.
-
-    Args:
-        cfg: of the training, MODEL.WEIGHTS being its checkpoint; see ``load_config`` and ``load_trained``.
-
-    Raises:
-        FileNotFoundError, OSError, ValueError: as ``load_trained`` and ``build_improved``.
     """
 
     def __init__(self, cfg: CfgNode) -> None:

@@ -100,7 +100,7 @@ class TensorMapper(DatasetMapper):
             unused = set() if self.use_instance_mask else {"segmentation"}
             unused |= set() if self.use_keypoint else {"keypoints"}
             copied["annotations"] = [
-                {key: _COPIES.get(key, _itself)(value) for key, value in note.items() if key not in unused}
+                {key: _COPIES.get(key, lambda value: value)(note[key]) for key in note if key not in unused}
                 for note in dataset_dict["annotations"]
                 if note.get("iscrowd", 0) == 0 and not self._is_reversed(note, dataset_dict)
             ]
@@ -115,11 +115,11 @@ class TensorMapper(DatasetMapper):
             width, height = box[2] - box[0], box[3] - box[1]
         else:
             return False
-        if width >= 0 and height >= 0:
-            return False
-        message = f"{dataset_dict['file_name']}: left out a box of negative width or height, {list(box)}"
-        log_first_n(logging.WARNING, message, n=5, name=__name__)
-        return True
+        is_reversed = width < 0 or height < 0
+        if is_reversed:
+            message = f"{dataset_dict['file_name']}: left out a box of negative width or height, {list(box)}"
+            log_first_n(logging.WARNING, message, n=5, name=__name__)
+        return is_reversed
 
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: tuple[int, int]
@@ -139,10 +139,6 @@ class TensorMapper(DatasetMapper):
         if self.recompute_boxes:
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         dataset_dict["instances"] = utils.filter_empty_instances(instances)
-
-
-def _itself(value: Any) -> Any:
-    return value
 
 
 def _floats(box: Any) -> Any:
@@ -300,11 +296,7 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 class ResumableLoader:
     """Endless batches of one process. Detectron2's own loader begins with its first image again after a resume.
 
-    Other samplers than TrainingSampler are Detectron2's, and do that.
-
-    Args:
-        cfg: reads DATASETS.TRAIN, DATALOADER, INPUT, SEED and SOLVER.IMS_PER_BATCH.
-        mapper: from a record to what the network gets; by default a ``TensorMapper``.
+    Other samplers than TrainingSampler are Detectron2's, and do that. ``mapper`` is by default a ``TensorMapper``.
 
     Attributes:
         seed: of the order and of all that is random, the same in all processes.

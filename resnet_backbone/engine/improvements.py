@@ -322,10 +322,7 @@ class _View:
 
 
 def _mean_prediction(views: Sequence[_View], boxes: Tensor) -> tuple[Tensor, Tensor]:
-    predictions = [view.predict(boxes) for view in views]
-    if len(predictions) == 1:
-        return predictions[0]
-    probabilities, regressed = zip(*predictions, strict=True)
+    probabilities, regressed = zip(*(view.predict(boxes) for view in views), strict=True)
     return torch.stack(probabilities).mean(dim=0), torch.stack(regressed).mean(dim=0)
 
 

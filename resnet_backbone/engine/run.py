@@ -161,13 +161,7 @@ class BaseRun(ABC):
 
 
 class LoopRun(BaseRun):
-    """A run whose training is a :class:`~resnet_backbone.engine.loop.TrainingLoop`.
-
-    Attributes:
-        accelerator: processes, device and precision.
-        trainer: of the training.
-        figures: of the last evaluation, as :meth:`start` returns them.
-    """
+    """A run whose training is a :class:`~resnet_backbone.engine.loop.TrainingLoop`; ``figures`` are its last."""
 
     trainer: TrainingLoop
     figures: Any = None
@@ -283,9 +277,9 @@ def check_evaluation(cfg: CfgNode, *, resume: bool) -> bool:
         raise ValueError(f"{refusal} (its settings cannot be read: {error})") from error
     was_evaluated = bool(written.get("DATASETS", {}).get("TEST"))
     free = ("MODEL.WEIGHTS",) if was_evaluated else ("MODEL.WEIGHTS", "DATASETS.TEST")
-    first = next(differences(written, cfg, but=free), None)
-    if first is not None:
-        raise ValueError(f"{refusal} ({first.text('that training', 'this evaluation')})")
+    others = differences(written, cfg, ("that training", "this evaluation"), but=free)
+    if others:
+        raise ValueError(f"{refusal} ({others[0]})")
     return True
 
 

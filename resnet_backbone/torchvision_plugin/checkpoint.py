@@ -105,13 +105,10 @@ def fit_input_to(cfg: CfgNode, initial: dict[str, Any] | Weights | None) -> None
 
 
 def load_trained(cfg: CfgNode) -> tuple[CfgNode, Detector | RetinaNet, tuple[str, ...]]:
-    """Build the detector of a training on the CPU, fill it, and finish it for inference.
+    """Build the detector of a training on the CPU, fill it from MODEL.WEIGHTS, and finish it for inference.
 
     Returns:
         The config with the classes and the input format of the checkpoint, the detector, and the names of its classes.
-
-    Args:
-        cfg: of the training, MODEL.WEIGHTS being its checkpoint; see ``load_config``. It stays as it is.
 
     Raises:
         FileNotFoundError: the checkpoint is not there.

@@ -190,17 +190,9 @@ def _draw(dataset: CocoDataset, found: Sequence[ImageResults], folder: Path) -> 
 
 
 class Predictor:
-    """See :class:`~resnet_backbone.metrics.detections.Predictor`. The weights are read once, here.
+    """See :class:`~resnet_backbone.metrics.detections.Predictor`. ``load_trained`` reads the weights once, here.
 
     With the improvements that TEST asks for, as the evaluation at the end of a training has them.
-
-    Args:
-        cfg: of the training, MODEL.WEIGHTS being its checkpoint; see ``load_config``. It stays as it is: classes and
-            input format are the checkpoint's.
-
-    Raises:
-        FileNotFoundError: the checkpoint is not there.
-        ValueError: it cannot be read safely, or is of another detector than the config describes.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
