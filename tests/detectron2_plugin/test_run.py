@@ -226,7 +226,10 @@ def test_the_command_line_picks_detectron2_and_ends_with_json(tiny, shapes):
         (("MODEL.PIXEL_STD", "(1.0,)"), "it must have 3 values"),
         (("MODEL.KEYPOINT_ON", "True"), "MODEL.KEYPOINT_ON is True, of which"),
         (("MODEL.RPN.HEAD_NAME", "RPNHead"), "did you mean StandardRPNHead"),
-        (("FLOAT32_PRECISION", "exact"), "FLOAT32_PRECISION is 'exact', of which .* knows only '' or 'highest' or 'high' or 'medium'"),
+        (
+            ("FLOAT32_PRECISION", "exact"),
+            "FLOAT32_PRECISION is 'exact', of which .* knows only '' or 'highest' or 'high' or 'medium'",
+        ),
         (
             ("FLOAT32_PRECISION", "highest", "TF32", "everywhere"),
             "FLOAT32_PRECISION highest means TF32 nowhere, and TF32 is everywhere: leave one of the two out",

@@ -122,7 +122,7 @@ def trained(engine, tmp_path) -> Callable[..., Path]:
     """``trained("faster/r18_fpn.yaml", names)``: a checkpoint as the engine writes it, of classes with these names."""
     plugin = f"resnet_backbone.{engine}_plugin"
     load_config = importlib.import_module(f"{plugin}.config").load_config
-    module = {"detectron2": "trained", "torchvision": "detector"}[engine]
+    module = {"detectron2": "checkpoint", "torchvision": "detector"}[engine]
     build_detector = importlib.import_module(f"{plugin}.{module}").build_detector
 
     def write(config: str, names: Sequence[str]) -> Path:

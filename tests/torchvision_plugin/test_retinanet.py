@@ -155,9 +155,9 @@ def test_the_top_levels_come_from_the_trunk(tiny, channels):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["MODEL.RETINANET.IN_FEATURES", "['p3', 'p4']"], "must be all levels of the pyramid: .'p3', .*'p7'"),
+        (["MODEL.RETINANET.IN_FEATURES", "['p3', 'p4']"], "must be all levels of a pyramid; .* returns .'p3', .*'p7'"),
         (["MODEL.BACKBONE.NAME", "build_imagenet_backbone"], "MODEL.BACKBONE.NAME: build_imagenet_retinanet_fpn"),
-        (["MODEL.BACKBONE.NAME", "build_imagenet_fpn_backbone"], "all levels of the pyramid: .'p3', .*'p6'"),
+        (["MODEL.BACKBONE.NAME", "build_imagenet_fpn_backbone"], "all levels of a pyramid; .* returns .'p3', .*'p6'"),
         (["MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64]]"], "2 lists for 5 levels"),
         (["MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64], [64], [64], [64, 65]]"], "the same number of anchors"),
         (["MODEL.RETINANET.PRIOR_PROB", "0.0"], "PRIOR_PROB is 0.0"),
