@@ -103,7 +103,7 @@ def step_of(
     fill(detector)
     detector.to(device).train()
     optimizer = sgd([p for p in detector.parameters() if p.requires_grad])
-    images, targets = batch(size, 255 if ours else 1, device)
+    images, targets = batch(size, ours, device)
 
     def call() -> dict[str, float]:
         torch.manual_seed(0)  # samples of anchors and regions
@@ -127,18 +127,20 @@ def fill(detector: nn.Module) -> None:
         body.load_state_dict({name: tensor for name, tensor in state.items() if name in body.state_dict()})
 
 
-def batch(size: tuple[int, int, int], greatest: int, device: str) -> tuple[list[torch.Tensor], list[dict]]:
-    """Return random images, values up to ``greatest``, and their boxes."""
+def batch(size: tuple[int, int, int], ours: bool, device: str) -> tuple[list[torch.Tensor], list[dict]]:
+    """Return random images and their boxes: ours takes pixels up to 255 and labels from 0, the other 1 and 1."""
     number, height, width = size
     generator = torch.Generator().manual_seed(3)
-    images = [torch.rand(3, height, width, generator=generator).to(device) * greatest for _ in range(number)]
+    images = [
+        torch.rand(3, height, width, generator=generator).to(device) * (255 if ours else 1) for _ in range(number)
+    ]
     targets = []
     for _ in range(number):
         corner = torch.rand(8, 2, generator=generator) * 0.6
         span = 0.05 + 0.35 * torch.rand(8, 2, generator=generator)
         boxes = torch.cat([corner, corner + span], dim=1) * torch.tensor([width, height, width, height])
         labels = torch.randint(1, 81, (8,), generator=generator)
-        targets.append({"boxes": boxes.to(device), "labels": labels.to(device)})
+        targets.append({"boxes": boxes.to(device), "labels": (labels - ours).to(device)})
     return images, targets
 
 

@@ -172,7 +172,7 @@ def batch(cfg: CfgNode, size: tuple[int, int, int], device: torch.device) -> tup
         corner = torch.rand(8, 2, generator=generator) * 0.6
         span = 0.05 + 0.35 * torch.rand(8, 2, generator=generator)
         boxes = torch.cat([corner, corner + span], dim=1) * torch.tensor([width, height, width, height])
-        labels = torch.randint(1, node.NUM_CLASSES + 1, (8,), generator=generator)
+        labels = torch.randint(node.NUM_CLASSES, (8,), generator=generator)
         images.append(image.to(device))
         targets.append({"boxes": boxes.to(device), "labels": labels.to(device)})
         if cfg.MODEL.MASK_ON:

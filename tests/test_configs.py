@@ -246,7 +246,7 @@ def test_the_detector_of_coco_fits_that_of_voc_but_for_the_classes(engine, load)
     if engine == "torchvision":
         build = torchvision_detector
     else:
-        from resnet_backbone.detectron2_plugin.detector import build_detector as build
+        from resnet_backbone.detectron2_plugin.checkpoint import build_detector as build
     with torch.device("meta"):
         theirs, ours = (
             {name: tuple(tensor.shape) for name, tensor in build(_on(cfg, "meta")).state_dict().items()}

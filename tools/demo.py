@@ -125,10 +125,9 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
     if wrote is not None and args.engine not in ("auto", wrote):
         raise ValueError(f"{named} is of the {wrote} engine; write --engine {wrote}, or leave it out")
     if (wrote or choose_engine(args.engine)) == "detectron2":
-        from resnet_backbone.detectron2_plugin import config as detectron2_config
-        from resnet_backbone.detectron2_plugin import predictor as detectron2_predictor
+        from resnet_backbone.detectron2_plugin import config, improvements
 
-        return detectron2_predictor.Predictor(detectron2_config.load_config(config_file, overrides))
+        return improvements.Predictor(config.load_config(config_file, overrides))
     from resnet_backbone.torchvision_plugin.config import load_config
     from resnet_backbone.torchvision_plugin.inference import Predictor as TorchvisionPredictor
 

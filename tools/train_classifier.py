@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from resnet_backbone.classification.config import load_config
 from resnet_backbone.classification.run import Run, check_data
 from resnet_backbone.engine.command_line import add_run_arguments, run_command_line, wants_processes
-from resnet_backbone.engine.launch import launch_processes, run_here
+from resnet_backbone.engine.processes import launch_processes, run_here
 from resnet_backbone.metrics.classification import ClassificationMetrics
 
 

@@ -23,6 +23,8 @@ from typing import Any
 
 from resnet_backbone.engine.command_line import (
     ENGINES,
+    RESUME_ME,
+    Interrupted,
     add_run_arguments,
     check_machines,
     choose_engine,
@@ -31,7 +33,6 @@ from resnet_backbone.engine.command_line import (
     set_up_console,
     wants_processes,
 )
-from resnet_backbone.engine.signals import RESUME_ME, Interrupted, catching_signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_torchvision(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    from resnet_backbone.engine.launch import launch_processes, run_here
+    from resnet_backbone.engine.processes import launch_processes, run_here
     from resnet_backbone.torchvision_plugin.config import load_config
     from resnet_backbone.torchvision_plugin.datasets import check_files
 
@@ -66,6 +67,7 @@ def launch_detectron2(args: argparse.Namespace) -> int:
         from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
         from resnet_backbone.detectron2_plugin.run import launch_run
+        from resnet_backbone.engine.processes import catching_signals
     except ImportError as error:
         return failed(error)
     try:
@@ -87,7 +89,7 @@ def run_detectron2(args: argparse.Namespace) -> None:
     set_up_console(keeps_running=True)  # processes that Detectron2 has started have not done it
     from resnet_backbone.detectron2_plugin.config import load_config
     from resnet_backbone.detectron2_plugin.run import Run
-    from resnet_backbone.engine.launch import run_here
+    from resnet_backbone.engine.processes import run_here
 
     def build() -> Run:
         return Run(load_config(args.config_file, args.opts), resume=args.resume, eval_only=args.eval_only)

@@ -73,16 +73,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def open_data(args: argparse.Namespace) -> tuple[CfgNode, InputImages]:
     if choose_engine(args.engine) == "detectron2":
-        from resnet_backbone.detectron2_plugin import config as detectron2_config
-        from resnet_backbone.detectron2_plugin import network_input as detectron2_input
+        from resnet_backbone.detectron2_plugin import config, network_input
+    else:
+        from resnet_backbone.torchvision_plugin import config, network_input  # type: ignore[no-redef]
 
-        cfg = detectron2_config.load_config(args.config_file, args.opts)
-        return cfg, detectron2_input.open_sight(cfg, training=args.split == "train")
-    from resnet_backbone.torchvision_plugin.config import load_config
-    from resnet_backbone.torchvision_plugin.network_input import open_sight
-
-    cfg = load_config(args.config_file, args.opts)
-    return cfg, open_sight(cfg, training=args.split == "train")
+    cfg = config.load_config(args.config_file, args.opts)
+    return cfg, network_input.open_input(cfg, training=args.split == "train")
 
 
 def draw(image: InputImage, class_names: Sequence[str]) -> Image.Image:

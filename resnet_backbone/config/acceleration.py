@@ -56,14 +56,10 @@ def keep_freed_memory() -> None:
 
 
 def acceleration_of(cfg: CfgNode) -> Acceleration:
-    """Return what MODEL.RESNET_BACKBONE asks for.
-
-    Args:
-        cfg: also reads MODEL.DEVICE and SOLVER.AMP.ENABLED, on which ``MEMORY_FORMAT: auto`` depends. Those who call
-            registered builders have not checked it.
+    """Return what MODEL.RESNET_BACKBONE, with MODEL.DEVICE and SOLVER.AMP.ENABLED, asks for.
 
     Raises:
-        ConfigError: a value that is none of those that the key knows.
+        ConfigError: a value that the key does not know: those who call registered builders have not checked it.
     """
     check_precision(cfg)
     node, on_cpu = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.DEVICE == "cpu"

@@ -30,13 +30,12 @@ _KINDS = {
 }
 
 
-def fit(key: Key, value: Any, *, present: Any = None, quoted: bool = False) -> Any:
+def fit(key: Key, value: Any, *, quoted: bool = False) -> Any:
     """Return ``value`` as the key has it: a word that stands for a number or a list as that, a list as a tuple.
 
     Args:
         key: whose default says the type; None is for numbers.
         value: from a file or a command line.
-        present: what the key has so far, as an example; None for the default.
         quoted: whether an example of a list is shown in quotation marks, for a shell.
 
     Raises:
@@ -44,24 +43,20 @@ def fit(key: Key, value: Any, *, present: Any = None, quoted: bool = False) -> A
     """
     default = key.default
     meant = literal(value) if isinstance(value, str) else value
-    if isinstance(default, str):
-        if isinstance(value, str) and meant is not None:
-            return meant if isinstance(meant, str) else value
-    elif isinstance(default, (list, tuple)):
+    if isinstance(default, str) and isinstance(value, str) and meant is not None:
+        return meant if isinstance(meant, str) else value
+    if isinstance(default, (list, tuple)):
         if not isinstance(meant, (list, tuple)):
-            example = _repaired(meant, key.first_element(), default)
-            raise ConfigError(f"{key.name} wants a list: {_in_quotes(example, quoted)}, not {_as_given(value)}")
+            example = _in_quotes(_repaired(meant, key.first_element(), default), quoted)
+            raise ConfigError(f"{key.name} wants a list: {example}, not {_as_given(value)}")
         _check_elements(key, meant, key.first_element(), quoted)
         return type(default)(meant)
-    elif default is None:
-        if meant is not None and type(meant) not in (int, float):
-            raise ConfigError(f"{key.name} wants a number or None, not {_as_given(value)}")
+    is_number = default is None and (meant is None or type(meant) in (int, float))
+    if is_number or (type(meant) is type(default) and not isinstance(default, str)):
         _check_number(key, meant)
         return meant
-    elif type(meant) is type(default):
-        _check_number(key, meant)
-        return meant
-    raise ConfigError(f"{key.name} {_wanted(value, meant, default if present is None else present)}")
+    wanted = f"wants a number or None, not {_as_given(value)}" if default is None else _wanted(value, meant, default)
+    raise ConfigError(f"{key.name} {wanted}")
 
 
 def _wanted(value: Any, meant: Any, default: Any) -> str:
@@ -84,8 +79,8 @@ def _as_written(meant: Any, default: Any) -> str:
     if isinstance(default, str) and isinstance(meant, (int, float)):
         return f"it in quotation marks, '{meant}'"
     if isinstance(meant, (list, tuple)) and len(meant) == 1 and type(meant[0]) is type(default):
-        return f"{meant[0]!r}"
-    if isinstance(meant, tuple) and len(meant) == 2 and all(type(part) is int for part in meant):
+        return repr(meant[0])
+    if isinstance(meant, tuple) and list(map(type, meant)) == [int, int]:
         return f"{meant[0]}.{meant[1]}" if isinstance(default, float) else ""
     if isinstance(meant, bool) or not isinstance(meant, (int, float)):
         return ""
@@ -116,11 +111,16 @@ def _check_elements(key: Key, items: Any, element: Any, quoted: bool) -> None:
 
 
 def _is_like(item: Any, element: Any) -> bool:
+    """Whether an item is of the kind of an example of it, lists down to their own elements."""
+    if isinstance(element, (list, tuple)):
+        return isinstance(item, (list, tuple)) and _are_like(item, element[0] if len(element) else None)
     if isinstance(element, bool) or isinstance(item, bool):
-        return isinstance(element, bool) and isinstance(item, bool)
-    if isinstance(element, float):
-        return isinstance(item, (int, float))
-    return isinstance(item, type(element)) or (isinstance(element, (list, tuple)) and isinstance(item, (list, tuple)))
+        return type(element) is type(item)
+    return isinstance(item, (int, float) if isinstance(element, float) else type(element))
+
+
+def _are_like(items: Any, element: Any) -> bool:
+    return element is not None and len(items) > 0 and all(_is_like(item, element) for item in items)
 
 
 def _kind(element: Any) -> str:
@@ -138,17 +138,9 @@ def _repaired(meant: Any, element: Any, otherwise: Any) -> Any:
         candidates.append([str(item) for item in meant])
         candidates.append([[item] for item in meant])
     for candidate in candidates:
-        if isinstance(candidate, (list, tuple)) and _fits(candidate, element):
+        if isinstance(candidate, (list, tuple)) and _are_like(candidate, element):
             return [list(item) if isinstance(item, tuple) else item for item in candidate]
     return [meant] if isinstance(meant, (str, int, float)) and element is None else (list(otherwise) or [element])
-
-
-def _fits(items: Any, element: Any) -> bool:
-    if element is None or not len(items):
-        return False
-    if isinstance(element, (list, tuple)):
-        return all(isinstance(item, (list, tuple)) and _fits(item, element[0]) for item in items)
-    return all(_is_like(item, element) for item in items)
 
 
 def _in_quotes(example: Any, quoted: bool) -> str:
@@ -160,13 +152,7 @@ def _as_given(value: Any) -> str:
 
 
 def check_values(cfg: CfgNode, keys: Mapping[str, Key], engine: str) -> None:
-    """Raise ConfigError for a value that no engine or this one cannot obey.
-
-    Args:
-        cfg: the whole config of a run.
-        keys: what the engine knows of its keys, by name; one that ``cfg`` lacks, as of a later Detectron2, is left out.
-        engine: its name, for messages.
-    """
+    """Raise ConfigError for a value that the engine cannot obey; a key that ``cfg`` lacks is of a later Detectron2."""
     for name, key in keys.items():
         try:
             value = value_of(cfg, name)
@@ -180,7 +166,17 @@ def check_detector(cfg: CfgNode) -> None:
     """Raise ConfigError for values of a detector's config that undo each other, on every engine."""
     check_precision(cfg)
     _check_sizes(cfg)
-    _check_retinanet_and_dropout(cfg)
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and cfg.MODEL.MASK_ON:
+        raise ConfigError(
+            "MODEL.MASK_ON is True, and MODEL.META_ARCHITECTURE RetinaNet has no masks: write False",
+            *("MODEL.MASK_ON", "MODEL.META_ARCHITECTURE"),
+        )
+    box = cfg.MODEL.ROI_BOX_HEAD
+    if box.DROPOUT and box.NAME != "VGGBoxHead":
+        raise ConfigError(
+            f"MODEL.ROI_BOX_HEAD.DROPOUT is {box.DROPOUT}; only NAME: VGGBoxHead has it, write 0.0",
+            *("MODEL.ROI_BOX_HEAD.DROPOUT", "MODEL.ROI_BOX_HEAD.NAME"),
+        )
     _check_improvements(cfg)
 
 
@@ -206,10 +202,7 @@ def check_training(cfg: CfgNode) -> None:
 
 
 def check_batches(cfg: CfgNode) -> None:
-    """Raise ConfigError for a batch that cannot be divided, or a precision that the CPU does not train in.
-
-    For the loops of :mod:`resnet_backbone.engine`; Detectron2 has its own.
-    """
+    """Raise ConfigError for a batch or a precision that the loop of ``engine/`` cannot train with."""
     solver = cfg.SOLVER
     if solver.IMS_PER_BATCH % solver.ACCUMULATION_STEPS:
         raise ConfigError(
@@ -242,18 +235,9 @@ def _check_sizes(cfg: CfgNode) -> None:
             )
 
 
-def _check_retinanet_and_dropout(cfg: CfgNode) -> None:
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and cfg.MODEL.MASK_ON:
-        raise ConfigError(
-            "MODEL.MASK_ON is True, and MODEL.META_ARCHITECTURE RetinaNet has no masks: write False",
-            *("MODEL.MASK_ON", "MODEL.META_ARCHITECTURE"),
-        )
-    box = cfg.MODEL.ROI_BOX_HEAD
-    if box.DROPOUT and box.NAME != "VGGBoxHead":
-        raise ConfigError(
-            f"MODEL.ROI_BOX_HEAD.DROPOUT is {box.DROPOUT}; only NAME: VGGBoxHead has it, write 0.0",
-            *("MODEL.ROI_BOX_HEAD.DROPOUT", "MODEL.ROI_BOX_HEAD.NAME"),
-        )
+def is_improved(cfg: CfgNode) -> bool:
+    """Return whether TEST asks for anything that the engine's own detector does not do."""
+    return bool(cfg.TEST.BOX_REFINEMENT.ENABLED or cfg.TEST.MULTI_SCALE.ENABLED or cfg.TEST.ENSEMBLE)
 
 
 def _check_improvements(cfg: CfgNode) -> None:
@@ -273,7 +257,7 @@ def _check_improvements(cfg: CfgNode) -> None:
             )
 
 
-def warn_of_suspicious(cfg: CfgNode, *, training: bool = True) -> None:
+def warn_of_suspicious(cfg: CfgNode, *, training: bool) -> None:
     """Log each of :func:`suspicions`, and sizes of TEST.MULTI_SCALE far from those of the config, as a warning."""
     for text in (*suspicions(cfg, training=training), *_far_sizes(cfg)):
         logger.warning("%s", text)

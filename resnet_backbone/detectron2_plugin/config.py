@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import (
     ANCHOR_GENERATOR_REGISTRY,
     BACKBONE_REGISTRY,
@@ -22,18 +24,19 @@ from detectron2.modeling.proposal_generator import RPN_HEAD_REGISTRY
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import add_backbone_keys, add_run_keys, merge_config
-from resnet_backbone.config.checks import check_detector, check_values
+from resnet_backbone.config.checks import check_detector, check_values, is_improved
 from resnet_backbone.config.combinations import (
     BUILDERS,
     TRUNK_ALONE,
     check_combinations,
     check_last_is_read,
+    check_read,
     trunk_facts,
 )
 from resnet_backbone.config.merge import check_with_origins
 from resnet_backbone.config.reader import value_of
 from resnet_backbone.config.schema import DETECTRON2, DETECTRON2_KEYS, FLOAT32_PRECISION, TF32, ConfigError
-from resnet_backbone.engine.improvements.settings import is_improved
+from resnet_backbone.models.trunk import FeatureInfo
 from resnet_backbone.weights.architecture import has_bottlenecks
 
 _DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
@@ -43,38 +46,34 @@ _CONTEXT_HEADS = {"StandardROIHeads": "ContextROIHeads", "Res5ROIHeads": "ImageN
 def check_host_config(cfg: CfgNode) -> None:
     """Raise ConfigError where MODEL.RESNETS or the head asks for another network than is built.
 
-    Only values that differ from Detectron2's defaults count: those somebody wrote.
+    Only values that differ from Detectron2's defaults count: those somebody wrote; and those of ``add_deeplab_config``.
     """
-    node = cfg.MODEL.RESNET_BACKBONE
-    defaults = get_cfg()
-    ours = {
-        "DEPTH": ("ARCH", _DEPTHS.get(node.ARCH)),
-        "NORM": ("NORM", node.NORM),
-        "RES5_DILATION": ("RES5_DILATION", node.RES5_DILATION),
-    }
-    if not node.ARCH.startswith("vgg"):
-        for key, (our_key, value) in ours.items():
-            theirs = cfg.MODEL.RESNETS[key]
-            if theirs not in (defaults.MODEL.RESNETS[key], value):
-                wanted = f"resnet{theirs}" if key == "DEPTH" else theirs
-                harmless = defaults.MODEL.RESNETS[key] if value is None else value
-                raise ConfigError(
-                    f"MODEL.RESNETS.{key} is {theirs!r} and MODEL.RESNET_BACKBONE.{our_key} is "
-                    f"{getattr(node, our_key)!r}, which is what counts here; write MODEL.RESNET_BACKBONE.{our_key}: "
-                    f"{wanted}, or MODEL.RESNETS.{key}: {harmless}",
-                    *(f"MODEL.RESNETS.{key}", f"MODEL.RESNET_BACKBONE.{our_key}"),
-                )
-    for key in ("NUM_GROUPS", "WIDTH_PER_GROUP", "DEFORM_ON_PER_STAGE", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS"):
-        theirs = cfg.MODEL.RESNETS[key]
-        is_basic = key == "RES2_OUT_CHANNELS" and theirs == 64 and not has_bottlenecks(node.ARCH)  # as theirs must say
-        of_deeplab = key == "STEM_OUT_CHANNELS" and theirs == 128 and "STEM_TYPE" in cfg.MODEL.RESNETS  # of its stem
-        if theirs != defaults.MODEL.RESNETS[key] and not is_basic and not of_deeplab:
+    node, host = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.RESNETS
+    defaults = get_cfg().MODEL.RESNETS
+    both = {"NORM": "NORM", "RES5_DILATION": "RES5_DILATION"}
+    deeplab = {"STEM_TYPE": "STEM", "RES4_DILATION": "RES4_DILATION", "RES5_MULTI_GRID": "RES5_MULTI_GRID"}
+    for key, our_key in () if node.ARCH.startswith("vgg") else {"DEPTH": "ARCH", **both, **deeplab}.items():
+        ours, theirs = (list(v) if isinstance(v, list | tuple) else v for v in (node[our_key], host.get(key)))
+        same = _DEPTHS.get(node.ARCH) if key == "DEPTH" else ours
+        if theirs not in (None, defaults.get(key), same):
+            wanted = f"resnet{theirs}" if key == "DEPTH" else theirs
             raise ConfigError(
-                f"MODEL.RESNETS.{key} is {theirs}: there are no ResNeXts, wide or deformable networks here; take it "
+                f"MODEL.RESNETS.{key} is {theirs!r} and MODEL.RESNET_BACKBONE.{our_key} is {ours!r}, which is what "
+                f"counts here; write MODEL.RESNET_BACKBONE.{our_key}: {wanted}, or MODEL.RESNETS.{key}: "
+                f"{defaults[key] if same is None else same}",
+                *(f"MODEL.RESNETS.{key}", f"MODEL.RESNET_BACKBONE.{our_key}"),
+            )
+    for key in ("NUM_GROUPS", "WIDTH_PER_GROUP", "DEFORM_ON_PER_STAGE", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS"):
+        is_basic = (
+            key == "RES2_OUT_CHANNELS" and host[key] == 64 and not has_bottlenecks(node.ARCH)
+        )  # as theirs must say
+        of_deeplab = key == "STEM_OUT_CHANNELS" and host[key] == 128 and "STEM_TYPE" in host  # of its stem
+        if host[key] != defaults[key] and not is_basic and not of_deeplab:
+            raise ConfigError(
+                f"MODEL.RESNETS.{key} is {host[key]}: there are no ResNeXts, wide or deformable networks here; take it "
                 f"out, or write MODEL.BACKBONE.NAME: build_resnet_backbone (or build_resnet_fpn_backbone)",
                 *(f"MODEL.RESNETS.{key}", "MODEL.BACKBONE.NAME"),
             )
-    _check_deeplab_keys(cfg)
     check_context(cfg)
 
 
@@ -90,50 +89,24 @@ def check_context(cfg: CfgNode) -> None:
         )
 
 
-def check_single_scale(cfg: CfgNode, out_features: Sequence[str]) -> None:
-    """Raise ConfigError where the heads of an R-CNN do not fit a trunk without a pyramid.
-
-    They must read its last feature map, and Detectron2's own res5 must be the one that the trunk would have.
-
-    Args:
-        cfg: of Detectron2, with the keys of ``add_resnet_backbone_config``.
-        out_features: what the trunk returns, in network order.
-    """
-    check_last_is_read(cfg, out_features)
-    _check_res5_head(cfg)
-
-
-def check_levels(cfg: CfgNode, levels: Sequence[str]) -> None:
-    """Raise ConfigError where RetinaNet reads a level that a pyramid of these ``levels`` does not have.
+def check_levels(cfg: CfgNode, levels: Mapping[str, ShapeSpec]) -> None:
+    """Raise ConfigError where RetinaNet does not fit the levels of a pyramid.
 
     Heads of R-CNNs are not looked at: MODEL.RPN has defaults of its own, also where a backbone is built alone.
     """
-    absent = sorted(set(cfg.MODEL.RETINANET.IN_FEATURES) - set(levels))
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and absent:
-        raise ConfigError(
-            f"MODEL.RETINANET.IN_FEATURES reads {absent}, the pyramid of {cfg.MODEL.BACKBONE.NAME} has {list(levels)}; "
-            f"write MODEL.BACKBONE.NAME: build_imagenet_retinanet_fpn_backbone, or IN_FEATURES of these",
-            *("MODEL.RETINANET.IN_FEATURES", "MODEL.BACKBONE.NAME"),
-        )
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        key = "MODEL.RETINANET.IN_FEATURES"
+        features = {name: FeatureInfo(level.channels, level.stride) for name, level in levels.items()}
+        check_read(key, cfg.MODEL.RETINANET.IN_FEATURES, cfg, features, same_channels=True)
 
 
-def _check_deeplab_keys(cfg: CfgNode) -> None:
-    """Compare the keys of ``add_deeplab_config``, where the host has called it; its defaults are its own."""
-    node, host = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.RESNETS
-    if node.ARCH.startswith("vgg"):
-        return
-    for key, our_key in (("STEM_TYPE", "STEM"), ("RES4_DILATION",) * 2, ("RES5_MULTI_GRID",) * 2):
-        ours, theirs = (list(v) if isinstance(v, list | tuple) else v for v in (node[our_key], host.get(key)))
-        if theirs is not None and theirs != ours:
-            raise ConfigError(
-                f"MODEL.RESNETS.{key} is {theirs!r} and MODEL.RESNET_BACKBONE.{our_key} is {ours!r}, which is what "
-                f"counts here; write MODEL.RESNET_BACKBONE.{our_key}: {theirs}, or MODEL.RESNETS.{key}: {ours}",
-                *(f"MODEL.RESNETS.{key}", f"MODEL.RESNET_BACKBONE.{our_key}"),
-            )
+def check_single_scale(cfg: CfgNode, out_features: Sequence[str]) -> None:
+    """Raise ConfigError where the heads of an R-CNN do not fit a trunk that returns these features, without a pyramid.
 
-
-def _check_res5_head(cfg: CfgNode) -> None:
-    node = cfg.MODEL.RESNET_BACKBONE
+    They must read its last feature map, and Detectron2's own res5 must be the one that the trunk would have.
+    """
+    check_last_is_read(cfg, out_features)
+    node, norm = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.RESNETS.NORM
     if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN" or cfg.MODEL.ROI_HEADS.NAME != "Res5ROIHeads":
         return
     if not has_bottlenecks(node.ARCH):
@@ -142,10 +115,10 @@ def _check_res5_head(cfg: CfgNode) -> None:
             + ("write ImageNetRes5ROIHeads" if not node.ARCH.startswith("vgg") else "write StandardROIHeads"),
             "MODEL.ROI_HEADS.NAME",
         )
-    if value_of(cfg, "MODEL.RESNETS.NORM") != node.NORM:
+    if norm != node.NORM:
         raise ConfigError(
-            f"MODEL.ROI_HEADS.NAME Res5ROIHeads builds res5 with MODEL.RESNETS.NORM {cfg.MODEL.RESNETS.NORM!r}, the "
-            f"trunk has MODEL.RESNET_BACKBONE.NORM {node.NORM!r}; write ImageNetRes5ROIHeads, or the same for both",
+            f"MODEL.ROI_HEADS.NAME Res5ROIHeads builds res5 with MODEL.RESNETS.NORM {norm!r}, the trunk has "
+            f"MODEL.RESNET_BACKBONE.NORM {node.NORM!r}; write ImageNetRes5ROIHeads, or the same for both",
             *("MODEL.ROI_HEADS.NAME", "MODEL.RESNETS.NORM", "MODEL.RESNET_BACKBONE.NORM"),
         )
 
@@ -203,13 +176,19 @@ def check_config(cfg: CfgNode) -> None:
             raise ConfigError(
                 f"{key} is {name!r}, which Detectron2 does not know; did you mean {', '.join(near)}?", key
             )
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR":
+        parts = solver.NUM_DECAYS + 1
+        steps = [math.ceil(solver.MAX_ITER * part / parts) for part in range(1, parts)]
+        raise ConfigError(
+            f"SOLVER.LR_SCHEDULER_NAME WarmupStepWithFixedGammaLR fails after the last step, before the final "
+            f"checkpoint: Detectron2's scheduler is out of its list then. Write WarmupMultiStepLR, and for the same "
+            f"learning rates SOLVER.STEPS {steps}",
+            *("SOLVER.LR_SCHEDULER_NAME", "SOLVER.NUM_DECAYS"),
+        )
     check_values(cfg, DETECTRON2_KEYS, DETECTRON2)
     _check_lengths(cfg)
     check_detector(cfg)
-    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR" and cfg.SOLVER.GAMMA == 0:
-        raise ConfigError(
-            "SOLVER.GAMMA is 0.0; with WarmupStepWithFixedGammaLR it must be above 0, such as 0.1", "SOLVER.GAMMA"
-        )
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         check_host_config(as_built(cfg))
         check_combinations(cfg)

@@ -60,8 +60,6 @@ def register_datasets(cfg: CfgNode, *, training: bool) -> list[str]:
     classes: dict[str, list[str]] = {}
     files: dict[str, dict[str, ImageFiles]] = {"TRAIN": {}, "TEST": {}}
     for key, names in (("TRAIN", cfg.DATASETS.TRAIN if training else ()), ("TEST", cfg.DATASETS.TEST)):
-        if isinstance(names, str):
-            raise ValueError(f'DATASETS.{key} is the text {names!r}; write a list of names: ["{names}"]')
         for name in names:
             classes[name], dataset = _enter(cfg, name, training=key == "TRAIN")
             if dataset is not None:
@@ -188,13 +186,7 @@ def _open(json_path: Path, image_folder: Path, cfg: CfgNode, *, training: bool) 
 
 
 def read_truth(name: str, *, with_masks: bool) -> GroundTruth:
-    """Return what the detections on a registered data set in COCO's format are compared with.
-
-    It is that of the run, which has read it; that of other data sets is read here.
-
-    Raises:
-        FileNotFoundError, ValueError: as ``read_ground_truth``.
-    """
+    """Return what detections on a registered data set in COCO's format are compared with; the run may have read it."""
     path, truth = Path(MetadataCatalog.get(name).json_file), _truths.get(name)
     if truth is not None and truth.source == path and (not with_masks or truth.segmentations is not None):
         return truth

@@ -18,10 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resnet_backbone.detectron2_plugin.backbone import TrunkBackbone
-from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
+from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer, build_detector
 from resnet_backbone.detectron2_plugin.config import REGISTRIES, load_config
 from resnet_backbone.detectron2_plugin.datasets import register_dataset, set_num_classes
-from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.detectron2_plugin.evaluation import check_evaluator
 from resnet_backbone.doctor import DetectorParts, Section
 from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint

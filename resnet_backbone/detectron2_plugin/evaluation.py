@@ -25,7 +25,7 @@ from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from resnet_backbone.data.coco.masks import decode_segmentation
+from resnet_backbone.data.coco.masks import draw_masks
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.detectron2_plugin.datasets import complete_metadata, read_truth
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper, boxes_of
@@ -121,7 +121,9 @@ class CocoEvaluator(DatasetEvaluator):
                     boxes=detections.boxes,
                     labels=detections.labels,
                     scores=detections.scores,
-                    gt_masks=_masks([note["segmentation"] for note in truth], *size) if self.with_masks else None,
+                    gt_masks=torch.from_numpy(draw_masks([note["segmentation"] for note in truth], *size))
+                    if self.with_masks
+                    else None,
                     masks=None if detections.masks is None else decode_masks(detections.masks, *size),
                 )
             )
@@ -140,11 +142,11 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: Path, *, pictures: bool) ->
         folder: gets the files; with several data sets, a folder for each.
         pictures: whether to draw ground truth beside predictions, of data sets in COCO's format.
 
-    Raises:
-        DataError: an image cannot be read.
-
     Returns:
         By data set, what ``metrics.json`` holds, too: ``{"bbox": {"AP": ..., "AP-person": ...}}``, percent.
+
+    Raises:
+        DataError: an image cannot be read.
     """
     figures = {}
     for name in cfg.DATASETS.TEST:
@@ -209,13 +211,9 @@ def check_evaluator(dataset_name: str) -> None:
 
 
 def build_evaluator(dataset_name: str, folder: Path, *, with_masks: bool, pictures: bool) -> DatasetEvaluator:
-    """Return what scores a data set: COCO's figures, VOC's, or those of stuff and panoptic segmentation.
+    """Return what scores a data set that :func:`check_evaluator` accepted: figures of COCO, VOC or segmentation.
 
-    Args:
-        dataset_name: one that :func:`check_evaluator` accepted.
-        folder: for the files.
-        with_masks: whether the detector gives masks.
-        pictures: whether to draw ground truth beside predictions.
+    The other arguments are those of :class:`CocoEvaluator`.
     """
     kind = MetadataCatalog.get(dataset_name).evaluator_type
     if kind == "pascal_voc":
@@ -231,21 +229,10 @@ def build_evaluator(dataset_name: str, folder: Path, *, with_masks: bool, pictur
     return DatasetEvaluators([stuff, instances, panoptic])
 
 
-def _without_nan(results: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no nan; neither has it a 0-d array."""
-    return {
-        key: _without_nan(value)
-        if isinstance(value, Mapping)
-        else (None if math.isnan(float(value)) else float(value))
-        if isinstance(value, int | float | np.number)
-        else str(value)
-        for key, value in results.items()
-    }
-
-
-def _masks(segmentations: list[Any], height: int, width: int) -> torch.Tensor:
-    """Bool, (N, height, width), from polygons and RLE as Detectron2 has read them."""
-    masks = np.zeros((len(segmentations), height, width), dtype=bool)
-    for mask, segmentation in zip(masks, segmentations, strict=True):
-        mask[:] = decode_segmentation(segmentation, height, width)
-    return torch.from_numpy(masks)
+def _without_nan(value: Any) -> Any:
+    """Figures as JSON has them, which knows neither nan nor 0-d arrays."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, int | float | np.number):
+        return None if math.isnan(float(value)) else float(value)
+    return str(value)

@@ -1,4 +1,4 @@
-"""Box refinement, multi-scale testing and ensembles around Detectron2's Faster R-CNN."""
+"""Box refinement, multi-scale testing and ensembles around Detectron2's Faster R-CNN; and its ``Predictor``."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from detectron2.data.transforms import ResizeTransform
-from detectron2.modeling import GeneralizedRCNN
+import torch
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import build_augmentation, convert_PIL_to_numpy
+from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
 from detectron2.structures import Boxes, Instances
 from fvcore.common.config import CfgNode
+from PIL import Image
 from torch import Tensor, nn
 
+from resnet_backbone.config.checks import is_improved
+from resnet_backbone.detectron2_plugin.checkpoint import load_trained
 from resnet_backbone.detectron2_plugin.config import load_config
-from resnet_backbone.detectron2_plugin.detector import load_trained
 from resnet_backbone.detectron2_plugin.mapper import read_image, size_of, to_tensor
 from resnet_backbone.detectron2_plugin.roi_heads import ContextROIHeads, ImageNetRes5ROIHeads, region_vectors
-from resnet_backbone.engine.improvements.second_stage import ImprovedDetector, Scale, load_ensemble
-from resnet_backbone.engine.improvements.settings import Settings, is_improved, settings_of
+from resnet_backbone.engine.improvements import ImprovedDetector, Scale, Settings, improvement_settings, load_ensemble
+from resnet_backbone.metrics.drawing import check_image
+from resnet_backbone.metrics.results import Detections
 from resnet_backbone.models.acceleration import lasting_features
 
 # What a subclass of these heads may not have of its own: the way from regions to boxes.
@@ -29,7 +34,7 @@ _BOX_PARTS = {
 
 
 class TwoStage:
-    """A Faster R-CNN as :class:`~resnet_backbone.engine.improvements.second_stage.TwoStageDetector`.
+    """A Faster R-CNN as :class:`~resnet_backbone.engine.improvements.TwoStageDetector`.
 
     Args:
         cfg: of the detector; reads INPUT.
@@ -55,7 +60,7 @@ class TwoStage:
 
     def scale(self, image: Tensor, height: int, width: int) -> Scale:
         pixels = image if self._channel_order == "RGB" else image.flip(0)
-        resize = ResizeTransform(image.shape[-2], image.shape[-1], height, width)
+        resize = T.ResizeTransform(image.shape[-2], image.shape[-1], height, width)
         resized = resize.apply_image(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
         batch = self._model.preprocess_image([{"image": to_tensor(resized)}])
         backbone = self._model.backbone
@@ -114,11 +119,8 @@ class ImprovedRCNN(nn.Module):
         Raises:
             ValueError: a file whose image has not the ``height`` and ``width`` of the data set.
         """
-        found = []
-        for record in batched_inputs:
-            pixels = read_image(record["file_name"], "RGB", size_of(record))
-            found.append({"instances": self.detect(to_tensor(pixels))})
-        return found
+        images = [to_tensor(read_image(record["file_name"], "RGB", size_of(record))) for record in batched_inputs]
+        return [{"instances": self.detect(image)} for image in images]
 
     def detect(self, image: Tensor) -> Instances:
         """Detect in one original image, uint8 (3, H, W), RGB; see :meth:`forward`."""
@@ -128,23 +130,18 @@ class ImprovedRCNN(nn.Module):
 
 
 def build_improved(cfg: CfgNode, model: nn.Module, class_names: Sequence[str]) -> ImprovedRCNN | None:
-    """Return the detector with what TEST asks for around it, or None where it asks for nothing.
-
-    Args:
-        cfg: of the run; checked.
-        model: of the run.
-        class_names: of the run.
+    """Return the detector of a run with what TEST asks for around it, or None where it asks for nothing.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`~resnet_backbone.engine.improvements.second_stage.load_ensemble`; or
-            a detector is no Faster R-CNN.
+        FileNotFoundError, ValueError: see :func:`~resnet_backbone.engine.improvements.load_ensemble`; or a detector is
+            no Faster R-CNN.
     """
     if not is_improved(cfg):
         return None
     members = load_ensemble(
         cfg, class_names, "detectron2", lambda config_file, overrides: load_trained(load_config(config_file, overrides))
     )
-    return ImprovedRCNN([(cfg, model), *members], settings_of(cfg))
+    return ImprovedRCNN([(cfg, model), *members], improvement_settings(cfg))
 
 
 def _is_faster_rcnn(model: nn.Module) -> bool:
@@ -156,3 +153,38 @@ def _is_faster_rcnn(model: nn.Module) -> bool:
     return any(
         isinstance(heads, kind) and getattr(type(heads), name) in known for kind, (name, known) in _BOX_PARTS.items()
     )
+
+
+class Predictor:
+    """See :class:`~resnet_backbone.metrics.results.Predictor`. ``load_trained`` reads the weights once, here.
+
+    With the improvements that TEST asks for, as the evaluation at the end of a training has them; with
+    TEST.AUG.ENABLED it augments, as the one into ``inference_TTA/`` does.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg, model, self.class_names = load_trained(cfg)
+        self._improved = build_improved(self.cfg, model, self.class_names)
+        self.model = GeneralizedRCNNWithTTA(self.cfg, model) if self.cfg.TEST.AUG.ENABLED else model
+        self._augmentations = T.AugmentationList(build_augmentation(self.cfg, is_train=False))
+
+    @torch.inference_mode()
+    def __call__(self, image: Tensor) -> Detections:
+        check_image(image)
+        found = (self._improved.detect(image) if self._improved else self._detect(image)).to("cpu")
+        masks = found.pred_masks.bool() if found.has("pred_masks") else None
+        return Detections(found.pred_boxes.tensor.float(), found.scores.float(), found.pred_classes, masks)
+
+    def _detect(self, image: Tensor) -> Instances:
+        height, width = image.shape[-2:]
+        pixels = convert_PIL_to_numpy(Image.fromarray(image.permute(1, 2, 0).cpu().numpy()), self.cfg.INPUT.FORMAT)
+        resized = T.AugInput(pixels)
+        self._augmentations(resized)
+        tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
+        output = self.model([{"image": tensor, "height": height, "width": width}])[0]
+        if "instances" not in output:
+            raise ValueError(
+                f"MODEL.META_ARCHITECTURE {self.cfg.MODEL.META_ARCHITECTURE} finds no objects, it gives "
+                f"{', '.join(sorted(output))}; name a config of a detector"
+            )
+        return output["instances"]

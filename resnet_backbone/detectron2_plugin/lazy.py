@@ -33,20 +33,6 @@ from resnet_backbone.detectron2_plugin.roi_heads import VGGBoxHead, res5_of
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights.architecture import has_bottlenecks
 
-__all__ = [
-    "build_res5",
-    "build_trunk_backbone",
-    "feature_channels",
-    "fpn_node",
-    "res5_node",
-    "retinanet_fpn_node",
-    "rpn_channels_node",
-    "stock_config",
-    "trunk_node",
-    "use_weights",
-    "vgg_box_head_node",
-]
-
 logger = logging.getLogger(__name__)
 
 _STRIDE = "MODEL.RESNETS.STRIDE_IN_1X1"
@@ -61,10 +47,7 @@ _PLACES = {
 
 
 def stock_config(name: str) -> DictConfig:
-    """Load a config that comes with Detectron2, from its package or its checkout.
-
-    Args:
-        name: path below Detectron2's configs, such as ``"common/models/mask_rcnn_fpn.py"``.
+    """Load a config below Detectron2's ``configs/``, such as ``common/models/mask_rcnn_fpn.py``.
 
     Raises:
         FileNotFoundError: there is no such config.
@@ -164,17 +147,9 @@ def build_trunk_backbone(
     """Build a trunk as a Detectron2 backbone, from plain values.
 
     Args:
-        arch: one of ``resnet_backbone.list_models()``.
-        out_features: feature maps to return.
-        norm: ``FrozenBN``, ``BN``, ``SyncBN``, ``GN``, or ``""`` for VGG without batch norm.
-        freeze_at: how many stages to freeze: 1 is the stem, 2 the stem and res2; VGG: conv1, conv2.
-        stride_in_1x1: True for MSRA's weights.
-        stem: ``basic`` or ``deeplab``.
-        res4_dilation: see ``create_model``, as for the next two.
-        res5_dilation: 2 for DC5.
-        res5_multi_grid: factors on the dilation of the blocks of res5.
-        in_channels: channels of the images.
-        strict_weights: see :class:`~resnet_backbone.detectron2_plugin.weights.StrictModule`.
+        arch, ..., in_channels: see :func:`~resnet_backbone.create_model`; ``stride_in_1x1`` is True for MSRA's weights,
+            ``res5_dilation`` 2 for DC5.
+        strict_weights: see :class:`~resnet_backbone.detectron2_plugin.backbone.StrictModule`.
         weights: what the detector will be loaded with, to be compared with its input; None where that is not known.
         input_found: places in the config, such as ``"model.pixel_mean"``, with the values there; None as a value is
             one that cannot be seen.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,19 +29,18 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import log_first_n
 from fvcore.common.config import CfgNode
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as F
 
 from resnet_backbone.data.images.read import open_image, read_interleaved
 from resnet_backbone.engine.batches import (
     BatchSampler,
-    Draw,
-    derive_seed,
+    SeededDataset,
     fetch,
     images_per_pass,
     let_the_next_fetch_find_dead_workers,
 )
-from resnet_backbone.engine.signals import stay_for_the_parent
+from resnet_backbone.engine.processes import stay_for_the_parent
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +100,7 @@ class TensorMapper(DatasetMapper):
             unused = set() if self.use_instance_mask else {"segmentation"}
             unused |= set() if self.use_keypoint else {"keypoints"}
             copied["annotations"] = [
-                {key: _COPIES.get(key, _itself)(value) for key, value in note.items() if key not in unused}
+                {key: _COPIES.get(key, lambda value: value)(note[key]) for key in note if key not in unused}
                 for note in dataset_dict["annotations"]
                 if note.get("iscrowd", 0) == 0 and not self._is_reversed(note, dataset_dict)
             ]
@@ -117,11 +115,11 @@ class TensorMapper(DatasetMapper):
             width, height = box[2] - box[0], box[3] - box[1]
         else:
             return False
-        if width >= 0 and height >= 0:
-            return False
-        message = f"{dataset_dict['file_name']}: left out a box of negative width or height, {list(box)}"
-        log_first_n(logging.WARNING, message, n=5, name=__name__)
-        return True
+        is_reversed = width < 0 or height < 0
+        if is_reversed:
+            message = f"{dataset_dict['file_name']}: left out a box of negative width or height, {list(box)}"
+            log_first_n(logging.WARNING, message, n=5, name=__name__)
+        return is_reversed
 
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: tuple[int, int]
@@ -141,10 +139,6 @@ class TensorMapper(DatasetMapper):
         if self.recompute_boxes:
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         dataset_dict["instances"] = utils.filter_empty_instances(instances)
-
-
-def _itself(value: Any) -> Any:
-    return value
 
 
 def _floats(box: Any) -> Any:
@@ -302,11 +296,7 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 class ResumableLoader:
     """Endless batches of one process. Detectron2's own loader begins with its first image again after a resume.
 
-    Other samplers than TrainingSampler are Detectron2's, and do that.
-
-    Args:
-        cfg: reads DATASETS.TRAIN, DATALOADER, INPUT, SEED and SOLVER.IMS_PER_BATCH.
-        mapper: from a record to what the network gets; by default a ``TensorMapper``.
+    Other samplers than TrainingSampler are Detectron2's, and do that. ``mapper`` is by default a ``TensorMapper``.
 
     Attributes:
         seed: of the order and of all that is random, the same in all processes.
@@ -354,32 +344,10 @@ class ResumableLoader:
             start=self.start,
         )
         return DataLoader(
-            _Seeded(MapDataset(DatasetFromList(records, copy=False), mapper), self.seed),
+            SeededDataset(MapDataset(DatasetFromList(records, copy=False), mapper), self.seed),
             batch_sampler=sampler,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             collate_fn=list,
             worker_init_fn=stay_for_the_parent,
             generator=torch.Generator(),  # whose numbers nobody uses; a loader takes the network's otherwise
         )
-
-
-class _Seeded(Dataset[dict[str, Any]]):
-    """``dataset`` indexed by draws: the n-th draw transforms its sample with random numbers of its own."""
-
-    def __init__(self, dataset: Dataset[dict[str, Any]], seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        position, index = draw
-        states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-        own = derive_seed(self.seed, position)
-        random.seed(own)
-        np.random.seed(own % 2**32)
-        torch.default_generator.manual_seed(own)
-        try:
-            return self.dataset[index]
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.default_generator.set_state(states[2])

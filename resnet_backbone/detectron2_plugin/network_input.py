@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.structures import PolygonMasks
@@ -14,25 +13,14 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from resnet_backbone.config import fit_input, required_by_source
-from resnet_backbone.data.coco.masks import decode_segmentation
+from resnet_backbone.data.coco.masks import draw_masks
 from resnet_backbone.data.transforms import InputImage, InputImages, pad_masks, restore_pixels
+from resnet_backbone.detectron2_plugin.checkpoint import build_detector
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
-from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.detectron2_plugin.mapper import ResumableLoader, TensorMapper, boxes_of
 
 
-class _KeepingMapper:
-    """The mapper of the run, and beside its output the annotations that went in, ``"notes"``, crowds left out."""
-
-    def __init__(self, cfg: CfgNode, *, training: bool) -> None:
-        self.mapper = TensorMapper(cfg, is_train=training)
-
-    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        notes = [note for note in record.get("annotations", []) if not note.get("iscrowd")]
-        return {**self.mapper(record), "notes": notes}
-
-
-def open_sight(cfg: CfgNode, *, training: bool) -> InputImages:
+def open_input(cfg: CfgNode, *, training: bool) -> InputImages:
     """Open the data of a config as a run in one process does.
 
     Args:
@@ -65,25 +53,38 @@ def _images(cfg: CfgNode, model: nn.Module, *, training: bool) -> Iterator[Input
         normalised: Any = model.preprocess_image(batch)  # type: ignore[operator]
         pixels = restore_pixels(normalised.tensor, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT)
         for row, image in zip(pixels, batch, strict=True):
-            yield _seen(row, image)
+            yield _input_image(row, image)
 
 
 def _batches(cfg: CfgNode, *, training: bool) -> Iterator[list[dict[str, Any]]]:
-    mapper = _KeepingMapper(cfg, training=training)
+    """Yield those of the run; beside what the mapper returns, the annotations that went in, crowds left out."""
+    mapper = TensorMapper(cfg, is_train=training)
+
+    def keeping(record: dict[str, Any]) -> dict[str, Any]:
+        notes = [note for note in record.get("annotations", []) if not note.get("iscrowd")]
+        return {**mapper(record), "notes": notes}
+
     if training:
-        yield from ResumableLoader(cfg, mapper)
+        yield from ResumableLoader(cfg, keeping)
     for name in cfg.DATASETS.TEST:
-        yield from build_detection_test_loader(cfg, name, mapper=mapper)
+        yield from build_detection_test_loader(cfg, name, mapper=keeping)
 
 
-def _seen(row: Tensor, image: dict[str, Any]) -> InputImage:
+def _input_image(row: Tensor, image: dict[str, Any]) -> InputImage:
     size = (image["image"].shape[-2], image["image"].shape[-1])
     original_size = (image["height"], image["width"])
+    masks = None
     if "instances" in image:
-        boxes, labels = image["instances"].gt_boxes.tensor, image["instances"].gt_classes
+        instances = image["instances"]
+        boxes, labels = instances.gt_boxes.tensor, instances.gt_classes
+        if instances.has("gt_masks"):
+            given = instances.gt_masks
+            are_polygons = isinstance(given, PolygonMasks)
+            masks = torch.from_numpy(draw_masks(given.polygons, *size)) if are_polygons else given.tensor
     else:  # the mapper of the evaluation gives none
-        boxes, labels = _scaled_boxes(image["notes"], original_size, size)
-    masks = _masks(image["instances"], *size) if "instances" in image else None
+        scale = torch.tensor([size[1] / original_size[1], size[0] / original_size[0]] * 2, dtype=torch.float64)
+        boxes = boxes_of(image["notes"]) * scale
+        labels = torch.tensor([note["category_id"] for note in image["notes"]], dtype=torch.int64)
     return InputImage(
         image_id=image["image_id"],
         name=Path(image["file_name"]).name,
@@ -95,22 +96,3 @@ def _seen(row: Tensor, image: dict[str, Any]) -> InputImage:
         masks=None if masks is None else pad_masks(masks, row.shape[-2], row.shape[-1]),
         annotated=len(image["notes"]),
     )
-
-
-def _scaled_boxes(
-    notes: list[dict[str, Any]], from_size: tuple[int, int], to_size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    scale = torch.tensor([to_size[1] / from_size[1], to_size[0] / from_size[0]] * 2, dtype=torch.float64)
-    labels = torch.tensor([note["category_id"] for note in notes], dtype=torch.int64)
-    return (boxes_of(notes) * scale).float(), labels
-
-
-def _masks(instances: Any, height: int, width: int) -> Tensor | None:
-    if not instances.has("gt_masks"):
-        return None
-    if not isinstance(instances.gt_masks, PolygonMasks):
-        return instances.gt_masks.tensor
-    masks = np.zeros((len(instances), height, width), dtype=bool)
-    for mask, polygons in zip(masks, instances.gt_masks.polygons, strict=True):
-        mask[:] = decode_segmentation([np.asarray(polygon).tolist() for polygon in polygons], height, width)
-    return torch.from_numpy(masks)

@@ -28,8 +28,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from resnet_backbone.config import build_trunk
-from resnet_backbone.detectron2_plugin.backbone import register
-from resnet_backbone.detectron2_plugin.weights import StrictModule
+from resnet_backbone.detectron2_plugin.backbone import StrictModule, register
 from resnet_backbone.models.layers import scale_weights
 from resnet_backbone.models.trunk import Trunk
 
@@ -42,15 +41,7 @@ class Res5(StrictModule, nn.Sequential):
 
 
 def res5_of(trunk: Trunk, *, strict_weights: bool = True) -> Res5:
-    """Return res5 of a trunk that was built with it, as a head.
-
-    Args:
-        trunk: a residual or plain network; its norm, stride placement and dilation are those of the head.
-        strict_weights: see :class:`StrictModule`.
-
-    Raises:
-        ValueError: the trunk has no res5.
-    """
+    """Return res5 of a trunk that was built with it, as a head; raise ValueError where there is none."""
     blocks = getattr(trunk, "res5", None)
     if blocks is None:
         raise ValueError(f"{trunk.arch} has no res5 here: build a ResNet with out_features=['res5']")
@@ -127,12 +118,6 @@ class VGGBoxHead(StrictModule):
     """fc6 and fc7 of the ImageNet classifier on 7x7 crops of conv5, with MODEL.ROI_BOX_HEAD.DROPOUT after each.
 
     Maps crops (R, 512, 7, 7) to (R, 4096). Source: Girshick 2015, "Fast R-CNN" (arXiv 1504.08083), section 2.2.
-
-    Args:
-        input_shape: of the crops.
-        arch: a VGG.
-        dropout: from 0 to 1, after fc6 and fc7.
-        strict_weights: see :class:`StrictModule`.
 
     Raises:
         ValueError: no VGG, or other crops.

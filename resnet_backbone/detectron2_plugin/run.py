@@ -22,18 +22,17 @@ from torch import nn
 
 from resnet_backbone.config import fit_input
 from resnet_backbone.config.merge import CONFIG
-from resnet_backbone.detectron2_plugin.checkpoint import WeightsFile, fill_detector, strict_arch
+from resnet_backbone.detectron2_plugin.checkpoint import WeightsFile, build_detector, fill_detector, strict_arch
 from resnet_backbone.detectron2_plugin.config import check_config
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
-from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.detectron2_plugin.evaluation import check_evaluator
 from resnet_backbone.detectron2_plugin.improvements import build_improved
 from resnet_backbone.detectron2_plugin.trainer import Trainer, evaluate_all
 from resnet_backbone.engine.checkpoint import Resumed, check_resumed, check_same_parameters, find_resumed
-from resnet_backbone.engine.launch import PATIENCE, refuse_differences
+from resnet_backbone.engine.command_line import Interrupted
+from resnet_backbone.engine.processes import PATIENCE, refuse_differences
 from resnet_backbone.engine.records import forget_records
 from resnet_backbone.engine.run import BaseRun, detector_facts, refuse_other_classes
-from resnet_backbone.engine.signals import Interrupted
 from resnet_backbone.files.checkpoints import checksum_of, last_checkpoint, remove_unfinished
 from resnet_backbone.metrics.run_facts import hash_file
 from resnet_backbone.version import __version__
@@ -200,13 +199,9 @@ def _scale_to_processes(cfg: CfgNode) -> None:
 
 
 def find_in_every_process(output_dir: Path) -> Resumed:
-    """Find the last checkpoint, which Detectron2 reads in every process from its own OUTPUT_DIR.
+    """Return, in ``state``, the path of the last checkpoint, which every process reads from its own OUTPUT_DIR.
 
-    Returns:
-        The path in ``state``, None where there is none.
-
-    Raises:
-        ValueError: a process has another one, or none, as on a machine with another disk.
+    Raises ValueError where a process has another one, or none, as on a machine with another disk.
     """
     found = find_resumed(output_dir, lambda path: path)
     path = found.state if comm.is_main_process() else last_checkpoint(output_dir)

@@ -22,10 +22,10 @@ from resnet_backbone.detectron2_plugin.evaluation import evaluate
 from resnet_backbone.detectron2_plugin.mapper import ResumableLoader
 from resnet_backbone.engine.batches import DataError, derive_seed
 from resnet_backbone.engine.checkpoint import kept_text, warn_of_other_processes
+from resnet_backbone.engine.command_line import Interrupted
 from resnet_backbone.engine.divergence import broken_tensors, explain_divergence
-from resnet_backbone.engine.launch import in_any_process, mean_over_processes
 from resnet_backbone.engine.loop import BestKeeper, evaluating, keeping_progress
-from resnet_backbone.engine.signals import Interrupted, deferring_signals, was_asked_to_stop
+from resnet_backbone.engine.processes import deferring_signals, in_any_process, mean_over_processes, was_asked_to_stop
 from resnet_backbone.files.atomic import copy_file
 from resnet_backbone.files.checkpoints import BEST, FINAL, last_checkpoint
 from resnet_backbone.models.acceleration import finish_for_inference
@@ -88,13 +88,9 @@ class Trainer(DefaultTrainer):
         return super().build_hooks()
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Continue from the last checkpoint in OUTPUT_DIR.
+        """Continue from the last checkpoint in OUTPUT_DIR, which ``Run`` has checked; ``state`` is its plain values.
 
-        The config decides on learning rate, decay and momentum, which Detectron2 takes from the checkpoint. Whether the
-        two fit each other, ``Run`` has checked.
-
-        Args:
-            state: the plain values in it. Those of earlier versions have neither seed nor best score.
+        The config decides on learning rate, decay and momentum, which Detectron2 takes from the checkpoint.
         """
         groups, scheduler = self._trainer.optimizer.param_groups, self.scheduler
         configured = [{key: value for key, value in group.items() if key != "params"} for group in groups]
@@ -106,7 +102,7 @@ class Trainer(DefaultTrainer):
         ):
             group.update(options, lr=rate)
         self._loader.seed = state.get("seed", self._loader.seed)
-        self._best.restore(state.get("best"))
+        self._best.best = state.get("best")
         warn_of_other_processes(state.get("num_processes", comm.get_world_size()), comm.get_world_size())
 
     def state_dict(self) -> dict[str, Any]:
@@ -136,7 +132,7 @@ class Trainer(DefaultTrainer):
             if isinstance(hook, PreciseBN):  # which takes its batches from where the last statistics left off
                 hook._data_loader.seed = self._loader.seed
                 hook._data_loader.start = self.start_iter // hook._period * hook._num_iter if hook._period else 0
-        self._facts |= {"seed": self._loader.seed, "num_processes": comm.get_world_size(), "best": self._best.state()}
+        self._facts |= {"seed": self._loader.seed, "num_processes": comm.get_world_size(), "best": self._best.best}
         self.checkpointer.facts |= self._facts
         loop_logger = logging.getLogger("detectron2.engine.train_loop")
         loop_logger.addFilter(_is_news)
@@ -218,7 +214,7 @@ class Trainer(DefaultTrainer):
             return
         if not self._best.note(scores, min(self.iter + 1, self.max_iter)) or not self.cfg.TEST.EVAL_PERIOD:
             return
-        self.checkpointer.facts["best"] = self._best.state()
+        self.checkpointer.facts["best"] = self._best.best
         if not over:
             self.checkpointer.save(BEST.removesuffix(".pth"), iteration=self.iter)
         elif comm.is_main_process():  # the network is finished for inference by now
@@ -249,13 +245,8 @@ def _losses(error: FloatingPointError) -> str:
 def evaluate_all(cfg: CfgNode, model: nn.Module, *, improved: nn.Module | None = None) -> dict[str, dict[str, Any]]:
     """Evaluate into ``inference/`` with pictures, and with test-time augmentation into ``inference_TTA/``, too.
 
-    Args:
-        cfg: see ``evaluate``; also reads TEST.AUG.
-        model: the detector; it is finished for inference, in place.
-        improved: what to score in its place, without augmentation.
-
-    Returns:
-        See ``evaluate``; the augmented figures are named ``<data set>_TTA``.
+    The detector is finished for inference, in place; ``improved`` is scored in its place, without augmentation. Returns
+    what ``evaluate`` does; the augmented figures are named ``<data set>_TTA``.
     """
     finish_for_inference(model.eval())
     output_dir = Path(cfg.OUTPUT_DIR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -85,26 +86,35 @@ class SeededDataset(Dataset[Any]):
     """``dataset`` indexed by draws: the n-th draw transforms its sample with random numbers of its own.
 
     Args:
-        dataset: of (RGB image (3, H, W), target), transformed with torch's random numbers.
+        dataset: transformed with random numbers of torch, NumPy or Python.
         seed: of all of them.
-        channel_order: in which images are returned, RGB or BGR.
+        channel_order: of samples that are (RGB image (3, H, W), target): in which images are returned, RGB or BGR; None
+            returns samples as they are.
     """
 
-    def __init__(self, dataset: Dataset[Any], seed: int, channel_order: str) -> None:
+    def __init__(self, dataset: Dataset[Any], seed: int, channel_order: str | None = None) -> None:
         self.dataset = dataset
         self.seed = seed
         self.channel_order = channel_order
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, Any]:
+    def __getitem__(self, draw: Draw) -> Any:
         position, index = draw
         # The CPU's generator alone: torch.manual_seed would reach into the GPU's, too.
         generator = torch.default_generator
-        state = generator.get_state()
-        generator.manual_seed(derive_seed(self.seed, position))
+        states = random.getstate(), np.random.get_state(), generator.get_state()
+        own = derive_seed(self.seed, position)
+        random.seed(own)
+        np.random.seed(own % 2**32)
+        generator.manual_seed(own)
         try:
-            image, target = self.dataset[index]
+            sample = self.dataset[index]
         finally:
-            generator.set_state(state)
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            generator.set_state(states[2])
+        if self.channel_order is None:
+            return sample
+        image, target = sample
         return reorder_channels(image, self.channel_order), target
 
 
@@ -144,16 +154,17 @@ class DataError(OSError):
 
 
 def fetch(batches: Iterator[Any]) -> Any:
-    """Return the next batch.
-
-    Raises:
-        DataError: see there.
-        StopIteration: there is none.
-    """
+    """Return the next batch; raise DataError where it cannot be had, StopIteration where there is none."""
     try:
         return next(batches)
     except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(_explanation(error)) from error
+        text = plain_text(error)
+        if text.startswith(_DEAD_WORKER):
+            text = (
+                f"a process that loads images has died ({text}). Mostly memory has run out (the system's log says so); "
+                f"fewer such processes need less: DATALOADER.NUM_WORKERS"
+            )
+        raise DataError(text) from error
 
 
 class Fetched:
@@ -179,13 +190,3 @@ def let_the_next_fetch_find_dead_workers() -> None:
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-def _explanation(error: Exception) -> str:
-    text = plain_text(error)
-    if not text.startswith(_DEAD_WORKER):
-        return text
-    return (
-        f"a process that loads images has died ({text}). Mostly memory has run out (the system's log says so); fewer "
-        f"such processes need less: DATALOADER.NUM_WORKERS"
-    )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.merge import CONFIG
-from resnet_backbone.engine.launch import from_main_process, is_main_process, refuse_differences
+from resnet_backbone.engine.processes import from_main_process, is_main_process, refuse_differences
 from resnet_backbone.files.atomic import wait_for_other_runs
 from resnet_backbone.files.checkpoints import FINAL, last_checkpoint, last_written_ns
 from resnet_backbone.weights import WeightsError
@@ -78,16 +78,7 @@ def is_checkpoint(path: Path, belongs: Callable[[object], bool]) -> bool:
 
 
 def read_checkpoint(path: Path, belongs: Callable[[object], bool], expected: str) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
-
-    Args:
-        path: of the file.
-        belongs: whether its content is of the engine that asks.
-        expected: what it should be, for the message where it is not.
-
-    Raises:
-        ValueError: it cannot be read safely, or is another file.
-    """
+    """Read a checkpoint onto the CPU; raise ValueError where it is unsafe, or ``belongs`` to no ``expected``."""
     try:
         state = read_torch_file(path, mapped=False)
     except WeightsError as error:
@@ -98,13 +89,7 @@ def read_checkpoint(path: Path, belongs: Callable[[object], bool], expected: str
 
 
 def check_resumed(cfg: CfgNode, *, done: int, seed: int | None) -> None:
-    """Raise ValueError for a config that a run cannot be resumed with.
-
-    Args:
-        cfg: of the command that resumes.
-        done: iterations of the run so far.
-        seed: that it has; None where the checkpoint does not say.
-    """
+    """Raise ValueError for a config that does not fit the iterations ``done`` so far, or the run's seed if known."""
     if done > cfg.SOLVER.MAX_ITER:
         raise ValueError(
             f"the run to resume has done {done} iterations: write SOLVER.MAX_ITER {done} or more, not "
@@ -115,12 +100,9 @@ def check_resumed(cfg: CfgNode, *, done: int, seed: int | None) -> None:
 
 
 def check_same_parameters(saved: Mapping[str, Any], now: Mapping[str, Any], keys: str) -> None:
-    """Raise ValueError where a checkpoint's optimizer has other parameters than this run's.
+    """Raise ValueError where a checkpoint's optimizer state has other parameters than this run's.
 
-    Args:
-        saved: state of the checkpoint's optimizer.
-        now: state of this run's.
-        keys: of the config that say what is trained.
+    ``keys`` of the config say what is trained.
     """
     then, here = ([len(group["params"]) for group in state["param_groups"]] for state in (saved, now))
     if then != here:
@@ -157,11 +139,7 @@ class Resumed(NamedTuple):
     state: Any  # the checkpoint; None where there is none
 
     def check_is_last(self) -> None:
-        """Look, once no other run can write, whether one has since the checkpoint was read.
-
-        Raises:
-            OSError: one has.
-        """
+        """Raise OSError, once no other run can write, where one has since the checkpoint was read."""
         if is_main_process() and last_written_ns(self.output_dir) != self.written_ns:
             raise OSError(
                 f"another run has written to {self.output_dir} since this one read its last checkpoint: run the same "

@@ -16,14 +16,26 @@ from logging.handlers import MemoryHandler
 from typing import ParamSpec
 from urllib.parse import SplitResult, urlsplit
 
-from resnet_backbone.engine.signals import LOST_PEER, RESUME_ME, Interrupted
-
 logger = logging.getLogger(__name__)
 _Args = ParamSpec("_Args")
 
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 ENGINES = ("auto", "detectron2", "torchvision")
-CLOSED_PIPE = 141  # exit status of a command whose reader has gone, as a shell gives it: 128 + SIGPIPE
+# Exit statuses.
+CLOSED_PIPE = 141  # of a command whose reader has gone, as a shell gives it: 128 + SIGPIPE
+RESUME_ME = 75  # of a run that --resume continues; EX_TEMPFAIL of sysexits.h
+LOST_PEER = 76  # of one of several processes, because another one has ended
+
+
+class Interrupted(BaseException):
+    """A signal has asked the run to end. What it has learned is saved; ``--resume`` continues.
+
+    No ``Exception``, as KeyboardInterrupt is none: code that expects errors lets it through.
+    """
+
+
+class LostPeer(RuntimeError):
+    """A process of several cannot continue because another one has ended."""
 
 
 def run_command_line(main: Callable[[], int], *, keeps_running: bool = False) -> int:
@@ -150,10 +162,6 @@ def plain_text(error: BaseException) -> str:
     if not text.startswith("Caught "):
         return text
     return text.splitlines()[-1].split(": ", 1)[-1]
-
-
-class LostPeer(RuntimeError):
-    """A process of several cannot continue because another one has ended."""
 
 
 def failed(error: BaseException) -> int:

@@ -20,12 +20,8 @@ def explain_divergence(
 ) -> str:
     """Return the message of a detector's training that cannot continue.
 
-    Args:
-        cfg: of the run.
-        what: is not finite, and when.
-        image_ids: of the batch.
-        last: the last checkpoint.
-        found: what was measured, see below; the config's suspicious values are added.
+    It says ``what`` is not finite and when, the ids of the batch's images, what was ``found`` by the functions below
+    beside the config's suspicious values, the usual causes, and the last checkpoint.
     """
     solver = cfg.SOLVER
     causes = (
@@ -79,10 +75,7 @@ def broken_tensors(model: nn.Module) -> list[str]:
 def unusual_pixels(cfg: CfgNode, images: Sequence[Tensor], image_ids: Sequence[Any]) -> list[str]:
     """Say where pixels, normalised, are far from what networks are trained on: about 0, with a deviation of 1.
 
-    Args:
-        cfg: reads MODEL.PIXEL_MEAN and PIXEL_STD. A std of 1, as of Caffe's weights, leaves pixels on their own scale.
-        images: (C, H, W) each, as the detector gets them.
-        image_ids: of these.
+    Images are (C, H, W), as the detector gets them. With a PIXEL_STD of 1, as of Caffe's weights, the deviation is 60.
     """
     found = []
     std = torch.tensor(cfg.MODEL.PIXEL_STD).view(-1, 1, 1)
@@ -100,13 +93,7 @@ def unusual_pixels(cfg: CfgNode, images: Sequence[Tensor], image_ids: Sequence[A
 
 
 def invalid_boxes(sizes: Sequence[tuple[int, int]], boxes: Sequence[Tensor], image_ids: Sequence[Any]) -> list[str]:
-    """Say which boxes are not finite, empty, or outside their image.
-
-    Args:
-        sizes: (height, width) in pixels of each image.
-        boxes: (N, 4) of each, x1 y1 x2 y2 in pixels.
-        image_ids: of these.
-    """
+    """Say which boxes, (N, 4) x1 y1 x2 y2 in pixels, are not finite, empty, or outside their (height, width)."""
     found = []
     for (height, width), own, image_id in zip(sizes, boxes, image_ids, strict=True):
         own = own.detach().float().cpu()

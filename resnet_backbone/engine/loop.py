@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from resnet_backbone.engine.batches import DataError, derive_seed, fetch, let_the_next_fetch_find_dead_workers
 from resnet_backbone.engine.checkpoint import check_resumed, check_same_parameters, kept_text, warn_of_other_processes
-from resnet_backbone.engine.launch import in_any_process
+from resnet_backbone.engine.command_line import Interrupted
+from resnet_backbone.engine.processes import deferring_signals, in_any_process, obeying_signals, was_asked_to_stop
 from resnet_backbone.engine.records import RunWriter, Stopwatch
-from resnet_backbone.engine.signals import Interrupted, deferring_signals, obeying_signals, was_asked_to_stop
 from resnet_backbone.engine.solver import build_optimizer, build_schedule, clip_gradients
 from resnet_backbone.files.atomic import copy_file
 from resnet_backbone.files.checkpoints import BEST, FINAL, check_room, last_checkpoint, write_checkpoint
@@ -27,18 +27,8 @@ from resnet_backbone.files.checkpoints import BEST, FINAL, check_room, last_chec
 logger = logging.getLogger(__name__)
 
 MOST_SKIPPED = 50  # steps; a scaler that starts at 65536 has halved its scale to nothing by then
-
-
 MakeBatches = Callable[[int], Iterator[Any]]
 Evaluate = Callable[[bool], dict[str, float]]
-
-
-class Best(NamedTuple):
-    """Which figure, after how many iterations, and how good."""
-
-    figure: str
-    iteration: int
-    value: float
 
 
 class BestKeeper:
@@ -47,42 +37,33 @@ class BestKeeper:
     Args:
         figure: the end of the figure's name, such as ``bbox/AP``; of several test sets the first counts.
         larger_is_better: or smaller.
+
+    Attributes:
+        best: which figure, after how many iterations, and how good; None at first. Checkpoints keep it.
     """
 
     def __init__(self, figure: str, *, larger_is_better: bool) -> None:
         self.figure = figure
         self.sign = 1 if larger_is_better else -1
-        self.best: Best | None = None
+        self.best: list[Any] | None = None
 
     def note(self, scores: Mapping[str, float], iteration: int) -> bool:
         """Take in the scores after so many iterations; return whether they are the best. nan never is."""
-        found = next(((name, value) for name, value in scores.items() if name.endswith(f"/{self.figure}")), None)
-        if found is None or math.isnan(found[1]):
+        name = next((name for name in scores if name.endswith(f"/{self.figure}")), None)
+        if name is None or math.isnan(scores[name]):
             return False
-        name, value = found
-        if self.best is not None and self.best.figure == name and self.sign * value <= self.sign * self.best.value:
+        if self.best is not None and self.best[0] == name and self.sign * scores[name] <= self.sign * self.best[2]:
             return False
-        self.best = Best(name, iteration, value)
+        self.best = [name, iteration, scores[name]]
         return True
-
-    def state(self) -> list[object] | None:
-        """Return plain values for a checkpoint."""
-        return None if self.best is None else list(self.best)
-
-    def restore(self, state: list[object] | None) -> None:
-        """Take what :meth:`state` gave; None where there is nothing yet."""
-        self.best = None if state is None else Best(str(state[0]), int(str(state[1])), float(str(state[2])))
 
 
 @contextmanager
 def keeping_progress(keep: Callable[[], str]) -> Iterator[None]:
-    """Around the steps of a training: where a batch cannot be had, write a checkpoint of those that are done.
-
-    Args:
-        keep: writes it, and says which one is the last.
+    """Around the steps of a training: where a batch cannot be had, ``keep`` a checkpoint of those that are done.
 
     Raises:
-        DataError: with what ``keep`` says.
+        DataError: with what ``keep`` says, which checkpoint is the last.
         Interrupted: a signal was the cause: what loads images may have got it first.
     """
     try:
@@ -96,14 +77,7 @@ def keeping_progress(keep: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def evaluating(keep: Callable[[], str]) -> Iterator[None]:
-    """Around an evaluation, which signals end at once: whatever goes wrong, what has been learned is on the disk.
-
-    Args:
-        keep: see :func:`keeping_progress`.
-
-    Raises:
-        Interrupted: a signal asked for the end.
-    """
+    """Around an evaluation, which signals end at once: whatever goes wrong, ``keep`` saves what was learned."""
     try:
         with obeying_signals():
             yield
@@ -176,12 +150,7 @@ class TrainingLoop(ABC):
 
     @abstractmethod
     def _loss(self, batch: Any, records: dict[str, float | Tensor]) -> Tensor:
-        """Return the loss of one forward pass.
-
-        Args:
-            batch: of this process, as the loader gives it.
-            records: of the step; means over its passes are added up here, ``total_loss`` among them.
-        """
+        """Return the loss of one forward pass; add it to ``total_loss`` in the records, the mean over passes."""
 
     def _before_update(self, records: dict[str, float | Tensor]) -> None:  # noqa: B027
         """Look at the gradients of a step, before they are clipped."""
@@ -248,7 +217,7 @@ class TrainingLoop(ABC):
         if self._evaluation_is_due():
             self._score(evaluate, writer, over=False)
         if self.iteration == solver.MAX_ITER:
-            if self.accelerator.is_main_process and not self._ends_with_final():
+            if self.accelerator.is_main_process and getattr(last_checkpoint(self.output_dir), "name", "") != FINAL:
                 self._write(FINAL)
             self.accelerator.wait_for_everyone()
         batches = make_batches(self.iteration * solver.ACCUMULATION_STEPS)
@@ -309,20 +278,11 @@ class TrainingLoop(ABC):
             self._write(self._name())
         return kept_text(self.output_dir)
 
-    def _ends_with_final(self) -> bool:
-        """Whether the checkpoint that was resumed from is the final one."""
-        last = last_checkpoint(self.output_dir)
-        return last is not None and last.name == FINAL
-
     def _name(self) -> str:
         return f"model_{self.iteration - 1:07d}.pth"
 
     def _count_skipped(self) -> None:
-        """Stop a training in float16 whose scaler skips one step after another.
-
-        Raises:
-            FloatingPointError: as many as no scaler needs to find its scale.
-        """
+        """Raise FloatingPointError where the scaler of float16 skips more steps than any needs to find its scale."""
         if self.accelerator.scaler is None:
             return
         self._skipped = self._skipped + 1 if self.optimizer.step_was_skipped else 0
@@ -339,7 +299,7 @@ class TrainingLoop(ABC):
                 torch.distributed.broadcast(buffer, src=0)
 
     def save(self, name: str) -> None:
-        """Write a checkpoint with everything that resuming needs; the main process does, the others wait."""
+        """Write a checkpoint with everything that resuming needs; the main process does, the others check and wait."""
         if self.accelerator.is_main_process:
             self._write(name)
         else:
@@ -361,7 +321,7 @@ class TrainingLoop(ABC):
             "iteration": self.iteration,
             "seed": self.seed,
             "num_processes": self.accelerator.num_processes,
-            "best": self.best.state(),
+            "best": self.best.best,
         }
 
     def _check_room(self) -> None:
@@ -388,4 +348,4 @@ class TrainingLoop(ABC):
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.iteration = self._saved_at = state["iteration"]
         self.seed = state["seed"]
-        self.best.restore(state.get("best"))  # older checkpoints have none
+        self.best.best = state.get("best")  # older checkpoints have none

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -131,14 +130,8 @@ class RunWriter:
         self._bar.set_postfix_str(f"loss {values['total_loss']:.3g}, {values['peak_memory_mib']:.0f} MiB")
         logger.info(
             "eta: %s  iter: %d/%d  %s  lr: %.3g  time: %.3f s (data %.3f)  memory: %.0f MiB",
-            timedelta(seconds=int(values["eta_seconds"])),
-            iteration + 1,
-            self.max_iter,
-            losses,
-            values["lr"],
-            values["time"],
-            values["data_time"],
-            values["peak_memory_mib"],
+            *(timedelta(seconds=int(values["eta_seconds"])), iteration + 1, self.max_iter, losses),
+            *(values[name] for name in ("lr", "time", "data_time", "peak_memory_mib")),
         )
 
     def scalars(self, iteration: int, values: dict[str, float]) -> None:
@@ -169,7 +162,7 @@ def forget_records(path: Path, start: int, redone: int | None = None) -> None:
     """Take out of ``metrics.json`` what a killed run wrote after the checkpoint that is resumed from.
 
     Args:
-        path: of the file, a JSON object a line.
+        path: of the file, a JSON object a line; within the last one the process may have been killed.
         start: how many iterations are done.
         redone: after how many iterations the evaluation is done once more.
     """
@@ -177,8 +170,11 @@ def forget_records(path: Path, start: int, redone: int | None = None) -> None:
     kept = len(lines)
     later = math.inf
     while kept:
-        record = _record_in(lines[kept - 1])
-        if record is not None:
+        try:
+            record = json.loads(lines[kept - 1])
+        except ValueError:
+            record = None
+        if isinstance(record, dict):
             iteration = record.get("iteration", start)
             is_redone = iteration + 1 == redone and "total_loss" not in record
             if iteration > later or (iteration < start and not is_redone):
@@ -187,15 +183,6 @@ def forget_records(path: Path, start: int, redone: int | None = None) -> None:
         kept -= 1
     if kept < len(lines):
         write_text(path, "".join(lines[:kept]))
-
-
-def _record_in(line: str) -> dict[str, Any] | None:
-    """Return None for a line within which the process was killed."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
 
 
 class Stopwatch:

@@ -20,7 +20,8 @@ from resnet_backbone.config.checks import warn_of_suspicious
 from resnet_backbone.config.merge import CONFIG, differences, read_run_config, warn_of_changes
 from resnet_backbone.config.weights_input import input_of
 from resnet_backbone.engine.checkpoint import Resumed, compare_data
-from resnet_backbone.engine.launch import (
+from resnet_backbone.engine.loop import TrainingLoop
+from resnet_backbone.engine.processes import (
     check_processes,
     common_seed,
     from_main_process,
@@ -30,7 +31,6 @@ from resnet_backbone.engine.launch import (
     refuse_differences,
     settings_of,
 )
-from resnet_backbone.engine.loop import TrainingLoop
 from resnet_backbone.engine.records import begin_records, set_up_logging
 from resnet_backbone.files.atomic import existing_folder, writing_alone
 from resnet_backbone.files.checkpoints import FINAL, LAST, forget_checkpoints, last_checkpoint
@@ -147,11 +147,11 @@ class BaseRun(ABC):
 
     @abstractmethod
     def _evaluate(self) -> Any:
-        """Evaluate alone; return what :meth:`start` does."""
+        """Evaluate alone."""
 
     @abstractmethod
     def _train(self) -> Any:
-        """Train, with evaluations; return what :meth:`start` does."""
+        """Train, with evaluations."""
 
     def _forget_earlier_run(self) -> None:
         """Let nothing in OUTPUT_DIR be taken for a result of this run, where it is a new one."""
@@ -160,13 +160,7 @@ class BaseRun(ABC):
 
 
 class LoopRun(BaseRun):
-    """A run whose training is a :class:`~resnet_backbone.engine.loop.TrainingLoop`.
-
-    Attributes:
-        accelerator: processes, device and precision.
-        trainer: of the training.
-        figures: of the last evaluation, as :meth:`start` returns them.
-    """
+    """A run whose training is a :class:`~resnet_backbone.engine.loop.TrainingLoop`; ``figures`` are its last."""
 
     trainer: TrainingLoop
     figures: Any = None
@@ -239,12 +233,7 @@ def refuse_other_classes(source: str, learned: Sequence[str], found: Sequence[st
 
 
 def check_output_dir(output_dir: Path) -> None:
-    """Look whether a run can write to OUTPUT_DIR, and write nothing.
-
-    Raises:
-        ValueError: it is a file, or its name is not UTF-8, which TensorBoard's records need.
-        PermissionError: it is there, or where it would be made, and cannot be written to.
-    """
+    """Raise ValueError, or PermissionError, where a run cannot write to OUTPUT_DIR; TensorBoard needs UTF-8."""
     try:
         str(output_dir).encode()
     except UnicodeEncodeError:
@@ -259,14 +248,9 @@ def check_output_dir(output_dir: Path) -> None:
 
 
 def check_evaluation(cfg: CfgNode, *, resume: bool) -> bool:
-    """Check MODEL.WEIGHTS and OUTPUT_DIR of an evaluation.
+    """Return whether OUTPUT_DIR of an evaluation holds the training of the network: its ``config.yaml`` must stay then.
 
-    Args:
-        cfg: of the evaluation, before the run completes it.
-        resume: the last checkpoint in OUTPUT_DIR takes the place of MODEL.WEIGHTS, where there is one.
-
-    Returns:
-        Whether OUTPUT_DIR holds the training of the detector, whose ``config.yaml`` must stay as it is.
+    With ``resume``, its last checkpoint takes the place of MODEL.WEIGHTS, where there is one.
 
     Raises:
         FileNotFoundError: no such file.
@@ -292,9 +276,9 @@ def check_evaluation(cfg: CfgNode, *, resume: bool) -> bool:
         raise ValueError(f"{refusal} (its settings cannot be read: {error})") from error
     was_evaluated = bool(written.get("DATASETS", {}).get("TEST"))
     free = ("MODEL.WEIGHTS",) if was_evaluated else ("MODEL.WEIGHTS", "DATASETS.TEST")
-    first = next(differences(written, cfg, but=free), None)
-    if first is not None:
-        raise ValueError(f"{refusal} ({first.text('that training', 'this evaluation')})")
+    others = differences(written, cfg, ("that training", "this evaluation"), but=free)
+    if others:
+        raise ValueError(f"{refusal} ({others[0]})")
     return True
 
 

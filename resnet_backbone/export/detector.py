@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 
+from resnet_backbone.config.checks import is_improved
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.data.prepare.shapes import draw_image
 from resnet_backbone.data.transforms import test_transforms
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.engine.checkpoint import engine_of
-from resnet_backbone.engine.improvements.settings import is_improved
 from resnet_backbone.export.write import TOLERANCES, Agreement, Exportable, ExportedFile, Facts
 from resnet_backbone.models.layers import fold_norms
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained
@@ -336,8 +336,7 @@ def _detect(detector: Detector | RetinaNet, image: Tensor) -> dict[str, Tensor]:
     found = detector([image])[0]
     boxes = found["boxes"]
     keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    found = {name: value[keep] for name, value in found.items()}
-    return {**found, "labels": found["labels"] - 1}
+    return {name: value[keep] for name, value in found.items()}
 
 
 def compare_detections(

@@ -20,7 +20,7 @@ from resnet_backbone.models.resnet import (
     PlainBlock,
     ResNet,
 )
-from resnet_backbone.models.trunk import Trunk
+from resnet_backbone.models.trunk import OptionError, Trunk
 from resnet_backbone.models.vgg import VGG
 from resnet_backbone.weights import Weights, load_weights
 from resnet_backbone.weights.architecture import CIFAR_WIDTH, LAYOUTS, Layout
@@ -67,7 +67,7 @@ def _resnet(
         network, usual_shortcut, usual_classes = CifarResNet, "A", len(CIFAR10_CLASSES)
         _refuse(options, _IMAGENET_RESNET_OPTIONS, f"{arch} has another stem, no 1x1 convolutions and no res5")
     if block is PlainBlock and shortcut:
-        raise ValueError(f"{arch} has no shortcuts: leave out shortcut={shortcut!r}")
+        raise OptionError(f"{arch} has no shortcuts: leave out shortcut={shortcut!r}", "shortcut")
     return network(
         arch,
         block,
@@ -86,8 +86,8 @@ def _vgg(layout: Layout, arch: str, *, norm: str | None, num_classes: int | None
         norm = "BN" if has_norm else ""
     if bool(norm) != has_norm:
         other = arch.removesuffix("_bn") if has_norm else f"{arch}_bn"
-        raise ValueError(
-            f"norm {norm!r} does not fit {arch}, which has {'' if has_norm else 'no '}norms: take {other!r}"
+        raise OptionError(
+            f"norm {norm!r} does not fit {arch}, which has {'' if has_norm else 'no '}norms: take {other!r}", "norm"
         )
     num_classes = IMAGENET_CLASSES if num_classes is None else num_classes
     return VGG(arch, layout.depths, norm=norm, num_classes=num_classes, **options)
@@ -97,7 +97,7 @@ def _refuse(options: dict[str, Any], lacks: Mapping[str, object], why: str) -> N
     """Take the options that an architecture lacks out of ``options``; raise ValueError where one of them is set."""
     foreign = [name for name, default in lacks.items() if options.pop(name) != default]
     if foreign:
-        raise ValueError(f"{why}: leave out {' and '.join(foreign)}")
+        raise OptionError(f"{why}: leave out {' and '.join(foreign)}", *foreign)
 
 
 for _arch, _layout in LAYOUTS.items():

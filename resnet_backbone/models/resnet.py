@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_backbone.models.layers import ConvNormActivation, NormActivation, check_images, freeze
-from resnet_backbone.models.trunk import FeatureInfo, Trunk, check_freeze_at, select_features
+from resnet_backbone.models.trunk import FeatureInfo, OptionError, Trunk, check_freeze_at, select_features
 
 SHORTCUTS = ("A", "B", "C")
 NO_MULTI_GRID = (1, 1, 1)
@@ -378,7 +378,9 @@ class CifarResNet(ResNet):
 
 def _check_style(arch: str, block: Block, style: BlockStyle, stochastic_depth: float) -> None:
     if style.stride_in_1x1 and block is not Bottleneck:
-        raise ValueError(f"{arch} has no 1x1 convolution to carry the stride: write stride_in_1x1=False")
+        raise OptionError(
+            f"{arch} has no 1x1 convolution to carry the stride: write stride_in_1x1=False", "stride_in_1x1"
+        )
     if style.shortcut not in SHORTCUTS:
         raise ValueError(f"unknown shortcut {style.shortcut!r}; write one of {', '.join(map(repr, SHORTCUTS))}")
     if style.preactivation and not style.norm:
@@ -393,7 +395,10 @@ def _check_dilations(res4_dilation: int, res5_dilation: int) -> None:
     if res5_dilation not in (1, 2, 4):
         raise ValueError(f"res5_dilation must be 1, 2 or 4, got {res5_dilation!r}")
     if res4_dilation == 2 and res5_dilation != 4:
-        raise ValueError(f"after res4_dilation=2 write res5_dilation=4, to dilate res5 further; got {res5_dilation}")
+        raise OptionError(
+            f"after res4_dilation=2 write res5_dilation=4, to dilate res5 further; got {res5_dilation}",
+            *("res4_dilation", "res5_dilation"),
+        )
 
 
 def _multi_grid(arch: str, factors: tuple[int, ...], depth: int) -> tuple[int, ...]:
@@ -401,8 +406,9 @@ def _multi_grid(arch: str, factors: tuple[int, ...], depth: int) -> tuple[int, .
     if factors == NO_MULTI_GRID:
         return (1,) * depth
     if len(factors) != depth or not all(isinstance(factor, int) and factor >= 1 for factor in factors):
-        raise ValueError(
+        raise OptionError(
             f"res5_multi_grid {factors} must be {depth} whole numbers of 1 or more, one for each block that {arch} has "
-            f"in res5, as in {(1, 2, 4)[:depth]}, or {NO_MULTI_GRID} for none"
+            f"in res5, as in {(1, 2, 4)[:depth]}, or {NO_MULTI_GRID} for none",
+            "res5_multi_grid",
         )
     return factors

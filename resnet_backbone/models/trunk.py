@@ -116,6 +116,19 @@ class Trunk(Accelerated):
         return self.forward_head(features[next(reversed(self.feature_info))])
 
 
+class OptionError(ValueError):
+    """Options of ``create_model`` that do not fit the architecture, or each other.
+
+    Args:
+        message: what was found, what was expected.
+        options: the names of those that it speaks of.
+    """
+
+    def __init__(self, message: str, *options: str) -> None:
+        super().__init__(message)
+        self.options = options
+
+
 def select_features(
     all_features: dict[str, FeatureInfo], out_features: Sequence[str] | None, num_classes: int
 ) -> dict[str, FeatureInfo]:
@@ -128,8 +141,9 @@ def select_features(
         return all_features
     unknown = [name for name in out_features if name not in all_features]
     if unknown or not out_features or len(set(out_features)) != len(out_features):
-        raise ValueError(
-            f"out_features {tuple(out_features)} must name one or more of {tuple(all_features)}, each once"
+        raise OptionError(
+            f"out_features {tuple(out_features)} must name one or more of {tuple(all_features)}, each once",
+            "out_features",
         )
     last = next(reversed(all_features))
     if num_classes and last not in out_features:
@@ -142,4 +156,6 @@ def select_features(
 def check_freeze_at(freeze_at: int, stages: Sequence[str]) -> None:
     """Raise ValueError unless ``freeze_at`` counts some of the first ``stages``."""
     if not 0 <= freeze_at <= len(stages):
-        raise ValueError(f"freeze_at={freeze_at} must be 0 (nothing) to {len(stages)} (all of {', '.join(stages)})")
+        raise OptionError(
+            f"freeze_at={freeze_at} must be 0 (nothing) to {len(stages)} (all of {', '.join(stages)})", "freeze_at"
+        )

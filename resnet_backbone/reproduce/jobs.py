@@ -253,8 +253,8 @@ def read_state(job: Job) -> RunState:
     config_path = job.folder / "config.yaml"
     if not config_path.is_file():
         return RunState(job, NOT_RUN)
-    if others := list(differences(read_run_config(config_path), job.cfg)):
-        return RunState(job, OTHER, "; ".join(one.text("the folder", "the plan") for one in others))
+    if others := differences(read_run_config(config_path), job.cfg, ("the folder", "the plan")):
+        return RunState(job, OTHER, "; ".join(others))
     inference = job.folder / "inference"
     metrics = inference / METRICS_NAME
     evaluation = metrics if metrics.is_file() else inference / FACTS_NAME

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
@@ -51,13 +51,9 @@ def _is_detector(state: object) -> bool:
 
 
 def load_detector(model: nn.Module, tensors: dict[str, Tensor], source: str, *, new_classes: bool) -> None:
-    """Fill ``model`` with the tensors of a checkpoint; the counters of batch norms may be there or not.
+    """Fill ``model`` with ``"model"`` of a checkpoint called ``source``; counters of batch norms may be missing.
 
-    Args:
-        model: the detector.
-        tensors: ``"model"`` of the checkpoint, see :func:`load_checkpoint`.
-        source: name of the checkpoint for messages.
-        new_classes: leave the last layers, which are for other classes, as they are.
+    With ``new_classes`` the last layers, which are for other classes, stay as they are.
 
     Raises:
         ValueError: tensors are missing, left over or of other shapes; nothing is loaded then.
@@ -108,19 +104,11 @@ def fit_input_to(cfg: CfgNode, initial: dict[str, Any] | Weights | None) -> None
         fit_input(cfg, required, cfg.MODEL.WEIGHTS)
 
 
-class TrainedDetector(NamedTuple):
-    """All of it is of the checkpoint: input format, classes, tensors."""
+def load_trained(cfg: CfgNode) -> tuple[CfgNode, Detector | RetinaNet, tuple[str, ...]]:
+    """Build the detector of a training on the CPU, fill it from MODEL.WEIGHTS, and finish it for inference.
 
-    cfg: CfgNode
-    detector: Detector | RetinaNet
-    class_names: tuple[str, ...]
-
-
-def load_trained(cfg: CfgNode) -> TrainedDetector:
-    """Build the detector of a training on the CPU, fill it, and finish it for inference.
-
-    Args:
-        cfg: of the training, MODEL.WEIGHTS being its checkpoint; see ``load_config``. It stays as it is.
+    Returns:
+        The config with the classes and the input format of the checkpoint, the detector, and the names of its classes.
 
     Raises:
         FileNotFoundError: the checkpoint is not there.
@@ -138,4 +126,4 @@ def load_trained(cfg: CfgNode) -> TrainedDetector:
     detector = build_detector(cfg).eval()
     load_detector(detector, state["model"], source, new_classes=False)
     finish_for_inference(detector)
-    return TrainedDetector(cfg, detector, class_names)
+    return cfg, detector, class_names

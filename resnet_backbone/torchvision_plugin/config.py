@@ -55,19 +55,12 @@ def check_config(cfg: CfgNode) -> None:
 
 def _check_retinanet(cfg: CfgNode) -> None:
     """torchvision's RetinaNet reads a whole pyramid."""
-    builder = cfg.MODEL.BACKBONE.NAME
-    keys = ("MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME")
-    if builder == TRUNK_ALONE:
-        raise ConfigError(
-            f"MODEL.META_ARCHITECTURE RetinaNet needs a feature pyramid, MODEL.BACKBONE.NAME: {RETINANET_PYRAMID}; "
-            f"found {builder}",
-            *keys,
-        )
-    names, levels = list(cfg.MODEL.RETINANET.IN_FEATURES), list(backbone_features(cfg, trunk_facts(cfg)))
-    if names != levels:
-        other = f", or MODEL.BACKBONE.NAME: {RETINANET_PYRAMID}" if builder != RETINANET_PYRAMID else ""
+    builder, names = cfg.MODEL.BACKBONE.NAME, list(cfg.MODEL.RETINANET.IN_FEATURES)
+    levels = list(backbone_features(cfg, trunk_facts(cfg)))
+    if builder == TRUNK_ALONE or names != levels:
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE RetinaNet reads MODEL.RETINANET.IN_FEATURES {names}, which must be all levels of "
-            f"the pyramid: {levels}; write these{other}",
-            *(*keys, "MODEL.RETINANET.IN_FEATURES"),
+            f"a pyramid; MODEL.BACKBONE.NAME {builder} returns {levels}: write "
+            + ("these" if builder == RETINANET_PYRAMID else f"MODEL.BACKBONE.NAME: {RETINANET_PYRAMID}"),
+            *("MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME", "MODEL.RETINANET.IN_FEATURES"),
         )

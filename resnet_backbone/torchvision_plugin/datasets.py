@@ -21,7 +21,7 @@ from resnet_backbone.data.coco.read import IouType
 from resnet_backbone.data.images.checks import compare_images
 from resnet_backbone.data.transforms import test_transforms, train_transforms
 from resnet_backbone.engine.batches import BatchSampler, SeededDataset, images_per_pass, reorder_channels
-from resnet_backbone.engine.signals import stay_for_the_parent
+from resnet_backbone.engine.processes import stay_for_the_parent
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +37,14 @@ class TrainSet(NamedTuple):
 
 def check_files(cfg: CfgNode, *, training: bool) -> None:
     """Raise FileNotFoundError for the first file or folder that a run would miss, with the command that gets it."""
-    for key, names in (("TRAIN", cfg.DATASETS.TRAIN if training else ()), ("TEST", cfg.DATASETS.TEST)):
-        if isinstance(names, str):
-            raise ValueError(f'DATASETS.{key} is the text {names!r}; write a list of names: ["{names}"]')
-        for name in names:
-            check_dataset_files(get_dataset(name, cfg.DATASETS.OWN))
+    for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):
+        check_dataset_files(get_dataset(name, cfg.DATASETS.OWN))
     if training and not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name the data set to train on")
 
 
 def open_train_set(cfg: CfgNode) -> TrainSet:
-    """Open what DATASETS.TRAIN names, one after another, with the training transforms of INPUT.
+    """Open what DATASETS.TRAIN names (see :func:`check_files`), one after another, with the training transforms.
 
     Raises:
         ValueError: a malformed file (with MODEL.MASK_ON, one without masks, or masks that are not of
@@ -72,8 +69,6 @@ def open_train_set(cfg: CfgNode) -> TrainSet:
         part.check_images()
         parts.append(part)
         check_same_classes(name, part.class_names, parts[0].class_names)
-    if not parts:
-        raise ValueError("DATASETS.TRAIN is empty: name the data set to train on")
     sizes = np.concatenate([part.sizes for part in parts])
     named = dict(zip(cfg.DATASETS.TRAIN, parts, strict=True))
     return TrainSet(ConcatDataset(parts), sizes, parts[0].class_names, named)
@@ -84,14 +79,10 @@ def open_test_sets(
 ) -> dict[str, CocoDataset]:
     """Open what DATASETS.TEST names with the test transforms of INPUT, and check the images of all sets of the run.
 
-    Args:
-        cfg: reads DATASETS, INPUT and MODEL.MASK_ON.
-        class_names: those of the training; None takes those of the first set.
-        train_set: what is trained on, to be compared with.
+    Classes must be ``class_names``, those of the training; None takes those of the first set.
 
     Raises:
-        ValueError: a malformed file, other classes than ``class_names``, or, with DATASETS.CHECK_IMAGES, images that
-            cannot be used.
+        ValueError: a malformed file, other classes, or, with DATASETS.CHECK_IMAGES, images that cannot be used.
     """
     transforms = test_transforms(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     sets = {}
@@ -166,15 +157,10 @@ def build_test_loader(cfg: CfgNode, dataset: CocoDataset, *, rank: int, world_si
     return DataLoader(
         Subset(dataset, range(rank, len(dataset), world_size)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=partial(_reorder_and_collate, cfg.INPUT.FORMAT),
+        collate_fn=partial(_collate, channel_order=cfg.INPUT.FORMAT),
         worker_init_fn=stay_for_the_parent,
     )
 
 
-def _collate(samples: list[Sample]) -> tuple[list[Tensor], list[Target]]:
-    images, targets = zip(*samples, strict=True)
-    return list(images), list(targets)
-
-
-def _reorder_and_collate(channel_order: str, samples: list[Sample]) -> tuple[list[Tensor], list[Target]]:
-    return _collate([(reorder_channels(image, channel_order), target) for image, target in samples])
+def _collate(samples: list[Sample], channel_order: str = "RGB") -> tuple[list[Tensor], list[Target]]:
+    return [reorder_channels(image, channel_order) for image, _ in samples], [target for _, target in samples]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -113,23 +114,29 @@ class Preprocess(nn.Module):
 
 
 class Detector(GeneralizedRCNN):
-    """Faster R-CNN and Mask R-CNN.
+    """Faster R-CNN and Mask R-CNN. Labels count from 0; inside, as in torchvision, from 1, and 0 is the background."""
 
-    Call it with a list of images, (C, H, W) from 0 to 255 in the channel order of INPUT.FORMAT. In training also with
-    targets ({"boxes": (N, 4) XYXY in pixels, "labels": (N,) from 1}), for a dict of losses; in eval mode it returns for
-    each image ``boxes`` (R, 4), ``labels`` (R,) from 1 and ``scores`` (R,) from 0 to 1, best first.
+    def forward(self, images: list[Tensor], targets: list[dict[str, Any]] | None = None) -> Any:
+        """Detect, or in training compute the losses.
 
-    Mask R-CNN needs ``masks`` in the targets, see ``mask_heads.InstanceMasks``, and returns ``masks`` (R, M, M): the
-    probabilities inside each box, which ``mask_heads.paste_masks`` brings into the image.
-    """
+        Args:
+            images: (C, H, W) each, from 0 to 255 in the channel order of INPUT.FORMAT.
+            targets: in training, for each ``boxes`` (N, 4), XYXY in pixels, ``labels`` (N,) from 0 and, for Mask R-CNN,
+                ``masks``, see ``mask_heads.InstanceMasks``.
+
+        Returns:
+            In training a dict of losses; in eval mode for each image ``boxes`` (R, 4), ``labels`` (R,) from 0 and
+            ``scores`` (R,) from 0 to 1, best first; of Mask R-CNN also ``masks`` (R, M, M), the probabilities inside
+            each box, which ``mask_heads.paste_masks`` brings into the image.
+        """
+        if targets is not None:
+            targets = [{**target, "labels": target["labels"] + 1} for target in targets]
+        found = super().forward(images, targets)
+        return found if self.training else [{**one, "labels": one["labels"] - 1} for one in found]
 
 
 def build_detector(cfg: CfgNode, weights: Weights | None = None) -> Detector | RetinaNet:
-    """Build the detector that ``cfg`` describes on the CPU; what is part of the classifier gets its weights.
-
-    Args:
-        cfg: a checked config, see ``load_config``.
-        weights: ImageNet weights of the architecture; None leaves the initialisation.
+    """Build the detector that a checked config describes, on the CPU; what is part of the classifier gets ``weights``.
 
     Raises:
         ValueError: parts that do not fit each other, or weights that do not fit the architecture.

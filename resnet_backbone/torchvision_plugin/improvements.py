@@ -10,9 +10,9 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
+from resnet_backbone.config.checks import is_improved
 from resnet_backbone.engine.batches import reorder_channels
-from resnet_backbone.engine.improvements.second_stage import ImprovedDetector, Scale, load_ensemble
-from resnet_backbone.engine.improvements.settings import is_improved, settings_of
+from resnet_backbone.engine.improvements import ImprovedDetector, Scale, improvement_settings, load_ensemble
 from resnet_backbone.models.acceleration import lasting_features
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained
 from resnet_backbone.torchvision_plugin.config import load_config
@@ -22,12 +22,7 @@ from resnet_backbone.torchvision_plugin.roi_heads import MIN_SIDE
 
 
 class TwoStage:
-    """A detector as :class:`~resnet_backbone.engine.improvements.second_stage.TwoStageDetector`.
-
-    Args:
-        cfg: of the detector; reads INPUT.
-        detector: Faster R-CNN.
-    """
+    """A Faster R-CNN as :class:`~resnet_backbone.engine.improvements.TwoStageDetector`; of its config INPUT is read."""
 
     def __init__(self, cfg: CfgNode, detector: Detector) -> None:
         self.test_size = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
@@ -58,15 +53,10 @@ class TwoStage:
 
 
 class Improved(nn.Module):
-    """A detector, alone or with others, under TEST.BOX_REFINEMENT, TEST.MULTI_SCALE and TEST.ENSEMBLE.
+    """A detector, alone or with the others of an ensemble, under TEST.BOX_REFINEMENT and TEST.MULTI_SCALE.
 
     It is called as :class:`~resnet_backbone.torchvision_plugin.detector.Detector` is, in eval mode, but with original
-    images, which it resizes itself.
-
-    Args:
-        cfg: of the run, whose INPUT.FORMAT the images have.
-        detector: of the run.
-        members: the others of an ensemble, each with its config.
+    images in INPUT.FORMAT of ``cfg``, which it resizes itself.
     """
 
     def __init__(self, cfg: CfgNode, detector: Detector, members: Sequence[tuple[CfgNode, Detector]]) -> None:
@@ -74,36 +64,30 @@ class Improved(nn.Module):
         parts = [(cfg, detector), *members]
         self.detectors = nn.ModuleList(part for _, part in parts)
         self._channel_order = cfg.INPUT.FORMAT
-        settings = settings_of(cfg, min_side=MIN_SIDE, first_label=1)
+        settings = improvement_settings(cfg, min_side=MIN_SIDE, first_label=1)
         self._improved = ImprovedDetector([TwoStage(*part) for part in parts], settings)
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Return for each original image, uint8 (3, H, W), what ``Detector`` does, in its pixels."""
         found = [self._improved(reorder_channels(image, self._channel_order)) for image in images]  # and back to RGB
-        return [{"boxes": one.boxes, "scores": one.scores, "labels": one.labels + 1} for one in found]
+        return [{"boxes": one.boxes, "scores": one.scores, "labels": one.labels} for one in found]
 
 
 def build_improved(cfg: CfgNode, detector: Detector | RetinaNet, class_names: Sequence[str]) -> Improved | None:
-    """Return the detector with what TEST asks for around it, or None where it asks for nothing.
-
-    Args:
-        cfg: of the run; checked.
-        detector: of the run.
-        class_names: of the run.
+    """Return the detector of a run with what TEST asks for around it, or None where it asks for nothing.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`~resnet_backbone.engine.improvements.second_stage.load_ensemble`; or
-            a detector has no second stage, or one for masks.
+        FileNotFoundError, ValueError: see :func:`~resnet_backbone.engine.improvements.load_ensemble`; or a detector has
+            no second stage, or one for masks.
     """
     if not is_improved(cfg):
         return None
-    members = load_ensemble(cfg, class_names, "torchvision", _load)
-    return Improved(cfg, _two_stages(cfg, detector), members)
+    return Improved(cfg, _two_stages(cfg, detector), load_ensemble(cfg, class_names, "torchvision", _load))
 
 
 def _load(config_file: Path, overrides: Sequence[str]) -> tuple[CfgNode, Detector, tuple[str, ...]]:
-    trained = load_trained(load_config(config_file, overrides))
-    return trained.cfg, _two_stages(trained.cfg, trained.detector), trained.class_names
+    cfg, detector, class_names = load_trained(load_config(config_file, overrides))
+    return cfg, _two_stages(cfg, detector), class_names
 
 
 def _two_stages(cfg: CfgNode, detector: Detector | RetinaNet) -> Detector:

@@ -17,12 +17,14 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
+from torchvision.ops import clip_boxes_to_image
 from tqdm import tqdm
 
 from resnet_backbone.data.catalog import get_dataset
 from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.data.transforms import test_transforms
 from resnet_backbone.engine.batches import Fetched, reorder_channels
+from resnet_backbone.engine.improvements import carry
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.coco import CocoMetrics
 from resnet_backbone.metrics.drawing import PictureSample, check_image, evenly_spaced, save_comparison_pictures
@@ -40,17 +42,14 @@ logger = logging.getLogger(__name__)
 def rescale(detections: dict[str, Tensor], from_size: tuple[int, int], to_size: tuple[int, int]) -> dict[str, Tensor]:
     """Carry boxes from an image of ``from_size`` (height, width) over to ``to_size``, clip them, drop empty ones.
 
-    Labels then count from 0. Masks (R, M, M), where there are any, become bool (R, height, width).
+    Masks (R, M, M), where there are any, become bool (R, height, width).
     Source: Detectron2, ``modeling/postprocessing.py``.
     """
-    scale_y, scale_x = to_size[0] / from_size[0], to_size[1] / from_size[1]
-    boxes = detections["boxes"] * detections["boxes"].new_tensor([scale_x, scale_y, scale_x, scale_y])
-    boxes[:, 0::2] = boxes[:, 0::2].clamp(0, to_size[1])
-    boxes[:, 1::2] = boxes[:, 1::2].clamp(0, to_size[0])
-    keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    kept = {"boxes": boxes[keep], "scores": detections["scores"][keep], "labels": detections["labels"][keep] - 1}
-    if "masks" in detections:
-        kept["masks"] = paste_masks(detections["masks"][keep], kept["boxes"], *to_size)
+    boxes = clip_boxes_to_image(carry(detections["boxes"], from_size, to_size), to_size)
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    kept = {**{name: value[keep] for name, value in detections.items()}, "boxes": boxes[keep]}
+    if "masks" in kept:
+        kept["masks"] = paste_masks(kept["masks"], kept["boxes"], *to_size)
     return kept
 
 
@@ -190,17 +189,9 @@ def _draw(dataset: CocoDataset, found: Sequence[ImageResults], folder: Path) -> 
 
 
 class Predictor:
-    """See :class:`~resnet_backbone.metrics.results.Predictor`. The weights are read once, here.
+    """See :class:`~resnet_backbone.metrics.results.Predictor`. ``load_trained`` reads the weights once, here.
 
     With the improvements that TEST asks for, as the evaluation at the end of a training has them.
-
-    Args:
-        cfg: of the training, MODEL.WEIGHTS being its checkpoint; see ``load_config``. It stays as it is: classes and
-            input format are the checkpoint's.
-
-    Raises:
-        FileNotFoundError: the checkpoint is not there.
-        ValueError: it cannot be read safely, or is of another detector than the config describes.
     """
 
     def __init__(self, cfg: CfgNode) -> None:

@@ -96,14 +96,9 @@ def masks_of(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def crop_masks(masks: InstanceMasks, boxes: Tensor, matches: Tensor, size: int) -> Tensor:
-    """Return what each region should predict: its instance's mask in its box, 0 or 1, float32 (R, size, size).
+    """Return what each region should predict: the mask of the instance that it ``matches`` in its box, 0 or 1.
 
-    Args:
-        masks: of the image's instances.
-        boxes: (R, 4), XYXY in pixels.
-        matches: (R,), which instance a region is of.
-        size: cells.
-
+    Boxes are (R, 4), XYXY in pixels, matches (R,); returns float32 (R, size, size).
     Source: ``crop_and_resize`` of Detectron2's ``BitMasks`` and ``PolygonMasks``.
     """
     if isinstance(masks, Tensor):

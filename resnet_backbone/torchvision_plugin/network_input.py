@@ -8,15 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
-from torch.utils.data import ConcatDataset
 
 from resnet_backbone.config import fit_input, required_by_source
-from resnet_backbone.data.coco.dataset import CocoDataset, Target
-from resnet_backbone.data.coco.masks import decode_segmentation
+from resnet_backbone.data.coco.dataset import Target
+from resnet_backbone.data.coco.masks import draw_masks
 from resnet_backbone.data.transforms import InputImage, InputImages, pad_masks, restore_pixels
 from resnet_backbone.torchvision_plugin.datasets import (
     build_test_loader,
@@ -28,7 +26,7 @@ from resnet_backbone.torchvision_plugin.datasets import (
 from resnet_backbone.torchvision_plugin.detector import Preprocess, build_backbone
 
 
-def open_sight(cfg: CfgNode, *, training: bool) -> InputImages:
+def open_input(cfg: CfgNode, *, training: bool) -> InputImages:
     """Open the data of a config as a run in one process does.
 
     Args:
@@ -60,9 +58,11 @@ def _training_images(cfg: CfgNode, preprocess: Preprocess) -> InputImages:
         for draws, (batch, targets) in zip(loader.batch_sampler or (), loader, strict=False):
             pixels = _pixels(cfg, preprocess, batch)
             for row, image, target, (_, index) in zip(pixels, batch, targets, draws, strict=True):
-                dataset, own_index = _locate(parts, index)
+                number = bisect_right(parts.cumulative_sizes, index)
+                dataset = parts.datasets[number]
+                own_index = index - (parts.cumulative_sizes[number - 1] if number else 0)
                 untouched = dataset.with_other()[own_index][1]
-                yield _seen(row, image, target, dataset.image_path(own_index), len(untouched["boxes"]))
+                yield _input_image(row, image, target, dataset.image_path(own_index), len(untouched["boxes"]))
 
     return InputImages(train_set.class_names, images())
 
@@ -79,17 +79,9 @@ def _test_images(cfg: CfgNode, preprocess: Preprocess) -> InputImages:
                 single = ~target["iscrowd"]
                 target = {**target, "boxes": target["boxes"][single], "labels": target["labels"][single]}
                 (row,) = _pixels(cfg, preprocess, batch)
-                yield _seen(row, batch[0], target, dataset.image_path(index), int(single.sum()))
+                yield _input_image(row, batch[0], target, dataset.image_path(index), int(single.sum()))
 
     return InputImages(next(iter(datasets.values())).class_names, images())
-
-
-def _locate(parts: ConcatDataset[Any], index: int) -> tuple[CocoDataset, int]:
-    number = bisect_right(parts.cumulative_sizes, index)
-    dataset = parts.datasets[number]
-    if not isinstance(dataset, CocoDataset):
-        raise TypeError(f"expected parts of CocoDataset, got {type(dataset).__name__}")
-    return dataset, index - (parts.cumulative_sizes[number - 1] if number else 0)
 
 
 def _pixels(cfg: CfgNode, preprocess: Preprocess, batch: list[Tensor]) -> Tensor:
@@ -97,9 +89,10 @@ def _pixels(cfg: CfgNode, preprocess: Preprocess, batch: list[Tensor]) -> Tensor
     return restore_pixels(normalised.tensors, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT)
 
 
-def _seen(row: Tensor, image: Tensor, target: Target, path: Path, annotated: int) -> InputImage:
+def _input_image(row: Tensor, image: Tensor, target: Target, path: Path, annotated: int) -> InputImage:
     size = (image.shape[-2], image.shape[-1])
-    masks = _masks(target, *size)
+    polygons = target.get("polygons")
+    masks = target.get("masks") if polygons is None else torch.from_numpy(draw_masks(polygons, *size))
     return InputImage(
         image_id=target["image_id"],
         name=path.name,
@@ -108,15 +101,6 @@ def _seen(row: Tensor, image: Tensor, target: Target, path: Path, annotated: int
         original_size=tuple(target["size"]),
         boxes=target["boxes"].as_subclass(Tensor),
         labels=target["labels"],
-        masks=None if masks is None else pad_masks(masks, row.shape[-2], row.shape[-1]),
+        masks=None if masks is None else pad_masks(masks.as_subclass(Tensor), row.shape[-2], row.shape[-1]),
         annotated=annotated,
     )
-
-
-def _masks(target: Target, height: int, width: int) -> Tensor | None:
-    if "polygons" in target:
-        masks = np.zeros((len(target["polygons"]), height, width), dtype=bool)
-        for mask, polygons in zip(masks, target["polygons"], strict=True):
-            mask[:] = decode_segmentation([polygon.tolist() for polygon in polygons], height, width)
-        return torch.from_numpy(masks)
-    return target["masks"].as_subclass(Tensor) if "masks" in target else None

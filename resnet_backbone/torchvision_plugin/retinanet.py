@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, sigmoid_focal_loss
 
-from resnet_backbone.engine.launch import mean_over_processes
+from resnet_backbone.engine.processes import mean_over_processes
 from resnet_backbone.models.trunk import FeatureInfo
 from resnet_backbone.torchvision_plugin.rpn import build_anchors
 
@@ -88,7 +88,7 @@ class RetinaNet(tv.RetinaNet):
         for row, target, anchor, delta, match, own in zip(
             classes, targets, anchors, deltas, matches, positive, strict=True
         ):
-            row[own, target["labels"][match[own]] - 1] = 1
+            row[own, target["labels"][match[own]]] = 1
             truth = self.box_coder.encode_single(target["boxes"][match[own]], anchor[own])
             box_loss = box_loss + F.smooth_l1_loss(delta[own], truth, beta=self.smooth_l1_beta, reduction="sum")
         count = mean_over_processes(positive.sum().clamp(min=1).to(self.loss_normalizer))
@@ -120,7 +120,7 @@ class RetinaNet(tv.RetinaNet):
             boxes, scores, labels = (torch.cat(part) for part in zip(*parts, strict=True))
             keep = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
             boxes = clip_boxes_to_image(boxes[keep], image_shape)
-            detections.append({"boxes": boxes, "scores": scores[keep], "labels": labels[keep] + 1})
+            detections.append({"boxes": boxes, "scores": scores[keep], "labels": labels[keep]})
         return detections
 
     def decode_level(

@@ -25,11 +25,9 @@ MIN_SIDE = 0.01  # pixels: torchvision's RoIHeads drop boxes whose width or heig
 
 
 class ROIPooler(nn.Module):
-    """Crop each box from the feature map whose scale suits it.
+    """Crop each box from the feature map whose scale suits it; ``features`` and ``strides`` are finest first.
 
     Args:
-        features: names of the feature maps, finest first.
-        strides: pixels per cell of each.
         resolution: side of the crops, in cells.
         sampling_ratio: samples per cell side; 0 adapts to the box.
         pooler_type: ``ROIAlignV2`` (half-pixel aligned), ``ROIAlign`` or ``ROIPool``.

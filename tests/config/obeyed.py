@@ -375,7 +375,7 @@ DETECTRON2_ROWS: dict[str, Row] = {
     ),
 }
 # Of what Detectron2 does not build here: boxes that turn, precomputed proposals, keypoints, and what needs a GPU.
-# WarmupStepWithFixedGammaLR, which reads NUM_DECAYS, is out of its list after the last step.
+# WarmupStepWithFixedGammaLR, which reads NUM_DECAYS, is refused.
 NOT_SEEN_ON_DETECTRON2 = (
     *("MODEL.ANCHOR_GENERATOR.ANGLES", "DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"),
     *("TEST.KEYPOINT_OKS_SIGMAS", "SOLVER.AMP.DTYPE", "SOLVER.NUM_DECAYS"),

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from resnet_backbone.config.schema import DETECTRON2, DETECTRON2_KEYS
+from resnet_backbone.detectron2_plugin.checkpoint import build_detector
 from resnet_backbone.detectron2_plugin.config import load_config
 from resnet_backbone.detectron2_plugin.datasets import register_datasets
-from resnet_backbone.detectron2_plugin.detector import build_detector
 from resnet_backbone.detectron2_plugin.improvements import build_improved
 from resnet_backbone.detectron2_plugin.mapper import ResumableLoader, TensorMapper
 from resnet_backbone.detectron2_plugin.run import Run

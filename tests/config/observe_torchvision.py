@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from resnet_backbone.config.schema import TORCHVISION_KEYS
 from resnet_backbone.engine.batches import images_per_pass
-from resnet_backbone.engine.launch import make_accelerator
+from resnet_backbone.engine.processes import make_accelerator
 from resnet_backbone.torchvision_plugin.config import ENGINE, load_config
 from resnet_backbone.torchvision_plugin.datasets import (
     build_test_loader,
@@ -24,8 +24,7 @@ from resnet_backbone.torchvision_plugin.datasets import (
 from resnet_backbone.torchvision_plugin.detector import build_detector
 from resnet_backbone.torchvision_plugin.improvements import build_improved
 from resnet_backbone.torchvision_plugin.inference import predict
-from resnet_backbone.torchvision_plugin.run import Run
-from resnet_backbone.torchvision_plugin.trainer import Trainer
+from resnet_backbone.torchvision_plugin.run import Run, Trainer
 from tests.config.obeyed import ROWS
 from tests.config.observing import (
     BOXES,
@@ -66,7 +65,7 @@ class Observer:
 
     def detector(self, cfg: CfgNode) -> Facts:
         targets = [
-            {"boxes": BOXES, "labels": torch.tensor([1, 3]), "masks": masks(*image.shape[1:])} for image in images()
+            {"boxes": BOXES, "labels": torch.tensor([0, 2]), "masks": masks(*image.shape[1:])} for image in images()
         ]
         return observe_network(
             lambda: build_detector(cfg),

@@ -130,7 +130,7 @@ COMBINATIONS = [
     (
         "quickstart.yaml",
         "MODEL: {BACKBONE: {FREEZE_AT: 6}}",
-        r"freeze_at=6 must be 0 \(nothing\) to 5.*MODEL.BACKBONE.FREEZE_AT: 6 is set in",
+        r"freeze_at=6 must be 0 \(nothing\) to 5.*freeze_at is MODEL.BACKBONE.FREEZE_AT\).*FREEZE_AT: 6 is set in",
     ),
     (
         "quickstart.yaml",
@@ -241,7 +241,7 @@ COMBINATIONS = [
     (
         "faster/r50_dc5.yaml",
         "MODEL: {RESNET_BACKBONE: {ARCH: vgg16, NORM: ''}}",
-        "leave out res5_dilation.*RESNET_BACKBONE.RES5_DILATION: 2 is set in",
+        "res5_dilation is MODEL.RESNET_BACKBONE.RES5_DILATION.*RESNET_BACKBONE.RES5_DILATION: 2 is set in",
     ),
     ("faster/vgg16_c5.yaml", "MODEL: {ROI_BOX_HEAD: {POOLER_RESOLUTION: 14}}", r"POOLER_RESOLUTION: 7 \(found 14\)"),
     (

@@ -258,8 +258,8 @@ def faster_rcnn() -> Callable[..., tuple[CfgNode, nn.Module]]:
     pytest.importorskip("detectron2", reason="Detectron2 is not installed")
     from detectron2.structures import Boxes
 
+    from resnet_backbone.detectron2_plugin.checkpoint import build_detector
     from resnet_backbone.detectron2_plugin.config import load_config
-    from resnet_backbone.detectron2_plugin.detector import build_detector
     from resnet_backbone.detectron2_plugin.roi_heads import region_vectors
 
     def make(kind: str, *overrides: str) -> tuple[CfgNode, nn.Module]:

@@ -30,9 +30,9 @@ from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.datasets import register_datasets  # noqa: E402
 from resnet_backbone.detectron2_plugin.evaluation import CocoEvaluator, evaluate  # noqa: E402
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper  # noqa: E402
-from resnet_backbone.detectron2_plugin.network_input import open_sight  # noqa: E402
+from resnet_backbone.detectron2_plugin.network_input import open_input  # noqa: E402
 from resnet_backbone.torchvision_plugin.config import load_config as load_torchvision_config  # noqa: E402
-from resnet_backbone.torchvision_plugin.network_input import open_sight as open_torchvision_sight  # noqa: E402
+from resnet_backbone.torchvision_plugin.network_input import open_input as open_torchvision_input  # noqa: E402
 
 HEIGHT, WIDTH = 60, 91
 # By file: id, what is written, and whether the annotations are in the frame of the stored pixels.
@@ -47,7 +47,7 @@ FILES = {
     "nothing.png": (100, "RGB"),
 }
 KEPT_IN_TRAINING = 7
-OPEN = (open_torchvision_sight, open_sight)
+OPEN = (open_torchvision_input, open_input)
 USUAL = [[3, 4, 20, 25], [10.25, 5.5, 1, 1], [70.1, 40.3, 30.7, 30], [0, 0, 17.3, 60]]  # the third reaches out
 UGLY = [[50, 40, -20, -15], [50, 40, 20, -15], [10, 10, 0, 5], [200, 10, 5, 5], [-30, 4, 20, 9]]
 
@@ -147,12 +147,12 @@ def by_id(images: Iterator[InputImage], count: int) -> dict[Any, InputImage]:
     return found
 
 
-def assert_same_sight(cfgs: tuple[CfgNode, CfgNode], *, training: bool, count: int) -> None:
-    sights = [
-        opened(cfg, training=training) for opened, cfg in zip((open_torchvision_sight, open_sight), cfgs, strict=True)
+def assert_same_input(cfgs: tuple[CfgNode, CfgNode], *, training: bool, count: int) -> None:
+    inputs = [
+        opened(cfg, training=training) for opened, cfg in zip((open_torchvision_input, open_input), cfgs, strict=True)
     ]
-    assert sights[0].class_names == sights[1].class_names == ("two", "nine")
-    ours, theirs = (by_id(sight.images, count) for sight in sights)
+    assert inputs[0].class_names == inputs[1].class_names == ("two", "nine")
+    ours, theirs = (by_id(one.images, count) for one in inputs)
     assert ours.keys() == theirs.keys() and len(ours) == count
     for image_id, one in ours.items():
         other = theirs[image_id]
@@ -170,13 +170,13 @@ def test_training(masks, min_size, tmp_path):
     own = write_set(tmp_path / masks, masks=masks, ugly=True)
     words = ("INPUT.MASK_FORMAT", masks, "INPUT.MIN_SIZE_TRAIN", min_size)
     cfgs = configs(tmp_path, *words, "DATASETS.OWN", f"[{own}]", "DATASETS.TRAIN", f"('{own['NAME']}',)")
-    assert_same_sight(cfgs, training=True, count=KEPT_IN_TRAINING)
+    assert_same_input(cfgs, training=True, count=KEPT_IN_TRAINING)
 
 
 def test_evaluation(tmp_path):
     own = write_set(tmp_path / "test", masks="bitmask", ugly=False)
     cfgs = configs(tmp_path, "DATASETS.OWN", f"[{own}]", "DATASETS.TEST", f"('{own['NAME']}',)")
-    assert_same_sight(cfgs, training=False, count=len(FILES))
+    assert_same_input(cfgs, training=False, count=len(FILES))
 
 
 class Recorder(nn.Module):
@@ -201,7 +201,7 @@ def test_the_evaluation_itself_reads_these_images(tmp_path):
     model = Recorder()
     figures = evaluate(cfg, model, tmp_path / "inference", pictures=True)
     assert figures[own["NAME"]]["bbox"]["AP"] == 0
-    for image_id, image in by_id(open_torchvision_sight(ours, training=False).images, len(FILES)).items():
+    for image_id, image in by_id(open_torchvision_input(ours, training=False).images, len(FILES)).items():
         seen = model.seen[image_id].flip(0) if cfg.INPUT.FORMAT == "BGR" else model.seen[image_id]
         assert (image.pixels[:, : image.size[0], : image.size[1]].int() - seen.int()).abs().max() <= 1
 
@@ -257,15 +257,15 @@ def test_a_set_that_is_trained_on_and_evaluated(tmp_path):
         cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (own["NAME"],)
     register_datasets(cfgs[1], training=True)
     assert len(DatasetCatalog.get(own["NAME"])) == len(FILES)
-    assert_same_sight(cfgs, training=True, count=KEPT_IN_TRAINING)
-    assert_same_sight(cfgs, training=False, count=len(FILES))
+    assert_same_input(cfgs, training=True, count=KEPT_IN_TRAINING)
+    assert_same_input(cfgs, training=False, count=len(FILES))
 
 
 def test_images_without_a_box_where_they_are_wanted(tmp_path):
     own = write_set(tmp_path / "empty", masks="polygon", ugly=True)
     cfg = configs(tmp_path, "DATASETS.OWN", f"[{own}]", "DATASETS.TRAIN", f"('{own['NAME']}',)")[1]
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
-    seen = by_id(open_sight(cfg, training=True).images, len(FILES))
+    seen = by_id(open_input(cfg, training=True).images, len(FILES))
     assert len(seen[100].boxes) == 0 and len(seen[0].boxes) == len(USUAL)
 
 
@@ -277,7 +277,7 @@ def test_data_sets_that_detectron2_registers_itself(tmp_path):
     cfgs = configs(tmp_path)
     cfgs[0].DATASETS.OWN, cfgs[0].DATASETS.TRAIN = [own], (own["NAME"],)
     cfgs[1].DATASETS.TRAIN = (name,)
-    assert_same_sight(cfgs, training=True, count=KEPT_IN_TRAINING)
+    assert_same_input(cfgs, training=True, count=KEPT_IN_TRAINING)
     assert MetadataCatalog.get(name).thing_colors == [(1, 2, 3)] * 2
     boxes = DatasetCatalog.get(name)[1]["annotations"]
     assert len(boxes) == len(USUAL)

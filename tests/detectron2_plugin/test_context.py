@@ -75,7 +75,7 @@ def test_losses_and_detections_are_the_torchvision_engines(faster_rcnn, as_torch
     other = as_torchvision(cfg, model)
     images = [record["image"] for record in batch]
     targets = [
-        {"boxes": record["instances"].gt_boxes.tensor, "labels": record["instances"].gt_classes + 1} for record in batch
+        {"boxes": record["instances"].gt_boxes.tensor, "labels": record["instances"].gt_classes} for record in batch
     ]
     with EventStorage(), torch.no_grad():
         ours, theirs = model.train()(batch), other.train()(images, targets)
@@ -87,7 +87,7 @@ def test_losses_and_detections_are_the_torchvision_engines(faster_rcnn, as_torch
             assert len(found) >= 5
             torch.testing.assert_close(found.pred_boxes.tensor, theirs["boxes"], rtol=1e-4, atol=1e-3)
             torch.testing.assert_close(found.scores, theirs["scores"], rtol=1e-4, atol=1e-4)
-            assert found.pred_classes.tolist() == (theirs["labels"] - 1).tolist()
+            assert found.pred_classes.tolist() == theirs["labels"].tolist()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -54,7 +54,7 @@ import importlib.util, sys
 import resnet_backbone.detectron2_plugin as plugin
 from detectron2.modeling import BACKBONE_REGISTRY
 first = BACKBONE_REGISTRY.get("build_imagenet_backbone")
-for name in ("", ".backbone", ".roi_heads", ".weights"):
+for name in ("", ".backbone", ".roi_heads"):
     file = sys.modules[plugin.__name__ + name].__file__
     spec = importlib.util.spec_from_file_location("another" + name.replace(".", "_"), file)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)

@@ -23,7 +23,7 @@ from detectron2.structures import Instances  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.improvements import ImprovedRCNN, TwoStage  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
-from resnet_backbone.engine.improvements.settings import settings_of  # noqa: E402
+from resnet_backbone.engine.improvements import improvement_settings  # noqa: E402
 from tests.engine.improvements import reference  # noqa: E402
 from tests.helpers import TINY, json_lines, results_of  # noqa: E402
 
@@ -42,7 +42,7 @@ STOCK_RES5 = [
 @torch.inference_mode()
 def improved(record: dict[str, Any], *parts: tuple[CfgNode, Any]) -> Instances:
     """By the settings of the first part."""
-    return ImprovedRCNN(parts, settings_of(parts[0][0])).eval()([record])[0]["instances"]
+    return ImprovedRCNN(parts, improvement_settings(parts[0][0])).eval()([record])[0]["instances"]
 
 
 @torch.inference_mode()
@@ -120,7 +120,7 @@ def test_both_engines_find_the_same(faster_rcnn, as_torchvision, photograph, pix
     with torch.inference_mode():
         theirs = other.eval()([pixels(64, 96)])[0]
     assert len(found) >= 5
-    assert found.pred_classes.tolist() == (theirs["labels"] - 1).tolist()
+    assert found.pred_classes.tolist() == theirs["labels"].tolist()
     torch.testing.assert_close(found.scores, theirs["scores"], rtol=0, atol=1e-4)
     torch.testing.assert_close(found.pred_boxes.tensor, theirs["boxes"], rtol=1e-4, atol=1e-3)
 
@@ -316,4 +316,4 @@ def test_an_ensemble_has_no_masks(faster_rcnn):
     keys = ["MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"]
     parts = [faster_rcnn("fpn"), faster_rcnn("fpn", *keys, "MODEL.ROI_MASK_HEAD.CONV_DIM", "8")]
     with pytest.raises(ValueError, match="without MODEL.MASK_ON; found .* MASK_ON True"):
-        ImprovedRCNN(parts, settings_of(parts[0][0]))
+        ImprovedRCNN(parts, improvement_settings(parts[0][0]))

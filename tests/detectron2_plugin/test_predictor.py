@@ -16,7 +16,7 @@ from detectron2.engine import DefaultPredictor  # noqa: E402
 
 from resnet_backbone.data.coco.dataset import CocoDataset  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
-from resnet_backbone.detectron2_plugin.predictor import Predictor  # noqa: E402
+from resnet_backbone.detectron2_plugin.improvements import Predictor  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
 from resnet_backbone.metrics.results import ImageResults  # noqa: E402
 from tests.helpers import TINY  # noqa: E402

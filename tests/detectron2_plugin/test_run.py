@@ -26,7 +26,7 @@ from resnet_backbone.config.acceleration import set_up_process  # noqa: E402
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run, launch_run  # noqa: E402
 from resnet_backbone.detectron2_plugin.trainer import Trainer  # noqa: E402
-from resnet_backbone.engine.launch import PATIENCE  # noqa: E402
+from resnet_backbone.engine.processes import PATIENCE  # noqa: E402
 from resnet_backbone.metrics.run_facts import read_facts  # noqa: E402
 from tests.helpers import TINY, pycocotools_figures, results_of  # noqa: E402
 
@@ -216,18 +216,20 @@ def test_the_command_line_picks_detectron2_and_ends_with_json(tiny, shapes):
     [
         (("SOLVER.LR_SCHEDULER_NAME", "Foo"), "SOLVER.LR_SCHEDULER_NAME is 'Foo', of which"),
         (("SOLVER.IMS_PER_BATCH", "0"), "SOLVER.IMS_PER_BATCH is 0; it must be 1 or more"),
-        (("SOLVER.BASE_LR", "0.0"), "SOLVER.BASE_LR is 0.0; a learning rate must be above 0"),
+        (("SOLVER.BASE_LR", "0.0"), "SOLVER.BASE_LR is 0.0; it must be above 0"),
         (("SOLVER.BIAS_LR_FACTOR", "-1.0"), "SOLVER.BIAS_LR_FACTOR is -1.0; it must be 0 or more"),
         (("SOLVER.WEIGHT_DECAY_BIAS", "-1.0"), "SOLVER.WEIGHT_DECAY_BIAS is -1.0; it must be 0 or more"),
-        (("SOLVER.NUM_DECAYS", "0"), "SOLVER.NUM_DECAYS is 0; it must be 1 or more"),
         (
-            ("SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR", "SOLVER.GAMMA", "0.0"),
-            "SOLVER.GAMMA is 0.0; with WarmupStepWithFixedGammaLR it must be above 0",
+            ("SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR", "SOLVER.MAX_ITER", "100"),
+            r"fails after the last step.*Write WarmupMultiStepLR, .* SOLVER.STEPS \[25, 50, 75\]",
         ),
         (("MODEL.PIXEL_STD", "(1.0,)"), "it must have 3 values"),
         (("MODEL.KEYPOINT_ON", "True"), "MODEL.KEYPOINT_ON is True, of which"),
         (("MODEL.RPN.HEAD_NAME", "RPNHead"), "did you mean StandardRPNHead"),
-        (("FLOAT32_PRECISION", "exact"), "FLOAT32_PRECISION is 'exact'; write one of highest, high, medium, or ''"),
+        (
+            ("FLOAT32_PRECISION", "exact"),
+            "FLOAT32_PRECISION is 'exact', of which .* knows only '' or 'highest' or 'high' or 'medium'",
+        ),
         (
             ("FLOAT32_PRECISION", "highest", "TF32", "everywhere"),
             "FLOAT32_PRECISION highest means TF32 nowhere, and TF32 is everywhere: leave one of the two out",

@@ -235,5 +235,5 @@ def test_trunks_are_backbones(trunk):
 def test_a_pyramid_without_a_level_that_retinanet_reads(stock_config, in_place):
     cfg = in_place(stock_config("COCO-Detection/retinanet_R_50_FPN_1x"))
     cfg.MODEL.BACKBONE.NAME = "build_imagenet_fpn_backbone"
-    with pytest.raises(ValueError, match=r"reads \['p7'\], .* write .*: build_imagenet_retinanet_fpn_backbone"):
+    with pytest.raises(ValueError, match=r"IN_FEATURES .*'p7'\], .* write .*: build_imagenet_retinanet_fpn_backbone"):
         build_model(cfg)

@@ -173,7 +173,7 @@ def test_how_many_classes_a_detector_without_names_tells_apart(tmp_path, config,
     """RetinaNet scores classes times anchors: 63 may be 7 times 9, or 21 times 3."""
     pytest.importorskip("detectron2", reason="Detectron2 is not installed")
     from resnet_backbone.detectron2_plugin import config as plugin
-    from resnet_backbone.detectron2_plugin.detector import build_detector as build
+    from resnet_backbone.detectron2_plugin.checkpoint import build_detector as build
 
     classes = ["MODEL.ROI_HEADS.NUM_CLASSES", "7", "MODEL.RETINANET.NUM_CLASSES", "7"]
     resnet18 = ["MODEL.RESNET_BACKBONE.ARCH", "resnet18", "MODEL.WEIGHTS", ""]

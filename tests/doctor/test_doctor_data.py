@@ -122,7 +122,7 @@ def trained(engine, tmp_path) -> Callable[..., Path]:
     """``trained("faster/r18_fpn.yaml", names)``: a checkpoint as the engine writes it, of classes with these names."""
     plugin = f"resnet_backbone.{engine}_plugin"
     load_config = importlib.import_module(f"{plugin}.config").load_config
-    module = {"detectron2": "trained", "torchvision": "detector"}[engine]
+    module = {"detectron2": "checkpoint", "torchvision": "detector"}[engine]
     build_detector = importlib.import_module(f"{plugin}.{module}").build_detector
 
     def write(config: str, names: Sequence[str]) -> Path:
@@ -178,8 +178,8 @@ def test_without_data_the_classes_are_those_of_the_detector(examine, trained):
 def test_a_detector_without_names(doctor, tmp_path, config, num_classes, said):
     """As those of Detectron2's zoo are; the torchvision engine takes the trunk alone of such a file."""
     pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from resnet_backbone.detectron2_plugin.checkpoint import build_detector
     from resnet_backbone.detectron2_plugin.config import load_config
-    from resnet_backbone.detectron2_plugin.detector import build_detector
 
     classes = ["MODEL.ROI_HEADS.NUM_CLASSES", str(num_classes), "MODEL.RETINANET.NUM_CLASSES", str(num_classes)]
     torch.save({"model": build_detector(load_config(config, [*SMALL, *classes])).state_dict()}, tmp_path / "model.pth")

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from resnet_backbone.engine.launch import ProcessError, launch
-from resnet_backbone.engine.signals import Interrupted
+from resnet_backbone.engine.command_line import Interrupted
+from resnet_backbone.engine.processes import ProcessError, launch
 from tests.processes import ROOT, Forked
 
 PROCESS = """

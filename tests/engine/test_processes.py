@@ -14,7 +14,7 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 from resnet_backbone.classification.config import load_config as load_classification
 from resnet_backbone.engine.checkpoint import compare_data, find_resumed
 from resnet_backbone.engine.command_line import torchrun_arguments
-from resnet_backbone.engine.launch import (
+from resnet_backbone.engine.processes import (
     PATIENCE,
     check_processes,
     from_main_process,

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # where this is a script
 
-from resnet_backbone.engine.signals import RESUME_ME
+from resnet_backbone.engine.command_line import RESUME_ME
 from resnet_backbone.files.checkpoints import damage_of, last_checkpoint
 from tests.faults.runs import TinyRun
 from tests.processes import Forked

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_backbone.engine.signals import RESUME_ME
+from resnet_backbone.engine.command_line import RESUME_ME
 from tests.faults.runs import TinyRun, equal
 
 KEYS = ["SOLVER.MAX_ITER", "36", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "9"]

@@ -93,7 +93,7 @@ class Oracle(torch.nn.Module):
         target = next(self.targets)
         boxes, masks = target["boxes"].as_subclass(torch.Tensor), target["masks"].as_subclass(torch.Tensor)
         crops = crop_masks(masks, boxes, torch.arange(len(boxes)), 112)
-        return [{"boxes": boxes, "labels": target["labels"] + 1, "scores": torch.ones(len(boxes)), "masks": crops}]
+        return [{"boxes": boxes, "labels": target["labels"], "scores": torch.ones(len(boxes)), "masks": crops}]
 
 
 def test_perfect_masks_score_100(tiny):

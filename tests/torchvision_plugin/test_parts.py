@@ -159,7 +159,7 @@ def test_detections_return_to_the_original_image():
     found = {
         "boxes": torch.tensor([[10.0, 20, 30, 40], [90, 40, 120, 60], [200, 10, 210, 20]]),
         "scores": torch.tensor([0.9, 0.8, 0.7]),
-        "labels": torch.tensor([1, 2, 3]),
+        "labels": torch.tensor([0, 1, 2]),
     }
     back = rescale(found, (50, 100), (100, 300))
     torch.testing.assert_close(back["boxes"], torch.tensor([[30.0, 40, 90, 80], [270, 80, 300, 100]]))

@@ -19,7 +19,7 @@ def images_and_targets() -> tuple[list[torch.Tensor], list[dict[str, torch.Tenso
     images = [torch.randint(256, (3, 90, 120), dtype=torch.uint8), torch.randint(256, (3, 64, 48), dtype=torch.uint8)]
     boxes = torch.tensor([[5.0, 6, 50, 50], [20, 20, 118, 88], [70, 3, 75, 9]])
     return images, [
-        {"boxes": boxes, "labels": torch.tensor([1, 3, 2])},
+        {"boxes": boxes, "labels": torch.tensor([0, 2, 1])},
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
     ]
 
@@ -71,7 +71,7 @@ def test_losses_and_gradients_are_detectron2s(pair):
     images, targets = images_and_targets()
     inputs = []
     for image, target in zip(images, targets, strict=True):
-        fields = {"gt_boxes": structures.Boxes(target["boxes"]), "gt_classes": target["labels"] - 1}
+        fields = {"gt_boxes": structures.Boxes(target["boxes"]), "gt_classes": target["labels"]}
         inputs.append({"image": image, "instances": structures.Instances(image.shape[1:], **fields)})
     ours.train(), theirs.train()
     for _ in range(3):
@@ -105,7 +105,7 @@ def test_detections_are_detectron2s(pair):
         assert len(b) > 20 and b.scores.std() > 0.01
         torch.testing.assert_close(a["boxes"][kept], b.pred_boxes.tensor, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(a["scores"][kept], b.scores, rtol=1e-4, atol=1e-5)
-        assert torch.equal(a["labels"][kept] - 1, b.pred_classes)
+        assert torch.equal(a["labels"][kept], b.pred_classes)
 
 
 def test_at_the_start_every_score_is_the_prior(tiny):
@@ -121,7 +121,7 @@ def test_the_losses_on_paper(tiny, beta):
         tiny("retinanet/r18_fpn.yaml", *SMALL, "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", str(beta))
     ).train()
     anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 4.5], [50, 50, 60, 60]])
-    targets = [{"boxes": torch.tensor([[0.0, 0, 10, 10]]), "labels": torch.tensor([2])}]
+    targets = [{"boxes": torch.tensor([[0.0, 0, 10, 10]]), "labels": torch.tensor([1])}]
     logits, deltas = torch.randn(1, 3, 3), torch.randn(1, 3, 4)
     losses = detector.compute_loss(targets, {"cls_logits": logits, "bbox_regression": deltas}, [anchors])
     expected = 0.0
@@ -155,9 +155,9 @@ def test_the_top_levels_come_from_the_trunk(tiny, channels):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["MODEL.RETINANET.IN_FEATURES", "['p3', 'p4']"], "must be all levels of the pyramid: .'p3', .*'p7'"),
+        (["MODEL.RETINANET.IN_FEATURES", "['p3', 'p4']"], "must be all levels of a pyramid; .* returns .'p3', .*'p7'"),
         (["MODEL.BACKBONE.NAME", "build_imagenet_backbone"], "MODEL.BACKBONE.NAME: build_imagenet_retinanet_fpn"),
-        (["MODEL.BACKBONE.NAME", "build_imagenet_fpn_backbone"], "all levels of the pyramid: .'p3', .*'p6'"),
+        (["MODEL.BACKBONE.NAME", "build_imagenet_fpn_backbone"], "all levels of a pyramid; .* returns .'p3', .*'p6'"),
         (["MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64]]"], "2 lists for 5 levels"),
         (["MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64], [64], [64], [64, 65]]"], "the same number of anchors"),
         (["MODEL.RETINANET.PRIOR_PROB", "0.0"], "PRIOR_PROB is 0.0"),

@@ -16,8 +16,7 @@ from fvcore.common.config import CfgNode
 from resnet_backbone.files.checkpoints import last_checkpoint
 from resnet_backbone.metrics.run_facts import read_facts
 from resnet_backbone.torchvision_plugin.checkpoint import load_checkpoint
-from resnet_backbone.torchvision_plugin.run import Run
-from resnet_backbone.torchvision_plugin.trainer import Trainer
+from resnet_backbone.torchvision_plugin.run import Run, Trainer
 from resnet_backbone.weights import InputFormat, package_weights
 from tests.helpers import (
     FIGURES,

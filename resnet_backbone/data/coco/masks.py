@@ -184,6 +184,14 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
     return coco_mask.decode(encode_segmentation(segmentation, height, width))
 
 
+def draw_masks(segmentations: Sequence[Any], height: int, width: int) -> np.ndarray:
+    """Draw N of what :func:`encode_segmentation` takes, bool (N, height, width)."""
+    masks = np.zeros((len(segmentations), height, width), dtype=bool)
+    for mask, segmentation in zip(masks, segmentations, strict=True):
+        mask[:] = decode_segmentation(segmentation, height, width)
+    return masks
+
+
 def crop_polygons(polygons: Sequence[np.ndarray], box: np.ndarray, size: int) -> np.ndarray:
     """Draw polygons on a grid of ``size`` cells a side that is stretched over ``box``.
 

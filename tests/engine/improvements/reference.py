@@ -1,6 +1,6 @@
 """Box refinement, multi-scale testing and the ensemble, slow and plain: one box after another, from the papers' text.
 
-It shares no code with ``engine/improvements``; of a detector it uses the four parts that ``TwoStageDetector``
+It shares no code with ``engine/improvements.py``; of a detector it uses the four parts that ``TwoStageDetector``
 names, with one box at a time.
 """
 

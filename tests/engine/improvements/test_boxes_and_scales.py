@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnet_backbone.engine.improvements.second_stage import (
+from resnet_backbone.engine.improvements import (
+    BoxRefinement,
     ImprovedDetector,
+    Settings,
     adjacent_scales,
     carry,
     pyramid,
@@ -17,7 +19,6 @@ from resnet_backbone.engine.improvements.second_stage import (
     select,
     vote,
 )
-from resnet_backbone.engine.improvements.settings import BoxRefinement, Settings
 from resnet_backbone.metrics.results import Detections
 
 

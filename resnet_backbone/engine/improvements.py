@@ -1,4 +1,7 @@
-"""Box refinement with voting, multi-scale testing and ensembles at test time, as in the paper's Table 9."""
+"""The improvements of the paper's Table 9 at test time: box refinement with voting, multi-scale testing, ensembles.
+
+Written once for both engines, on what a detector of two stages can do (:class:`TwoStageDetector`).
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,82 @@ from torchvision.ops import batched_nms, box_area, box_iou, clip_boxes_to_image,
 
 from resnet_backbone.data.transforms import shortest_edge_size
 from resnet_backbone.engine.checkpoint import engine_of, find_run
-from resnet_backbone.engine.improvements.settings import Settings
 from resnet_backbone.metrics.results import Detections
 
+_CLASSIFIER_AREA = 224**2  # pixels: what the classifier was trained on
+Size = tuple[int, int]  # height and width in pixels
 
-def carry(boxes: Tensor, from_size: tuple[int, int], to_size: tuple[int, int]) -> Tensor:
-    """Return boxes (..., 4), XYXY of an image of ``from_size``, (height, width), for the same image at ``to_size``."""
+
+@dataclass(frozen=True)
+class BoxRefinement:
+    """A second pass over the regressed boxes, then box voting.
+
+    Attributes:
+        nms_thresh: of two boxes of a class that overlap more (IoU), the one with the lower score goes.
+        vote_thresh: boxes of its class that overlap a kept box at least so much (IoU) share in its place.
+    """
+
+    nms_thresh: float
+    vote_thresh: float
+
+
+@dataclass(frozen=True)
+class MultiScale:
+    """Regions from several sizes of the image.
+
+    Attributes:
+        sizes: lengths of the image's shorter side in pixels, ascending.
+        max_size: limit of its longer side.
+    """
+
+    sizes: tuple[int, ...]
+    max_size: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How vectors and predictions become detections.
+
+    Attributes:
+        score_thresh: detections have scores above it, from 0 to 1.
+        nms_thresh: IoU, where there is no refinement, which has a threshold of its own.
+        max_detections: of an image.
+        min_side: predictions whose width or height (at the test size, pixels) is less are dropped.
+        first_label: the number of the first foreground class where overlaps are suppressed.
+        refinement: None for none.
+        multi_scale: None for the test size alone.
+    """
+
+    score_thresh: float
+    nms_thresh: float
+    max_detections: int
+    min_side: float = 0.0
+    first_label: int = 0
+    refinement: BoxRefinement | None = None
+    multi_scale: MultiScale | None = None
+
+
+def improvement_settings(cfg: CfgNode, *, min_side: float = 0.0, first_label: int = 0) -> Settings:
+    """Read MODEL.ROI_HEADS and TEST of a checked config.
+
+    ``min_side`` and ``first_label`` are those of the engine's own detector, so that its detections come out to the bit.
+    """
+    heads, refinement, multi_scale = cfg.MODEL.ROI_HEADS, cfg.TEST.BOX_REFINEMENT, cfg.TEST.MULTI_SCALE
+    return Settings(
+        score_thresh=heads.SCORE_THRESH_TEST,
+        nms_thresh=heads.NMS_THRESH_TEST,
+        max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        min_side=min_side,
+        first_label=first_label,
+        refinement=BoxRefinement(refinement.NMS_THRESH, refinement.VOTE_THRESH) if refinement.ENABLED else None,
+        multi_scale=MultiScale(tuple(multi_scale.SIZES), multi_scale.MAX_SIZE) if multi_scale.ENABLED else None,
+    )
+
+
+def carry(boxes: Tensor, from_size: Size, to_size: Size) -> Tensor:
+    """Return boxes (..., 4), XYXY of an image of ``from_size``, for the same image at ``to_size``."""
+    if from_size == to_size:
+        return boxes
     y, x = to_size[0] / from_size[0], to_size[1] / from_size[1]
     return boxes * boxes.new_tensor([x, y, x, y])
 
@@ -27,10 +100,7 @@ def carry(boxes: Tensor, from_size: tuple[int, int], to_size: tuple[int, int]) -
 def select(probabilities: Tensor, boxes: Tensor, settings: Settings) -> Detections:
     """Take the predictions above the score threshold, apply NMS within each class, and vote where there is refinement.
 
-    Args:
-        probabilities: (R, K) of the foreground classes.
-        boxes: (R, K, 4), XYXY, clipped to the image.
-        settings: which thresholds, and how many.
+    Probabilities are (R, K) of the foreground classes; boxes (R, K, 4), XYXY, clipped to the image.
     """
     rows, labels = torch.where(probabilities > settings.score_thresh)
     scores, candidates = probabilities[rows, labels], boxes[rows, labels]
@@ -65,20 +135,17 @@ def vote(kept: Detections, voters: Detections, threshold: float) -> Tensor:
     return torch.where(total > 0, weights @ voters.boxes.double() / total, kept.boxes.double()).to(kept.boxes)
 
 
-_CLASSIFIER_AREA = 224**2  # pixels: what the classifier was trained on
-
-
-def resized(size: tuple[int, int], short_edge: int, max_size: int) -> tuple[int, int]:
-    """Return what an image of ``size``, (height, width), becomes; 0 for ``short_edge`` keeps it."""
+def resized(size: Size, short_edge: int, max_size: int) -> Size:
+    """Return what an image of ``size`` becomes; 0 for ``short_edge`` keeps it."""
     return shortest_edge_size(*size, short_edge, max_size) if short_edge else size
 
 
-def pyramid(size: tuple[int, int], short_edges: Sequence[int], max_size: int) -> list[tuple[int, int]]:
-    """Return the sizes, (height, width), of an image, ascending; those that ``max_size`` makes equal come once."""
+def pyramid(size: Size, short_edges: Sequence[int], max_size: int) -> list[Size]:
+    """Return the sizes of an image, ascending; those that ``max_size`` makes equal come once."""
     return list(dict.fromkeys(shortest_edge_size(*size, edge, max_size) for edge in short_edges))
 
 
-def adjacent_scales(boxes: Tensor, size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> Tensor:
+def adjacent_scales(boxes: Tensor, size: Size, sizes: Sequence[Size]) -> Tensor:
     """Return for each box the one or two sizes that suit it, as indices (R, 1 or 2) into ``sizes``.
 
     The first is where the box has the number of pixels nearest to 224 x 224 (SPPnet); the second is the neighbour, next
@@ -87,7 +154,7 @@ def adjacent_scales(boxes: Tensor, size: tuple[int, int], sizes: Sequence[tuple[
 
     Args:
         boxes: (R, 4), XYXY in pixels of the image at ``size``.
-        size: (height, width).
+        size: see there.
         sizes: of the image, ascending, each once.
 
     Source: He et al. 2014, "Spatial Pyramid Pooling" (arXiv 1406.4729), section 4.1; Ren et al. 2015, "Object Detection
@@ -109,11 +176,11 @@ class Scale:
     """One image at one size, with its features computed.
 
     Attributes:
-        size: height and width of the resized image in pixels, without padding. Boxes "of this scale" are in its pixels.
+        size: of the resized image, without padding. Boxes "of this scale" are in its pixels.
         features: whatever the detector that made it needs again; nobody else looks inside.
     """
 
-    size: tuple[int, int]
+    size: Size
     features: Any
 
 
@@ -121,25 +188,14 @@ class TwoStageDetector(Protocol):
     """A trained Faster R-CNN in eval mode, taken apart: image -> proposals -> vectors -> scores and boxes.
 
     Boxes are float32 (R, 4), XYXY in pixels, on the detector's device. R may be 0 in :meth:`region_vectors` and
-    :meth:`predict`. Run in this order at one size, and followed by NMS, the parts must give to
-    the bit what the engine's own detector gives.
+    :meth:`predict`. Run in this order at one size, and followed by NMS, the parts must give to the bit what the
+    engine's own detector gives.
     """
 
-    @property
-    def test_size(self) -> tuple[int, int]:
-        """INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST of this detector's own config."""
-        ...
+    test_size: Size  # INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST of this detector's own config
 
     def scale(self, image: Tensor, height: int, width: int) -> Scale:
-        """Resize an image as the engine's test transform does, and compute its features.
-
-        Args:
-            image: original, uint8 (3, H, W), RGB, on any device; the detector brings it into its own channel order.
-            height, width: what to resize it to, pixels; may be H and W.
-
-        Returns:
-            Its ``size`` is ``(height, width)``.
-        """
+        """Resize an original image, uint8 (3, H, W), RGB, as the engine's test transform does; compute its features."""
         ...
 
     def propose(self, scale: Scale) -> Tensor:
@@ -171,7 +227,7 @@ class ImprovedDetector:
     - **Ensemble**: the proposals of all detectors together, each from its own test size; of every proposal, the mean of
       the detectors' class probabilities and the mean of their regressed boxes.
     - **Multi-scale testing**: proposals still come from the test size. A region's vector is the elementwise maximum
-      ("maxout") of its vectors at two adjacent sizes, which ``scales.adjacent_scales`` chooses.
+      ("maxout") of its vectors at two adjacent sizes, which :func:`adjacent_scales` chooses.
     - **Box refinement**: each proposal's regressed box, that of its most probable foreground class where every class
       has one, is clipped and takes the proposal's place: new vector, new probabilities, new boxes. Old and new
       predictions together go through NMS within each class, and box voting.
@@ -208,7 +264,7 @@ class ImprovedDetector:
         keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         return Detections(boxes[keep], found.scores[keep], found.labels[keep])
 
-    def _predict(self, views: Sequence[_View], proposals: Tensor, frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def _predict(self, views: Sequence[_View], proposals: Tensor, frame: Size) -> tuple[Tensor, Tensor]:
         """Return the probabilities (R, K) and the clipped boxes (R, K, 4) of all passes over the second stage."""
         probabilities, boxes = _mean_prediction(views, proposals)
         boxes = clip_boxes_to_image(boxes, frame)
@@ -224,21 +280,20 @@ class ImprovedDetector:
 
 
 class _View:
-    """What one detector sees of one image. Boxes come and go in pixels of ``frame``, (height, width)."""
+    """What one detector sees of one image. Boxes come and go in pixels of ``frame``."""
 
-    def __init__(self, detector: TwoStageDetector, image: Tensor, frame: tuple[int, int], settings: Settings) -> None:
+    def __init__(self, detector: TwoStageDetector, image: Tensor, frame: Size, settings: Settings) -> None:
         self.detector = detector
         self.image = image
         self.frame = frame
         original = (image.shape[-2], image.shape[-1])
         self.test_size = resized(original, *detector.test_size)
         multi_scale = settings.multi_scale
-        sizes = [self.test_size]
-        self.sizes = sizes if multi_scale is None else pyramid(original, multi_scale.sizes, multi_scale.max_size)
-        self._scales: dict[tuple[int, int], Scale] = {}
+        self.sizes = pyramid(original, multi_scale.sizes, multi_scale.max_size) if multi_scale else [self.test_size]
+        self._scales: dict[Size, Scale] = {}
 
     def propose(self) -> Tensor:
-        return self._carry(self.detector.propose(self._scale(self.test_size)), self.test_size, self.frame)
+        return carry(self.detector.propose(self._scale(self.test_size)), self.test_size, self.frame)
 
     def predict(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         return self.detector.predict(self._vectors(boxes), boxes)
@@ -257,24 +312,17 @@ class _View:
             merged[rows] = torch.maximum(merged[rows], vectors)
         return merged
 
-    def _vectors_at(self, size: tuple[int, int], boxes: Tensor) -> Tensor:
-        return self.detector.region_vectors(self._scale(size), self._carry(boxes, self.frame, size))
+    def _vectors_at(self, size: Size, boxes: Tensor) -> Tensor:
+        return self.detector.region_vectors(self._scale(size), carry(boxes, self.frame, size))
 
-    def _scale(self, size: tuple[int, int]) -> Scale:
+    def _scale(self, size: Size) -> Scale:
         if size not in self._scales:
             self._scales[size] = self.detector.scale(self.image, *size)
         return self._scales[size]
 
-    @staticmethod
-    def _carry(boxes: Tensor, from_size: tuple[int, int], to_size: tuple[int, int]) -> Tensor:
-        return boxes if from_size == to_size else carry(boxes, from_size, to_size)
-
 
 def _mean_prediction(views: Sequence[_View], boxes: Tensor) -> tuple[Tensor, Tensor]:
-    predictions = [view.predict(boxes) for view in views]
-    if len(predictions) == 1:
-        return predictions[0]
-    probabilities, regressed = zip(*predictions, strict=True)
+    probabilities, regressed = zip(*(view.predict(boxes) for view in views), strict=True)
     return torch.stack(probabilities).mean(dim=0), torch.stack(regressed).mean(dim=0)
 
 
@@ -293,7 +341,7 @@ def load_ensemble(
 
     Args:
         cfg: of the run; checked.
-        class_names: of the run, which the others must have learned, in this order.
+        class_names: which the others must have learned, in this order.
         engine: of the run.
         load: reads a config file with overrides, and returns the config, the trained detector and its classes.
 
