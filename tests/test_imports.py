@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "config": {*FACTS, "models", "data"},
     "engine": CONFIG,
     "doctor": CONFIG,
+    "evaluation": {"metrics"},
     "reproduce": CONFIG,
     "__init__": {"version", "weights", "models"},
     "classification": PLUGIN_MAY,

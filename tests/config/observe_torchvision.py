@@ -98,7 +98,7 @@ class Observer:
         detector = _NoDetector()
         for dataset in open_test_sets(cfg, train.class_names).values():
             loader = build_test_loader(cfg, dataset, rank=0, world_size=1)
-            predict(cfg, detector, loader, make_accelerator(cfg), len(train.class_names))
+            predict(detector, loader, make_accelerator(cfg), len(train.class_names))
         return {"batches": batches, "test": detector.given}
 
     def training(self, cfg: CfgNode) -> Facts:
@@ -127,7 +127,7 @@ class Observer:
         message = message_of(lambda: run.append(Run(cfg)))
         if message:
             return {"error": message}
-        return {"seed": run[0].seed, "folder": run[0].output_dir, "weights": digest(*run[0].detector.parameters())}
+        return {"seed": run[0].seed, "folder": run[0].output_dir, "weights": digest(*run[0].model.parameters())}
 
     def improved(self, cfg: CfgNode) -> Facts:
         torch.manual_seed(0)

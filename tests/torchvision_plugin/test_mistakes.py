@@ -74,7 +74,7 @@ def test_ground_truth_that_cannot_be_evaluated(tiny, failed, shapes, tmp_path, m
     path.write_text(json.dumps(truth))
     cfg = tiny("quickstart.yaml")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
-    assert "not negative" in failed(cfg)
+    assert "The corners were taken in the wrong order" in failed(cfg)
 
 
 def test_eval_only_with_nothing_to_evaluate(tiny, failed, tmp_path):
