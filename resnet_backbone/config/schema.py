@@ -84,29 +84,17 @@ class Range:
 
 @dataclass(frozen=True)
 class Key:
-    """What is known of one config key.
+    """What is known of one config key."""
 
-    Attributes:
-        name: dotted.
-        default: its value where nobody sets it, and its type; None for a number or None.
-        about: what it does, in a few words that stand behind an error about its value.
-        range: the numbers that it may have.
-        choices: the only values that every engine knows.
-        torchvision: likewise the torchvision engine, and the training of classifiers.
-        detectron2: likewise Detectron2.
-        length: how many values a list has; on Detectron2 other keys may decide that.
-        element: an example of what a list holds, where the default does not show it.
-    """
-
-    name: str
-    default: Any
-    about: str = ""
-    range: Range | None = None
-    choices: Choices = ()
-    torchvision: Choices = ()
-    detectron2: Choices = ()
-    length: int | None = None
-    element: Any = None
+    name: str  # dotted
+    default: Any  # its value where nobody sets it, and its type; None for a number or None
+    about: str = ""  # what it does, in a few words that stand behind an error about its value
+    range: Range | None = None  # the numbers that it may have
+    choices: Choices = ()  # the only values that every engine knows
+    torchvision: Choices = ()  # likewise the torchvision engine, and the training of classifiers
+    detectron2: Choices = ()  # likewise Detectron2
+    length: int | None = None  # how many values a list has; on Detectron2 other keys may decide that
+    element: Any = None  # an example of what a list holds, where the default does not show it
 
     def choices_on(self, engine: str) -> Choices:
         """Return the only values that an engine knows; none where it knows all of the type."""

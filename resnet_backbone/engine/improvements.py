@@ -25,51 +25,31 @@ Size = tuple[int, int]  # height and width in pixels
 
 @dataclass(frozen=True)
 class BoxRefinement:
-    """A second pass over the regressed boxes, then box voting.
+    """A second pass over the regressed boxes, then box voting."""
 
-    Attributes:
-        nms_thresh: of two boxes of a class that overlap more (IoU), the one with the lower score goes.
-        vote_thresh: boxes of its class that overlap a kept box at least so much (IoU) share in its place.
-    """
-
-    nms_thresh: float
-    vote_thresh: float
+    nms_thresh: float  # of two boxes of a class that overlap more (IoU), the one with the lower score goes
+    vote_thresh: float  # boxes of its class that overlap a kept box at least so much (IoU) share in its place
 
 
 @dataclass(frozen=True)
 class MultiScale:
-    """Regions from several sizes of the image.
+    """Regions from several sizes of the image."""
 
-    Attributes:
-        sizes: lengths of the image's shorter side in pixels, ascending.
-        max_size: limit of its longer side.
-    """
-
-    sizes: tuple[int, ...]
-    max_size: int
+    sizes: tuple[int, ...]  # lengths of the image's shorter side in pixels, ascending
+    max_size: int  # limit of its longer side
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How vectors and predictions become detections.
+    """How vectors and predictions become detections."""
 
-    Attributes:
-        score_thresh: detections have scores above it, from 0 to 1.
-        nms_thresh: IoU, where there is no refinement, which has a threshold of its own.
-        max_detections: of an image.
-        min_side: predictions whose width or height (at the test size, pixels) is less are dropped.
-        first_label: the number of the first foreground class where overlaps are suppressed.
-        refinement: None for none.
-        multi_scale: None for the test size alone.
-    """
-
-    score_thresh: float
-    nms_thresh: float
-    max_detections: int
-    min_side: float = 0.0
-    first_label: int = 0
-    refinement: BoxRefinement | None = None
-    multi_scale: MultiScale | None = None
+    score_thresh: float  # detections have scores above it, from 0 to 1
+    nms_thresh: float  # IoU, where there is no refinement, which has a threshold of its own
+    max_detections: int  # of an image
+    min_side: float = 0.0  # predictions whose width or height (at the test size, pixels) is less are dropped
+    first_label: int = 0  # the number of the first foreground class where overlaps are suppressed
+    refinement: BoxRefinement | None = None  # None for none
+    multi_scale: MultiScale | None = None  # None for the test size alone
 
 
 def improvement_settings(cfg: CfgNode, *, min_side: float = 0.0, first_label: int = 0) -> Settings:
@@ -173,15 +153,10 @@ def adjacent_scales(boxes: Tensor, size: Size, sizes: Sequence[Size]) -> Tensor:
 
 @dataclass(frozen=True)
 class Scale:
-    """One image at one size, with its features computed.
+    """One image at one size, with its features computed."""
 
-    Attributes:
-        size: of the resized image, without padding. Boxes "of this scale" are in its pixels.
-        features: whatever the detector that made it needs again; nobody else looks inside.
-    """
-
-    size: Size
-    features: Any
+    size: Size  # of the resized image, without padding. Boxes "of this scale" are in its pixels
+    features: Any  # whatever the detector that made it needs again; nobody else looks inside
 
 
 class TwoStageDetector(Protocol):

@@ -33,43 +33,25 @@ _EXCEPTIONS = 100  # one detection in so many may be decided otherwise, where it
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a file says of itself: plain values, kept as JSON.
+    """What a file says of itself: plain values, kept as JSON."""
 
-    Attributes:
-        task: ``features``, ``classification``, ``detection`` or ``segmentation``.
-        architecture: of the trunk, as in ``resnet50``; of a detector after its meta-architecture.
-        source: name of the file that the weights are from.
-        input: name, shape and type of the only input.
-        channel_order: ``RGB`` or ``BGR``.
-        value_range: of the pixels, before ``mean`` and ``std`` where these are applied outside.
-        mean: for each channel, in ``channel_order``, on the scale of ``value_range``.
-        std: likewise; ``(pixel - mean) / std``.
-        normalises: whether the file does that itself; if not, it is done before.
-        resize: what is done to an image before; empty where nothing is known.
-        smallest_side: pixels, the least height and width for which the file is promised to work.
-        outputs: names, in their order, to shapes and meaning.
-        class_names: in the order of the labels or logits; empty where nobody said.
-        score_threshold: of a detector, in the tensor ``score_threshold`` of the file.
-        package_version: of resnet_backbone.
-        torch_version: of torch.
-    """
-
-    task: str
-    architecture: str
-    source: str
-    input: str
-    channel_order: str
+    task: str  # features, classification, detection or segmentation
+    architecture: str  # of the trunk, as in resnet50; of a detector after its meta-architecture
+    source: str  # name of the file that the weights are from
+    input: str  # name, shape and type of the only input
+    channel_order: str  # RGB or BGR
+    # of the pixels, before mean and std where these are applied outside
     value_range: tuple[float, float] = (0.0, 255.0)
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    normalises: bool
-    resize: str
-    smallest_side: int
-    outputs: dict[str, str]
-    class_names: tuple[str, ...]
-    package_version: str = __version__
-    torch_version: str = str(torch.__version__)
-    score_threshold: float | None = None
+    mean: tuple[float, ...]  # for each channel, in channel_order, on the scale of value_range
+    std: tuple[float, ...]  # likewise; (pixel - mean) / std
+    normalises: bool  # whether the file does that itself; if not, it is done before
+    resize: str  # what is done to an image before; empty where nothing is known
+    smallest_side: int  # pixels, the least height and width for which the file is promised to work
+    outputs: dict[str, str]  # names, in their order, to shapes and meaning
+    class_names: tuple[str, ...]  # in the order of the labels or logits; empty where nobody said
+    package_version: str = __version__  # of resnet_backbone
+    torch_version: str = str(torch.__version__)  # of torch
+    score_threshold: float | None = None  # of a detector, in the tensor score_threshold of the file
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -77,18 +59,12 @@ class Facts:
 
 @dataclass
 class Agreement:
-    """What was compared, image after image.
+    """What was compared, image after image."""
 
-    Attributes:
-        images: shapes of what was run.
-        detections: how many were compared; of a trunk 0.
-        unmatched: detections that only one side has.
-        largest: differences by output; of feature maps and logits relative to the largest value.
-    """
-
-    images: list[tuple[int, ...]] = field(default_factory=list)
-    detections: int = 0
-    unmatched: int = 0
+    images: list[tuple[int, ...]] = field(default_factory=list)  # shapes of what was run
+    detections: int = 0  # how many were compared; of a trunk 0
+    unmatched: int = 0  # detections that only one side has
+    # differences by output; of feature maps and logits relative to the largest value
     largest: dict[str, float] = field(default_factory=dict)
 
     def add(self, name: str, difference: float) -> None:
@@ -112,25 +88,15 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Exportable:
-    """A network with all that exporting it takes.
+    """A network with all that exporting it takes."""
 
-    Attributes:
-        module: in eval mode; takes one tensor and returns a tuple of them.
-        input_name: of that tensor.
-        example: it is traced with; no size in it is one that the network handles otherwise than others.
-        axes: of the input, those whose size varies, by name.
-        output_axes: likewise of every output.
-        facts: for the file.
-        check: compares a file with the network in PyTorch, see :class:`Agreement`.
-    """
-
-    module: nn.Module
-    input_name: str
-    example: Tensor
-    axes: dict[int, str]
-    output_axes: dict[int, str]
-    facts: Facts
-    check: Callable[[ExportedFile], Agreement]
+    module: nn.Module  # in eval mode; takes one tensor and returns a tuple of them
+    input_name: str  # of that tensor
+    example: Tensor  # it is traced with; no size in it is one that the network handles otherwise than others
+    axes: dict[int, str]  # of the input, those whose size varies, by name
+    output_axes: dict[int, str]  # likewise of every output
+    facts: Facts  # for the file
+    check: Callable[[ExportedFile], Agreement]  # compares a file with the network in PyTorch, see Agreement
 
 
 def compare_tensors(agreement: Agreement, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> None:

@@ -22,23 +22,16 @@ from resnet_backbone.weights.architecture import stage_of
 
 @dataclass(frozen=True)
 class StageComplexity:
-    """The cost of one stage for one image.
+    """The cost of one stage for one image."""
 
-    Attributes:
-        name: ``stem``, ``res2``, ..., ``linear``; of VGG ``conv1``, ..., ``fc8``; ``postact`` is the norm that ends a
-            pre-activated network.
-        parameters: numbers that are learned, or frozen by ``freeze_at``; buffers not counted.
-        multiply_adds: of convolutions and matrix products; a norm, a pooling and an addition count nothing.
-        activations: elements of what convolutions and linear layers return (Radosavovic et al. 2020, "Designing Network
-            Design Spaces", arXiv 2003.13678, section 3.2).
-        output_size: (channels, height, width), of linear layers (features,). The stem's is after its pooling, that of
-            VGG's stages before the pooling that follows them.
-    """
-
-    name: str
-    parameters: int
-    multiply_adds: int
+    name: str  # stem, res2, ..., linear; of VGG conv1, ..., fc8; postact is the norm that ends a pre-activated network
+    parameters: int  # numbers that are learned, or frozen by freeze_at; buffers not counted
+    multiply_adds: int  # of convolutions and matrix products; a norm, a pooling and an addition count nothing
+    # elements of what convolutions and linear layers return (Radosavovic et al. 2020, "Designing Network Design
+    # Spaces", arXiv 2003.13678, section 3.2)
     activations: int
+    # (channels, height, width), of linear layers (features,). The stem's is after its pooling, that of VGG's stages
+    # before the pooling that follows them
     output_size: tuple[int, ...]
 
 

@@ -36,23 +36,16 @@ class BlockStyle:
 
 @dataclass(frozen=True)
 class BlockShape:
-    """What differs from block to block.
+    """What differs from block to block."""
 
-    Attributes:
-        in_channels: channels of the input.
-        channels: of the 3x3 convolutions; the block returns ``channels * expansion``.
-        stride: 1 or 2.
-        dilation: of the 3x3 convolutions.
-        survival: probability, above 0 and up to 1, with which the residual is kept for a mini-batch in training; in
-            evaluation the residual is multiplied by it.
-        activated: the input comes from a norm and a ReLU already, so that a pre-activated block needs none of its own.
-    """
-
-    in_channels: int
-    channels: int
-    stride: int = 1
-    dilation: int = 1
+    in_channels: int  # channels of the input
+    channels: int  # of the 3x3 convolutions; the block returns channels * expansion
+    stride: int = 1  # 1 or 2
+    dilation: int = 1  # of the 3x3 convolutions
+    # probability, above 0 and up to 1, with which the residual is kept for a mini-batch in training; in evaluation
+    # the residual is multiplied by it
     survival: float = 1.0
+    # the input comes from a norm and a ReLU already, so that a pre-activated block needs none of its own
     activated: bool = False
 
 

@@ -30,27 +30,17 @@ _USUAL_MODES = ("RGB", "L")
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Of one image.
+    """Of one image."""
 
-    Attributes:
-        fault: why a run cannot use it; "" where it can, and only then the others are meant.
-        readable: it can be read, in whatever size.
-        mode: Pillow's, "RGB" for most.
-        orientation: EXIF's, 1 for upright.
-        upright: the annotation file has the size of the image turned upright.
-        digest: of its pixels as RGB, in the frame of the annotation file.
-        looks: uint8 (32,), see :func:`difference_hash`.
-        featureless: it has too little in it to be recognised by its looks.
-    """
-
-    fault: str
-    readable: bool = False
-    mode: str = ""
-    orientation: int = 1
-    upright: bool = True
-    digest: bytes = b""
+    fault: str  # why a run cannot use it; "" where it can, and only then the others are meant
+    readable: bool = False  # it can be read, in whatever size
+    mode: str = ""  # Pillow's, "RGB" for most
+    orientation: int = 1  # EXIF's, 1 for upright
+    upright: bool = True  # the annotation file has the size of the image turned upright
+    digest: bytes = b""  # of its pixels as RGB, in the frame of the annotation file
+    # uint8 (32,), see difference_hash
     looks: np.ndarray = field(default_factory=lambda: np.zeros(HASH_BITS // 8, dtype=np.uint8))
-    featureless: bool = True
+    featureless: bool = True  # it has too little in it to be recognised by its looks
 
 
 _Opened = tuple[ImageFiles, list[ImageFacts]]
