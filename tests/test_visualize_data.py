@@ -73,7 +73,7 @@ def test_the_first_pictures_are_the_first_batch_of_the_training(engine, tmp_path
     keys = [*TINY, "INPUT.FORMAT", channel_order, "OUTPUT_DIR", str(tmp_path / "run")]
     cfg = engine.config.load_config("quickstart.yaml", keys)
     batch, boxes, labels = fed_to_the_network(engine, cfg)
-    seen = list(islice(engine.network_input.open_input(cfg, training=True).images, 3))
+    seen = list(islice(engine.network_input.open_network_input(cfg, training=True).images, 3))
     mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
     for image, row, own_boxes, own_labels in zip(seen, batch, boxes, labels, strict=True):
         pixels = image.pixels if channel_order == "RGB" else image.pixels.flip(0)
@@ -89,7 +89,7 @@ def test_the_first_pictures_are_the_first_batch_of_the_training(engine, tmp_path
 def test_the_seed_decides_and_a_second_look_is_the_same(engine):
     def look(seed: str) -> list[Any]:
         cfg = engine.config.load_config("quickstart.yaml", [*TINY, "SEED", seed])
-        return list(islice(engine.network_input.open_input(cfg, training=True).images, 7))
+        return list(islice(engine.network_input.open_network_input(cfg, training=True).images, 7))
 
     first, again, other = look("7"), look("7"), look("8")
     for one, two in zip(first, again, strict=True):
@@ -99,7 +99,7 @@ def test_the_seed_decides_and_a_second_look_is_the_same(engine):
 
 def test_masks_lie_in_their_boxes(engine):
     cfg = engine.config.load_config("quickstart.yaml", [*TINY, *MASKS])
-    for image in islice(engine.network_input.open_input(cfg, training=True).images, 6):
+    for image in islice(engine.network_input.open_network_input(cfg, training=True).images, 6):
         assert image.masks.dtype == torch.bool and image.masks.shape == (len(image.boxes), *image.pixels.shape[1:])
         check_masks(image)
 
@@ -115,7 +115,7 @@ def check_masks(image: Any) -> None:
 def test_polygons_of_real_images_lie_in_their_boxes(engine, coco_mini):
     keys = [*TINY, *mini_sets(coco_mini), "MODEL.MASK_ON", "True", "INPUT.MIN_SIZE_TRAIN", "(240,)"]
     cfg = engine.config.load_config("quickstart.yaml", [*keys, "INPUT.MAX_SIZE_TRAIN", "400"])
-    for image in islice(engine.network_input.open_input(cfg, training=True).images, 6):
+    for image in islice(engine.network_input.open_network_input(cfg, training=True).images, 6):
         check_masks(image)
 
 
@@ -124,7 +124,7 @@ def test_the_test_set_comes_in_its_order_with_scaled_boxes_and_without_crowds(en
     cfg = engine.config.load_config("quickstart.yaml", keys)
     document = json.loads((coco_mini / "annotations/instances_val2017.json").read_text())
     records = sorted(document["images"], key=lambda record: record["id"])
-    seen = list(engine.network_input.open_input(cfg, training=False).images)
+    seen = list(engine.network_input.open_network_input(cfg, training=False).images)
     assert [image.image_id for image in seen] == [record["id"] for record in records]
     for image, record in zip(seen, records, strict=True):
         notes = [n for n in document["annotations"] if n["image_id"] == record["id"] and not n["iscrowd"]]

@@ -78,7 +78,7 @@ def open_data(args: argparse.Namespace) -> tuple[CfgNode, InputImages]:
         from resnet_backbone.torchvision_plugin import config, network_input  # type: ignore[no-redef]
 
     cfg = config.load_config(args.config_file, args.opts)
-    return cfg, network_input.open_input(cfg, training=args.split == "train")
+    return cfg, network_input.open_network_input(cfg, training=args.split == "train")
 
 
 def draw(image: InputImage, class_names: Sequence[str]) -> Image.Image:

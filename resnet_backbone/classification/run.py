@@ -35,7 +35,7 @@ from resnet_backbone.engine.batches import BatchSampler, SeededDataset, images_p
 from resnet_backbone.engine.checkpoint import Resumed, find_resumed
 from resnet_backbone.engine.divergence import explain_classifier_divergence
 from resnet_backbone.engine.loop import TrainingLoop
-from resnet_backbone.engine.processes import check_processes, is_main_process, process_count, stay_for_the_parent
+from resnet_backbone.engine.processes import check_processes, is_main_process, outlive_signal, process_count
 from resnet_backbone.engine.records import PERIOD
 from resnet_backbone.engine.run import LoopRun, refuse_other_classes
 from resnet_backbone.files.checkpoints import FINAL, last_checkpoint
@@ -234,7 +234,7 @@ class Run(LoopRun):
             batch_sampler=BatchSampler([1.0] * len(transformed), batch_size, group=False, seed=seed, **place),
             num_workers=self._num_workers,
             pin_memory=cfg.MODEL.DEVICE != "cpu",
-            worker_init_fn=stay_for_the_parent,
+            worker_init_fn=outlive_signal,
         )
         return iter(loader)
 

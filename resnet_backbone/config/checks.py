@@ -259,7 +259,7 @@ def _check_improvements(cfg: CfgNode) -> None:
 
 def warn_of_suspicious(cfg: CfgNode, *, training: bool) -> None:
     """Log each of :func:`suspicions`, and sizes of TEST.MULTI_SCALE far from those of the config, as a warning."""
-    for text in (*suspicions(cfg, training=training), *_far_sizes(cfg)):
+    for text in (*suspicions(cfg, training=training), *_unusual_test_sizes(cfg)):
         logger.warning("%s", text)
 
 
@@ -331,7 +331,7 @@ def _pixels(cfg: CfgNode) -> list[str]:
     return found
 
 
-def _far_sizes(cfg: CfgNode) -> list[str]:
+def _unusual_test_sizes(cfg: CfgNode) -> list[str]:
     """Multi-scale testing with sizes far from the one that the detector is made for."""
     sizes, usual = list(cfg.TEST.MULTI_SCALE.SIZES), cfg.INPUT.MIN_SIZE_TEST
     near = any(usual / 1.5 <= size <= 1.5 * usual for size in sizes) and max(sizes) <= 3 * usual

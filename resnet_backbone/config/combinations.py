@@ -145,12 +145,12 @@ def trunk_facts(cfg: CfgNode, out_features: Sequence[str] | None = None) -> Trun
 @lru_cache(maxsize=64)
 def _facts(model: str) -> TrunkFacts:
     cfg = CfgNode({"MODEL": json.loads(model)})
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"), _SkipInit():
         trunk = build_trunk(cfg, out_features=cfg.MODEL.RESNET_BACKBONE.OUT_FEATURES)
     return TrunkFacts(dict(trunk.feature_info), trunk.stage_names)
 
 
-class _Unfilled(TorchFunctionMode):
+class _SkipInit(TorchFunctionMode):
     """Skips what fills tensors: on the meta device it would change nothing, but import much of torch for it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

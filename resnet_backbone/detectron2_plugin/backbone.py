@@ -37,14 +37,14 @@ from resnet_backbone.weights.package import download_packaged
 
 logger = logging.getLogger(__name__)
 
-Thing = TypeVar("Thing", bound=Any)
+Builder = TypeVar("Builder", bound=Any)
 Built = TypeVar("Built", "TrunkBackbone", "PyramidBackbone")
 # Caffe2's files, MSRA's R-50.pkl for one, have a bias in front of the first norm, which no Detectron uses.
 _HARMLESS = ("stem.conv1.bias",)
 _FOREIGN = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.", "features.")
 
 
-def register(registry: Registry, thing: Thing) -> Thing:
+def register(registry: Registry, thing: Builder) -> Builder:
     """Enter ``thing`` under its name, unless this file, imported under another module name, did so before.
 
     Raises:

@@ -18,7 +18,7 @@ from torch import nn
 from resnet_backbone.config import fit_input
 from resnet_backbone.config.acceleration import acceleration_of
 from resnet_backbone.config.weights_input import refuse_unknown_input, required_by, required_by_metadata
-from resnet_backbone.detectron2_plugin.config import as_built, check_context
+from resnet_backbone.detectron2_plugin.config import check_context, with_context_heads
 from resnet_backbone.detectron2_plugin.datasets import set_num_classes
 from resnet_backbone.engine.divergence import broken_tensors
 from resnet_backbone.files.checkpoints import BEST, last_checkpoint, write_checkpoint
@@ -30,7 +30,7 @@ from resnet_backbone.weights.errors import shorten
 from resnet_backbone.weights.match import COUNTER, Match
 from resnet_backbone.weights.names import holds_detector
 from resnet_backbone.weights.package import download_packaged
-from resnet_backbone.weights.read import RawFile, read_file, read_torch_file, split_part, tell_others
+from resnet_backbone.weights.read import RawFile, log_other_networks, read_file, read_torch_file, split_part
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class WeightsFile:
         if for_run and not self.part:
             beside = read_torch_file(self.path, mapped=False)
         elif not self.part:
-            tell_others(self.path, self.raw)
+            log_other_networks(self.path, self.raw)
         matching = {"matching_heuristics": True} if MATCHING in self.source else {}
         return {**beside, "model": dict(self.raw.tensors), **matching}
 
@@ -195,7 +195,7 @@ def strict_arch(cfg: CfgNode) -> str | None:
     return node.ARCH if node.STRICT_WEIGHTS else None
 
 
-def fill_detector(model: nn.Module, file: WeightsFile, *, complete: bool) -> None:
+def load_detector_weights(model: nn.Module, file: WeightsFile, *, complete: bool) -> None:
     """Load a checkpoint, or the weights of a classifier, into a detector, in place.
 
     Raises ValueError for a file of another detector where the match must be ``complete``: every tensor filled, and of
@@ -221,12 +221,12 @@ def _part(name: str) -> str:
 
 
 def build_detector(cfg: CfgNode) -> nn.Module:
-    """Build the detector that ``cfg`` describes, on MODEL.DEVICE, with random weights; see ``as_built``.
+    """Build the detector that ``cfg`` describes, on MODEL.DEVICE, with random weights; see ``with_context_heads``.
 
     Raises:
         ValueError: parts that do not fit each other; Detectron2 itself asserts, or fails on the way, and is quoted.
     """
-    cfg = as_built(cfg)
+    cfg = with_context_heads(cfg)
     check_context(cfg)
     try:
         model = build_model(cfg)
@@ -265,7 +265,7 @@ def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, tuple[str, ...]]:
     set_num_classes(cfg, len(class_names))
     fit_input(cfg, file.required_input(cfg), source)
     model = build_detector(cfg).eval()
-    fill_detector(model, file, complete=True)
+    load_detector_weights(model, file, complete=True)
     finish_for_inference(model)
     return cfg, model, class_names
 

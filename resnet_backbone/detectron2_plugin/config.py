@@ -190,7 +190,7 @@ def check_config(cfg: CfgNode) -> None:
     _check_lengths(cfg)
     check_detector(cfg)
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
-        check_host_config(as_built(cfg))
+        check_host_config(with_context_heads(cfg))
         check_combinations(cfg)
     if cfg.MODEL.BACKBONE.NAME == TRUNK_ALONE:
         check_single_scale(cfg, list(trunk_facts(cfg).features))
@@ -214,7 +214,7 @@ def check_config(cfg: CfgNode) -> None:
         )
 
 
-def as_built(cfg: CfgNode) -> CfgNode:
+def with_context_heads(cfg: CfgNode) -> CfgNode:
     """Return the config of what is built: StandardROIHeads with MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT are ContextROIHeads.
 
     So that one config is for both engines. ``cfg`` stays as it is.

@@ -29,7 +29,7 @@ from resnet_backbone.data.coco.masks import draw_masks
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.detectron2_plugin.datasets import complete_metadata, read_truth
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper, boxes_of
-from resnet_backbone.engine.batches import Fetched
+from resnet_backbone.engine.batches import BatchLoader
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.coco import CocoMetrics
 from resnet_backbone.metrics.drawing import PictureSample, evenly_spaced, save_comparison_pictures
@@ -154,7 +154,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: Path, *, pictures: bool) ->
         evaluator = build_evaluator(name, own_folder, with_masks=cfg.MODEL.MASK_ON, pictures=pictures)
         with CostMeter(model, torch.device(cfg.MODEL.DEVICE)) as meter:
             loader = build_detection_test_loader(cfg, name, mapper=TensorMapper(cfg, is_train=False))
-            results = inference_on_dataset(model, Fetched(loader), evaluator)
+            results = inference_on_dataset(model, BatchLoader(loader), evaluator)
         if not comm.is_main_process():
             continue
         if isinstance(evaluator, CocoEvaluator):

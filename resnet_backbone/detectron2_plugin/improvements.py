@@ -24,7 +24,7 @@ from resnet_backbone.detectron2_plugin.roi_heads import ContextROIHeads, ImageNe
 from resnet_backbone.engine.improvements import ImprovedDetector, Scale, Settings, improvement_settings, load_ensemble
 from resnet_backbone.metrics.drawing import check_image
 from resnet_backbone.metrics.results import Detections
-from resnet_backbone.models.acceleration import lasting_features
+from resnet_backbone.models.acceleration import clone_if_reused
 
 # What a subclass of these heads may not have of its own: the way from regions to boxes.
 _BOX_PARTS = {
@@ -64,7 +64,7 @@ class TwoStage:
         resized = resize.apply_image(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
         batch = self._model.preprocess_image([{"image": to_tensor(resized)}])
         backbone = self._model.backbone
-        return Scale((height, width), (batch, lasting_features(backbone, backbone(batch.tensor))))
+        return Scale((height, width), (batch, clone_if_reused(backbone, backbone(batch.tensor))))
 
     def propose(self, scale: Scale) -> Tensor:
         batch, features = scale.features

@@ -38,9 +38,9 @@ from resnet_backbone.engine.batches import (
     SeededDataset,
     fetch,
     images_per_pass,
-    let_the_next_fetch_find_dead_workers,
+    restore_sigchld,
 )
-from resnet_backbone.engine.processes import stay_for_the_parent
+from resnet_backbone.engine.processes import outlive_signal
 
 logger = logging.getLogger(__name__)
 
@@ -315,7 +315,7 @@ class ResumableLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Raises: DataError for images that cannot be read, and loading processes that died."""
         batches = iter(self._loader())
-        let_the_next_fetch_find_dead_workers()
+        restore_sigchld()
         while True:
             batch: Batch = fetch(batches)
             self.image_ids = [sample.get("image_id", sample.get("file_name")) for sample in batch]
@@ -348,6 +348,6 @@ class ResumableLoader:
             batch_sampler=sampler,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             collate_fn=list,
-            worker_init_fn=stay_for_the_parent,
+            worker_init_fn=outlive_signal,
             generator=torch.Generator(),  # whose numbers nobody uses; a loader takes the network's otherwise
         )

@@ -20,7 +20,7 @@ from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_nu
 from resnet_backbone.detectron2_plugin.mapper import ResumableLoader, TensorMapper, boxes_of
 
 
-def open_input(cfg: CfgNode, *, training: bool) -> InputImages:
+def open_network_input(cfg: CfgNode, *, training: bool) -> InputImages:
     """Open the data of a config as a run in one process does.
 
     Args:

@@ -22,7 +22,7 @@ from torch import nn
 
 from resnet_backbone.config import fit_input
 from resnet_backbone.config.merge import CONFIG
-from resnet_backbone.detectron2_plugin.checkpoint import WeightsFile, build_detector, fill_detector, strict_arch
+from resnet_backbone.detectron2_plugin.checkpoint import WeightsFile, build_detector, load_detector_weights, strict_arch
 from resnet_backbone.detectron2_plugin.config import check_config
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
 from resnet_backbone.detectron2_plugin.evaluation import check_evaluator
@@ -30,8 +30,8 @@ from resnet_backbone.detectron2_plugin.improvements import build_improved
 from resnet_backbone.detectron2_plugin.trainer import Trainer, evaluate_all
 from resnet_backbone.engine.checkpoint import Resumed, check_resumed, check_same_parameters, find_resumed
 from resnet_backbone.engine.command_line import Interrupted
-from resnet_backbone.engine.processes import PATIENCE, refuse_differences
-from resnet_backbone.engine.records import forget_records
+from resnet_backbone.engine.processes import PATIENCE, check_same_settings
+from resnet_backbone.engine.records import truncate_records
 from resnet_backbone.engine.run import BaseRun, detector_facts, refuse_other_classes
 from resnet_backbone.files.checkpoints import checksum_of, last_checkpoint, remove_unfinished
 from resnet_backbone.metrics.run_facts import hash_file
@@ -73,7 +73,7 @@ class Run(BaseRun):
         set_num_classes(self.cfg, len(self.class_names))
 
     def _find_checkpoint(self) -> Resumed:
-        return find_in_every_process(self.output_dir)
+        return find_resumed_in_all_processes(self.output_dir)
 
     def _read_weights(self) -> None:
         """Read the file once; it is kept until the detector is filled."""
@@ -108,7 +108,7 @@ class Run(BaseRun):
         cfg = self.cfg
         model = build_detector(cfg)
         if self._weights is not None:
-            fill_detector(model, self._weights, complete=self.eval_only or bool(self.resumed))
+            load_detector_weights(model, self._weights, complete=self.eval_only or bool(self.resumed))
         if self._weights is not None and self.resumed and not self.eval_only:
             self._check_resumed(model, self._weights.path)
         self._weights = None  # the memory
@@ -160,7 +160,7 @@ class Run(BaseRun):
     def _train(self) -> dict[str, dict[str, Any]]:
         records = self.output_dir / "metrics.json"
         if self.resumed and comm.is_main_process() and records.is_file():
-            forget_records(records, self.resumed["iteration"] + 1)  # before the trainer opens the file
+            truncate_records(records, self.resumed["iteration"] + 1)  # before the trainer opens the file
         facts = detector_facts(self.cfg, self.class_names, self.data)
         trainer = Trainer(self.cfg, self.model, facts, self._improved)
         if self.resumed:
@@ -198,7 +198,7 @@ def _scale_to_processes(cfg: CfgNode) -> None:
         check_config(cfg)
 
 
-def find_in_every_process(output_dir: Path) -> Resumed:
+def find_resumed_in_all_processes(output_dir: Path) -> Resumed:
     """Return, in ``state``, the path of the last checkpoint, which every process reads from its own OUTPUT_DIR.
 
     Raises ValueError where a process has another one, or none, as on a machine with another disk.
@@ -206,7 +206,7 @@ def find_in_every_process(output_dir: Path) -> Resumed:
     found = find_resumed(output_dir, lambda path: path)
     path = found.state if comm.is_main_process() else last_checkpoint(output_dir)
     shown = "none" if path is None else f"{path.name} (checksum {checksum_of(path)})"
-    refuse_differences({"the last checkpoint in OUTPUT_DIR": shown})
+    check_same_settings({"the last checkpoint in OUTPUT_DIR": shown})
     return found._replace(state=path)
 
 

@@ -21,7 +21,7 @@ from resnet_backbone.detectron2_plugin.checkpoint import SafeCheckpointer
 from resnet_backbone.detectron2_plugin.evaluation import evaluate
 from resnet_backbone.detectron2_plugin.mapper import ResumableLoader
 from resnet_backbone.engine.batches import DataError, derive_seed
-from resnet_backbone.engine.checkpoint import kept_text, warn_of_other_processes
+from resnet_backbone.engine.checkpoint import last_checkpoint_text, warn_of_other_processes
 from resnet_backbone.engine.command_line import Interrupted
 from resnet_backbone.engine.divergence import broken_tensors, explain_divergence
 from resnet_backbone.engine.loop import BestKeeper, evaluating, keeping_progress
@@ -228,7 +228,7 @@ class Trainer(DefaultTrainer):
         is_saved = self.iter + 1 >= self.max_iter or (last is not None and last.stem == name)
         if self.iter >= self.start_iter and not is_saved:
             self.checkpointer.save(name, iteration=self.iter)
-        return kept_text(folder)
+        return last_checkpoint_text(folder)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

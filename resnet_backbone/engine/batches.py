@@ -167,7 +167,7 @@ def fetch(batches: Iterator[Any]) -> Any:
         raise DataError(text) from error
 
 
-class Fetched:
+class BatchLoader:
     """The batches of a loader, each by :func:`fetch`, and their number."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
@@ -183,7 +183,7 @@ class Fetched:
             yield fetch(batches)
 
 
-def let_the_next_fetch_find_dead_workers() -> None:
+def restore_sigchld() -> None:
     """Take back torch's handler of SIGCHLD, which raises in the middle of whatever the process does then.
 
     :func:`fetch` finds a dead worker within seconds, and always between two steps. To be called once loaders run.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.merge import CONFIG
-from resnet_backbone.engine.processes import from_main_process, is_main_process, refuse_differences
+from resnet_backbone.engine.processes import check_same_settings, from_main_process, is_main_process
 from resnet_backbone.files.atomic import wait_for_other_runs
 from resnet_backbone.files.checkpoints import FINAL, last_checkpoint, last_written_ns
 from resnet_backbone.weights import WeightsError
@@ -123,7 +123,7 @@ def warn_of_other_processes(then: int, now: int) -> None:
         )
 
 
-def kept_text(output_dir: Path) -> str:
+def last_checkpoint_text(output_dir: Path) -> str:
     """Return what a run that stops says of its last checkpoint."""
     last = last_checkpoint(output_dir)
     if last is None:
@@ -183,7 +183,7 @@ def compare_data(now: Mapping[str, Any], resumed: Mapping[str, Any] | None) -> N
     Raises:
         ValueError: in all processes alike, where one has other data than the main process.
     """
-    refuse_differences(now)
+    check_same_settings(now)
     then = (resumed or {}).get("data", {})
     for name, own in now.items() if is_main_process() else ():
         before = then.get(name, own)

@@ -69,7 +69,7 @@ def improvement_settings(cfg: CfgNode, *, min_side: float = 0.0, first_label: in
     )
 
 
-def carry(boxes: Tensor, from_size: Size, to_size: Size) -> Tensor:
+def scale_boxes(boxes: Tensor, from_size: Size, to_size: Size) -> Tensor:
     """Return boxes (..., 4), XYXY of an image of ``from_size``, for the same image at ``to_size``."""
     if from_size == to_size:
         return boxes
@@ -92,10 +92,10 @@ def select(probabilities: Tensor, boxes: Tensor, settings: Settings) -> Detectio
     numbers = found.labels + settings.first_label
     keep = batched_nms(found.boxes, found.scores, numbers, nms_thresh)[: settings.max_detections]
     kept = Detections(found.boxes[keep], found.scores[keep], found.labels[keep])
-    return kept if refinement is None else replace(kept, boxes=vote(kept, found, refinement.vote_thresh))
+    return kept if refinement is None else replace(kept, boxes=box_voting(kept, found, refinement.vote_thresh))
 
 
-def vote(kept: Detections, voters: Detections, threshold: float) -> Tensor:
+def box_voting(kept: Detections, voters: Detections, threshold: float) -> Tensor:
     """Return for each kept box the mean of the boxes of its class that overlap it, weighted by their scores.
 
     Args:
@@ -235,7 +235,7 @@ class ImprovedDetector:
         if not len(proposals):
             return Detections(proposals, proposals[:, 0], proposals[:, 0].long())
         found = select(*self._predict(views, proposals, frame), self.settings)
-        boxes = clip_boxes_to_image(carry(found.boxes, frame, original), original)
+        boxes = clip_boxes_to_image(scale_boxes(found.boxes, frame, original), original)
         keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         return Detections(boxes[keep], found.scores[keep], found.labels[keep])
 
@@ -268,7 +268,7 @@ class _View:
         self._scales: dict[Size, Scale] = {}
 
     def propose(self) -> Tensor:
-        return carry(self.detector.propose(self._scale(self.test_size)), self.test_size, self.frame)
+        return scale_boxes(self.detector.propose(self._scale(self.test_size)), self.test_size, self.frame)
 
     def predict(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         return self.detector.predict(self._vectors(boxes), boxes)
@@ -288,7 +288,7 @@ class _View:
         return merged
 
     def _vectors_at(self, size: Size, boxes: Tensor) -> Tensor:
-        return self.detector.region_vectors(self._scale(size), carry(boxes, self.frame, size))
+        return self.detector.region_vectors(self._scale(size), scale_boxes(boxes, self.frame, size))
 
     def _scale(self, size: Size) -> Scale:
         if size not in self._scales:

@@ -15,14 +15,19 @@ from accelerate import Accelerator
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from resnet_backbone.engine.batches import DataError, derive_seed, fetch, let_the_next_fetch_find_dead_workers
-from resnet_backbone.engine.checkpoint import check_resumed, check_same_parameters, kept_text, warn_of_other_processes
+from resnet_backbone.engine.batches import DataError, derive_seed, fetch, restore_sigchld
+from resnet_backbone.engine.checkpoint import (
+    check_resumed,
+    check_same_parameters,
+    last_checkpoint_text,
+    warn_of_other_processes,
+)
 from resnet_backbone.engine.command_line import Interrupted
-from resnet_backbone.engine.processes import deferring_signals, in_any_process, obeying_signals, was_asked_to_stop
+from resnet_backbone.engine.processes import deferring_signals, in_any_process, raising_signals, was_asked_to_stop
 from resnet_backbone.engine.records import RunWriter, Stopwatch
 from resnet_backbone.engine.solver import build_optimizer, build_schedule, clip_gradients
 from resnet_backbone.files.atomic import copy_file
-from resnet_backbone.files.checkpoints import BEST, FINAL, check_room, last_checkpoint, write_checkpoint
+from resnet_backbone.files.checkpoints import BEST, FINAL, check_disk_space, last_checkpoint, write_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +84,7 @@ def keeping_progress(keep: Callable[[], str]) -> Iterator[None]:
 def evaluating(keep: Callable[[], str]) -> Iterator[None]:
     """Around an evaluation, which signals end at once: whatever goes wrong, ``keep`` saves what was learned."""
     try:
-        with obeying_signals():
+        with raising_signals():
             yield
     except Interrupted as error:
         raise Interrupted(f"{error}, in an evaluation. {keep()}") from None
@@ -221,7 +226,7 @@ class TrainingLoop(ABC):
                 self._write(FINAL)
             self.accelerator.wait_for_everyone()
         batches = make_batches(self.iteration * solver.ACCUMULATION_STEPS)
-        let_the_next_fetch_find_dead_workers()
+        restore_sigchld()
         self.model.train()
         watch = Stopwatch()
         while self.iteration < solver.MAX_ITER:
@@ -276,7 +281,7 @@ class TrainingLoop(ABC):
             return "The main process keeps what was learned; continue with --resume"
         if self.iteration not in (0, self._saved_at):
             self._write(self._name())
-        return kept_text(self.output_dir)
+        return last_checkpoint_text(self.output_dir)
 
     def _name(self) -> str:
         return f"model_{self.iteration - 1:07d}.pth"
@@ -329,7 +334,7 @@ class TrainingLoop(ABC):
         momentum = [p for group in self.optimizer.param_groups for p in group["params"]]
         to_come = math.ceil((solver.MAX_ITER - self.iteration) / solver.CHECKPOINT_PERIOD)
         state = {"model": self.module.state_dict(), "momentum": momentum}
-        check_room(self.output_dir, state, to_come, "SOLVER.CHECKPOINT_PERIOD")
+        check_disk_space(self.output_dir, state, to_come, "SOLVER.CHECKPOINT_PERIOD")
 
     def resume(self, state: dict[str, Any]) -> None:
         """Continue where ``state``, the content of a checkpoint whose model is loaded already, left off.

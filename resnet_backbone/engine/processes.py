@@ -98,7 +98,7 @@ def deferring_signals() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def obeying_signals() -> Iterator[None]:
+def raising_signals() -> Iterator[None]:
     """Inside :func:`deferring_signals`, raise at once again, for what can be broken off anywhere; also what was noted.
 
     Raises:
@@ -115,7 +115,7 @@ def was_asked_to_stop() -> bool:
     return _State.received is not None
 
 
-def stay_for_the_parent(worker_id: int) -> None:
+def outlive_signal(worker_id: int) -> None:
     """Let a process that loads data outlive, for a while, the signal that its parent gets at the same time.
 
     The parent needs it for the batches until it stops. For ``worker_init_fn`` of a ``DataLoader``.
@@ -176,14 +176,14 @@ def common_seed(seed: int, accelerator: Accelerator) -> int:
     return int(drawn)
 
 
-def settings_of(cfg: CfgNode, *, resume: bool, eval_only: bool) -> dict[str, object]:
-    """Return what :func:`refuse_differences` compares of a command; places may differ from machine to machine."""
+def shared_settings(cfg: CfgNode, *, resume: bool, eval_only: bool) -> dict[str, object]:
+    """Return what :func:`check_same_settings` compares of a command; places may differ from machine to machine."""
     own = {"OUTPUT_DIR", "DATASETS.OWN", "DATALOADER.NUM_WORKERS", "MODEL.WEIGHTS", "TEST.ENSEMBLE"}
     keys = [key for key in leaves(cfg) if key not in own]
     return {"--resume": resume, "--eval-only": eval_only, **{key: value_of(cfg, key) for key in keys}}
 
 
-def refuse_differences(own: Mapping[str, object]) -> None:
+def check_same_settings(own: Mapping[str, object]) -> None:
     """Compare values of this process, by name, with those of the main process; to be called by all processes.
 
     Raises:

@@ -95,7 +95,7 @@ class RunWriter:
         self.device = device
         path = output_dir / "metrics.json"
         if start and path.is_file():
-            forget_records(path, start, redone)
+            truncate_records(path, start, redone)
         self._json = path.open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(output_dir), purge_step=start if start else None)
         self._times: deque[float] = deque(maxlen=200)
@@ -158,7 +158,7 @@ class RunWriter:
                 logger.warning("the last records are not all written: %s", error)
 
 
-def forget_records(path: Path, start: int, redone: int | None = None) -> None:
+def truncate_records(path: Path, start: int, redone: int | None = None) -> None:
     """Take out of ``metrics.json`` what a killed run wrote after the checkpoint that is resumed from.
 
     Args:

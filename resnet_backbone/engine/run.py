@@ -23,17 +23,17 @@ from resnet_backbone.engine.checkpoint import Resumed, compare_data
 from resnet_backbone.engine.loop import TrainingLoop
 from resnet_backbone.engine.processes import (
     check_processes,
+    check_same_settings,
     common_seed,
     from_main_process,
     is_main_process,
     make_accelerator,
     process_count,
-    refuse_differences,
-    settings_of,
+    shared_settings,
 )
 from resnet_backbone.engine.records import begin_records, set_up_logging
 from resnet_backbone.files.atomic import existing_folder, writing_alone
-from resnet_backbone.files.checkpoints import FINAL, LAST, forget_checkpoints, last_checkpoint
+from resnet_backbone.files.checkpoints import FINAL, LAST, last_checkpoint, retire_checkpoints
 from resnet_backbone.version import __version__
 from resnet_backbone.weights.download import MATCHING
 from resnet_backbone.weights.read import split_part
@@ -69,7 +69,7 @@ class BaseRun(ABC):
         self.output_dir = Path(cfg.OUTPUT_DIR)
         check_output_dir(self.output_dir)
         self._join_processes()
-        refuse_differences(settings_of(cfg, resume=resume, eval_only=eval_only))
+        check_same_settings(shared_settings(cfg, resume=resume, eval_only=eval_only))
         self.keeps_config = eval_only and from_main_process(lambda: check_evaluation(cfg, resume=resume))
         self._check_config()
         self._check_data()
@@ -156,7 +156,7 @@ class BaseRun(ABC):
     def _forget_earlier_run(self) -> None:
         """Let nothing in OUTPUT_DIR be taken for a result of this run, where it is a new one."""
         if not self.resumed and is_main_process():
-            forget_checkpoints(self.output_dir)
+            retire_checkpoints(self.output_dir)
 
 
 class LoopRun(BaseRun):

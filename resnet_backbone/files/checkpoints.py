@@ -49,7 +49,7 @@ def write_checkpoint(folder: Path, name: str, state: Mapping[str, Any], *, resum
     try:
         with replacing(path, "writing the checkpoint") as part:
             _save(state, part)
-            damage = damage_of(part)
+            damage = describe_damage(part)
             if damage:
                 raise OSError(f"what was written reads back damaged ({damage})")
         if resumable:
@@ -62,7 +62,7 @@ def write_checkpoint(folder: Path, name: str, state: Mapping[str, Any], *, resum
     return path
 
 
-def damage_of(path: Path) -> str:
+def describe_damage(path: Path) -> str:
     """Return what is wrong with the file of a checkpoint, whose parts all have checksums; "" where it is intact.
 
     Files of torch's format before 1.6, which have none, count as intact.
@@ -91,7 +91,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     broken: list[str] = []
     for name in _candidates(folder):
         path = folder / name
-        damage = damage_of(path) if path.is_file() else "no such file"
+        damage = describe_damage(path) if path.is_file() else "no such file"
         if not damage:
             if broken:
                 logger.warning("going back to %s: %s", path, "; ".join(broken))
@@ -123,7 +123,7 @@ def checksum_of(path: Path) -> str:
     return f"{zlib.crc32(repr(parts).encode()):08x}"
 
 
-def forget_checkpoints(folder: Path) -> None:
+def retire_checkpoints(folder: Path) -> None:
     """Let nothing in this folder be taken for a result of the new run; the checkpoints themselves stay.
 
     What names them is removed, and ``model_final.pth`` and ``model_best.pth`` become ``earlier_...``.
@@ -146,7 +146,7 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_room(folder: Path, state: Mapping[str, Any], count: int, period_key: str) -> None:
+def check_disk_space(folder: Path, state: Mapping[str, Any], count: int, period_key: str) -> None:
     """Compare what is free with what the checkpoints of a run will need, before the first of them.
 
     Args:

@@ -267,7 +267,7 @@ def evaluate_coco_types(
         logger.warning("no detections at all, so every AP is 0; is the detector trained, and are its weights loaded?")
     if len(ground_truth) and ground_truth.is_crowd.all():
         logger.warning("all annotations are crowds (iscrowd 1), which nothing has to find: there are no figures")
-    for doubt in doubtful_results(ground_truth, found):
+    for doubt in suspicious_results(ground_truth, found):
         logger.warning("%s%s", f"{ground_truth.source}: " if ground_truth.source else "", doubt)
     limits = (1, 10, max_detections)
     return [
@@ -276,7 +276,7 @@ def evaluate_coco_types(
     ]
 
 
-def doubtful_results(truth: GroundTruth, found: ResultTable) -> list[str]:
+def suspicious_results(truth: GroundTruth, found: ResultTable) -> list[str]:
     """Say what suggests that results were not written as COCO takes them; none of it is certain."""
     if not len(found):
         return []

@@ -17,10 +17,10 @@ from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.coco import (
     CocoMetrics,
     class_table,
-    doubtful_results,
     evaluate_coco_types,
     figures_for_json,
     percent,
+    suspicious_results,
 )
 from resnet_backbone.metrics.matching import group_by, read_pair
 from resnet_backbone.metrics.result_table import Results, ResultTable, to_result_table
@@ -94,7 +94,7 @@ def evaluate_voc(
     truth, found = read_pair(ground_truth, results, "bbox")
     if not len(truth):
         raise ValueError("the ground truth has no annotation, so there is nothing to compare with; is it a test set?")
-    for doubt in doubtful_results(truth, found):
+    for doubt in suspicious_results(truth, found):
         logger.warning("%s", doubt)
     objects, detections = group_by(truth.labels), group_by(found.labels)
     per_class = {

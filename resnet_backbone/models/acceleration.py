@@ -104,7 +104,7 @@ def accelerate_heads(detector: nn.Module, how: Acceleration) -> None:
         detector.to(memory_format=torch.channels_last)
 
 
-def lasting_features(backbone: nn.Module, features: Features) -> Features:
+def clone_if_reused(backbone: nn.Module, features: Features) -> Features:
     """Return ``features``, which ``backbone`` has just computed, as tensors that stay when it or another one runs next.
 
     CUDA graphs write every output to the same memory.

@@ -21,7 +21,7 @@ from resnet_backbone.data.coco.read import IouType
 from resnet_backbone.data.images.checks import compare_images
 from resnet_backbone.data.transforms import test_transforms, train_transforms
 from resnet_backbone.engine.batches import BatchSampler, SeededDataset, images_per_pass, reorder_channels
-from resnet_backbone.engine.processes import stay_for_the_parent
+from resnet_backbone.engine.processes import outlive_signal
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def build_train_loader(
         batch_sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_collate,
-        worker_init_fn=stay_for_the_parent,
+        worker_init_fn=outlive_signal,
         pin_memory=cfg.MODEL.DEVICE != "cpu",
     )
 
@@ -158,7 +158,7 @@ def build_test_loader(cfg: CfgNode, dataset: CocoDataset, *, rank: int, world_si
         Subset(dataset, range(rank, len(dataset), world_size)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=partial(_collate, channel_order=cfg.INPUT.FORMAT),
-        worker_init_fn=stay_for_the_parent,
+        worker_init_fn=outlive_signal,
     )
 
 

@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import resize
 from resnet_backbone.config.checks import is_improved
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.engine.improvements import ImprovedDetector, Scale, improvement_settings, load_ensemble
-from resnet_backbone.models.acceleration import lasting_features
+from resnet_backbone.models.acceleration import clone_if_reused
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained
 from resnet_backbone.torchvision_plugin.config import load_config
 from resnet_backbone.torchvision_plugin.detector import Detector
@@ -35,7 +35,7 @@ class TwoStage:
         resized = resize(image.cpu(), [height, width], antialias=True)
         batch, _ = self._detector.transform([reorder_channels(resized, self._channel_order).to(device)])
         backbone = self._detector.backbone
-        return Scale((height, width), (batch, lasting_features(backbone, backbone(batch.tensors))))
+        return Scale((height, width), (batch, clone_if_reused(backbone, backbone(batch.tensors))))
 
     def propose(self, scale: Scale) -> Tensor:
         batch, features = scale.features

@@ -23,8 +23,8 @@ from tqdm import tqdm
 from resnet_backbone.data.catalog import get_dataset
 from resnet_backbone.data.coco.dataset import CocoDataset
 from resnet_backbone.data.transforms import test_transforms
-from resnet_backbone.engine.batches import Fetched, reorder_channels
-from resnet_backbone.engine.improvements import carry
+from resnet_backbone.engine.batches import BatchLoader, reorder_channels
+from resnet_backbone.engine.improvements import scale_boxes
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.coco import CocoMetrics
 from resnet_backbone.metrics.drawing import PictureSample, check_image, evenly_spaced, save_comparison_pictures
@@ -45,7 +45,7 @@ def rescale(detections: dict[str, Tensor], from_size: tuple[int, int], to_size: 
     Masks (R, M, M), where there are any, become bool (R, height, width).
     Source: Detectron2, ``modeling/postprocessing.py``.
     """
-    boxes = clip_boxes_to_image(carry(detections["boxes"], from_size, to_size), to_size)
+    boxes = clip_boxes_to_image(scale_boxes(detections["boxes"], from_size, to_size), to_size)
     keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     kept = {**{name: value[keep] for name, value in detections.items()}, "boxes": boxes[keep]}
     if "masks" in kept:
@@ -89,7 +89,7 @@ def predict(
     found = []
     quiet = None if accelerator.is_main_process else True  # None: no bar where there is no terminal
     progress = Progress(len(loader)) if accelerator.is_main_process and not sys.stderr.isatty() else None
-    bar = tqdm(Fetched(loader), desc="evaluate", unit="image", disable=quiet, leave=False)
+    bar = tqdm(BatchLoader(loader), desc="evaluate", unit="image", disable=quiet, leave=False)
     for images, targets in bar:
         outputs = detector([image.to(accelerator.device) for image in images])
         for image, target, output in zip(images, targets, outputs, strict=True):

@@ -26,7 +26,7 @@ from resnet_backbone.torchvision_plugin.datasets import (
 from resnet_backbone.torchvision_plugin.detector import Preprocess, build_backbone
 
 
-def open_input(cfg: CfgNode, *, training: bool) -> InputImages:
+def open_network_input(cfg: CfgNode, *, training: bool) -> InputImages:
     """Open the data of a config as a run in one process does.
 
     Args:

@@ -33,10 +33,10 @@ from resnet_backbone.weights.names import (
 from resnet_backbone.weights.safe_pickle import (
     MAGIC,
     MAX_ITEMS,
+    check_cost,
     check_torch_zip,
     is_plain_data,
     read_array_pickle,
-    refuse_costly,
     shown,
     stand_ins,
     stands_in_for,
@@ -124,7 +124,7 @@ def read_file(source: str | Path) -> RawFile:
     return replace(raw, source=str(source))
 
 
-def tell_others(source: str | Path, raw: RawFile) -> None:
+def log_other_networks(source: str | Path, raw: RawFile) -> None:
     """Log that a file has more networks than the one that was taken."""
     if raw.others:
         ways = " or ".join(f"{PART}{other}" for other in raw.others)
@@ -246,7 +246,7 @@ def _refuse_costly_torch(path: Path) -> tuple[bool, set[str]]:
         if file.read(len(MAGIC)) == MAGIC:
             return True, check_torch_zip(path)
         with closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as content:
-            return False, set().union(*(refuse_costly(content) for _ in range(_LEGACY_PICKLES)))
+            return False, set().union(*(check_cost(content) for _ in range(_LEGACY_PICKLES)))
 
 
 def _reason(error: Exception) -> str:

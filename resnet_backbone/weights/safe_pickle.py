@@ -103,7 +103,7 @@ class _Item(NamedTuple):
 _SMALL, _MARK = _Item(), _Item(0)
 
 
-def refuse_costly(stream: IO[bytes] | mmap.mmap) -> set[str]:
+def check_cost(stream: IO[bytes] | mmap.mmap) -> set[str]:
     """Read one pickle from ``stream``, up to its end, and build nothing.
 
     Returns:
@@ -226,7 +226,7 @@ def read_array_pickle(path: Path) -> Any:
     """
     with path.open("rb") as file, closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as content:
         try:
-            refuse_costly(content)
+            check_cost(content)
             content.seek(0)
             read = _ArrayUnpickler(content, encoding="latin1").load()
             return _Arrays(max(_MAX_UNFOLDED * len(content), _UNFOLDED_ANYHOW)).of(read)
@@ -387,7 +387,7 @@ def check_torch_zip(path: Path) -> set[str]:
 
     Raises:
         zipfile.BadZipFile: the container is damaged.
-        pickle.UnpicklingError: it is not as ``torch.save`` writes it, or see :func:`refuse_costly`.
+        pickle.UnpicklingError: it is not as ``torch.save`` writes it, or see :func:`check_cost`.
     """
     file_bytes = path.stat().st_size
     with path.open("rb") as file:
@@ -409,7 +409,7 @@ def check_torch_zip(path: Path) -> set[str]:
         if len(set(names)) < len(names):
             raise pickle.UnpicklingError("two of its records have the same name")
         pickles = [record for record, name in zip(records, names, strict=True) if name.endswith(".pkl")]
-        return set().union(*(refuse_costly(io.BytesIO(archive.read(record))) for record in pickles))
+        return set().union(*(check_cost(io.BytesIO(archive.read(record))) for record in pickles))
 
 
 def _check_kind(names: list[str]) -> None:

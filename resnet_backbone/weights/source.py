@@ -38,7 +38,7 @@ from resnet_backbone.weights.catalog import (
 from resnet_backbone.weights.download import download_weights, resolve
 from resnet_backbone.weights.errors import WeightsError, shorten
 from resnet_backbone.weights.names import classifier_part, to_our_names, without_wrappers, zeros_behind
-from resnet_backbone.weights.read import PART, RawFile, read_file, split_part, tell_others
+from resnet_backbone.weights.read import PART, RawFile, log_other_networks, read_file, split_part
 from resnet_backbone.weights.safe_pickle import shown
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ def read_weights(
         path, part, entry = _find_file(source, arch)
         raw = read_file(f"{path}{PART}{part}" if part else path)
     if not split_part(raw.source)[1]:
-        tell_others(source, raw)
+        log_other_networks(source, raw)
     if entry is not None and not raw.sha256.startswith(entry.sha256):
         raise WeightsError(
             f"{raw.path} is damaged: its SHA-256 is {raw.sha256}, published is {entry.sha256}...; delete the file"

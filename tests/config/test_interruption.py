@@ -14,8 +14,8 @@ from resnet_backbone.engine.command_line import RESUME_ME, Interrupted, failed
 from resnet_backbone.engine.processes import (
     catching_signals,
     deferring_signals,
-    obeying_signals,
-    stay_for_the_parent,
+    outlive_signal,
+    raising_signals,
     was_asked_to_stop,
 )
 from tests.processes import Forked
@@ -47,7 +47,7 @@ def test_noted(number):
             signal.raise_signal(number)
             signal.raise_signal(number)  # torchrun sends what the terminal has sent already
             assert was_asked_to_stop()
-            with pytest.raises(Interrupted), obeying_signals():
+            with pytest.raises(Interrupted), raising_signals():
                 raise AssertionError("what was noted must be obeyed before anything else")
         assert was_asked_to_stop()
     assert not was_asked_to_stop()
@@ -62,7 +62,7 @@ def test_nohup_is_obeyed():
 
 
 def test_obeyed_inside_what_is_deferred():
-    with catching_signals(), deferring_signals(), pytest.raises(Interrupted), obeying_signals():
+    with catching_signals(), deferring_signals(), pytest.raises(Interrupted), raising_signals():
         signal.raise_signal(signal.SIGTERM)
 
 
@@ -102,7 +102,7 @@ def test_what_a_command_says(error, status, text, capsys):
 
 def test_a_loading_process_stays_for_a_while_and_then_ends(monkeypatch):
     def work() -> None:
-        stay_for_the_parent(0)
+        outlive_signal(0)
         sys.stdout.write("ready")
         while True:
             time.sleep(0.05)

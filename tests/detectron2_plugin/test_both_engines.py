@@ -30,9 +30,9 @@ from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.datasets import register_datasets  # noqa: E402
 from resnet_backbone.detectron2_plugin.evaluation import CocoEvaluator, evaluate  # noqa: E402
 from resnet_backbone.detectron2_plugin.mapper import TensorMapper  # noqa: E402
-from resnet_backbone.detectron2_plugin.network_input import open_input  # noqa: E402
+from resnet_backbone.detectron2_plugin.network_input import open_network_input  # noqa: E402
 from resnet_backbone.torchvision_plugin.config import load_config as load_torchvision_config  # noqa: E402
-from resnet_backbone.torchvision_plugin.network_input import open_input as open_torchvision_input  # noqa: E402
+from resnet_backbone.torchvision_plugin.network_input import open_network_input as open_torchvision_input  # noqa: E402
 
 HEIGHT, WIDTH = 60, 91
 # By file: id, what is written, and whether the annotations are in the frame of the stored pixels.
@@ -47,7 +47,7 @@ FILES = {
     "nothing.png": (100, "RGB"),
 }
 KEPT_IN_TRAINING = 7
-OPEN = (open_torchvision_input, open_input)
+OPEN = (open_torchvision_input, open_network_input)
 USUAL = [[3, 4, 20, 25], [10.25, 5.5, 1, 1], [70.1, 40.3, 30.7, 30], [0, 0, 17.3, 60]]  # the third reaches out
 UGLY = [[50, 40, -20, -15], [50, 40, 20, -15], [10, 10, 0, 5], [200, 10, 5, 5], [-30, 4, 20, 9]]
 
@@ -149,7 +149,8 @@ def by_id(images: Iterator[InputImage], count: int) -> dict[Any, InputImage]:
 
 def assert_same_input(cfgs: tuple[CfgNode, CfgNode], *, training: bool, count: int) -> None:
     inputs = [
-        opened(cfg, training=training) for opened, cfg in zip((open_torchvision_input, open_input), cfgs, strict=True)
+        opened(cfg, training=training)
+        for opened, cfg in zip((open_torchvision_input, open_network_input), cfgs, strict=True)
     ]
     assert inputs[0].class_names == inputs[1].class_names == ("two", "nine")
     ours, theirs = (by_id(one.images, count) for one in inputs)
@@ -265,7 +266,7 @@ def test_images_without_a_box_where_they_are_wanted(tmp_path):
     own = write_set(tmp_path / "empty", masks="polygon", ugly=True)
     cfg = configs(tmp_path, "DATASETS.OWN", f"[{own}]", "DATASETS.TRAIN", f"('{own['NAME']}',)")[1]
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
-    seen = by_id(open_input(cfg, training=True).images, len(FILES))
+    seen = by_id(open_network_input(cfg, training=True).images, len(FILES))
     assert len(seen[100].boxes) == 0 and len(seen[0].boxes) == len(USUAL)
 
 

@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
-from resnet_backbone.detectron2_plugin.run import Run, find_in_every_process  # noqa: E402
+from resnet_backbone.detectron2_plugin.run import Run, find_resumed_in_all_processes  # noqa: E402
 from resnet_backbone.detectron2_plugin.trainer import Trainer  # noqa: E402
 from resnet_backbone.engine.batches import DataError  # noqa: E402
 from resnet_backbone.engine.command_line import Interrupted  # noqa: E402
@@ -166,7 +166,7 @@ def test_a_machine_without_the_checkpoint_is_refused(in_two_processes, tmp_path)
         write_checkpoint(tmp_path / f"m{rank}", "model_0.pth", {"weight": torch.zeros(3)})
 
     def find(rank, folder):
-        return find_in_every_process(folder / f"m{rank}").state.name
+        return find_resumed_in_all_processes(folder / f"m{rank}").state.name
 
     shutil.copy(tmp_path / "m0/model_0.pth", tmp_path / "m1")
     assert in_two_processes(find) == ["model_0.pth"] * 2

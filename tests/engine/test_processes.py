@@ -17,11 +17,11 @@ from resnet_backbone.engine.command_line import torchrun_arguments
 from resnet_backbone.engine.processes import (
     PATIENCE,
     check_processes,
+    check_same_settings,
     from_main_process,
     make_accelerator,
     mean_over_processes,
-    refuse_differences,
-    settings_of,
+    shared_settings,
 )
 from resnet_backbone.files.checkpoints import checksum_of, write_checkpoint
 from resnet_backbone.torchvision_plugin.config import load_config
@@ -46,7 +46,7 @@ def test_different_commands_are_refused_by_all(in_two_processes):
         def compare(rank, _):
             own = ["OUTPUT_DIR", f"m{rank}", "DATALOADER.NUM_WORKERS", str(rank), *(words if rank else ())]
             cfg = load_config("quickstart.yaml", own)
-            refuse_differences(settings_of(cfg, resume=resume or rank == 0, eval_only=False))
+            check_same_settings(shared_settings(cfg, resume=resume or rank == 0, eval_only=False))
 
         return in_two_processes(compare)
 

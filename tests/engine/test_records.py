@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_backbone.engine.records import RunWriter, forget_records
+from resnet_backbone.engine.records import RunWriter, truncate_records
 
 STEP, SCORE = {"total_loss": 1.0}, {"shapes_val/bbox/AP": 2.0}
 
@@ -40,7 +40,7 @@ RECORDS = [(19, STEP), (39, STEP), (39, SCORE), (59, STEP)]
 def test_later_records_are_taken_out(tmp_path, start, redone, kept, torn):
     path = tmp_path / "metrics.json"
     write(path, RECORDS, torn)
-    forget_records(path, start, redone)
+    truncate_records(path, start, redone)
     assert read(path) == kept
 
 
@@ -48,7 +48,7 @@ def test_records_of_an_earlier_run_in_the_same_folder_stay(tmp_path):
     path = tmp_path / "metrics.json"
     earlier = [(19, STEP), (199, STEP), (199, SCORE)]
     write(path, [*earlier, *RECORDS])
-    forget_records(path, 20)
+    truncate_records(path, 20)
     assert read(path) == [*earlier, (19, STEP)]
 
 

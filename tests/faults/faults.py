@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))  # where this is a script
 
 from resnet_backbone.engine.command_line import RESUME_ME
-from resnet_backbone.files.checkpoints import damage_of, last_checkpoint
+from resnet_backbone.files.checkpoints import describe_damage, last_checkpoint
 from tests.faults.runs import TinyRun
 from tests.processes import Forked
 
@@ -69,7 +69,7 @@ def _ended(run: TinyRun, process: Forked, since: float, mend: Callable[[], objec
     seconds = time.monotonic() - since
     try:
         last = last_checkpoint(run.output)
-        intact = last is None or not damage_of(last)
+        intact = last is None or not describe_damage(last)
     except OSError:
         last, intact = None, False
     goes_on = None

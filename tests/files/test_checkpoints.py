@@ -12,11 +12,11 @@ from resnet_backbone.files.checkpoints import (
     HISTORY,
     LAST,
     CheckpointError,
-    check_room,
-    damage_of,
-    forget_checkpoints,
+    check_disk_space,
+    describe_damage,
     last_checkpoint,
     remove_unfinished,
+    retire_checkpoints,
     write_checkpoint,
 )
 
@@ -105,7 +105,7 @@ def test_killed_between_the_checkpoint_and_its_name(three):
 
 
 def test_a_new_run_forgets_names_and_keeps_files(three, caplog):
-    forget_checkpoints(three)
+    retire_checkpoints(three)
     assert "a new run in the folder of an earlier one" in caplog.text
     assert last_checkpoint(three) is None
     assert {path.name for path in three.iterdir()} == set(NAMES)
@@ -146,15 +146,15 @@ def test_what_was_written_is_read_back(tmp_path, monkeypatch):
 def test_room_for_none_is_refused_and_for_few_is_told(tmp_path, monkeypatch, caplog):
     content = {"model": {"w": torch.zeros(250_000)}, "momentum": [torch.zeros(250_000)]}  # 2 MB
     monkeypatch.setattr("resnet_backbone.files.checkpoints.free_bytes", lambda folder: 5_000_000)
-    check_room(tmp_path, content, 2, "SOLVER.CHECKPOINT_PERIOD")
+    check_disk_space(tmp_path, content, 2, "SOLVER.CHECKPOINT_PERIOD")
     assert not caplog.text
-    check_room(tmp_path, content, 3, "SOLVER.CHECKPOINT_PERIOD")
+    check_disk_space(tmp_path, content, 3, "SOLVER.CHECKPOINT_PERIOD")
     assert "3 checkpoints of 2 MB are to come, and 5 MB are free" in caplog.text
     monkeypatch.setattr("resnet_backbone.files.checkpoints.free_bytes", lambda folder: 1_000_000)
     with pytest.raises(OSError, match="a checkpoint takes 2 MB, and 1 MB are free"):
-        check_room(tmp_path, content, 1, "SOLVER.CHECKPOINT_PERIOD")
+        check_disk_space(tmp_path, content, 1, "SOLVER.CHECKPOINT_PERIOD")
 
 
 def test_old_torch_files_have_no_checksums_and_count_as_whole(tmp_path):
     torch.save(state(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert damage_of(tmp_path / "old.pth") == ""
+    assert describe_damage(tmp_path / "old.pth") == ""

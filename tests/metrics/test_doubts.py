@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from resnet_backbone.data.coco.read import read_coco_json, read_ground_truth
-from resnet_backbone.metrics.coco import doubtful_results, evaluate_coco
+from resnet_backbone.metrics.coco import evaluate_coco, suspicious_results
 from resnet_backbone.metrics.result_table import ResultTable
 from resnet_backbone.metrics.voc import evaluate_voc
 
@@ -152,7 +152,7 @@ def doubts(boxes, images=None, labels=None, num_images=10, num_classes=2, missin
     boxes = np.array(boxes, dtype=float)
     images = np.arange(len(boxes)) % num_images if images is None else images
     labels = np.arange(len(boxes)) % num_classes if labels is None else labels
-    return " ".join(doubtful_results(truth, ResultTable(images, labels, np.ones(len(boxes)), boxes, [])))
+    return " ".join(suspicious_results(truth, ResultTable(images, labels, np.ones(len(boxes)), boxes, [])))
 
 
 PLAIN = [60, 60, 30, 30]  # no corners, no shares

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from resnet_backbone.data.coco.findings import Example, Finding, as_scored, brief, find
+from resnet_backbone.data.coco.findings import Example, Finding, brief, find, for_evaluation
 from resnet_backbone.data.coco.masks import EMPTY, MALFORMED, MENDED
 from resnet_backbone.data.coco.table import CocoTable, annotation_example, image_example, repeated
 
@@ -109,7 +109,7 @@ def check_table(table: CocoTable, malformed: list[Finding], use: Use) -> Checked
     if use.training:
         findings += _check_balance(class_names, labels[used])
     else:
-        findings = as_scored(findings)
+        findings = for_evaluation(findings)
     if use.keep_unlabelled or not use.training:
         used_images = np.ones_like(used_images)
     findings = [*malformed, *findings]

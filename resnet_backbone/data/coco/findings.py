@@ -157,7 +157,7 @@ def find(
     return [Finding(key, len(where), total, examples, action or kind.action, warned, note)]
 
 
-def as_scored(findings: Sequence[Finding]) -> list[Finding]:
+def for_evaluation(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings of a set that is evaluated, not trained on."""
     scored = []
     for found in findings:

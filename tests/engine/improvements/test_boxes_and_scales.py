@@ -13,11 +13,11 @@ from resnet_backbone.engine.improvements import (
     ImprovedDetector,
     Settings,
     adjacent_scales,
-    carry,
+    box_voting,
     pyramid,
     resized,
+    scale_boxes,
     select,
-    vote,
 )
 from resnet_backbone.metrics.results import Detections
 
@@ -61,15 +61,15 @@ def test_voting_on_paper():
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 2, 10, 12], [0, 0, 10, 10], [0, 6, 10, 16]])
     voters = Detections(boxes, torch.tensor([0.9, 0.3, 0.8, 0.7]), torch.tensor([0, 0, 1, 0]))
     kept = Detections(voters.boxes[:1], voters.scores[:1], voters.labels[:1])
-    torch.testing.assert_close(vote(kept, voters, 0.5), torch.tensor([[0.0, 0.5, 10, 10.5]]))
-    torch.testing.assert_close(vote(kept, voters, 0.7), boxes[:1])
+    torch.testing.assert_close(box_voting(kept, voters, 0.5), torch.tensor([[0.0, 0.5, 10, 10.5]]))
+    torch.testing.assert_close(box_voting(kept, voters, 0.7), boxes[:1])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(vote(kept, voters, 0.5), torch.tensor([[0.0, 0.5, 10, 10.5]]))
+        assert torch.equal(box_voting(kept, voters, 0.5), torch.tensor([[0.0, 0.5, 10, 10.5]]))
 
 
 def test_a_box_without_area_keeps_its_place():
     empty = Detections(torch.tensor([[3.0, 4, 3, 9]]), torch.tensor([0.5]), torch.tensor([0]))
-    assert torch.equal(vote(empty, empty, 0.5), empty.boxes)
+    assert torch.equal(box_voting(empty, empty, 0.5), empty.boxes)
 
 
 def test_no_prediction_above_the_threshold_is_no_detection():
@@ -86,7 +86,7 @@ def test_predictions_that_are_too_thin_are_dropped(min_side, kept):
 
 def test_boxes_move_with_the_image():
     boxes = torch.tensor([[[10.0, 20, 30, 40]], [[-5, 10, 200, 90]]])
-    assert carry(boxes, (50, 100), (100, 300)).tolist() == [[[30, 40, 90, 80]], [[-15, 20, 600, 180]]]
+    assert scale_boxes(boxes, (50, 100), (100, 300)).tolist() == [[[30, 40, 90, 80]], [[-15, 20, 600, 180]]]
 
 
 def test_sizes_that_the_limit_makes_equal_come_once():
