@@ -67,7 +67,7 @@ def launch_detectron2(args: argparse.Namespace) -> int:
         from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
         from resnet_backbone.detectron2_plugin.run import launch_run
-        from resnet_backbone.engine.processes import catching_signals
+        from resnet_backbone.engine.signals import catching_signals
     except ImportError as error:
         return failed(error)
     try:

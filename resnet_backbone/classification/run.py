@@ -35,9 +35,10 @@ from resnet_backbone.engine.batches import BatchSampler, SeededDataset, images_p
 from resnet_backbone.engine.checkpoint import Resumed, find_resumed
 from resnet_backbone.engine.divergence import explain_classifier_divergence
 from resnet_backbone.engine.loop import TrainingLoop
-from resnet_backbone.engine.processes import check_processes, is_main_process, outlive_signal, process_count
+from resnet_backbone.engine.processes import check_processes, is_main_process, process_count
 from resnet_backbone.engine.records import PERIOD
 from resnet_backbone.engine.run import LoopRun, refuse_other_classes
+from resnet_backbone.engine.signals import outlive_signal
 from resnet_backbone.files.checkpoints import FINAL, last_checkpoint
 from resnet_backbone.metrics.classification import ClassificationMetrics
 from resnet_backbone.models.trunk import Trunk

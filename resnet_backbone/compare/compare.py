@@ -15,6 +15,7 @@ from torch import Tensor
 
 from resnet_backbone.compare.runs import ConfigComparison, EvaluatedRun, cautions, compare_settings, read_runs
 from resnet_backbone.data.coco.read import GroundTruth, IouType, read_ground_truth
+from resnet_backbone.files.atomic import file_hash
 from resnet_backbone.metrics.bootstrap import Bootstrap, bootstrap
 from resnet_backbone.metrics.coco import ALL, IOU_50
 from resnet_backbone.metrics.drawing import PICTURE_SCORE, draw_objects
@@ -31,7 +32,6 @@ from resnet_backbone.metrics.matching import (
 )
 from resnet_backbone.metrics.result_table import ResultTable, iterate_results, read_results
 from resnet_backbone.metrics.results import decode_masks
-from resnet_backbone.metrics.run_facts import hash_file
 
 
 def find_annotations(run: EvaluatedRun, given: Path | None = None, data_root: Path | None = None) -> Path:
@@ -47,7 +47,7 @@ def find_annotations(run: EvaluatedRun, given: Path | None = None, data_root: Pa
         ValueError: the file that is there has other content than the one the run was evaluated on.
     """
     path = _find(Path(run.facts.annotations), given, data_root, "annotation file", "--annotations JSON")
-    found = hash_file(path)
+    found = file_hash(path, "sha256")
     if found != run.facts.annotations_sha256:
         raise ValueError(
             f"{path} has changed since {run.folder} was evaluated on {run.facts.dataset}: its SHA-256 is "

@@ -40,7 +40,7 @@ from resnet_backbone.engine.batches import (
     images_per_pass,
     restore_sigchld,
 )
-from resnet_backbone.engine.processes import outlive_signal
+from resnet_backbone.engine.signals import outlive_signal
 
 logger = logging.getLogger(__name__)
 

@@ -33,8 +33,8 @@ from resnet_backbone.engine.command_line import Interrupted
 from resnet_backbone.engine.processes import PATIENCE, check_same_settings
 from resnet_backbone.engine.records import truncate_records
 from resnet_backbone.engine.run import BaseRun, detector_facts, refuse_other_classes
+from resnet_backbone.files.atomic import file_hash
 from resnet_backbone.files.checkpoints import checksum_of, last_checkpoint, remove_unfinished
-from resnet_backbone.metrics.run_facts import hash_file
 from resnet_backbone.version import __version__
 from resnet_backbone.weights.read import read_torch_file
 
@@ -140,7 +140,7 @@ class Run(BaseRun):
                 path = Path(getattr(MetadataCatalog.get(name), "json_file", ""))
                 if path.is_file():
                     num_images = getattr(MetadataCatalog.get(name), "num_images", None)
-                    found[f"DATASETS.{key} {name}"] = {"sha256": hash_file(path), "images": num_images}
+                    found[f"DATASETS.{key} {name}"] = {"sha256": file_hash(path, "sha256"), "images": num_images}
         return found
 
     def _begin_records(self) -> None:

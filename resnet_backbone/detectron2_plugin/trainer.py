@@ -25,7 +25,8 @@ from resnet_backbone.engine.checkpoint import last_checkpoint_text, warn_of_othe
 from resnet_backbone.engine.command_line import Interrupted
 from resnet_backbone.engine.divergence import broken_tensors, explain_divergence
 from resnet_backbone.engine.loop import BestKeeper, evaluating, keeping_progress
-from resnet_backbone.engine.processes import deferring_signals, in_any_process, mean_over_processes, was_asked_to_stop
+from resnet_backbone.engine.processes import in_any_process, mean_over_processes
+from resnet_backbone.engine.signals import deferring_signals, was_asked_to_stop
 from resnet_backbone.files.atomic import copy_file
 from resnet_backbone.files.checkpoints import BEST, FINAL, last_checkpoint
 from resnet_backbone.models.acceleration import finish_for_inference

@@ -23,8 +23,9 @@ from resnet_backbone.engine.checkpoint import (
     warn_of_other_processes,
 )
 from resnet_backbone.engine.command_line import Interrupted
-from resnet_backbone.engine.processes import deferring_signals, in_any_process, raising_signals, was_asked_to_stop
+from resnet_backbone.engine.processes import in_any_process
 from resnet_backbone.engine.records import RunWriter, Stopwatch
+from resnet_backbone.engine.signals import deferring_signals, raising_signals, was_asked_to_stop
 from resnet_backbone.engine.solver import build_optimizer, build_schedule, clip_gradients
 from resnet_backbone.files.atomic import copy_file
 from resnet_backbone.files.checkpoints import BEST, FINAL, check_disk_space, last_checkpoint, write_checkpoint

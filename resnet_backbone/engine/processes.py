@@ -1,18 +1,13 @@
-"""The processes of a run: signals that end them, their devices, what they tell each other, and starting them."""
+"""The processes of a run: their devices, what they tell each other, and starting them."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
-import threading
-import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -26,14 +21,8 @@ from torch.distributed.run import main as torchrun
 
 from resnet_backbone.config.reader import leaves, value_of
 from resnet_backbone.engine.batches import images_per_pass
-from resnet_backbone.engine.command_line import (
-    LOST_PEER,
-    RESUME_ME,
-    Interrupted,
-    LostPeer,
-    failed,
-    torchrun_arguments,
-)
+from resnet_backbone.engine.command_line import LOST_PEER, RESUME_ME, Interrupted, LostPeer, failed, torchrun_arguments
+from resnet_backbone.engine.signals import catching_signals
 
 if TYPE_CHECKING:
     from resnet_backbone.engine.run import BaseRun
@@ -45,101 +34,8 @@ _Run = TypeVar("_Run", bound="BaseRun")
 # than NCCL's 10 minutes. Whoever watches the processes ends them when one of them has died, whatever this is.
 PATIENCE = timedelta(hours=3)
 
-_ONE_SIGNAL_S = 2.0  # between two signals that are one to the user
-_WORKER_STAYS_S = 30.0  # as long as torchrun waits for the end of a process
-_HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, *([_HANGUP] if _HANGUP else []))
 _FOLLOWERS = (RESUME_ME, LOST_PEER, -signal.SIGTERM)  # how processes end that only follow another one
 _ADVICE = "The last checkpoint is undamaged: put right what was wrong, and continue with --resume"
-
-
-class _State:
-    deferring = False
-    received: signal.Signals | None = None
-    received_at = 0.0
-
-
-@contextmanager
-def catching_signals() -> Iterator[None]:
-    """Turn SIGTERM, SIGINT and SIGHUP into ``Interrupted``, raised where the process is at that moment.
-
-    SIGHUP comes when the terminal is closed; under nohup, which ignores it, it stays ignored, and the run continues. A
-    second Ctrl-C, seconds after the first, ends the process at once. Outside the main thread, where Python takes no
-    handlers, nothing is caught.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, _handle) for number in _SIGNALS if not _is_under_nohup(number)}
-    _State.received = None
-    try:
-        yield
-    finally:
-        for process in multiprocessing.active_children():  # the interpreter would wait for them at its end
-            if process.daemon:
-                process.kill()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        _State.received = None
-
-
-@contextmanager
-def _deferring(value: bool) -> Iterator[None]:
-    before, _State.deferring = _State.deferring, value
-    try:
-        yield
-    finally:
-        _State.deferring = before
-
-
-def deferring_signals() -> AbstractContextManager[None]:
-    """Inside :func:`catching_signals`, only note signals: :func:`was_asked_to_stop` tells when it is convenient."""
-    return _deferring(True)
-
-
-@contextmanager
-def raising_signals() -> Iterator[None]:
-    """Inside :func:`deferring_signals`, raise at once again, for what can be broken off anywhere; also what was noted.
-
-    Raises:
-        Interrupted: see :func:`catching_signals`.
-    """
-    with _deferring(False):
-        if _State.received is not None:
-            raise Interrupted(f"ended by {_State.received.name}")
-        yield
-
-
-def was_asked_to_stop() -> bool:
-    """Return whether a signal has come."""
-    return _State.received is not None
-
-
-def outlive_signal(worker_id: int) -> None:
-    """Let a process that loads data outlive, for a while, the signal that its parent gets at the same time.
-
-    The parent needs it for the batches until it stops. For ``worker_init_fn`` of a ``DataLoader``.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if not _is_under_nohup(number):
-            signal.signal(number, lambda *_: signal.setitimer(signal.ITIMER_REAL, _WORKER_STAYS_S))
-
-
-def _is_under_nohup(number: int) -> bool:
-    return number == _HANGUP and signal.getsignal(number) == signal.SIG_IGN
-
-
-def _handle(number: int, frame: FrameType | None) -> None:
-    now = time.monotonic()
-    if _State.received is not None:  # torchrun sends what the terminal has sent already
-        if number == signal.SIGINT and now - _State.received_at > _ONE_SIGNAL_S:
-            raise KeyboardInterrupt
-        return
-    _State.received, _State.received_at = signal.Signals(number), now
-    if not _State.deferring:
-        raise Interrupted(f"ended by {_State.received.name}")
 
 
 def make_accelerator(cfg: CfgNode) -> Accelerator:
@@ -315,7 +211,7 @@ def launch_processes(
 def run_here(build: Callable[[], _Run], report: Callable[[_Run, Any], None]) -> int:
     """Build a run, start it in this process, and report its figures; return the exit status.
 
-    Signals end it in order: see :func:`~resnet_backbone.engine.processes.catching_signals`.
+    Signals end it in order: see :func:`~resnet_backbone.engine.signals.catching_signals`.
     """
     with catching_signals():
         try:

@@ -22,7 +22,7 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnet_backbone.files.atomic import write_text
+from resnet_backbone.files.atomic import file_hash, write_text
 from resnet_backbone.files.text import brief, read_json
 from resnet_backbone.version import __version__
 
@@ -172,7 +172,7 @@ def write_facts(
         processes=processes,
         dataset=dataset,
         annotations=str(annotations.absolute()),
-        annotations_sha256=annotations_sha256 or hash_file(annotations),
+        annotations_sha256=annotations_sha256 or file_hash(annotations, "sha256"),
         image_folder=str(image_folder.absolute()),
         num_images=num_images,
         class_names=list(class_names),
@@ -195,11 +195,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torchvision": torchvision.__version__,
         "device": device_name(device),
     }
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of the bytes of a file, 64 hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def hash_labels(names: Sequence[str], labels: Sequence[int]) -> str:

@@ -21,7 +21,7 @@ from resnet_backbone.data.coco.read import IouType
 from resnet_backbone.data.images.checks import compare_images
 from resnet_backbone.data.transforms import test_transforms, train_transforms
 from resnet_backbone.engine.batches import BatchSampler, SeededDataset, images_per_pass, reorder_channels
-from resnet_backbone.engine.processes import outlive_signal
+from resnet_backbone.engine.signals import outlive_signal
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from resnet_backbone.engine.divergence import (
 )
 from resnet_backbone.engine.loop import TrainingLoop
 from resnet_backbone.engine.run import LoopRun, detector_facts, refuse_other_classes
+from resnet_backbone.files.atomic import file_hash
 from resnet_backbone.files.checkpoints import last_checkpoint
 from resnet_backbone.metrics.coco import CocoMetrics
-from resnet_backbone.metrics.run_facts import hash_file
 from resnet_backbone.models.acceleration import finish_for_inference
 from resnet_backbone.torchvision_plugin.checkpoint import (
     fit_input_to,
@@ -159,7 +159,7 @@ class Run(LoopRun):
     def _data_fingerprints(self) -> dict[str, Any]:
         train_parts = self.train_set.parts if self.train_set else {}
         return {
-            f"DATASETS.{key} {name}": {"sha256": hash_file(dataset.json_path), "images": len(dataset)}
+            f"DATASETS.{key} {name}": {"sha256": file_hash(dataset.json_path, "sha256"), "images": len(dataset)}
             for key, sets in (("TRAIN", train_parts), ("TEST", self.test_sets))
             for name, dataset in sets.items()
         }

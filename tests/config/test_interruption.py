@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from resnet_backbone.engine.command_line import RESUME_ME, Interrupted, failed
-from resnet_backbone.engine.processes import (
+from resnet_backbone.engine.signals import (
     catching_signals,
     deferring_signals,
     outlive_signal,
@@ -67,7 +67,7 @@ def test_obeyed_inside_what_is_deferred():
 
 
 def test_a_second_ctrl_c_after_a_while_ends_at_once(monkeypatch):
-    monkeypatch.setattr("resnet_backbone.engine.processes._ONE_SIGNAL_S", 0.0)
+    monkeypatch.setattr("resnet_backbone.engine.signals._ONE_SIGNAL_S", 0.0)
     with pytest.raises(KeyboardInterrupt), catching_signals(), deferring_signals():
         signal.raise_signal(signal.SIGINT)
         time.sleep(0.01)
@@ -107,7 +107,7 @@ def test_a_loading_process_stays_for_a_while_and_then_ends(monkeypatch):
         while True:
             time.sleep(0.05)
 
-    monkeypatch.setattr("resnet_backbone.engine.processes._WORKER_STAYS_S", 0.5)
+    monkeypatch.setattr("resnet_backbone.engine.signals._WORKER_STAYS_S", 0.5)
     process = Forked(work)
     assert process.wait_for(lambda: process.output == "ready")
     process.send(signal.SIGINT)

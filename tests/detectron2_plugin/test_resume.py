@@ -17,7 +17,7 @@ from resnet_backbone.detectron2_plugin.run import Run, find_resumed_in_all_proce
 from resnet_backbone.detectron2_plugin.trainer import Trainer  # noqa: E402
 from resnet_backbone.engine.batches import DataError  # noqa: E402
 from resnet_backbone.engine.command_line import Interrupted  # noqa: E402
-from resnet_backbone.engine.processes import catching_signals  # noqa: E402
+from resnet_backbone.engine.signals import catching_signals  # noqa: E402
 from resnet_backbone.files.checkpoints import last_checkpoint, write_checkpoint  # noqa: E402
 from tests.faults.runs import SMALL  # noqa: E402
 from tests.helpers import own_sets  # noqa: E402

@@ -13,8 +13,9 @@ from resnet_backbone.engine.batches import DataError
 from resnet_backbone.engine.checkpoint import find_resumed, warn_of_other_processes
 from resnet_backbone.engine.command_line import Interrupted
 from resnet_backbone.engine.loop import evaluating, keeping_progress
-from resnet_backbone.engine.processes import catching_signals, deferring_signals, in_any_process
+from resnet_backbone.engine.processes import in_any_process
 from resnet_backbone.engine.run import BaseRun, refuse_other_classes
+from resnet_backbone.engine.signals import catching_signals, deferring_signals
 from resnet_backbone.files.atomic import writing_alone
 from resnet_backbone.files.checkpoints import FINAL, LAST, write_checkpoint
 from resnet_backbone.torchvision_plugin.config import load_config

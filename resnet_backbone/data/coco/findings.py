@@ -23,7 +23,7 @@ MAX_EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Kind:
-    """What all findings of a kind say; ``kinds.yaml`` has them."""
+    """What all findings of a kind say; ``finding_kinds.yaml`` has them."""
 
     title: str  # after "3 of 40"
     action: Action  # where it is used for training
@@ -38,7 +38,7 @@ class Kind:
 _USUALLY = {"stop": "training stops", "drop": "left out", "fix": "repaired", "keep": "used as they are"}
 KINDS: dict[str, Kind] = {
     key: Kind(**{"does": _USUALLY[facts["action"]], **facts})
-    for key, facts in read_yaml(Path(__file__).with_name("kinds.yaml")).items()
+    for key, facts in read_yaml(Path(__file__).with_name("finding_kinds.yaml")).items()
 }
 
 _brief = reprlib.Repr()
