@@ -44,8 +44,8 @@ def assert_same(expected: list[torch.Tensor], actual: list[torch.Tensor]) -> Non
 @pytest.mark.parametrize(
     ("name", "form"),
     [
-        ("mask_fpn", "onnx"),
-        ("dc5", "torch"),
+        pytest.param("mask_fpn", "onnx", marks=pytest.mark.slow),
+        pytest.param("dc5", "torch", marks=pytest.mark.slow),
         ("retinanet", "onnx"),
         pytest.param("mask_fpn", "torch", marks=pytest.mark.slow),
         pytest.param("mask_c4_context", "torch", marks=pytest.mark.slow),

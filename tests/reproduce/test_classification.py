@@ -108,6 +108,7 @@ def tiny_table(shapes, tmp_path) -> Table:
     return Table("tiny", "crops", rows, (("plain", "resnet"),), ("top1_error",), "classification", on_cpu=True)
 
 
+@pytest.mark.slow
 def test_a_table_is_run_stopped_and_reported(reproduce, tiny_table, tmp_path):
     status, output = reproduce(tiny_table, "--run", engine="auto").finish()
     assert status == 0, output

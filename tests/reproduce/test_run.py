@@ -27,7 +27,7 @@ def test_a_table_runs_goes_on_after_an_interruption_and_is_reported(tiny_table, 
     assert process.wait_for((first / "model_0000004.pth").exists), process.output
     process.send(signal.SIGINT)
     printed = finish(process, 130)
-    assert "the same command goes on" in printed
+    assert "the same command resumes" in printed
     assert not (first / "model_final.pth").exists()
 
     planned = finish(reproduce(table))

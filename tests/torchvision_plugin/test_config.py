@@ -100,7 +100,7 @@ def test_a_name_in_another_folder_is_not_taken_for_ours(tmp_path):
         ("TEST.ENSEMBLE", "output/other", "wants a list: \"['output/other']\""),
         ("SOLVER.STEPS", "5", 'wants a list: "[5]"'),
         ("TEST.BOX_REFINEMENT.ENABLED", "yes", "wants True or False, not yes"),
-        ("SOLVER.MAX_ITER", "many", "wants a whole number, such as 500, not many"),
+        ("SOLVER.MAX_ITER", "many", "wants a whole number, such as 40000, not many"),
         ("SOLVER.BASE_LR", "1", "wants a number with a point, such as 0."),
     ],
 )
@@ -115,7 +115,7 @@ def test_a_value_of_another_type_says_what_to_write(key, value, wanted):
 )
 def test_sizes_far_from_those_of_the_config_are_told_once(sizes, warns, caplog):
     words = ["TEST.MULTI_SCALE.ENABLED", "True", "TEST.MULTI_SCALE.SIZES", sizes, "INPUT.MIN_SIZE_TEST", "240"]
-    warn_of_suspicious(load_config("bccd_r18.yaml", words))
+    warn_of_suspicious(load_config("bccd_r18.yaml", words), training=False)
     assert [record.getMessage() for record in caplog.records] == [
         f"TEST.MULTI_SCALE.SIZES {sizes} are far from INPUT.MIN_SIZE_TEST 240; nearer ones: TEST.MULTI_SCALE.SIZES "
         '"[200, 240, 280]"'

@@ -214,7 +214,11 @@ def test_freeze_at_counts_stages_of_the_backbone_and_not_the_c4_head(tiny):
         ("quickstart.yaml", ["MODEL.ROI_BOX_HEAD.NAME", ""], "needs MODEL.ROI_BOX_HEAD.NAME"),
         ("quickstart.yaml", ["MODEL.RESNET_BACKBONE.ARCH", "resnet19"], "ARCH 'resnet19' must be one of"),
         ("quickstart.yaml", ["MODEL.RESNET_BACKBONE.ARCH", "vgg16"], "take 'vgg16_bn'"),
-        ("quickstart.yaml", ["MODEL.BACKBONE.FREEZE_AT", "7"], "MODEL.BACKBONE.FREEZE_AT=7 must be 0"),
+        (
+            "quickstart.yaml",
+            ["MODEL.BACKBONE.FREEZE_AT", "7"],
+            r"freeze_at=7 must be 0 .*freeze_at is MODEL.BACKBONE.FREEZE_AT",
+        ),
         ("quickstart.yaml", ["MODEL.ROI_BOX_HEAD.NUM_FC", "0"], "NUM_FC must be 1 or more"),
         ("Base-RCNN-VGG-C5.yaml", ["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "14"], "POOLER_RESOLUTION: 7"),
         ("Base-RCNN-VGG-C5.yaml", ["MODEL.ROI_HEADS.NAME", "ImageNetRes5ROIHeads"], r"needs a ResNet \(not .*vgg16\)"),

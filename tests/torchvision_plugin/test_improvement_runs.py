@@ -77,7 +77,7 @@ def test_they_are_for_the_last_evaluation_and_not_for_those_on_the_way(tiny):
     again = Run(tiny("quickstart.yaml", *keys, *REFINEMENT), eval_only=True)
     again.start()
     assert results_of(output) == at_the_end
-    again._evaluate(over=False)
+    again._score(over=False)
     on_the_way = results_of(output)
     plain = tiny("quickstart.yaml", *keys, "OUTPUT_DIR", f"{output}_plain")
     Run(plain, eval_only=True).start()
@@ -102,7 +102,7 @@ def test_a_checkpoint_without_context_does_not_load_with_it(tiny):
     Run(cfg).start()
     weights = ["MODEL.WEIGHTS", str(Path(cfg.OUTPUT_DIR) / "model_final.pth"), "DATASETS.TEST", "['shapes_val']"]
     with pytest.raises(
-        ValueError, match=r"box_predictor.cls_score.weight: \(\d+, 256\) in the file, \(\d+, 512\) here"
+        ValueError, match=r"box_predictor.cls_score.weight \(\(\d+, 256\) in the file, \(\d+, 512\) in the model"
     ):
         Run(tiny("quickstart.yaml", *CONTEXT, *weights, "OUTPUT_DIR", f"{cfg.OUTPUT_DIR}_eval"), eval_only=True)
 
@@ -177,10 +177,18 @@ def test_an_ensemble_has_no_retinanet(tiny, tmp_path):
             "NMS_THRESH is 1.5; it must lie between 0 and 1",
         ),
         ("quickstart.yaml", ["TEST.BOX_REFINEMENT.VOTE_THRESH", "-0.5"], "VOTE_THRESH is -0.5"),
-        ("quickstart.yaml", ["TEST.MULTI_SCALE.SIZES", "[]"], "must be lengths in pixels"),
-        ("quickstart.yaml", ["TEST.MULTI_SCALE.SIZES", "[200, 100]"], "SIZES must increase"),
-        ("quickstart.yaml", ["TEST.MULTI_SCALE.SIZES", "[0, 100]"], "must be lengths in pixels"),
-        ("quickstart.yaml", ["TEST.MULTI_SCALE.MAX_SIZE", "0"], "must be lengths in pixels"),
+        ("quickstart.yaml", ["TEST.MULTI_SCALE.SIZES", "[]"], r"SIZES is \[\]; it needs numbers"),
+        (
+            "quickstart.yaml",
+            ["TEST.MULTI_SCALE.SIZES", "[200, 100]"],
+            r"SIZES is \[200, 100\]; its numbers must be 1 or more, and increase",
+        ),
+        (
+            "quickstart.yaml",
+            ["TEST.MULTI_SCALE.SIZES", "[0, 100]"],
+            r"SIZES is \[0, 100\]; its numbers must be 1 or more",
+        ),
+        ("quickstart.yaml", ["TEST.MULTI_SCALE.MAX_SIZE", "0"], "MAX_SIZE is 0; it must be 1 or more"),
         ("quickstart.yaml", ["TEST.MULTI_SCALE.SIZES", "[48.5, 64]"], "wants a list of whole numbers"),
         ("quickstart.yaml", ["TEST.MULTI_SCALE.SIZES", "['a', 64]"], "wants a list of whole numbers"),
         ("quickstart.yaml", ["TEST.ENSEMBLE", "runs/a"], "TEST.ENSEMBLE"),
