@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import logging
 import multiprocessing
 import resource
 import sys
@@ -43,6 +44,14 @@ def _fresh_accelerator() -> Iterator[None]:
     _forget_accelerator()
     yield
     _forget_accelerator()
+
+
+@pytest.fixture(autouse=True)
+def _no_log_handlers_left() -> Iterator[None]:
+    """A handler of a test's captured output would fail on the next message, which another test would see."""
+    yield
+    for name in ("resnet_backbone", "detectron2", "fvcore", "d2"):
+        logging.getLogger(name).handlers.clear()
 
 
 @pytest.fixture(scope="session")
