@@ -228,3 +228,26 @@ def test_freeze_at_counts_stages_of_the_backbone_and_not_the_c4_head(tiny):
 def test_parts_that_do_not_fit_are_refused(tiny, config, overrides, message):
     with pytest.raises(ValueError, match=message):
         build_detector(tiny(config, *overrides))
+
+
+@pytest.mark.parametrize("config", ["quickstart.yaml", "retinanet/r18_fpn.yaml"])
+def test_labels_count_from_0_going_in_and_coming_out(tiny, config):
+    """A target of label 1 raises the score of the second of three classes, which is found as label 1."""
+    has_background = config == "quickstart.yaml"  # torchvision's first class
+    section = "MODEL.ROI_HEADS" if has_background else "MODEL.RETINANET"
+    overrides = [f"{section}.NUM_CLASSES", "3", f"{section}.SCORE_THRESH_TEST", "0.5"]
+    torch.manual_seed(0)
+    detector = build_detector(tiny(config, *overrides, *scratch("resnet18"))).train()
+    layer = (
+        detector.roi_heads.box_predictor.cls_score if has_background else detector.head.classification_head.cls_logits
+    )
+    image = torch.randint(256, (3, 64, 64), dtype=torch.uint8)
+    target = {"boxes": torch.tensor([[8.0, 8, 56, 56]]), "labels": torch.tensor([1])}
+    sum(detector([image], [target]).values()).backward()
+    assert layer.bias.grad.reshape(-1, 3 + has_background).sum(0)[has_background:].argmin() == 1
+    with torch.no_grad():
+        layer.weight.zero_()
+        scores = torch.tensor([-20.0, -20, 20, -20][not has_background :])
+        layer.bias.copy_(scores.repeat(len(layer.bias) // len(scores)))
+    found = detector.eval()([image])[0]["labels"]
+    assert len(found) and (found == 1).all()
