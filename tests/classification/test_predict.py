@@ -163,7 +163,7 @@ def to_input(image: Image.Image) -> Tensor:
         ("resnet18", ResNet50_Weights.IMAGENET1K_V1),
         ("resnet18", ResNet50_Weights.IMAGENET1K_V2),
         ("resnet50", ResNet50_Weights.IMAGENET1K_V2),
-        ("vgg16_bn", ResNet50_Weights.IMAGENET1K_V1),
+        pytest.param("vgg16_bn", ResNet50_Weights.IMAGENET1K_V1, marks=pytest.mark.slow),
     ],
 )
 @torch.no_grad()
@@ -300,7 +300,7 @@ def slid_and_averaged(
         ("resnet18", SMALL, (64, 97, 160), 2),
         ("resnet18", TestTransform(288, 288), (300,), 9),  # timm's larger crop
         ("resnet50", TestTransform(110, 96), (96, 110), 3),
-        ("vgg16_bn", TestTransform(256, 224), (224, 256), 7),
+        pytest.param("vgg16_bn", TestTransform(256, 224), (224, 256), 7, marks=pytest.mark.slow),
     ],
 )
 @torch.no_grad()

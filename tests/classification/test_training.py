@@ -162,6 +162,7 @@ def test_a_process_killed_at_any_moment_goes_on_to_the_same_weights(tiny, tmp_pa
     assert_same_end(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_images_and_leave_none_out(tiny, command_line, tmp_path):
     cfg = tiny("cifar10_resnet20.yaml", "DATALOADER.ON_DEVICE", "False")
     done = command_line(cfg, "--num-gpus", "2")

@@ -58,6 +58,7 @@ def run_all(commands: list[tuple[list[str], bool]]) -> list[list]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_every_command_silently():
     results = run_all([([tool, "--help"], True) for tool in TOOLS])
     expected = [[0 if tool in TRAINING else 141, "", ""] for tool in TOOLS]  # 128 + SIGPIPE

@@ -46,7 +46,7 @@ def assert_same(expected: list[torch.Tensor], actual: list[torch.Tensor]) -> Non
     [
         pytest.param("mask_fpn", "onnx", marks=pytest.mark.slow),
         pytest.param("dc5", "torch", marks=pytest.mark.slow),
-        ("retinanet", "onnx"),
+        pytest.param("retinanet", "onnx", marks=pytest.mark.slow),
         pytest.param("mask_fpn", "torch", marks=pytest.mark.slow),
         pytest.param("mask_c4_context", "torch", marks=pytest.mark.slow),
         pytest.param("vgg_c5_roi_pool", "onnx", marks=pytest.mark.slow),

@@ -18,6 +18,7 @@ def finish(process: Forked, status: int = 0) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_a_table_runs_goes_on_after_an_interruption_and_is_reported(tiny_table, reproduce, tmp_path):
     table = tiny_table("SOLVER.MAX_ITER", "30", "SOLVER.CHECKPOINT_PERIOD", "5")
     output = tmp_path / "output"
@@ -74,6 +75,7 @@ def test_missing_data_is_told_and_nothing_is_written(tiny_table, reproduce, tmp_
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.slow
 def test_keep_going_tries_every_row_and_still_fails(tiny_table, reproduce, tmp_path):
     table = tiny_table("SOLVER.MAX_ITER", "2", "MODEL.WEIGHTS", "nowhere.pth")
     printed = finish(reproduce(table, "--run", "--keep-going"), 1)
@@ -115,6 +117,7 @@ def test_a_table_for_gpus_is_not_started_on_a_cpu(tiny_table, reproduce, tmp_pat
     assert "On the machine with the GPUs: python " in finish(reproduce(table))
 
 
+@pytest.mark.slow
 def test_iterations_are_timed_by_running_some(tiny_table, reproduce, tmp_path):
     printed = finish(reproduce(tiny_table("SOLVER.MAX_ITER", "100000").only(["r18"]), "--measure"))
     (line,) = [line for line in printed.splitlines() if "h here" in line]

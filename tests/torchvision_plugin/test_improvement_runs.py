@@ -36,6 +36,7 @@ def train_net(load_script, tmp_path, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_with_everything_from_the_command_line(tiny, train_net, tmp_path):
     """Two detectors that differ in head, colours and size are trained, then evaluated together, every switch on."""
     own = tiny("quickstart.yaml", *CONTEXT, *TRAIN, "OUTPUT_DIR", str(tmp_path / "own"))
@@ -84,6 +85,7 @@ def test_they_are_for_the_last_evaluation_and_not_for_those_on_the_way(tiny):
     assert results_of(Path(plain.OUTPUT_DIR)) == on_the_way != at_the_end
 
 
+@pytest.mark.slow
 def test_two_processes_train_with_context_and_share_the_images(tiny, command_line, tmp_path):
     cfg = tiny("quickstart.yaml", *CONTEXT, *REFINEMENT, "SOLVER.MAX_ITER", "2")
     done = command_line(cfg, nproc=2)

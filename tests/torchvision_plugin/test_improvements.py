@@ -110,7 +110,7 @@ COMBINATIONS = {
 
 @torch.inference_mode()
 @pytest.mark.parametrize("combination", COMBINATIONS)
-@pytest.mark.parametrize("size", [(90, 131), (40, 200)], ids=str)
+@pytest.mark.parametrize("size", [pytest.param((90, 131), marks=pytest.mark.slow), (40, 200)], ids=str)
 def test_it_is_what_loops_over_boxes_find(build, combination, size):
     keys, others = COMBINATIONS[combination]
     cfg, detector = build("fpn", *keys, "TEST.DETECTIONS_PER_IMAGE", "12")

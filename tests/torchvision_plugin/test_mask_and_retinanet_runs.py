@@ -52,6 +52,7 @@ def assert_figures_are_pycocotools(cfg: CfgNode, truth: Path, metrics) -> None:
     assert [getattr(metrics, name) / 100 for name in FIGURES] == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_masks_of_real_images(tiny, coco_mini):
     """With crowds in the ground truth, and boxes and masks at the scale of the original images."""
     cfg = tiny(*MASK, *mini(coco_mini), "DATALOADER.NUM_WORKERS", "1")
@@ -71,6 +72,7 @@ def test_masks_of_real_images(tiny, coco_mini):
             assert x - 1 <= mx and y - 1 <= my and mx + mwidth <= x + width + 1 and my + mheight <= y + height + 1
 
 
+@pytest.mark.slow
 def test_retinanet_on_real_images(tiny, coco_mini):
     cfg = tiny(*RETINANET, *mini(coco_mini))
     figures = run(cfg)["mini_val"]
@@ -137,6 +139,7 @@ def test_resuming_gives_the_same_weights_to_the_bit(tiny, tmp_path, keys):
     assert_same_tensors(a, b)
 
 
+@pytest.mark.slow
 def test_retinanet_in_two_processes_resumes_to_the_bit(tiny, command_line, tmp_path):
     """Each process sees other images, and so other numbers of positive anchors.
 

@@ -253,6 +253,7 @@ def test_two_processes_train_and_evaluate_as_one(tiny, command_line, tmp_path):
     assert [r["score"] for r in results] == pytest.approx([r["score"] for r in together], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_num_gpus_starts_the_processes(tiny, command_line):
     cfg = tiny("quickstart.yaml", "SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "3", "DATASETS.TEST", "[]")
     done = command_line(cfg, "--num-gpus", "2")
@@ -262,7 +263,7 @@ def test_num_gpus_starts_the_processes(tiny, command_line):
     assert (Path(cfg.OUTPUT_DIR) / "model_final.pth").is_file()
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "vgg16_bn"])
+@pytest.mark.parametrize("arch", ["resnet18", pytest.param("vgg16_bn", marks=pytest.mark.slow)])
 def test_fine_tuning_from_packaged_imagenet_weights(tiny, tmp_path, arch):
     """The trunk starts as the classifier, its input format comes along, and what is frozen stays to the bit."""
     torch.manual_seed(0)
