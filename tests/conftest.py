@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
-import logging
 import multiprocessing
 import resource
 import sys
@@ -19,6 +18,7 @@ import torch
 
 from resnet_backbone.data.prepare.shapes import generate_shapes
 from resnet_backbone.metrics.voc import SUBMISSION_FOLDER, evaluate_voc
+from tests.processes import forget_log
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -47,11 +47,10 @@ def _fresh_accelerator() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _no_log_handlers_left() -> Iterator[None]:
-    """A handler of a test's captured output would fail on the next message, which another test would see."""
+def _fresh_log() -> Iterator[None]:
+    """A handler of a test's captured output would fail on the next message; a run's level would hide a later test's."""
     yield
-    for name in ("resnet_backbone", "detectron2", "fvcore", "d2"):
-        logging.getLogger(name).handlers.clear()
+    forget_log("resnet_backbone", "detectron2", "fvcore", "d2")
 
 
 @pytest.fixture(scope="session")

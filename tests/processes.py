@@ -97,11 +97,18 @@ class Forked:
 
 
 def _forget_earlier_runs() -> None:
-    """Where tests before this one have logged to, and what accelerate has set up for them."""
-    for logger in [logging.getLogger(), *map(logging.getLogger, [*logging.root.manager.loggerDict])]:
-        logger.handlers.clear()
+    """What tests before this one have set for their log, and what accelerate has set up for them."""
+    forget_log(None, *logging.root.manager.loggerDict)
     if "accelerate.state" in sys.modules:
         sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def forget_log(*names: str | None) -> None:
+    """Give loggers (None: the root) the state of a new process: no handler, no level of their own, propagation."""
+    for logger in map(logging.getLogger, names):
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET if logger.parent else logging.WARNING)
+        logger.propagate = True
 
 
 def _content(file: io.BufferedRandom) -> str:
