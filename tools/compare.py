@@ -4,6 +4,7 @@
 Examples:
     python tools/compare.py output/frcnn_vgg16 output/frcnn_r101
     python tools/compare.py output/vgg output/res --names VGG-16 ResNet-101 --output vgg_and_resnet
+    python tools/compare.py output/vgg_s0 output/vgg_s1 output/res_s0 output/res_s1 --seeds 2 --names VGG ResNet
 
 A run is the OUTPUT_DIR of tools/train_net.py, of either engine; it is finished when it is trained and evaluated. The
 page, index.html, is one file with everything in it. The last line printed is JSON: the paths of the two files.
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         samples=args.samples,
         seed=args.seed,
         num_pictures=args.pictures,
+        seeds=args.seeds,
     )
     written = write_comparison(comparison, args.output)
     print(summary(comparison))
@@ -51,6 +53,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of two or more finished runs")
     parser.add_argument(
         "--output", type=Path, default=Path("output/comparison"), metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="folders of each run, trained with other seeds: first all of the first run (default: %(default)s)",
     )
     parser.add_argument("--names", nargs="+", default=[], metavar="NAME", help="one for every run")
     parser.add_argument("--dataset", metavar="NAME", help="the test set, where the runs have several")

@@ -26,12 +26,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from fvcore.common.config import CfgNode
 
 from resnet_backbone.engine.command_line import ENGINES, choose_engine, reports_errors, run_command_line
 from resnet_backbone.reproduce.jobs import FINISHED, Jobs, LoadConfig, TableOptions, read_state
 from resnet_backbone.reproduce.plan import CommandFailed, missing_data, plan_text, run_command, run_jobs
 from resnet_backbone.reproduce.report import collect, report_markdown, write_report
-from resnet_backbone.reproduce.tables import Table, all_tables
+from resnet_backbone.reproduce.tables import Table, Training, all_tables
 
 COUNTED = "1"  # the table that needs no training
 TOOLS = Path(__file__).resolve().parent
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None =
         if args.prepare:
             prepare(plans[0])
         if args.run:
-            return run(plans[0], args.keep_going)
+            return run(plans[0], args.keep_going, args.parallel)
         if args.report:
             report(plans[0])
         else:
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None =
 def print_plans(plans: Sequence[Jobs], args: argparse.Namespace) -> None:
     job_table = plans[0].table
     for jobs in plans:
-        print(plan_text(jobs, script(job_table), name_of_gpu(args, job_table), measure=args.measure))
+        print(plan_text(jobs, TOOLS.as_posix(), name_of_gpu(args, job_table), measure=args.measure))
     if not args.gpu and not torch.cuda.is_available() and name_of_gpu(args, job_table):
         print(f"There is no GPU here: the hours are those of {name_of_gpu(args, job_table)}; --gpu names another.")
     arguments = [argument for argument in sys.argv if argument != "--measure"]
@@ -99,11 +100,11 @@ def refuse_a_cpu(jobs: Jobs, args: argparse.Namespace) -> None:
         )
 
 
-def run(jobs: Jobs, keep_going: bool) -> int:
+def run(jobs: Jobs, keep_going: bool, parallel: int) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup's
             signal.signal(number, signal.default_int_handler)  # as Ctrl-C
-    failed = run_jobs(jobs, script(jobs.table), sys.stdout, keep_going=keep_going)
+    failed = run_jobs(jobs, TOOLS.as_posix(), sys.stdout, keep_going=keep_going, parallel=parallel)
     report(jobs)
     if jobs.table.metric == "classification":
         draw_curves(jobs)
@@ -122,15 +123,24 @@ def report(jobs: Jobs) -> None:
 
 
 def compare_first_pair(jobs: Jobs) -> None:
-    """Write the page of tools/compare.py about the runs of the first seed, where both of the first pair are there."""
+    """Write the page of tools/compare.py about the first pair, where both are there, with the seeds that both have."""
     if not jobs.table.pairs:
         return
     rows = [jobs.table.row(key) for key in jobs.table.pairs[0]]
-    runs = [read_state(jobs.of_row(row.key)[0]) for row in rows]
-    if not all(run.status == FINISHED and run.figures for run in runs):
+    finished = [
+        {
+            job.seed: job.folder
+            for job in jobs.of_row(row.key)
+            if (state := read_state(job)).status == FINISHED and state.figures
+        }
+        for row in rows
+    ]
+    seeds = [seed for seed in finished[0] if seed in finished[1]]
+    if not seeds:
         return
     page = jobs.options.output / f"comparison_{jobs.table.name}"
-    arguments = [str(TOOLS / "compare.py"), *(str(run.job.folder) for run in runs), "--output", str(page)]
+    folders = [str(of_row[seed]) for of_row in finished for seed in seeds]
+    arguments = [str(TOOLS / "compare.py"), *folders, "--seeds", str(len(seeds)), "--output", str(page)]
     run_command([*arguments, "--names", *(row.name for row in rows)], sys.stdout)
     print(f"comparison: {page / 'index.html'}")
 
@@ -158,20 +168,23 @@ def prepare(jobs: Jobs) -> None:
 
 
 def find_engine(asked: str, table: Table) -> LoadConfig:
-    """Return what loads a config for the engine that will run it."""
-    if table.tool == "train_classifier.py":
-        if asked != "auto":
-            raise ValueError(f"table {table.name} trains classifiers, which have one engine: leave out --engine")
-        from resnet_backbone.classification.config import load_config as load_for_classifiers
+    """Return what loads a config as the tool that will run it does."""
+    classifiers = [row.training.classifier for row in table.rows]
+    if all(classifiers) and asked != "auto":
+        raise ValueError(f"table {table.name} trains classifiers, which have one engine: leave out --engine")
+    from resnet_backbone.classification.config import load_config as load_for_classifiers
 
-        return load_for_classifiers
+    if all(classifiers):
+        return lambda training, overrides: load_for_classifiers(training.config, overrides)
     if choose_engine(asked) == "detectron2":
-        from resnet_backbone.detectron2_plugin.config import load_config as load_for_detectron2
+        from resnet_backbone.detectron2_plugin.config import load_config
+    else:
+        from resnet_backbone.torchvision_plugin.config import load_config
 
-        return load_for_detectron2
-    from resnet_backbone.torchvision_plugin.config import load_config
+    def load(training: Training, overrides: Sequence[str]) -> CfgNode:
+        return (load_for_classifiers if training.classifier else load_config)(training.config, overrides)
 
-    return load_config
+    return load
 
 
 def options_of(args: argparse.Namespace, gpus: int) -> TableOptions:
@@ -196,10 +209,6 @@ def name_of_gpu(args: argparse.Namespace, table: Table) -> str:
     return "" if args.measure or table.on_cpu else "V100"
 
 
-def script(table: Table) -> str:
-    return str(TOOLS / table.tool)
-
-
 def parse_args(argv: Sequence[str] | None, tables: Mapping[str, Table]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
@@ -215,6 +224,9 @@ def parse_args(argv: Sequence[str] | None, tables: Mapping[str, Table]) -> argpa
     )
     parser.add_argument("--prepare", action="store_true", help="get missing data first")
     parser.add_argument("--keep-going", action="store_true", help="run the others after a command that failed")
+    parser.add_argument(
+        "--parallel", type=positive, default=1, metavar="N", help="commands at a time, sharing the cores (default: 1)"
+    )
     parser.add_argument("--gpus", type=positive, help="how many (default: to run, those of this machine)")
     parser.add_argument("--gpu", metavar="NAME", help="which, for the estimate, such as V100 (default: the one here)")
     parser.add_argument("--images-per-step", type=positive, metavar="N", help="over all GPUs; the schedule follows")

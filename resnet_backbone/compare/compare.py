@@ -86,7 +86,10 @@ _TOLERANCE = 1e-6  # percent, between the recorded figures and those computed ag
 
 @dataclass(frozen=True)
 class Measured:
-    """What the runs reach in one kind of overlap. Tuples are in the order of the runs."""
+    """What the runs reach in one kind of overlap; of several seeds, all but the bootstrap is of the first.
+
+    Tuples are in the order of the runs.
+    """
 
     matches: tuple[Matches, ...]
     bootstrap: Bootstrap
@@ -112,27 +115,30 @@ def measure(
         ValueError: results that are not of this ground truth, or that do not give the figures recorded beside them.
     """
     kinds: tuple[IouType, ...] = ("bbox", "segm")
-    shared = [kind for kind in kinds if all(kind in run.figures for run in runs)]
+    shared = [kind for kind in kinds if all(kind in one.figures for run in runs for one in run.all_seeds)]
     if not shared:
         raise ValueError(
             f"{' and '.join(str(run.folder) for run in runs)} have neither boxes nor masks in common; "
             f"their figures are of {', '.join(sorted({kind for run in runs for kind in run.figures}))}"
         )
     truth = read_ground_truth(annotations, shared)
+    every = [one for run in runs for one in run.all_seeds]
+    seeds = len(runs[0].all_seeds)
     found = []
-    for run in runs:
+    for run in every:
         try:
             found.append(read_results(run.results_path, truth, shared))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{run.results_path} does not fit {annotations}: {error}") from error
     measured = {}
     for kind in shared:
-        matches = tuple(_match(run, truth, of_run, kind) for run, of_run in zip(runs, found, strict=True))
+        of_seeds = [_match(run, truth, of_run, kind) for run, of_run in zip(every, found, strict=True)]
+        matches = tuple(of_seeds[::seeds])
         measured[kind] = Measured(
             matches=matches,
-            bootstrap=bootstrap(matches, samples=samples, seed=seed),
+            bootstrap=bootstrap(of_seeds, samples=samples, seed=seed, seeds=seeds),
             curves={iou: tuple(precision_recall(of_run, iou) for of_run in matches) for iou in CURVE_IOUS},
-            errors=tuple(error_breakdown(truth, of_run, iou_type=kind) for of_run in found),
+            errors=tuple(error_breakdown(truth, of_run, iou_type=kind) for of_run in found[::seeds]),
         )
     return measured
 
@@ -279,11 +285,12 @@ def compare_runs(
     samples: int = 1000,
     seed: int = 0,
     num_pictures: int = 6,
+    seeds: int = 1,
 ) -> Comparison:
     """Compare finished runs of tools/train_net.py, of either engine.
 
     Args:
-        folders: their OUTPUT_DIRs, two or more; the first is the baseline.
+        folders: their OUTPUT_DIRs; the first run is the baseline. With ``seeds``, first all of the first run.
         read_image: reads a file as uint8 (3, H, W), RGB, given its path and its (height, width) in pixels.
         names: what to call them, in the same order; by default, as their folders.
         dataset: the test set, where the runs have several.
@@ -293,6 +300,7 @@ def compare_runs(
         samples: how many times the bootstrap draws the test images again.
         seed: of those draws.
         num_pictures: how many images to draw, at most; with 0 no image is read.
+        seeds: how many folders belong to each run: its config, trained with other seeds.
 
     Raises:
         ValueError: the runs cannot be compared, or not yet; see ``read_runs``, ``find_annotations`` and ``measure``.
@@ -300,7 +308,7 @@ def compare_runs(
     """
     if num_pictures < 0:
         raise ValueError(f"the number of pictures must be 0 or more, got {num_pictures}")
-    runs = read_runs(folders, names, dataset)
+    runs = read_runs(folders, names, dataset, seeds)
     json_path = find_annotations(runs[0], annotations, data_root)
     image_folder = find_images(runs[0], images, data_root) if num_pictures else None
     measured = measure(runs, json_path, samples=samples, seed=seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,13 @@ def _verdict(name: str, first: str, won: GainInterval, level: str) -> str:
         return f"{name} and {first} reach exactly the same AP."
     if difference.low == difference.high:
         return f"Nothing can be said of {name} and {first}: too few test images, or resamples, for an interval."
+    if won.over_seeds is not None:
+        spans = f"{level} over the images: {signed_span(difference)}; over the seeds: {signed_span(won.over_seeds)}"
+        if not is_clear(won):
+            return f"No difference can be told between {name} and {first}: {signed(difference.value)} AP ({spans})."
+        word = "better" if difference.value > 0 else "worse"
+        size = number(abs(difference.value))
+        return f"{name} is {word} than {first} by {size} AP, the mean of {len(won.by_seed)} seeds ({spans})."
     if not is_clear(won):
         return (
             f"No difference can be told between {name} and {first}: {signed(difference.value)} AP, and "
@@ -143,13 +151,21 @@ def _tiles(comparison: Comparison) -> list[tuple[str, Cell]]:
     aps, gains = [], []
     for run, of_run in zip(comparison.runs, bootstrap.runs, strict=True):
         value = of_run.figures["AP"]
-        note = f"AP; {level}: {number(value.low)} to {number(value.high)}"
+        seeds = f", mean of {_by_seed(of_run.by_seed['AP'], number)}" if run.other_seeds else ""
+        note = f"AP{seeds}; {level}: {number(value.low)} to {number(value.high)}"
         aps.append((run.name, Cell(number(value.value), note)))
         if won := of_run.gains.get("AP"):
             label = "difference" if len(comparison.runs) == 2 else f"difference of {run.name}"
             note = f"AP, {signed_percent(won.relative.value)}; {level}: {signed_span(won.difference)}"
+            if won.over_seeds:
+                seeds = f"{signed_span(won.over_seeds)} ({_by_seed(won.by_seed, signed)})"
+                note += f" over the images, {seeds} over the seeds"
             gains.append((label, Cell(signed(won.difference.value), note, tone_of(won))))
     return aps + gains
+
+
+def _by_seed(values: Sequence[float], text: Callable[[float], str]) -> str:
+    return ", ".join(map(text, values))
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:
@@ -175,6 +191,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
                 {
                     "name": run.name,
                     "folder": str(run.folder),
+                    "other_seeds": [str(other.folder) for other in run.other_seeds],
                     "arch": run.arch,
                     "facts": asdict(run.facts),
                     "recorded": run.figures,
@@ -210,6 +227,7 @@ def _measured_to_dict(comparison: Comparison, measured: Measured) -> dict[str, A
         "runs": {
             run.name: {
                 "figures": {key: asdict(interval) for key, interval in of_run.figures.items()},
+                "by_seed": of_run.by_seed,
                 "gains": {key: asdict(won) for key, won in of_run.gains.items()},
                 "precision_recall": {
                     f"{iou}": {"recall": curves[index].recall, "mean": curves[index].mean}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,12 @@ class EvaluatedRun:
     results_path: Path  # COCO results, boxes and perhaps masks
     figures: Mapping[str, Mapping[str, float | None]]  # as recorded: {"bbox": {"AP": ...}, ...}, percent
     training: TrainingCurves | None  # None where the folder holds an evaluation only
+    other_seeds: tuple[EvaluatedRun, ...] = ()  # the same config trained with other seeds
+
+    @property
+    def all_seeds(self) -> tuple[EvaluatedRun, ...]:
+        """This run and those of the other seeds."""
+        return (self, *self.other_seeds)
 
     @property
     def arch(self) -> str:
@@ -41,29 +47,57 @@ class EvaluatedRun:
         return str(self.settings.get("MODEL.RESNET_BACKBONE.ARCH", ""))
 
 
-def read_runs(folders: Sequence[Path], names: Sequence[str] = (), dataset: str | None = None) -> list[EvaluatedRun]:
+def read_runs(
+    folders: Sequence[Path], names: Sequence[str] = (), dataset: str | None = None, seeds: int = 1
+) -> list[EvaluatedRun]:
     """Read the folders of finished runs.
 
     Args:
-        folders: two or more; the first is the baseline.
-        names: how the page calls them; by default, the names of the folders.
+        folders: of two runs or more; the first is the baseline. With ``seeds``, first all of the first run.
+        names: how the page calls the runs; by default, the names of the folders of their first seeds.
         dataset: the test set, needed where the runs have several.
+        seeds: how many folders belong to each run: its config, trained with other seeds.
+
+    Returns:
+        The runs; each has its other seeds.
 
     Raises:
-        ValueError: fewer than two folders, one twice, one that is no run's, a run that is not finished (the message
-            has the command), names that do not fit, or runs on different data.
+        ValueError: fewer than two runs, a folder twice, one that is no run's, a run that is not finished (the message
+            has the command), names that do not fit, runs on different data, or seeds whose configs differ otherwise.
     """
-    if len(folders) < 2:
-        raise ValueError(f"a comparison needs two runs or more, got {len(folders)}; name their folders")
+    if seeds < 1 or len(folders) % seeds:
+        raise ValueError(
+            f"{len(folders)} folders are not {seeds} seeds of each run; name as many of one run as of another, first "
+            "all of the first"
+        )
+    if len(folders) < 2 * seeds:
+        raise ValueError(f"a comparison needs two runs or more, got {len(folders) // seeds}; name their folders")
     for number, folder in enumerate(folders):
         for earlier in folders[:number]:
             if folder.resolve() == earlier.resolve():
                 raise ValueError(f"{earlier} and {folder} are the same folder; name two different runs")
-    labels = distinct_names(names, _names_of(folders), "runs")
-    runs = [_read_run(folder, name, dataset) for folder, name in zip(folders, labels, strict=True)]
-    for run in runs[1:]:
-        _refuse_different_data(runs[0], run)
+    labels = distinct_names(names, _names_of(folders)[::seeds], "runs")
+    every = [_read_run(folder, labels[number // seeds], dataset) for number, folder in enumerate(folders)]
+    for run in every[1:]:
+        _refuse_different_data(every[0], run)
+    runs = [replace(run, other_seeds=tuple(every[at + 1 : at + seeds])) for at, run in [*enumerate(every)][::seeds]]
+    for run in runs:
+        _refuse_other_settings(run)
     return runs
+
+
+def _refuse_other_settings(run: EvaluatedRun) -> None:
+    """The seeds of a run have one config but for SEED and where they lie."""
+    if not run.other_seeds:
+        return
+    differing = [difference.key for difference in compare_settings(run.all_seeds).differences]
+    if others := [key for key in differing if key not in ("SEED", *_PLACES)]:
+        raise ValueError(
+            f"{', '.join(str(one.folder) for one in run.all_seeds)} are not seeds of one run: they differ in "
+            f"{listed(others)}; name all seeds of the first run, then all of the second"
+        )
+    if "SEED" not in differing:
+        raise ValueError(f"{run.folder} and {run.other_seeds[0].folder} have the same SEED; they are one training")
 
 
 def distinct_names(given: Sequence[str], usual: Sequence[str], what: str) -> list[str]:

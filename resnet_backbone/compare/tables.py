@@ -76,13 +76,17 @@ def signed_span(interval: Interval) -> str:
 
 
 def is_clear(of_run: GainInterval) -> bool:
-    """Whether the interval of the difference leaves out zero; never where all resamples are the same."""
-    low, high = of_run.difference.low, of_run.difference.high
-    return low < high and (low > 0 or high < 0)
+    """Whether the interval over the images, and over the seeds if there are several, leave out zero on the same side.
+
+    Never where all resamples are the same.
+    """
+    intervals = [of_run.difference, *([of_run.over_seeds] if of_run.over_seeds else [])]
+    above, below = (all(sign * one.low > 0 and sign * one.high > 0 for one in intervals) for sign in (1, -1))
+    return (above or below) and of_run.difference.low < of_run.difference.high
 
 
 def tone_of(won: GainInterval) -> Tone:
-    """The color of a gain: none where the interval has zero in it."""
+    """The color of a gain: none where an interval has zero in it."""
     if not is_clear(won):
         return ""
     return "good" if won.difference.value > 0 else "bad"

@@ -15,6 +15,7 @@ _OWN_EXAMPLE = "DATASETS: {OWN: [{NAME: my_train, JSON: path/to/train.json, IMAG
 _COCO_2017 = "python datasets/prepare_coco.py --year 2017"
 _COCO_2014 = "python datasets/prepare_coco.py --year 2014"
 _SHAPES = "python datasets/prepare_shapes.py"
+_SCENES = "python datasets/prepare_scenes.py"
 _BCCD = "python datasets/prepare_bccd.py"
 _VOC = "python datasets/prepare_voc.py --sets {name}"
 _VOC_TEST = (
@@ -42,6 +43,8 @@ _BUILTIN = {
     "coco_2017_val_100": ("coco/annotations/instances_val2017_100.json", "coco/val2017", _VAL_100),
     "shapes_train": ("shapes/annotations/train.json", "shapes/train", _SHAPES),
     "shapes_val": ("shapes/annotations/val.json", "shapes/val", _SHAPES),
+    "scenes_train": ("scenes/annotations/train.json", "scenes/train", _SCENES),
+    "scenes_val": ("scenes/annotations/val.json", "scenes/val", _SCENES),
     "bccd_trainval": ("bccd/annotations/trainval.json", "bccd/images", _BCCD),
     "bccd_test": ("bccd/annotations/test.json", "bccd/images", _BCCD),
     "voc07_trainval": ("voc/annotations/voc07_trainval.json", "VOC2007/JPEGImages", _VOC),

@@ -19,7 +19,7 @@ from resnet_backbone.metrics.run_facts import (
 )
 from resnet_backbone.reproduce.tables import Row, Table, Training
 
-LoadConfig = Callable[[str, Sequence[str]], CfgNode]  # an engine's: config file, KEY VALUE pairs
+LoadConfig = Callable[[Training, Sequence[str]], CfgNode]  # the training's config as its tool reads it, KEY VALUE pairs
 
 _KEYS = {
     "images_per_step": "SOLVER.IMS_PER_BATCH",
@@ -112,7 +112,7 @@ class TableOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """One command of the table's tool: a training with the evaluation that ends it, or an evaluation alone."""
+    """One command of a tool: a training with the evaluation that ends it, or an evaluation alone."""
 
     name: str  # of its folder
     folder: Path
@@ -125,15 +125,25 @@ class Job:
     own_schedule: Schedule  # the config's, before scaling
     cfg: CfgNode  # as the command's config will be, before the run completes it
 
+    needs: tuple[str, ...] = ()  # names of the jobs whose networks it starts from, or evaluates
+
     @property
     def final_weights(self) -> Path:
         """What its training ends with."""
         return self.folder / "model_final.pth"
 
-    def command(self, script: str, *, resume: bool = False) -> list[str]:
-        """Return the arguments of ``python``, ``script`` being the path of the table's tool."""
-        arguments = [script, "--config-file", self.training.config]
-        arguments += ["--engine", self.options.engine] if self.options.engine != "auto" else []
+    @property
+    def starting_point(self) -> str:
+        """MODEL.WEIGHTS of a training that starts from this one: of a classifier, its packaged file."""
+        if self.training.weights:
+            return self.training.weights
+        return (self.folder / "weights.pth" if self.training.classifier else self.final_weights).as_posix()
+
+    def command(self, tools: str, *, resume: bool = False) -> list[str]:
+        """Return the arguments of ``python``, ``tools`` being the path of the folder of the tools."""
+        arguments = [f"{tools}/{self.training.tool}", "--config-file", self.training.config]
+        engine = "auto" if self.training.classifier else self.options.engine
+        arguments += ["--engine", engine] if engine != "auto" else []
         arguments += ["--num-gpus", str(self.options.gpus)] if self.options.gpus > 1 else []
         arguments += ["--resume"] if resume else []
         arguments += ["--eval-only"] if self.eval_only else []
@@ -144,7 +154,7 @@ class Jobs:
     """The jobs of one table with the options of one person.
 
     Raises:
-        FileNotFoundError, ValueError: a config that is missing or that the engine does not obey, or a number of images
+        FileNotFoundError, ValueError: a config that is missing or that its tool does not obey, or a number of images
             that cannot be shared among the GPUs.
     """
 
@@ -167,32 +177,51 @@ class Jobs:
         """Return the jobs whose evaluations are a row's figures, one a seed; one alone for an ensemble."""
         return self._rows[key]
 
+    def classifier_of(self, key: str) -> Job | None:
+        """Return the job of the classifier that the detectors of a row start from; None where the table has none."""
+        start = self.table.row(key).training.start_from
+        return self._training_job(start, 0) if start is not None and start.classifier else None
+
     def _row_job(self, row: Row, seed: int) -> Job:
         training = self._training_job(row.training, seed)
         if not row.evaluation_name:
             return training
         overrides = ["MODEL.WEIGHTS", training.final_weights.as_posix(), *row.test]
-        if row.members:
-            members = [self._training_job(other, its_seed).folder.as_posix() for other, its_seed in row.members]
-            overrides += ["TEST.ENSEMBLE", str(members)]
+        members = [self._training_job(other, its_seed) for other, its_seed in row.members]
+        if members:
+            overrides += ["TEST.ENSEMBLE", str([member.folder.as_posix() for member in members])]
         name = f"{training.name}_{row.evaluation_name}"
-        return self._add(name, row.training, seed, tuple(overrides), eval_only=True)
+        return self._add(name, row.training, seed, overrides, eval_only=True, needs=[training, *members])
 
     def _training_job(self, training: Training, seed: int) -> Job:
+        if training.weights:
+            return self._add(training.name, training, 0, ["MODEL.WEIGHTS", training.weights], eval_only=True)
         overrides = ["SEED", str(seed)]
+        needs = []
         if training.start_from is not None:
-            overrides += ["MODEL.WEIGHTS", self._training_job(training.start_from, 0).final_weights.as_posix()]
-        return self._add(f"{training.name}_s{seed}", training, seed, tuple(overrides), eval_only=False)
+            needs = [self._training_job(training.start_from, 0)]
+            overrides += ["MODEL.WEIGHTS", needs[0].starting_point]
+        return self._add(f"{training.name}_s{seed}", training, seed, overrides, eval_only=False, needs=needs)
 
-    def _add(self, name: str, training: Training, seed: int, overrides: tuple[str, ...], *, eval_only: bool) -> Job:
+    def _add(
+        self,
+        name: str,
+        training: Training,
+        seed: int,
+        pairs: Sequence[str],
+        *,
+        eval_only: bool,
+        needs: Sequence[Job] = (),
+    ) -> Job:
         if name in self._jobs:
             return self._jobs[name]
-        cfg = self._load_config(training.config, overrides)
+        overrides = tuple(pairs)
+        cfg = self._load_config(training, overrides)
         schedule = own_schedule = schedule_of(cfg)
         if not eval_only:
             schedule = scale_schedule(cfg, self._images_per_step(cfg, training.reference_gpus))
             overrides += schedule.overrides(cfg)
-            cfg = self._load_config(training.config, overrides)
+            cfg = self._load_config(training, overrides)
         self._jobs[name] = Job(
             name=name,
             folder=self.options.output / name,
@@ -204,6 +233,7 @@ class Jobs:
             schedule=schedule,
             own_schedule=own_schedule,
             cfg=cfg,
+            needs=tuple(job.name for job in needs),
         )
         return self._jobs[name]
 
@@ -248,7 +278,7 @@ def read_state(job: Job) -> RunState:
     """Look into a job's folder; nothing is written.
 
     Raises:
-        ValueError: a file there is not what tools/train_net.py writes.
+        ValueError: a file there is not what the tools write.
     """
     config_path = job.folder / "config.yaml"
     if not config_path.is_file():

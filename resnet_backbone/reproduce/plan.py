@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
 from typing import TextIO
 
@@ -34,7 +36,7 @@ def missing_data(jobs: Iterable[Job]) -> list[tuple[str, str]]:
     missing: dict[str, str] = {}
     for job in jobs:
         names = [*([] if job.eval_only else job.cfg.DATASETS.TRAIN), *job.cfg.DATASETS.TEST]
-        if "OWN" not in job.cfg.DATASETS:  # images with a class each
+        if job.training.classifier:  # images with a class each
             missing |= {name: command for name in names if (command := missing_classes(name)) is not None}
             continue
         for spec in (get_dataset(name, job.cfg.DATASETS.OWN) for name in names):
@@ -45,12 +47,12 @@ def missing_data(jobs: Iterable[Job]) -> list[tuple[str, str]]:
     return list(missing.items())
 
 
-def plan_text(jobs: Jobs, script: str, gpu_name: str, *, measure: bool = False) -> str:
+def plan_text(jobs: Jobs, tools: str, gpu_name: str, *, measure: bool = False) -> str:
     """Return the plan of ``jobs``.
 
     Args:
         jobs: of one table.
-        script: path of the table's tool, as the commands write it.
+        tools: path of the folder of the tools, as the commands write it.
         gpu_name: as CUDA names it; ``""`` for the CPU.
         measure: time some iterations of each training here, in place of the estimates from what is known.
 
@@ -69,30 +71,39 @@ def plan_text(jobs: Jobs, script: str, gpu_name: str, *, measure: bool = False) 
         rows = [row.name for row in jobs.table.rows if job in jobs.of_row(row.key)]
         names = f" (row{'s' if len(rows) > 1 else ''}: {', '.join(rows)})" if rows else ""
         lines += [f"{number}. {job.name}: {status}{names}"]
-        lines += [f"   {line}" for line in _description(job, script, gpu_name, measure)]
-        lines += [f"   $ {shlex.join(['python', *job.command(script)])}", ""]
+        lines += [f"   {line}" for line in _description(job, tools, gpu_name, measure)]
+        lines += [f"   $ {shlex.join(['python', *job.command(tools)])}", ""]
     return "\n".join(lines if measure else lines + _total(jobs, gpu_name))
 
 
-def _description(job: Job, script: str, gpu_name: str, measure: bool) -> Iterator[str]:
+def _description(job: Job, tools: str, gpu_name: str, measure: bool) -> Iterator[str]:
     if job.eval_only:
         yield "evaluation alone, time not estimated"
         return
     yield job.schedule.text()
     passes, rest = divmod(job.own_schedule.images_per_step, job.schedule.images_per_step)
-    if passes > 1 and not rest and "OWN" in job.cfg.DATASETS:
+    if passes > 1 and not rest and not job.training.classifier:
         yield (
             f"(torchvision engine: SOLVER.ACCUMULATION_STEPS {passes} in place of the SOLVER values keeps the config's "
             f"{job.own_schedule.max_iter:,} steps of {job.own_schedule.images_per_step} images, in {passes} parts)"
         )
     gpus = job.options.gpus
-    yield _measured(job, script) if measure else estimate_text(job.training.cost, job.schedule, gpus, gpu_name)
+    yield _measured(job, tools) if measure else estimate_text(job.training.cost, job.schedule, gpus, gpu_name)
 
 
 def _total(jobs: Jobs, gpu_name: str) -> list[str]:
     """The hours of all trainings together, and what they are estimated from."""
+    costs = [(job.training.cost, job.schedule) for job in jobs if not job.eval_only and job.training.cost is not None]
+    if not gpu_name:
+        on_cores = [(cost, schedule) for cost, schedule in costs if cost.core_seconds is not None]
+        if not on_cores:
+            return []
+        hours = duration_text(sum(core_hours(*one) for one in on_cores))
+        basis = dict.fromkeys(cost.basis for cost, _ in on_cores)
+        first = f"Together about {hours} of one core, without evaluation; --parallel shares it among cores. Basis:"
+        return [first, *(f"  - {text}" for text in basis), ""]
     gpu = find_gpu(gpu_name)
-    known = [(cost, job.schedule) for job in jobs if not job.eval_only and (cost := job.training.cost) is not None]
+    known = [(cost, schedule) for cost, schedule in costs if cost.v100_seconds is not None]
     if gpu is None or not known:
         return []
     lows, highs = zip(*(gpu_hours(cost, schedule, gpu) for cost, schedule in known), strict=True)
@@ -124,11 +135,33 @@ def find_gpu(name: str) -> str | None:
 
 
 def gpu_hours(cost: Cost, schedule: Schedule, gpu: str) -> tuple[float, float]:
-    """Return the hours of one GPU that all images of a schedule take, low and high, evaluation not counted."""
+    """Return the hours of one GPU that all images of a schedule take, low and high, evaluation not counted.
+
+    Raises:
+        ValueError: nothing is known of a GPU.
+    """
     images = schedule.max_iter * schedule.images_per_step
+    if cost.v100_seconds is None:
+        raise ValueError(f"nothing is known of a GPU: {cost.basis}")
     low, high = (images * seconds * V100_FLOPS / 3600 for seconds in cost.v100_seconds)
     slow, fast = GPUS[gpu]
     return low / fast, high / slow
+
+
+def core_hours(cost: Cost, schedule: Schedule) -> float:
+    """Return the hours of one core of a CPU that all images of a schedule take, evaluation not counted.
+
+    Raises:
+        ValueError: nothing is known of a CPU.
+    """
+    if cost.core_seconds is None:
+        raise ValueError(f"nothing is known of a CPU: {cost.basis}")
+    return schedule.max_iter * schedule.images_per_step * cost.core_seconds / 3600
+
+
+def duration_text(hours: float) -> str:
+    """Return ``"9 min"`` or ``"2.5 h"``."""
+    return f"{hours:.1f} h" if hours >= 2 else f"{60 * hours:.0f} min"
 
 
 def estimate_text(cost: Cost | None, schedule: Schedule, gpus: int, gpu_name: str) -> str:
@@ -142,8 +175,10 @@ def estimate_text(cost: Cost | None, schedule: Schedule, gpus: int, gpu_name: st
     """
     gpu = find_gpu(gpu_name)
     if not gpu_name:
-        return "time on this CPU not known: --measure times some iterations"
-    if cost is None:
+        if cost is None or cost.core_seconds is None:
+            return "time on this CPU not known: --measure times some iterations"
+        return f"about {duration_text(core_hours(cost, schedule))} on one core, without evaluation"
+    if cost is None or cost.v100_seconds is None:
         return "GPU-hours not known, nobody has measured this training: --measure times some iterations on this machine"
     if gpu is None:
         known = ", ".join(GPUS)
@@ -159,7 +194,7 @@ def hours_text(low: float, high: float) -> str:
     return texts[0] if texts[0] == texts[1] else f"{texts[0]} to {texts[1]}"
 
 
-def _measured(job: Job, script: str) -> str:
+def _measured(job: Job, tools: str) -> str:
     """Train a few iterations of ``job`` and return what the full training would take, as text.
 
     Everything is the config's own (image size, RoIs, images a step, processes) except the weights, which are random and
@@ -168,12 +203,12 @@ def _measured(job: Job, script: str) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         generate_shapes(folder / "shapes", num_train=_IMAGES, num_val=1, seed=0)
-        arguments = job.command(script)
+        arguments = job.command(tools)
         arguments += ["MODEL.WEIGHTS", "", "OUTPUT_DIR", f"{folder}/run"]
-        if "OWN" in job.cfg.DATASETS:
+        if not job.training.classifier:
             shapes = {"JSON": f"{folder}/shapes/annotations/train.json", "IMAGES": f"{folder}/shapes/train"}
             arguments += ["DATASETS.OWN", str([{"NAME": "timed", **shapes}]), "DATASETS.TRAIN", "['timed']"]
-        else:  # a classifier's: images with a class each
+        else:
             write_crops(folder / "shapes/annotations/train.json", folder / "shapes/train", folder / "crops")
             arguments += ["DATASETS.TRAIN", str([f"{folder}/crops"])]
         arguments += ["DATASETS.TEST", "[]", "TEST.EVAL_PERIOD", "0", "SEED", "0"]
@@ -198,20 +233,22 @@ class CommandFailed(Exception):
     """A command ended with a status other than 0."""
 
 
-def run_jobs(jobs: Jobs, script: str, terminal: TextIO, *, keep_going: bool) -> list[str]:
+def run_jobs(jobs: Jobs, tools: str, terminal: TextIO, *, keep_going: bool, parallel: int = 1) -> list[str]:
     """Run what is not finished, resume what was started; return a message for each that failed.
 
     Args:
         jobs: of a table.
-        script: path of train_net.py.
+        tools: path of the folder of the tools.
         terminal: gets all that the commands print.
-        keep_going: run the next command after one that failed.
+        keep_going: run the other commands after one that failed.
+        parallel: how many commands run at a time, each on its share of the cores; one that needs the network of another
+            waits for it. With 1, a command has all cores.
 
     Raises:
         ValueError: a folder holds a run with other settings; nothing was run then.
         FileNotFoundError: data is not there; nothing was run then.
-        CommandFailed: a command failed, without ``keep_going``.
-        KeyboardInterrupt: passed on when the command that was running has ended.
+        CommandFailed: a command failed, without ``keep_going``; those that were running have been ended.
+        KeyboardInterrupt: passed on when the commands that were running have ended.
     """
     for job in jobs:
         state = read_state(job)
@@ -224,56 +261,122 @@ def run_jobs(jobs: Jobs, script: str, terminal: TextIO, *, keep_going: bool) -> 
         names = ", ".join(name for name, _ in missing)
         commands = "; ".join(dict.fromkeys(command or "(your own data: DATASETS.OWN)" for _, command in missing))
         raise FileNotFoundError(f"data that is not there: {names}. Get it with: {commands}, or add --prepare")
-    failed = []
-    for job in jobs:
+    running = Commands(terminal, os.cpu_count() or 1, parallel)
+    futures: dict[str, Future[None]] = {}
+    failed: list[str] = []
+
+    def run_one(job: Job) -> None:
+        wait([futures[name] for name in job.needs])
         if read_state(job).status == FINISHED:
             logger.info("%s is finished", job.folder)
-            continue
-        arguments = job.command(script, resume=not job.eval_only and (job.folder / LAST).is_file())
+            return
+        arguments = job.command(tools, resume=not job.eval_only and (job.folder / LAST).is_file())
         try:
-            run_command(arguments, terminal, job.folder)
+            running.run(arguments, job.folder, job.name)
         except CommandFailed as error:
-            if not keep_going:
-                raise
-            failed.append(str(error))
+            if not running.ended:
+                failed.append(str(error))
+                if not keep_going:
+                    running.end()
+
+    with ThreadPoolExecutor(parallel) as pool:
+        for job in _in_order(jobs, parallel):
+            futures[job.name] = pool.submit(run_one, job)
+        try:
+            for future in as_completed(futures.values()):
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            running.end()
+            raise
+    if failed and not keep_going:
+        raise CommandFailed(failed[0])
     return failed
 
 
-def run_command(arguments: Sequence[str], terminal: TextIO, folder: Path | None = None) -> None:
-    """Run ``python ARGUMENTS``; what it prints goes to ``terminal``, and into ``folder`` once that is there.
+def _in_order(jobs: Iterable[Job], parallel: int) -> list[Job]:
+    """What others need comes before them; in parallel, all that needs nothing comes first, so that few have to wait."""
+    depths: dict[str, int] = {}
+    for job in jobs:
+        depths[job.name] = max((1 + depths[name] for name in job.needs), default=0)
+    return sorted(jobs, key=lambda job: depths[job.name] if parallel > 1 else 0)
 
-    An interruption is handed to the command and all its processes, which end before this returns.
 
-    Raises:
-        CommandFailed: the status is not 0.
+def run_command(arguments: Sequence[str], terminal: TextIO) -> None:
+    """Run ``python ARGUMENTS``; what it prints goes to ``terminal``. Otherwise as :meth:`Commands.run`."""
+    Commands(terminal).run(arguments)
+
+
+class Commands:
+    """Runs commands, of which several may run at a time, each called by a thread of its own.
+
+    Args:
+        terminal: gets what they print; of several at a time, each line begins with the name of its job.
+        cores: of this machine; several commands share them.
+        parallel: how many run at a time; one alone has the threads that it would have without us.
     """
-    printed = shlex.join(["python", *arguments])
-    logger.info("running: %s", printed)
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},  # whatever that of the terminal is
-        start_new_session=True,
-    )
-    try:
-        _copy_output(process, printed, terminal, folder)
-        status = process.wait()
-    except BaseException:
-        _end(process)
-        raise
-    if status:
-        raise CommandFailed(f"exit status {status} of: {printed}")
+
+    def __init__(self, terminal: TextIO, cores: int = 1, parallel: int = 1) -> None:
+        self.ended = False
+        self._terminal = terminal
+        self._parallel = parallel
+        self._environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # whatever that of the terminal is
+        if parallel > 1:
+            self._environment["OMP_NUM_THREADS"] = str(max(1, cores // parallel))
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+
+    def run(self, arguments: Sequence[str], folder: Path | None = None, name: str = "") -> None:
+        """Run ``python ARGUMENTS``; what it prints goes into ``folder``, too, once that is there.
+
+        An interruption is handed to the command and all its processes, which end before this returns.
+
+        Raises:
+            CommandFailed: the status is not 0, or all commands were ended.
+        """
+        printed = shlex.join(["python", *arguments])
+        with self._lock:
+            if self.ended:
+                raise CommandFailed(f"not run, as others were ended: {printed}")
+            logger.info("running: %s", printed)
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                env=self._environment,
+                start_new_session=True,
+            )
+            self._running.add(process)
+        try:
+            _copy_output(process, printed, self._terminal, folder, f"{name}: " if self._parallel > 1 else "")
+            status = process.wait()
+        except BaseException:
+            _end(process)
+            raise
+        finally:
+            self._running.discard(process)
+        if status:
+            raise CommandFailed(f"exit status {status} of: {printed}")
+
+    def end(self) -> None:
+        """End all that are running; no other is started."""
+        with self._lock:
+            self.ended = True
+            running = list(self._running)
+        for process in running:
+            _end(process)
 
 
-def _copy_output(process: subprocess.Popen[str], printed: str, terminal: TextIO, folder: Path | None) -> None:
+def _copy_output(
+    process: subprocess.Popen[str], printed: str, terminal: TextIO, folder: Path | None, prefix: str
+) -> None:
     waiting = [f"$ {printed}\n"]
     log: TextIO | None = None
     try:
         for line in process.stdout or ():
-            terminal.write(line)
+            terminal.write(prefix + line)
             terminal.flush()
             waiting.append(line)
             if log is None and folder is not None and folder.is_dir():

@@ -41,6 +41,7 @@ class RowResult:
     row: Row
     runs: tuple[RunState, ...]  # one a seed
     metric: str  # of the table
+    classifier: RunState | None = None  # that its detectors start from, where the table has it
 
     def by_seed(self, figure: str) -> dict[int, float]:
         """Return a figure of the runs that have it, by seed."""
@@ -53,6 +54,12 @@ class RowResult:
         if not values:
             return None
         return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+    @property
+    def classifier_error(self) -> float | None:
+        """The top-1 error of its classifier, in percent, where that was evaluated."""
+        figures = self.classifier.figures.get("classification", {}) if self.classifier else {}
+        return figures.get("top1_error")
 
     @property
     def status(self) -> str:
@@ -101,7 +108,11 @@ def collect(jobs: Jobs) -> TableResult:
         ValueError: a folder holds what no run writes.
     """
     table = jobs.table
-    rows = {row.key: RowResult(row, tuple(map(read_state, jobs.of_row(row.key))), table.metric) for row in table.rows}
+    rows = {}
+    for row in table.rows:
+        classifier = jobs.classifier_of(row.key)
+        runs = tuple(map(read_state, jobs.of_row(row.key)))
+        rows[row.key] = RowResult(row, runs, table.metric, read_state(classifier) if classifier else None)
     pairs = [(rows[first], rows[second]) for first, second in table.pairs]
     results = (_pair_result(*pair, figure) for pair in pairs for figure in table.figures)
     return TableResult(table, tuple(rows.values()), tuple(results))
@@ -166,6 +177,7 @@ def _row_to_dict(result: TableResult, of_row: RowResult) -> dict[str, Any]:
         "key": row.key,
         "name": row.name,
         "status": of_row.status,
+        "classifier_error": of_row.classifier_error,
         "paper": {**asdict(row.paper), "source": row.paper.source} if row.paper else None,
         "today": [asdict(reference) for reference in row.today],
         "ours": {name: asdict(value) for name in figures if (value := of_row.ours(name))},
@@ -219,6 +231,8 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _figures(result: TableResult, citations: Citations) -> str:
     """Paper, today and yours for each figure; what no row has is left out."""
     columns = {"": [_row_name(result, row.row) for row in result.rows]}
+    if any(row.classifier for row in result.rows):
+        columns["error of its classifier"] = [_number(row.classifier_error) for row in result.rows]
     for figure in result.table.figures:
         paper = [_number(row.row.paper.figures.get(figure) if row.row.paper else None) for row in result.rows]
         today = [_today(row.row, figure, citations) for row in result.rows]

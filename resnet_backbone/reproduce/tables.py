@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ V100_FLOPS = 9.45e12
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image of a training costs."""
+    """What one image of a training costs, where it was measured or can be counted."""
 
-    v100_seconds: tuple[float, float]  # on one V100, low and high
     basis: str
+    v100_seconds: tuple[float, float] | None = None  # on one V100, low and high
+    core_seconds: float | None = None  # on one core of a CPU
 
 
 def counted_cost(billions: float, what: str) -> Cost:
@@ -30,7 +31,7 @@ def counted_cost(billions: float, what: str) -> Cost:
         f"counted, not measured: {billions:.0f} G multiply-adds an image for {what}, "
         f"at the {V100_FLOPS / 1e12:g} TFLOP/s that Detectron2's zoo reaches on a V100"
     )
-    return Cost((seconds, seconds), basis)
+    return Cost(basis, (seconds, seconds))
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ class Training:
     cost: Cost | None = None
     start_from: Training | None = None  # what it is fine-tuned from; None: what the config says
     reference_gpus: int = 8  # those that the config's images a step are for
+    classifier: bool = False  # of tools/train_classifier.py; else of tools/train_net.py
+    weights: str = ""  # published ones: they are evaluated with the config, and nothing is trained
+
+    @property
+    def tool(self) -> str:
+        """The script in tools/ that trains and evaluates it."""
+        return "train_classifier.py" if self.classifier else "train_net.py"
 
 
 @dataclass(frozen=True)
@@ -78,11 +86,6 @@ class Table:
     seeds: int = 1  # how many, where the command line does not say
     notes: tuple[str, ...] = ()
 
-    @property
-    def tool(self) -> str:
-        """The script in tools/ that trains and evaluates the rows."""
-        return "train_classifier.py" if self.metric == "classification" else "train_net.py"
-
     def row(self, key: str) -> Row:
         """Return a row by its key."""
         return {row.key: row for row in self.rows}[key]
@@ -110,20 +113,30 @@ def all_tables() -> dict[str, Table]:
     costs = {
         name: counted_cost(cost["billions"], cost["what"])
         if "billions" in cost
-        else Cost(tuple(cost["v100_seconds"]), cost["basis"])
+        else Cost(cost["basis"], _pair(cost.get("v100_seconds")), cost.get("core_seconds"))
         for name, cost in values["costs"].items()
     }
     trainings: dict[str, Training] = {}
     for group in values["trainings"]:
         for name in group["names"]:
-            cost = costs.get(group.get("cost", ""))
+            cost = costs.get(group.get("cost", "").format(name))
             if isinstance(group["names"], dict):  # of a classifier: once forward, and twice that backward
                 cost = counted_cost(3 * group["names"][name], f"training {name} at 224 pixels")
             full_name = group.get("prefix", "") + name
-            start_from = trainings.get(group.get("start_from", ""))
-            config = group["config"].format(name)
-            trainings[full_name] = Training(full_name, config, cost, start_from, group.get("reference_gpus", 8))
+            trainings[full_name] = Training(
+                full_name,
+                group["config"].format(name),
+                cost,
+                trainings.get(group.get("start_from", "").format(name)),
+                group.get("reference_gpus", 8),
+                group.get("classifier", False),
+                group.get("weights", "").format(name),
+            )
     return {table["name"]: _table(table, values, trainings) for table in values["tables"]}
+
+
+def _pair(values: Sequence[float] | None) -> tuple[float, float] | None:
+    return (values[0], values[1]) if values else None
 
 
 def _table(values: Mapping[str, Any], shared: Mapping[str, Any], trainings: Mapping[str, Training]) -> Table:

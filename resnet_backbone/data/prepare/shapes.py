@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,16 +133,15 @@ def generate_shapes(
             f"found num_train {num_train}, num_val {num_val}, image_size {image_size}, seed {seed}; expected at least "
             "one image in each split, an image size of 64 pixels or more, and a seed from 0 up"
         )
-    folder = Path(folder)
     numbers = dict(zip(_SPLITS, (num_train, num_val), strict=True))
     common = {"description": "generated shapes, resnet_backbone", "version": _VERSION}
     sizes = {"image_size": image_size, "seed": seed}
     settings = {split: {**common, "split": split, "images": number, **sizes} for split, number in numbers.items()}
-    present = [_is_present(folder, split, info) for split, info in settings.items()]
-    for split, there in zip(settings, present, strict=True):
-        if not there:
-            _write_split(folder, split, settings[split])
-    return not all(present)
+
+    def draw(rng: np.random.Generator, split: str) -> tuple[np.ndarray, Objects]:
+        return draw_image(rng, image_size)
+
+    return write_generated(folder, settings, SHAPE_NAMES, draw, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
 
 
 def _regular(corners: int) -> np.ndarray:
@@ -167,7 +167,42 @@ SHAPES = {"circle": _regular(96), "square": _regular(4), "triangle": _regular(3)
 SHAPE_NAMES = tuple(SHAPES)
 
 
-def _is_present(folder: Path, split: str, info: dict[str, Any]) -> bool:
+Objects = list[tuple[int, np.ndarray]]  # label from 0, and what is visible of the object, bool (H, W)
+Draw = Callable[[np.random.Generator, str], tuple[np.ndarray, Objects]]  # split -> uint8 (H, W, 3) BGR, objects
+
+
+def write_generated(
+    folder: str | Path,
+    settings: Mapping[str, Mapping[str, Any]],
+    class_names: Sequence[str],
+    draw: Draw,
+    jpeg: Sequence[int],
+) -> bool:
+    """Write ``annotations/SPLIT.json`` and ``SPLIT/*.jpg`` for each split, unless they are there with these settings.
+
+    Args:
+        folder: created where needed.
+        settings: of each split; stands in its JSON file as ``info``. ``seed`` and ``images``, their number, decide what
+            is drawn: image ``i`` has random numbers of its own.
+        class_names: category ``i + 1`` has name ``i``.
+        draw: makes an image and its objects from the random numbers and the split.
+        jpeg: parameters of ``cv2.imencode``.
+
+    Returns:
+        Whether anything was written.
+
+    Raises:
+        FileExistsError: the folder holds a set with other settings.
+    """
+    folder = Path(folder)
+    present = [_is_present(folder, split, info) for split, info in settings.items()]
+    for number, (split, there) in enumerate(zip(settings, present, strict=True)):
+        if not there:
+            _write_split(folder, split, number, settings[split], class_names, draw, jpeg)
+    return not all(present)
+
+
+def _is_present(folder: Path, split: str, info: Mapping[str, Any]) -> bool:
     path = folder / "annotations" / f"{split}.json"
     if not path.exists():
         return False
@@ -179,20 +214,27 @@ def _is_present(folder: Path, split: str, info: dict[str, Any]) -> bool:
     return all((folder / split / image["file_name"]).is_file() for image in document["images"])
 
 
-def _write_split(folder: Path, split: str, info: dict[str, Any]) -> None:
+def _write_split(
+    folder: Path,
+    split: str,
+    number: int,
+    info: Mapping[str, Any],
+    class_names: Sequence[str],
+    draw: Draw,
+    jpeg: Sequence[int],
+) -> None:
     (folder / split).mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(info["images"]):
-        rng = np.random.default_rng([info["seed"], _SPLITS.index(split), index])
-        pixels, objects = draw_image(rng, info["image_size"])
+        pixels, objects = draw(np.random.default_rng([info["seed"], number, index]), split)
         file_name = f"{index + 1:06d}.jpg"
-        jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
-        (folder / split / file_name).write_bytes(jpeg.tobytes())
+        encoded = cv2.imencode(".jpg", pixels, jpeg)[1]
+        (folder / split / file_name).write_bytes(encoded.tobytes())
         images.append({"id": index + 1, "file_name": file_name, "height": pixels.shape[0], "width": pixels.shape[1]})
         for label, mask in objects:
             annotations.append(_annotation(len(annotations) + 1, index + 1, label, mask))
-    categories = [{"id": label + 1, "name": name} for label, name in enumerate(SHAPE_NAMES)]
+    categories = [{"id": label + 1, "name": name} for label, name in enumerate(class_names)]
     document = {"info": info, "images": images, "annotations": annotations, "categories": categories}
     write_text(folder / "annotations" / f"{split}.json", json.dumps(document))
 
@@ -210,7 +252,7 @@ def _annotation(annotation_id: int, image_id: int, label: int, mask: np.ndarray)
     }
 
 
-def draw_image(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+def draw_image(rng: np.random.Generator, image_size: int) -> tuple[np.ndarray, Objects]:
     """Draw one picture.
 
     A shape that would hide more than 70 % of an earlier one, or would itself lie that far outside, is not drawn at all:
