@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from fvcore.common.config import CfgNode
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
+
+from resnet_backbone.classification.config import load_config as load_classifier_config
+from resnet_backbone.reproduce.tables import Training
+from resnet_backbone.torchvision_plugin.config import load_config
 
 # A Faster R-CNN that trains on the shapes in seconds, on either engine.
 TINY = [
@@ -107,3 +112,8 @@ def stopping_at(trainer: type, iteration: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(trainer, "_step", stop)
         yield
+
+
+def load_training(training: Training, overrides: Sequence[str] = ()) -> CfgNode:
+    """Return the config of a training of a table as its tool reads it, that of detectors on the torchvision engine."""
+    return (load_classifier_config if training.classifier else load_config)(training.config, overrides)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from resnet_backbone.metrics.bootstrap import Interval, bootstrap
+from resnet_backbone.metrics.bootstrap import Interval, bootstrap, mean_interval
 from resnet_backbone.metrics.matching import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE, ClassMatches, Matches, match
 
 
@@ -138,3 +138,40 @@ def test_no_runs_and_runs_on_other_images_are_refused(plain):
         bootstrap([])
     with pytest.raises(ValueError, match="run 3 was tested on 7 images, the first on 6"):
         bootstrap([match(*plain.made_up(1))] * 2 + [match(*plain.made_up(1, num_images=7))])
+
+
+@pytest.mark.parametrize(
+    ("values", "margin"),
+    # Student's t at 97.5 %: 4.302653 with 2 degrees of freedom, 12.706205 with 1, 2.262157 with 9.
+    [((4.7, 5.2, 5.1), 4.302653), ((1.0, 3.0), 12.706205), (tuple(range(10)), 2.262157)],
+)
+def test_the_interval_over_seeds_is_students(values, margin):
+    found = mean_interval(values)
+    error = np.std(values, ddof=1) / len(values) ** 0.5
+    assert found.value == pytest.approx(np.mean(values))
+    assert (found.low, found.high) == pytest.approx(
+        (found.value - margin * error, found.value + margin * error), rel=1e-6
+    )
+
+
+def test_figures_of_several_seeds_are_their_means(plain):
+    truth, *results = two_runs(plain, 3)
+    a, b = (match(truth, some) for some in results)
+    c, d = (match(truth, some) for some in (results[0][::2], results[1][::3]))
+    found = bootstrap([a, b, c, d], samples=30, seed=5, seeds=2)
+    alone = [bootstrap([run], samples=30, seed=5).runs[0].figures["AP"].value for run in (a, b, c, d)]
+    first, second = found.runs
+    assert found.seeds == 2 and first.by_seed["AP"] == tuple(alone[:2]) and second.by_seed["AP"] == tuple(alone[2:])
+    assert first.figures["AP"].value == pytest.approx(np.mean(alone[:2]))
+    won = second.gains["AP"]
+    assert won.by_seed == pytest.approx((alone[2] - alone[0], alone[3] - alone[1]))
+    assert won.difference.value == pytest.approx(np.mean(won.by_seed))
+    assert won.over_seeds == mean_interval(won.by_seed)
+    # On one draw of the images, the mean of the seeds is that of the draws of each.
+    rng = np.random.default_rng(5)
+    weights = rng.multinomial(5, [0.2] * 5, size=30).astype(float)
+    draws = [run.sampled_metrics(weights)["AP"] for run in (a, b, c, d)]
+    low, high = np.percentile((draws[2] + draws[3] - draws[0] - draws[1]) / 2, [2.5, 97.5])
+    assert (won.difference.low, won.difference.high) == pytest.approx((low, high))
+    with pytest.raises(ValueError, match="3 runs are not 2 seeds of each"):
+        bootstrap([a, b, c], seeds=2)

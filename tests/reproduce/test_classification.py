@@ -14,6 +14,7 @@ from resnet_backbone.models.complexity import build_on_meta, complexity
 from resnet_backbone.reproduce.jobs import Jobs, TableOptions
 from resnet_backbone.reproduce.plan import missing_data, plan_text
 from resnet_backbone.reproduce.tables import V100_FLOPS, Row, Table, Training, all_tables
+from tests.helpers import load_training
 
 IMAGENET = {
     row.training.name: row.training
@@ -53,7 +54,7 @@ def test_the_figures_of_the_paper_stand_in_the_tables():
 
 
 def test_the_ensemble_of_table_5_has_six_networks_two_of_152_layers():
-    jobs = Jobs(all_tables()["5"], TableOptions(Path("output")), load_config)
+    jobs = Jobs(all_tables()["5"], TableOptions(Path("output")), load_training)
     (job,) = jobs.of_row("ensemble_multi_scale")
     networks = [job.cfg.MODEL.WEIGHTS, *(f"{member}/model_final.pth" for member in job.cfg.TEST.ENSEMBLE)]
     assert len(set(networks)) == 6 and sum("resnet152" in network for network in networks) == 2
@@ -63,11 +64,11 @@ def test_the_ensemble_of_table_5_has_six_networks_two_of_152_layers():
 
 def test_data_that_is_missing_is_named_with_what_gets_it(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    jobs = Jobs(all_tables()["cifar"], TableOptions(tmp_path / "output"), load_config)
+    jobs = Jobs(all_tables()["cifar"], TableOptions(tmp_path / "output"), load_training)
     assert missing_data(jobs) == [
         (name, "python datasets/prepare_cifar10.py") for name in ("cifar10_jpeg_train", "cifar10_jpeg_test")
     ]
-    assert "python datasets/prepare_cifar10.py" in plan_text(jobs, "tools/train_classifier.py", "")
+    assert "python datasets/prepare_cifar10.py" in plan_text(jobs, "tools", "")
     for split in ("train", "test"):
         (tmp_path / "cifar10_jpeg" / split).mkdir(parents=True)
     assert missing_data(jobs) == []
@@ -98,7 +99,7 @@ def tiny_table(shapes, tmp_path) -> Table:
         words += ["DATASETS.TEST", str([str(tmp_path / "crops/val")])]
         path = tmp_path / f"{arch}.yaml"
         path.write_text(load_config("classification/cifar10_resnet20.yaml", words).dump())
-        trainings.append(Training(arch, str(path), reference_gpus=1))
+        trainings.append(Training(arch, str(path), reference_gpus=1, classifier=True))
     rows = (
         Row("plain", "plain-20", trainings[0]),
         Row("resnet", "ResNet-20", trainings[1]),

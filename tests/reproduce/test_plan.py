@@ -10,34 +10,30 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_backbone.classification.config import load_config as load_classifier_config
 from resnet_backbone.config.merge import find_config_file
-from resnet_backbone.reproduce.jobs import Jobs, LoadConfig, Schedule, TableOptions, scale_schedule, schedule_of
+from resnet_backbone.reproduce.jobs import Jobs, Schedule, TableOptions, scale_schedule, schedule_of
 from resnet_backbone.reproduce.plan import estimate_text, find_gpu, gpu_hours, missing_data, plan_text
-from resnet_backbone.reproduce.tables import Cost, Table, all_tables
+from resnet_backbone.reproduce.tables import Cost, all_tables
 from resnet_backbone.torchvision_plugin.config import load_config
+from tests.helpers import load_training
 
-SCRIPT = "tools/train_net.py"
+TOOLS = "tools"
 TABLES = all_tables()
 COSTS = {row.training.name: row.training.cost for table in TABLES.values() for row in table.rows}
 
 
 def measured_cost(seconds_per_step: float) -> Cost:
     """Of Detectron2's zoo: 16 images a step, two on each of eight V100."""
-    return Cost((seconds_per_step / 2, seconds_per_step / 2), "")
-
-
-def loader_of(table: Table) -> LoadConfig:
-    return load_classifier_config if table.tool == "train_classifier.py" else load_config
+    return Cost("", (seconds_per_step / 2, seconds_per_step / 2))
 
 
 def jobs_of(name: str, **options: object) -> Jobs:
-    return Jobs(all_tables()[name], TableOptions(Path("output"), engine="torchvision", **options), load_config)
+    return Jobs(all_tables()[name], TableOptions(Path("output"), engine="torchvision", **options), load_training)
 
 
 @pytest.mark.parametrize(("gpus", "images", "rate", "iterations"), [(8, 16, 0.001, 1), (1, 2, 0.000125, 8)])
 def test_the_plan_of_table_8(gpus, images, rate, iterations):
-    text = plan_text(jobs_of("8", gpus=gpus), SCRIPT, "V100")
+    text = plan_text(jobs_of("8", gpus=gpus), TOOLS, "V100")
     # The paper: 240k iterations at the first rate, 80k at a tenth of it.
     schedule = (
         f"{320_000 * iterations:,} iterations of {images} images, learning rate {rate:g}, x0.1 at "
@@ -47,7 +43,7 @@ def test_the_plan_of_table_8(gpus, images, rate, iterations):
     commands = [shlex.split(line.strip()) for line in text.splitlines() if line.strip().startswith("$ ")]
     configs = ["configs/paper/frcnn_vgg16.yaml", "configs/paper/frcnn_r101.yaml"]
     for words, config in zip(commands, configs, strict=True):
-        assert words[1:5] == ["python", SCRIPT, "--config-file", config]
+        assert words[1:5] == ["python", "tools/train_net.py", "--config-file", config]
         opts = words[words.index("OUTPUT_DIR") :]
         cfg = load_config(config, opts)
         assert words.count("--num-gpus") == (gpus > 1)
@@ -64,19 +60,22 @@ def test_the_plan_of_table_8(gpus, images, rate, iterations):
 @pytest.mark.parametrize("name", TABLES)
 def test_every_command_loads_and_finds_what_came_before_it(name, gpus):
     table = TABLES[name]
-    load = loader_of(table)
-    jobs = Jobs(table, TableOptions(Path("output"), gpus), load)
+    jobs = Jobs(table, TableOptions(Path("output"), gpus), load_training)
     made: set[str] = set()
+    names: set[str] = set()
     for job in jobs:
-        words = job.command(SCRIPT)
+        words = job.command(TOOLS)
         assert find_config_file(words[words.index("--config-file") + 1])
-        cfg = load(job.training.config, words[words.index("OUTPUT_DIR") :])
+        cfg = load_training(job.training, words[words.index("OUTPUT_DIR") :])
         assert job.eval_only or cfg.SOLVER.IMS_PER_BATCH % gpus == 0
         needed = [cfg.MODEL.WEIGHTS] if cfg.MODEL.WEIGHTS.startswith("output/") else []
         needed += [f"{folder}/model_final.pth" for folder in cfg.TEST.ENSEMBLE]
         assert set(needed) <= made, job.name
-        assert bool(needed) or not job.eval_only
-        made.add(f"{cfg.OUTPUT_DIR}/model_final.pth")
+        assert bool(needed) or not job.eval_only or job.training.weights
+        assert set(job.needs) <= names and bool(job.needs) == bool(needed)
+        made |= {f"{cfg.OUTPUT_DIR}/model_final.pth"}
+        made |= {f"{cfg.OUTPUT_DIR}/weights.pth"} if job.training.classifier else set()
+        names.add(job.name)
     for row in jobs.table.rows:
         assert len(jobs.of_row(row.key)) == (1 if row.members else jobs.table.seeds)
     for pair in jobs.table.pairs:
@@ -87,8 +86,8 @@ def test_tables_share_trainings_with_one_schedule():
     """The same folder in two tables must mean the same command."""
     commands: dict[str, list[str]] = {}
     for table in all_tables().values():
-        for job in Jobs(table, TableOptions(Path("output"), 1), loader_of(table)):
-            assert commands.setdefault(job.name, job.command(SCRIPT)) == job.command(SCRIPT)
+        for job in Jobs(table, TableOptions(Path("output"), 1), load_training):
+            assert commands.setdefault(job.name, job.command(TOOLS)) == job.command(TOOLS)
 
 
 @pytest.mark.parametrize(
@@ -165,12 +164,16 @@ def test_what_is_not_known_is_said():
     assert "not known for 'GTX 970' (known: V100, A100, H100, H200)" in estimate_text(cost, schedule, 1, "GTX 970")
     assert "nobody has measured" in estimate_text(None, schedule, 1, "V100")
     assert "this CPU not known: --measure" in estimate_text(cost, schedule, 1, "")
+    assert "nobody has measured" in estimate_text(Cost("", core_seconds=1), schedule, 1, "V100")
+    assert f"about {schedule.max_iter * schedule.images_per_step / 3600:.1f} h on one core" in estimate_text(
+        Cost("", core_seconds=1), schedule, 1, ""
+    )
     assert "15 h on 8 V100" in estimate_text(cost, scale_schedule(load_config("faster/r101_c4.yaml"), 16), 8, "V100")
-    assert "not measured" in plan_text(jobs_of("8"), SCRIPT, "NVIDIA H200")
+    assert "not measured" in plan_text(jobs_of("8"), TOOLS, "NVIDIA H200")
 
 
 def test_data_that_is_there_is_not_asked_for(shapes, tiny_table, monkeypatch, tmp_path):
-    jobs = Jobs(tiny_table(), TableOptions(tmp_path / "output"), load_config)
+    jobs = Jobs(tiny_table(), TableOptions(tmp_path / "output"), load_training)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
     assert missing_data(jobs) == []
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))

@@ -14,7 +14,7 @@ from resnet_backbone.metrics.run_facts import RunFacts
 from resnet_backbone.reproduce.jobs import FINISHED, NOT_RUN, OTHER, STARTED, Job, Jobs, TableOptions, read_state
 from resnet_backbone.reproduce.report import collect, report_markdown, write_report
 from resnet_backbone.reproduce.tables import all_tables
-from resnet_backbone.torchvision_plugin.config import load_config
+from tests.helpers import load_training
 
 FACTS = RunFacts(
     engine="torchvision",
@@ -39,14 +39,14 @@ FACTS = RunFacts(
 
 
 def jobs_in(folder: Path, name: str = "bccd", **options: object) -> Jobs:
-    return Jobs(all_tables()[name], TableOptions(folder, **options), load_config)
+    return Jobs(all_tables()[name], TableOptions(folder, **options), load_training)
 
 
 def write_run(job: Job, figures: dict | None, *overrides: str) -> None:
     """What tools/train_net.py leaves in a folder."""
     inference = job.folder / "inference"
     inference.mkdir(parents=True, exist_ok=True)
-    cfg = load_config(job.training.config, [*job.overrides, *overrides])
+    cfg = load_training(job.training, [*job.overrides, *overrides])
     (job.folder / "config.yaml").write_text(cfg.dump())
     (job.folder / "model_final.pth").touch()
     (inference / "facts.json").write_text(json.dumps(asdict(FACTS)))

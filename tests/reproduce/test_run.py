@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from resnet_backbone.classification.config import load_config as load_classifier_config
+from resnet_backbone.data.prepare.shapes import write_crops
+from resnet_backbone.files.text import read_yaml
+from resnet_backbone.reproduce.tables import Row, Table, Training
 from tests.processes import Forked
 
 
@@ -124,3 +128,65 @@ def test_iterations_are_timed_by_running_some(tiny_table, reproduce, tmp_path):
     hours, seconds = float(line.split("about ")[1].split()[0]), float(line.split("(")[1].split()[0])
     assert hours == pytest.approx(seconds * 100_000 / 3600, rel=0.06)
     assert not (tmp_path / "output").exists()
+
+
+@pytest.fixture
+def mixed_table(tiny_table, shapes, tmp_path):
+    """A detector on a classifier that the table trains, and one from random weights."""
+    for split in ("train", "val"):
+        folder = shapes / "shapes"
+        write_crops(folder / f"annotations/{split}.json", folder / split, tmp_path / "crops" / split)
+    words = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "4", "TEST.EVAL_PERIOD", "0"]
+    words += ["INPUT.SIZE", "32", "INPUT.SHORT_SIDE", "(32, 40)", "INPUT.RESIZE_TEST", "32", "MODEL.ARCH", "resnet18"]
+    words += [
+        "DATASETS.TRAIN",
+        str([str(tmp_path / "crops/train")]),
+        "DATASETS.TEST",
+        str([str(tmp_path / "crops/val")]),
+    ]
+    cfg = load_classifier_config("classification/quickstart.yaml", words)
+    path = tmp_path / "classifier.yaml"
+    path.write_text(cfg.dump())
+    classifier = Training("crops", str(path), reference_gpus=1, classifier=True)
+    scratch = tiny_table("SOLVER.MAX_ITER", "3").rows[0]
+    on_top = replace(scratch.training, name="on_top", start_from=classifier)
+    rows = (scratch, Row("on_top", "on a classifier", on_top))
+    return Table("tiny", "shapes", rows, (("r18", "on_top"),), on_cpu=True, seeds=2)
+
+
+@pytest.mark.slow
+def test_classifiers_come_first_and_commands_run_at_the_same_time(mixed_table, reproduce, tmp_path):
+    printed = finish(reproduce(mixed_table, "--run", "--parallel", "2"))
+    started = [line.split()[2] for line in printed.splitlines() if line.startswith("running: ")][:5]
+    tools = [Path(tool).name for tool in started]
+    assert tools.count("train_classifier.py") == 1 and "train_classifier.py" in tools[:2]
+    assert "crops_s0: " in printed and "on_top_s1: " in printed
+    output = tmp_path / "output"
+    for seed in (0, 1):
+        weights = read_yaml(output / f"on_top_s{seed}/config.yaml")["MODEL"]["WEIGHTS"]
+        assert weights == (output / "crops_s0/weights.pth").as_posix()
+    report = json.loads((output / "table_tiny.json").read_text())
+    error = json.loads((output / "crops_s0/inference/metrics.json").read_text())["classification"]["top1_error"]
+    assert [row["classifier_error"] for row in report["rows"]] == [None, error]
+    assert all(row["ours"]["AP"]["n"] == 2 for row in report["rows"])
+    assert f"| {error:.1f} " in (output / "table_tiny.md").read_text()
+    compared = json.loads((output / "comparison_tiny/comparison.json").read_text())
+    assert [len(run["other_seeds"]) for run in compared["runs"]] == [1, 1]
+
+
+@pytest.mark.slow
+def test_an_interruption_ends_all_commands_that_run_at_the_same_time(mixed_table, reproduce, tmp_path):
+    process = reproduce(mixed_table, "--run", "--parallel", "2")
+    output = tmp_path / "output"
+    assert process.wait_for((output / "r18_s0").exists) or process.wait_for((output / "shapes_resnet18_s0").exists)
+    process.send(signal.SIGINT)
+    printed = finish(process, 130)
+    assert "the same command resumes" in printed
+    assert "comparison:" not in finish(reproduce(mixed_table))
+
+
+def test_a_failure_stops_the_others(tiny_table, reproduce, tmp_path):
+    printed = finish(reproduce(tiny_table("MODEL.WEIGHTS", "nowhere.pth"), "--run", "--parallel", "2"), 1)
+    assert "error: exit status 1 of: python" in printed
+    assert printed.count("running: python") <= 2
+    assert not (tmp_path / "output" / "table_tiny.md").exists()
