@@ -45,6 +45,7 @@ PAIRS = [
     ("paper/frcnn_vgg16.yaml", "paper/frcnn_r101.yaml", ONE_MAP),
     ("voc/vgg16_0712.yaml", "voc/r101_0712.yaml", ONE_MAP),
     ("voc/vgg16_0712pp.yaml", "voc/r101_0712pp.yaml", ONE_MAP),
+    ("ilsvrc/vgg16.yaml", "ilsvrc/r101.yaml", ONE_MAP),
     ("bccd_r18.yaml", "bccd_r34.yaml", BACKBONE),
     ("bccd_vgg16.yaml", "bccd_r101.yaml", PYRAMID),
 ]
@@ -58,6 +59,9 @@ PLUS_PLUS_PLUS = {
 }
 VARIANTS = [
     ("paper/frcnn_r101.yaml", "paper/frcnn_r101_context.yaml", CONTEXT),
+    ("ilsvrc/r101.yaml", "ilsvrc/r101_context.yaml", CONTEXT),
+    ("paper/frcnn_vgg16.yaml", "ilsvrc/vgg16.yaml", DATA),
+    ("paper/frcnn_r101.yaml", "ilsvrc/r101.yaml", DATA),
     ("bccd_r18.yaml", "bccd_r18_context.yaml", CONTEXT),
     ("voc/vgg16_0712.yaml", "voc/vgg16_0712pp.yaml", DATA),
     ("voc/r101_0712.yaml", "voc/r101_0712pp.yaml", DATA),
@@ -203,7 +207,9 @@ def test_vocs_schedule_is_faster_r_cnns_by_the_linear_rule(load, arch):
     assert plain(load(f"voc/{arch}_0712pp.yaml").DATASETS.TRAIN) == ["voc07_trainval", "voc07_test", "voc12_trainval"]
 
 
-@pytest.mark.parametrize("first", ["paper/*", "voc/*_0712", "voc/*_0712pp", "frcnn_*", "bccd_r18", "bccd_vgg16"])
+@pytest.mark.parametrize(
+    "first", ["paper/*", "ilsvrc/*", "voc/*_0712", "voc/*_0712pp", "frcnn_*", "bccd_r18", "bccd_vgg16"]
+)
 def test_the_schedules_in_the_page_are_those_of_the_configs(load, first):
     (row,) = [line for line in PAGE.splitlines() if line.startswith(f"| `{first}`") and line.count("|") == 8]
     names, images, rate, steps, iterations, seen, _ = (cell.strip() for cell in row.strip("|").split("|"))
@@ -223,8 +229,12 @@ def test_the_schedules_in_the_page_are_those_of_the_configs(load, first):
 def test_the_page_names_every_config_that_is_compared():
     for path in config_folder().rglob("*.yaml"):
         name = path.relative_to(config_folder()).as_posix()
-        if not path.name.startswith("Base-") and ("/" not in name or name.startswith(("paper/", "voc/"))):
-            patterns = {name, re.sub(r"(vgg16|r101)_(0712p?p?)\.", r"{vgg16,r101}_\2.", name)}
+        if not path.name.startswith("Base-") and ("/" not in name or name.startswith(("paper/", "voc/", "ilsvrc/"))):
+            patterns = {
+                name,
+                name.replace("/vgg16.", "/{vgg16,r101}.").replace("/r101.", "/{vgg16,r101}."),
+                re.sub(r"(vgg16|r101)_(0712p?p?)\.", r"{vgg16,r101}_\2.", name),
+            }
             patterns.add(
                 name.replace("r101_0712_", "r101_{0712,0712pp}_").replace("r101_0712pp_", "r101_{0712,0712pp}_")
             )

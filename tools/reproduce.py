@@ -9,7 +9,8 @@ Examples:
     python tools/reproduce.py --table bccd --report           # what is there
     python tools/reproduce.py --table 9 --rows baseline refinement --run
 
-Table 1, parameters and multiply-adds, is counted, not trained: it is printed.
+Table 1, parameters and multiply-adds, is counted and printed. Nothing is trained for Tables 13 and 14, ImageNet
+localisation: they are the paper's figures.
 
 A command that fails ends --run with status 1; the same call resumes from its last checkpoint, as it does after Ctrl-C.
 Reports are OUTPUT/table_<name>.md and .json.
@@ -31,8 +32,8 @@ from fvcore.common.config import CfgNode
 from resnet_backbone.engine.command_line import ENGINES, choose_engine, reports_errors, run_command_line
 from resnet_backbone.reproduce.jobs import FINISHED, Jobs, LoadConfig, TableOptions, read_state
 from resnet_backbone.reproduce.plan import CommandFailed, missing_data, plan_text, run_command, run_jobs
-from resnet_backbone.reproduce.report import collect, report_markdown, write_report
-from resnet_backbone.reproduce.tables import Table, Training, all_tables
+from resnet_backbone.reproduce.report import cited_markdown, collect, report_markdown, write_report
+from resnet_backbone.reproduce.tables import Table, Training, all_tables, cited_tables
 
 COUNTED = "1"  # the table that needs no training
 TOOLS = Path(__file__).resolve().parent
@@ -49,11 +50,17 @@ def main(argv: Sequence[str] | None = None, tables: Mapping[str, Table] | None =
     if args.list:
         width = max(map(len, tables))
         titles = {COUNTED: "parameters and multiply-adds of every network"} | {n: t.title for n, t in tables.items()}
+        titles |= {name: f"{table.title} (cited)" for name, table in cited_tables().items()}
         print("\n".join(f"{name:<{width}}  {title}" for name, title in titles.items()))
         return 0
     try:
         if args.table == COUNTED:
             run_command([str(TOOLS / "analyze_model.py"), "table"], sys.stdout)
+            return 0
+        if cited := cited_tables().get(args.table):
+            if args.run or args.measure or args.prepare:
+                raise ValueError(f"table {args.table} is cited alone, and has nothing to run: leave the options out")
+            print(cited_markdown(cited))
             return 0
         table = tables[args.table].only(args.rows) if args.rows else tables[args.table]
         load_config = find_engine(args.engine, table)
@@ -213,7 +220,7 @@ def parse_args(argv: Sequence[str] | None, tables: Mapping[str, Table]) -> argpa
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--list", action="store_true", help="name the tables")
-    names = [COUNTED, *tables]
+    names = [COUNTED, *tables, *cited_tables()]
     what.add_argument("--table", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these; a wrong name says the right ones")
     action = parser.add_mutually_exclusive_group()

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 _OWN_KEYS = ("NAME", "JSON", "IMAGES")
 _OWN_EXAMPLE = "DATASETS: {OWN: [{NAME: my_train, JSON: path/to/train.json, IMAGES: path/to/images}]}"
@@ -22,6 +22,7 @@ _VOC_TEST = (
     f"{_VOC} --archive VOC2012test.tar, which VOC's evaluation server gives to those who register: "
     "http://host.robots.ox.ac.uk:8080/"
 )
+_ILSVRC = "python datasets/prepare_ilsvrc.py --sets {name}"
 _MINIVAL = (
     f"{_COCO_2014}; then: curl -L https://dl.fbaipublicfiles.com/detectron/coco/coco_annotations_minival.tgz "
     "| tar -xz -C {root}/coco"
@@ -51,9 +52,16 @@ _BUILTIN = {
     "voc07_test": ("voc/annotations/voc07_test.json", "VOC2007/JPEGImages", _VOC),
     "voc12_trainval": ("voc/annotations/voc12_trainval.json", "VOC2012/JPEGImages", _VOC),
     "voc12_test": ("voc/annotations/voc12_test.json", "VOC2012/JPEGImages", _VOC_TEST),
+    "ilsvrc_det_train": ("ilsvrc/annotations/ilsvrc_det_train.json", "ILSVRC/Data/DET/train", _ILSVRC),
+    "ilsvrc_det_val1": ("ilsvrc/annotations/ilsvrc_det_val1.json", "ILSVRC/Data/DET/val", _ILSVRC),
+    "ilsvrc_det_val2": ("ilsvrc/annotations/ilsvrc_det_val2.json", "ILSVRC/Data/DET/val", _ILSVRC),
+    "ilsvrc_det_balanced1": ("ilsvrc/annotations/ilsvrc_det_balanced1.json", "ILSVRC/Data/DET/val", _ILSVRC),
+    "ilsvrc_det_balanced2": ("ilsvrc/annotations/ilsvrc_det_balanced2.json", "ILSVRC/Data/DET/val", _ILSVRC),
+    "ilsvrc_loc_val": ("ilsvrc/annotations/ilsvrc_loc_val.json", "ILSVRC/Data/CLS-LOC/val", _ILSVRC),
 }
-# Of VOC's own metric, the 11 points of 2007 (True) or the area of 2010 and later (False).
-_VOC_ELEVEN_POINTS = {"voc07_trainval": True, "voc07_test": True, "voc12_trainval": False, "voc12_test": False}
+# By whose rule a set's own mAP is taken, see evaluate_voc; 2010's is that of the later years, too.
+VocRule = Literal["VOC 2007", "VOC 2010", "ILSVRC"]
+_VOC_RULES: dict[str, VocRule] = {"voc07_": "VOC 2007", "voc12_": "VOC 2010", "ilsvrc_det_": "ILSVRC"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class DatasetSpec:
     json_path: Path
     image_folder: Path
     fetch_command: str  # empty for the user's own data
-    voc_eleven_points: bool | None = None  # how VOC's mAP is taken, see evaluate_voc; None where it is not reported
+    voc_rule: VocRule | None = None  # None where no mAP but COCO's is reported
 
 
 def datasets_root() -> Path:
@@ -91,7 +99,7 @@ def get_dataset(name: str, own: Sequence[Mapping[str, Any]] = ()) -> DatasetSpec
             root / json_path,
             root / images,
             command.replace("{root}", str(root)).replace("{name}", key),
-            _VOC_ELEVEN_POINTS.get(key),
+            next((rule for start, rule in _VOC_RULES.items() if key.startswith(start)), None),
         )
         for key, (json_path, images, command) in _BUILTIN.items()
     }

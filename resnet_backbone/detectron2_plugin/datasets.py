@@ -137,7 +137,7 @@ def _register(spec: DatasetSpec, cfg: CfgNode, *, training: bool) -> CocoDataset
         thing_classes=list(dataset.class_names),
         num_images=len(dataset),
         thing_dataset_id_to_contiguous_id=_labels(dataset),
-        voc_eleven_points=spec.voc_eleven_points,
+        voc_rule=spec.voc_rule,
     )
     return dataset
 

@@ -97,7 +97,7 @@ class CocoEvaluator(DatasetEvaluator):
             read_truth(self.dataset_name, with_masks=self.with_masks),
             self.folder / "coco_instances_results.json",
             ("bbox", "segm") if self.with_masks else ("bbox",),
-            voc_eleven_points=MetadataCatalog.get(self.dataset_name).get("voc_eleven_points"),
+            voc_rule=MetadataCatalog.get(self.dataset_name).get("voc_rule"),
         )
         self.num_images = len(found)
         if self.pictures:

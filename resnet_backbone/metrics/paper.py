@@ -23,8 +23,8 @@ class PaperRow:
     name: str  # as printed
     data: str = ""  # what it was trained -> measured on; "" in Table 1, which measures nothing
     # percent. "AP" (COCO's mean over IoU 0.50:0.05:0.95) and "AP50", or "mAP" of Pascal VOC, or "top1_error" and
-    # "top5_error"; of the five runs of ResNet-110 also "top1_error_mean" and "top1_error_std", and "top1_error" is
-    # of the best
+    # "top5_error"; of localisation "top5_localization_error", and "gt_class_localization_error" where the class is
+    # given; of the five runs of ResNet-110 also "top1_error_mean" and "top1_error_std", and "top1_error" is of the best
     figures: Mapping[str, float] = field(default_factory=dict)
     per_class: Mapping[str, float] = field(default_factory=dict)  # VOC class -> AP, percent
     network: str = ""  # of a detector, "VGG-16" or "ResNet-101"
@@ -32,7 +32,8 @@ class PaperRow:
     # of a classifier, the option of its shortcuts, "A", "B" or "C"; "" without shortcuts, or where it is not said
     shortcut: str = ""
     # of a classifier, "10-crop" (of 224 pixels), "fully convolutional, multi-scale" (the mean of the scores at
-    # shorter sides of 224, 256, 384, 480 and 640), "single view" (the 32 x 32 pixels as they are), or "": not said
+    # shorter sides of 224, 256, 384, 480 and 640), "single view" (the 32 x 32 pixels as they are), or "": not said; of
+    # localisation "1-crop" or "dense"
     testing: str = ""
     multiply_adds: float | None = None  # billions, as printed; None where they are not
     parameters: float | None = None  # millions, likewise

@@ -1,4 +1,4 @@
-"""Pascal VOC average precision, files for its evaluation server, and scoring a results file of any data set."""
+"""Average precision of Pascal VOC and ILSVRC DET, files for VOC's server, and scoring results of any data set."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from resnet_backbone.data.catalog import VocRule
 from resnet_backbone.data.coco.read import GroundTruth, IouType
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.coco import (
@@ -35,12 +36,13 @@ _SUBMISSION_FILE = "comp4_det_test_{}.txt"
 
 @dataclass(frozen=True)
 class VocMetrics:
-    """Pascal VOC's figures in percent (0 to 100); nan where there is nothing to find."""
+    """Pascal VOC's or ILSVRC's figures in percent (0 to 100); nan where there is nothing to find."""
 
     mAP: float  # mean over the classes that the ground truth has
     per_class: Mapping[str, float]  # class name -> AP, in the order of the category ids
     iou: float  # the least overlap with an object that counts
     eleven_points: bool  # VOC 2007's way; else the area under the curve, that of VOC 2010 and later
+    ilsvrc: bool = False  # whether detections found objects by ILSVRC's rule
 
     def to_dict(self) -> dict[str, dict[str, float | None]]:
         """For JSON: ``{"voc": {"mAP": 73.2, "AP-aeroplane": 76.5, ...}}``; nan becomes None."""
@@ -49,7 +51,8 @@ class VocMetrics:
     def table(self) -> str:
         """Readable text: the mean, then the AP of every class in three columns. Percent; "-" for nan."""
         how = "11 points (VOC 2007)" if self.eleven_points else "area under the curve (VOC 2010 and later)"
-        head = f"Pascal VOC, IoU {self.iou:g}, {how}, percent: mAP {percent(self.mAP)}"
+        rule = f"ILSVRC DET, IoU {self.iou:g} and less" if self.ilsvrc else f"Pascal VOC, IoU {self.iou:g}"
+        head = f"{rule}, {how}, percent: mAP {percent(self.mAP)}"
         return f"{head}\n\n{class_table(self.per_class)}"
 
 
@@ -59,8 +62,9 @@ def evaluate_voc(
     *,
     iou: float = 0.5,
     eleven_points: bool,
+    ilsvrc: bool = False,
 ) -> VocMetrics:
-    """Compare detections with ground truth as Pascal VOC does.
+    """Compare detections with ground truth as Pascal VOC does, or ILSVRC DET.
 
     The detections of a class, the best score of all images first (equal scores in the order of the results), are each
     held against the object of their class and image that they overlap most. An IoU of ``iou`` or more makes the first
@@ -70,12 +74,18 @@ def evaluate_voc(
     VOC's code adds 1 to widths and heights, as its corners are numbers of pixels with the last one included.
     ``voc_to_coco`` puts that 1 into the boxes, so their plain IoU here is VOC's.
 
+    By ILSVRC's rule a detection takes, of the objects that no better one has taken, the one that it overlaps most, and
+    an object of w x h pixels needs an IoU of ``min(iou, wh / ((w + 10)(h + 10)))`` alone: 5 pixels on each side. No
+    object is difficult. Its list of images whose classes do not count is not known here: R-CNN's val1 and val2 have
+    none of them.
+
     Args:
         ground_truth: COCO annotations, as a dict or the path of the JSON file; ``iscrowd: 1`` is VOC's ``difficult``.
         results: COCO results with ``"bbox"``, as a list or the path of the JSON file.
         iou: the least intersection over union, above 0 and at most 1.
         eleven_points: True averages the precision at the recalls 0, 0.1, ..., 1, as VOC 2007 does; False takes the area
-            under the curve, as VOC 2010 and later do.
+            under the curve, as VOC 2010 and later do, and ILSVRC.
+        ilsvrc: whether detections find objects by ILSVRC's rule.
 
     Returns:
         AP of every class and their mean, in percent.
@@ -85,7 +95,8 @@ def evaluate_voc(
         TypeError: the results are no list.
         ValueError: malformed files, ground truth without an annotation, or ``iou`` out of range.
 
-    Source: ``VOCevaldet.m`` and ``VOCap.m`` of the development kits of 2007 and 2012. Detectron2's ``voc_eval`` differs
+    Source: ``VOCevaldet.m`` and ``VOCap.m`` of the development kits of 2007 and 2012, ``eval_detection.m`` of
+    ILSVRC 2014's (which zhoubolei/CAM has at be21644, evaluation/). Detectron2's ``voc_eval`` differs
     where an IoU is exactly ``iou`` (wrong there) and where a recall is exactly 0.3, 0.6 or 0.7, which rounding puts
     below these levels there.
     """
@@ -98,7 +109,9 @@ def evaluate_voc(
         logger.warning("%s", doubt)
     objects, detections = group_by(truth.labels), group_by(found.labels)
     per_class = {
-        name: _average_precision(truth, objects[label], found, detections[label], iou=iou, eleven_points=eleven_points)
+        name: _average_precision(
+            truth, objects[label], found, detections[label], iou=iou, eleven_points=eleven_points, ilsvrc=ilsvrc
+        )
         for label, name in enumerate(truth.class_names)
     }
     known = [ap for ap in per_class.values() if not np.isnan(ap)]
@@ -107,6 +120,7 @@ def evaluate_voc(
         per_class=per_class,
         iou=iou,
         eleven_points=eleven_points,
+        ilsvrc=ilsvrc,
     )
 
 
@@ -158,14 +172,15 @@ def _average_precision(
     *,
     iou: float,
     eleven_points: bool,
+    ilsvrc: bool,
 ) -> float:
     """AP of one class, given by its rows, in percent, nan without an object that is not difficult."""
-    difficult = truth.is_crowd[objects]
+    difficult = truth.is_crowd[objects] & (not ilsvrc)
     positives = int((~difficult).sum())
     if positives == 0:
         return float("nan")
     detections = detections[np.argsort(-found.scores[detections], kind="stable")]
-    overlap, nearest = _nearest_objects(truth, objects, found, detections)
+    overlap, nearest = _nearest_objects(truth, objects, found, detections, iou if ilsvrc else None)
     on_object = overlap >= iou
     counted = ~on_object | ~difficult[nearest]
     first = np.zeros(len(nearest), dtype=bool)
@@ -183,9 +198,12 @@ def _average_precision(
 
 
 def _nearest_objects(
-    truth: GroundTruth, objects: np.ndarray, found: ResultTable, detections: np.ndarray
+    truth: GroundTruth, objects: np.ndarray, found: ResultTable, detections: np.ndarray, ilsvrc_iou: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each detection its largest IoU with an object of its image (0 without one), and that object's place."""
+    """For each detection its largest IoU with an object of its image (0 without one), and that object's place.
+
+    With an ``ilsvrc_iou`` in place of it 1 with the object that it takes by ILSVRC's rule, 0 where it takes none.
+    """
     overlap = np.zeros(len(detections))
     nearest = np.zeros(len(detections), dtype=np.int64)
     there_in = group_by(truth.images[objects])
@@ -194,8 +212,22 @@ def _nearest_objects(
         if len(there):
             boxes = found.boxes[detections[places]], truth.boxes[objects[there]]
             ious = coco_mask.iou(*boxes, [0] * len(there))
+            if ilsvrc_iou is not None:
+                ious = _taken_by_ilsvrc(ious, boxes[1], ilsvrc_iou)
             overlap[places], nearest[places] = ious.max(axis=1), there[ious.argmax(axis=1)]
     return overlap, nearest
+
+
+def _taken_by_ilsvrc(ious: np.ndarray, boxes: np.ndarray, iou: float) -> np.ndarray:
+    """Where a detection takes an object 1, else 0, (D, G); of the IoUs the best detection's are first."""
+    width, height = boxes[:, 2:].T
+    left = np.where(ious >= np.minimum(iou, width * height / ((width + 10) * (height + 10))), ious, 0)
+    taken = np.zeros_like(left)
+    for place, row in enumerate(left):
+        if row.max() > 0:
+            taken[place, row.argmax()] = 1
+            left[:, row.argmax()] = 0
+    return taken
 
 
 def score_images(
@@ -205,7 +237,7 @@ def score_images(
     path: Path,
     iou_types: Sequence[IouType],
     *,
-    voc_eleven_points: bool | None,
+    voc_rule: VocRule | None,
 ) -> CocoMetrics | None:
     """Write the detections of a test set as COCO results, score them, and log the table.
 
@@ -215,16 +247,14 @@ def score_images(
         truth: without annotations, as in a challenge's test set, there is nothing to score.
         path: gets the results. The submission of a VOC test set without annotations is written beside it.
         iou_types: "bbox", and "segm" where the detector has masks.
-        voc_eleven_points: see ``evaluate_voc``; None for a data set that is not VOC's.
+        voc_rule: by which mAP is taken as well, see ``evaluate_voc``; None takes COCO's figures alone.
 
     Returns:
         COCO's figures, and VOC's of a VOC data set; None without annotations.
     """
     in_order = sorted(images, key=lambda image: image.image_id)
     write_results(path, chain.from_iterable(image.records(category_ids) for image in in_order))
-    return score_results(
-        truth, to_result_table(in_order, category_ids, truth), path, iou_types, voc_eleven_points=voc_eleven_points
-    )
+    return score_results(truth, to_result_table(in_order, category_ids, truth), path, iou_types, voc_rule=voc_rule)
 
 
 def score_results(
@@ -233,12 +263,12 @@ def score_results(
     path: Path,
     iou_types: Sequence[IouType],
     *,
-    voc_eleven_points: bool | None,
+    voc_rule: VocRule | None,
 ) -> CocoMetrics | None:
     """Do what :func:`score_images` does with detections that were written to ``path``."""
     if not len(truth):
         logger.info("%s has no annotations, so there are no figures; wrote %s", truth.source, path)
-        if voc_eleven_points is not None:
+        if voc_rule in ("VOC 2007", "VOC 2010"):
             write_voc_submission(truth, found, path.parent)
             logger.info(
                 "for VOC's evaluation server: %s; pack it with tar -czf results.tgz -C %s results",
@@ -247,7 +277,9 @@ def score_results(
             )
         return None
     first, *others = evaluate_coco_types(truth, found, iou_types)
-    voc = None if voc_eleven_points is None else evaluate_voc(truth, found, eleven_points=voc_eleven_points)
+    voc = None
+    if voc_rule is not None:
+        voc = evaluate_voc(truth, found, eleven_points=voc_rule == "VOC 2007", ilsvrc=voc_rule == "ILSVRC")
     metrics = replace(first, masks=others[0] if others else None, voc=voc)
     logger.info("AP in percent on %s\n%s", truth.source, metrics.table())
     logger.info("wrote %s", path)

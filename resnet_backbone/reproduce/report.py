@@ -13,7 +13,7 @@ from typing import Any
 from tabulate import tabulate
 
 from resnet_backbone.files.atomic import write_text
-from resnet_backbone.metrics.paper import Gain, ReferenceRow, gain
+from resnet_backbone.metrics.paper import Gain, ReferenceRow, gain, paper_rows
 from resnet_backbone.reproduce.jobs import FINISHED, Jobs, RunState, read_state
 from resnet_backbone.reproduce.tables import Row, Table
 
@@ -217,6 +217,16 @@ def report_markdown(result: TableResult) -> str:
     }
     title = f"# Table {table.name}{' of the paper' if table.name.isdigit() else ''}: {table.title}"
     return "\n\n".join([title, *(f"## {heading}\n\n{text}" for heading, text in sections.items() if text)]) + "\n"
+
+
+def cited_markdown(table: Table) -> str:
+    """Return what the paper prints in a table that nothing here trains."""
+    rows = paper_rows(int(table.name))
+    figures = list(dict.fromkeys(figure for row in rows for figure in row.figures))
+    cells = [[row.name, row.data, row.testing, *(_number(row.figures.get(one)) for one in figures)] for row in rows]
+    text = _table(["", "data", "testing", *(f"{figure}, paper" for figure in figures)], cells)
+    title = f"# Table {table.name} of the paper, cited and not run: {table.title}"
+    return "\n\n".join([title, text, _list(["Percent.", *table.notes])]) + "\n"
 
 
 def _list(sentences: Iterable[str]) -> str:

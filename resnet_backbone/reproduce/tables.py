@@ -107,9 +107,19 @@ class Table:
         return [8, 1] if any(row.training.reference_gpus > 1 for row in self.rows) else [1]
 
 
+def cited_tables() -> dict[str, Table]:
+    """Return the tables of the paper that can only be cited, by name; they have no rows but those of ``paper_rows``."""
+    values = _read()
+    return {table["name"]: _table(table, values, {}) for table in values["cited"]}
+
+
+def _read() -> dict[str, Any]:
+    return read_yaml(Path(__file__).with_name("tables.yaml"))
+
+
 def all_tables() -> dict[str, Table]:
     """Return the tables by name: the paper's in its order, then those that are not the paper's."""
-    values = read_yaml(Path(__file__).with_name("tables.yaml"))
+    values = _read()
     costs = {
         name: counted_cost(cost["billions"], cost["what"])
         if "billions" in cost

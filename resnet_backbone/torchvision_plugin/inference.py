@@ -137,7 +137,7 @@ def evaluate(
             dataset.ground_truth,
             folder / "coco_instances_results.json",
             iou_types(cfg),
-            voc_eleven_points=get_dataset(name, cfg.DATASETS.OWN).voc_eleven_points,
+            voc_rule=get_dataset(name, cfg.DATASETS.OWN).voc_rule,
         )
         if metrics is None:
             (folder / "metrics.json").unlink(missing_ok=True)  # figures of an earlier evaluation

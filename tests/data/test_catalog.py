@@ -14,6 +14,8 @@ BUILTIN = [
     "coco_2014_train", "coco_2014_val", "coco_2014_minival", "coco_2014_valminusminival", "coco_2017_train",
     "coco_2017_val", "coco_2017_val_100", "shapes_train", "shapes_val", "bccd_trainval", "bccd_test",
     "voc07_trainval", "voc07_test", "voc12_trainval", "voc12_test",
+    "ilsvrc_det_train", "ilsvrc_det_val1", "ilsvrc_det_val2", "ilsvrc_det_balanced1", "ilsvrc_det_balanced2",
+    "ilsvrc_loc_val",
 ]  # fmt: skip
 
 
@@ -31,6 +33,15 @@ def test_every_builtin_lies_below_the_root(name, monkeypatch, tmp_path):
     script = spec.fetch_command.split()[1]
     assert (Path(__file__).resolve().parents[2] / script).is_file()
     assert "{root}" not in spec.fetch_command
+
+
+def test_whose_map_a_set_has():
+    rules = {name: get_dataset(name).voc_rule for name in BUILTIN}
+    assert {name for name, rule in rules.items() if rule == "VOC 2007"} == {"voc07_trainval", "voc07_test"}
+    assert {name for name, rule in rules.items() if rule == "VOC 2010"} == {"voc12_trainval", "voc12_test"}
+    assert {name for name, rule in rules.items() if rule == "ILSVRC"} == {
+        name for name in BUILTIN if name.startswith("ilsvrc_det")
+    }
 
 
 def test_paths_of_detectron2():

@@ -14,6 +14,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from resnet_backbone.data.coco.dataset import CocoDataset
+from resnet_backbone.data.prepare.voc_folder import VocFolder
 from resnet_backbone.data.prepare.voc_xml import find_class_names, voc_to_coco
 
 WIDTH, HEIGHT = 50, 40
@@ -144,7 +145,7 @@ def test_found_classes_are_those_of_all_splits(tmp_path):
     document, _ = voc_to_coco(root, "val")
     assert document["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     assert document["annotations"][0]["category_id"] == 2
-    assert find_class_names(root) == ["cat", "dog"]
+    assert find_class_names(VocFolder(root)) == ["cat", "dog"]
 
 
 def test_given_classes_keep_their_order(tmp_path):
@@ -312,7 +313,7 @@ def test_hidden_files_are_no_annotations_and_no_images(tmp_path):
     (root / "Annotations/.ipynb_checkpoints/image_0.xml").write_text(
         f"<annotation>{item(1, 1, 5, 5, 'no')}</annotation>"
     )
-    assert find_class_names(root) == ["cat"] and voc_to_coco(root, "train")[0] == expected
+    assert find_class_names(VocFolder(root)) == ["cat"] and voc_to_coco(root, "train")[0] == expected
     document, report = voc_to_coco(root, None)
     assert document["images"] == expected["images"]
 
@@ -415,12 +416,13 @@ def test_encodings(tmp_path, declared):
     start = f"<?xml version='1.0' encoding='{declared.removesuffix('-sig')}'?>" if declared else ""
     root = voc(tmp_path, "")
     (root / "Annotations/image_0.xml").write_bytes((start + TEXT.format(name)).encode(declared or "utf-8"))
-    assert find_class_names(root) == [name]
+    assert find_class_names(VocFolder(root)) == [name]
 
 
 def test_utf8_that_calls_itself_utf16(tmp_path):
     """As .NET writes it."""
-    assert find_class_names(voc(tmp_path, '<?xml version="1.0" encoding="utf-16"?>' + TEXT.format("猫"))) == ["猫"]
+    root = voc(tmp_path, '<?xml version="1.0" encoding="utf-16"?>' + TEXT.format("猫"))
+    assert find_class_names(VocFolder(root)) == ["猫"]
 
 
 @pytest.mark.parametrize("declared", ["gbk", "utf-7", "idna", "rot13", "base64", "evil"])

@@ -152,10 +152,10 @@ def test_a_file_of_boxes_and_masks_is_scored_by_both(tmp_path):
         path.write_text(json.dumps(content))
     read = read_ground_truth(paths[0], ("bbox", "segm"))
     found = read_results(paths[1], read, ("bbox", "segm"))
-    metrics = score_results(read, found, paths[1], ("bbox", "segm"), voc_eleven_points=None)
+    metrics = score_results(read, found, paths[1], ("bbox", "segm"), voc_rule=None)
     expect(metrics, truth, results)
     expect(metrics.masks, truth, results)
-    assert score_results(read, found, paths[1], ("segm",), voc_eleven_points=None).iou_type == "segm"
+    assert score_results(read, found, paths[1], ("segm",), voc_rule=None).iou_type == "segm"
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])

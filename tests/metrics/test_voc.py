@@ -134,6 +134,41 @@ def test_as_the_development_kit(eleven_points, case):
     assert metrics.mAP == pytest.approx(np.mean(known) if known else math.nan, nan_ok=True, abs=1e-9)
 
 
+def plain_ilsvrc_ap(objects: list[Found], detections: list[Found], name: str) -> float:
+    """eval_detection.m of ILSVRC's development kit line by line, in exact numbers."""
+    of_class = [o for o in objects if o.name == name]
+    if not of_class:
+        return math.nan
+
+    def least(o: Found) -> Fraction:
+        width, height = o.corners[2] - o.corners[0] + 1, o.corners[3] - o.corners[1] + 1
+        return min(Fraction(1, 2), Fraction(width * height, (width + 10) * (height + 10)))
+
+    taken, rights = set(), []
+    for detection in sorted((d for d in detections if d.name == name), key=lambda d: -d.score):
+        best, chosen = Fraction(-1), None
+        for index, candidate in enumerate(of_class):
+            if index in taken or candidate.image != detection.image:
+                continue
+            overlap = plain_overlap(detection.corners, candidate.corners)
+            if overlap > 0 and overlap >= least(candidate) and overlap > best:
+                best, chosen = overlap, index
+        taken.add(chosen)
+        rights.append(chosen is not None)
+    points = [Fraction(sum(rights[: i + 1]), i + 1) for i in range(len(rights))]
+    area = sum(max(points[i:]) for i, right in enumerate(rights) if right)
+    return float(100 * Fraction(area) / len(of_class))
+
+
+@given(cases())
+@settings(max_examples=150, deadline=None)
+def test_as_the_development_kit_of_ilsvrc(case):
+    objects, detections = case
+    metrics = evaluate_voc(*coco(objects, detections), eleven_points=False, ilsvrc=True)
+    expected = {name: plain_ilsvrc_ap(objects, detections, name) for name in CLASSES}
+    assert metrics.per_class == pytest.approx(expected, nan_ok=True, abs=1e-9)
+
+
 def detectron2_ap(folder: Path, split: str, detections: list[Found], name: str, eleven_points: bool) -> float:
     """Detectron2's ``voc_eval`` on a VOC folder, whose images are named by the detections' ``image``."""
     module = pytest.importorskip("detectron2.evaluation.pascal_voc_evaluation", reason="Detectron2 is not installed")
@@ -246,6 +281,22 @@ def test_an_overlap_of_exactly_half_counts():
     assert ap([CAT], [half], iou=0.51) == 0
 
 
+def test_ilsvrc_asks_for_less_where_an_object_is_small():
+    """Of 20 x 5 pixels: 100 / (30 x 15); 5 pixels too many on each side are enough, 6 on one are not."""
+    small = Found(0, "cat", (11, 11, 30, 15))
+    found = Found(0, "cat", (6, 6, 35, 20), score=0.5)
+    assert ap([small], [found]) == 0 and ap([small], [found], ilsvrc=True) == 100
+    assert ap([small], [Found(0, "cat", (5, 6, 35, 20), score=0.5)], ilsvrc=True) == 0
+
+
+def test_ilsvrc_gives_a_second_detection_the_next_object():
+    near = Found(0, "cat", (1, 2, 10, 10))
+    again = Found(0, "cat", (1, 1, 10, 10), score=0.5)
+    assert ap([CAT, near], [again, again]) == 50
+    assert ap([CAT, near], [again, again], ilsvrc=True) == 100
+    assert ap([Found(0, "cat", (1, 1, 10, 10), difficult=True)], [again], ilsvrc=True) == 100  # no object is difficult
+
+
 def test_three_of_ten_reach_the_level_of_three_tenths():
     objects = [Found(i % 4, "cat", (1 + 4 * (i // 4), 1, 4 + 4 * (i // 4), 4)) for i in range(10)]
     found = [Found(o.image, "cat", o.corners, score=0.5) for o in objects[:3]]
@@ -320,13 +371,11 @@ def test_score_of_a_set_with_and_without_annotations(tmp_path):
     truth, results = coco([CAT], [Found(0, "cat", (1, 1, 10, 10), score=0.5)])
     path = tmp_path / "results.json"
 
-    def score(truth, eleven_points):
+    def score(truth, rule):
         read = read_ground_truth(truth, ("bbox",))
-        return score_results(
-            read, read_results(results, read, ("bbox",)), path, ("bbox",), voc_eleven_points=eleven_points
-        )
+        return score_results(read, read_results(results, read, ("bbox",)), path, ("bbox",), voc_rule=rule)
 
-    metrics = score(truth, True)
+    metrics = score(truth, "VOC 2007")
     assert metrics.voc.to_dict() == evaluate_voc(truth, results, eleven_points=True).to_dict()
     assert metrics.to_dict()["voc"]["AP-cat"] == pytest.approx(100) and metrics.to_dict()["bbox"]["AP"] > 99
     assert metrics.scalars()["voc/mAP"] == pytest.approx(100)
@@ -335,7 +384,8 @@ def test_score_of_a_set_with_and_without_annotations(tmp_path):
     assert plain.voc is None and set(plain.to_dict()) == {"bbox"} and "voc/mAP" not in plain.scalars()
     assert score({**truth, "annotations": []}, None) is None
     assert not (tmp_path / "results").exists()
-    assert score({**truth, "annotations": []}, False) is None
+    assert score({**truth, "annotations": []}, "ILSVRC") is None and not (tmp_path / "results").exists()
+    assert score({**truth, "annotations": []}, "VOC 2010") is None
     assert len(list((tmp_path / SUBMISSION_FOLDER).iterdir())) == len(CLASSES)
 
 
@@ -347,6 +397,8 @@ def test_tool(load_script, tmp_path, capsys):
         assert tool.main([*arguments, *extra]) == 0
         figures = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert figures["voc"]["mAP"] == pytest.approx(expected)
+    assert tool.main([*arguments, "--ilsvrc", "det"]) == 0
+    assert "ILSVRC DET, IoU 0.5 and less, area under the curve" in capsys.readouterr().out
     assert tool.main([*arguments, "--submission", str(tmp_path / "out")]) == 0
     folder = Path(json.loads(capsys.readouterr().out.splitlines()[-1]))
     assert folder == tmp_path / "out" / SUBMISSION_FOLDER and len(list(folder.iterdir())) == 2

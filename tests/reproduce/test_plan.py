@@ -13,7 +13,7 @@ import torch
 from resnet_backbone.config.merge import find_config_file
 from resnet_backbone.reproduce.jobs import Jobs, Schedule, TableOptions, scale_schedule, schedule_of
 from resnet_backbone.reproduce.plan import estimate_text, find_gpu, gpu_hours, missing_data, plan_text
-from resnet_backbone.reproduce.tables import Cost, all_tables
+from resnet_backbone.reproduce.tables import Cost, all_tables, cited_tables
 from resnet_backbone.torchvision_plugin.config import load_config
 from tests.helpers import load_training
 
@@ -197,12 +197,25 @@ def test_the_command_line(load_script, capsys):
     reproduce = load_script("tools/reproduce.py")
     assert reproduce.main(["--list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert listed == ["1", *all_tables()]
+    assert listed == ["1", *all_tables(), *cited_tables()]
+    assert {str(number) for number in range(1, 15)} <= set(listed)  # every table of the paper
     assert reproduce.main(["--table", "8", "--engine", "torchvision"]) == 0
     out = capsys.readouterr().out
     assert re.findall(r"on (\d) GPUs? \(", out) == ["8", "1"]
     assert reproduce.main(["--table", "8", "--engine", "torchvision", "--gpus", "2", "--images-per-step", "3"]) == 1
     assert "error: 3 images a step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "figures"), [("13", ["33.1", "14.4", "8.9"]), ("14", ["29.9", "26.7", "9.0"])])
+def test_a_table_that_can_only_be_cited(name, figures, load_script, capsys):
+    main = load_script("tools/reproduce.py").main
+    assert main(["--table", name]) == 0
+    page = capsys.readouterr().out
+    assert page.startswith(f"# Table {name} of the paper, cited and not run") and "--ilsvrc loc" in page
+    assert all(f"| {figure} " in page for figure in figures)
+    for option in ("--run", "--measure"):
+        assert main(["--table", name, option]) == 1
+        assert f"error: table {name} is cited alone" in capsys.readouterr().err
 
 
 def test_some_rows_alone(load_script, capsys):

@@ -7,7 +7,7 @@ import logging
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -17,17 +17,18 @@ from resnet_backbone.data.images.media import image_endings, is_hidden
 
 logger = logging.getLogger(__name__)
 
-_WITH_COLUMN = re.compile(r"(.*\S)[ \t]+(?:-1|0|1)")
+_PARTS = ("Annotations", "JPEGImages", "ImageSets/Main")  # annotations, images and lists of images
+_WITH_COLUMN = re.compile(r"(.*\S)[ \t]+-?\d{1,9}")
 
 
 class VocFolder:
     """Where the files of a VOC-style folder lie, and which image belongs to which name."""
 
-    def __init__(self, root: Path, *, annotated: bool = True) -> None:
+    def __init__(self, root: Path, *, annotated: bool = True, parts: Sequence[str] = _PARTS) -> None:
         if not root.is_dir():
             raise FileNotFoundError(f"{root}: no such folder; expected one with Annotations and JPEGImages in it")
-        self.lists = root / "ImageSets" / "Main"
-        self.annotations, self.images = root / "Annotations", root / "JPEGImages"
+        self.root = root
+        self.annotations, self.images, self.lists = (root / part for part in parts)
         wanted = (self.annotations, self.images) if annotated else (self.images,)
         missing = [folder.name for folder in wanted if not folder.is_dir()]
         beside = any(path.parent == root for path in _annotation_files(root)) if len(missing) == 2 else False
@@ -49,8 +50,11 @@ class VocFolder:
     def _stem(self, annotation: Path) -> str:
         return annotation.relative_to(self.annotations).with_suffix("").as_posix()
 
+    def has_annotation(self, stem: str) -> bool:
+        return str(Path(stem)) in self._annotated
+
     def annotation(self, stem: str) -> Path:
-        if str(Path(stem)) not in self._annotated:
+        if not self.has_annotation(stem):
             hint = find_spellings(self.annotations, [f"{stem}.xml"])
             raise FileNotFoundError(f"{self.annotations / stem}.xml: no such annotation file{hint and f'; {hint}'}")
         return self._annotated[str(Path(stem))]
@@ -106,8 +110,8 @@ class VocFolder:
     def stems(self, split: str | None) -> list[str]:
         """Names, without ending, of the images of a split; of all that have an annotation file where it is None.
 
-        Where every line ends in -1, 0 or 1, as in VOC's lists of the classes, that is no part of the name, unless there
-        is a file of the name with it.
+        Where every line ends in a whole number, as in VOC's lists of the classes (-1, 0 or 1) and in ILSVRC's, that is
+        no part of the name, unless there is a file of the name with it.
 
         Raises:
             FileNotFoundError: there is no such split.
@@ -130,7 +134,7 @@ class VocFolder:
             lines = [line.strip() for line in data.decode(encoding).split("\n") if line.strip()]
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: is not text in UTF-8 ({error}); expected one name of an image a line") from error
-        with_column = [match[1] for match in map(_WITH_COLUMN.fullmatch, lines) if match]  # -1, 0, 1 of VOC's classes
+        with_column = [match[1] for match in map(_WITH_COLUMN.fullmatch, lines) if match]
         if len(with_column) == len(lines) and not any(map(self._is_known, lines)):
             lines = with_column
         endings = (*image_endings(), ".xml")
@@ -141,7 +145,7 @@ class VocFolder:
         return _checked_names(shown, path)
 
     def _is_known(self, name: str) -> bool:
-        return str(Path(name)) in self._annotated or bool(self.images_named(name))
+        return self.has_annotation(name) or bool(self.images_named(name))
 
 
 def _has_parts(folder: Path) -> bool:

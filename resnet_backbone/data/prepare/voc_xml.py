@@ -70,12 +70,23 @@ def voc_to_coco(
         ValueError: a file is not a VOC annotation, declares a DTD, or has a class outside ``class_names``; nothing says
             which image an XML file is of.
     """
-    root = Path(root)
-    folder = VocFolder(root)
+    folder = VocFolder(Path(root))
     stems = folder.stems(split)
-    names = list(class_names) if class_names is not None else find_class_names(root)
+    names = list(class_names) if class_names is not None else find_class_names(folder)
+    title = " ".join(filter(None, (folder.root.name, split)))
+    description = f"{title}, converted from Pascal VOC; difficult objects have iscrowd 1"
+    document, report, owners = stems_to_coco(folder, stems, names, description)
+    if split is None:
+        folder.warn_of_left_out(owners)
+    return document, report
+
+
+def stems_to_coco(
+    folder: VocFolder, stems: Sequence[str], names: Sequence[str], description: str, *, first_pixel: int = 1
+) -> tuple[dict[str, Any], VocReport, dict[Path, str]]:
+    """Do what :func:`voc_to_coco` does, corners being counted from ``first_pixel``; also return each image's XML."""
     if not names or len(set(names)) != len(names):
-        why = "" if class_names else f"no annotation file in {folder.annotations} has an object: "
+        why = "" if names else f"no annotation file in {folder.annotations} has an object: "
         raise ValueError(f"{why}class names {names}; expected one or more, each once")
     category_ids = {name: index for index, name in enumerate(names, start=1)}
     images: list[dict[str, Any]] = []
@@ -93,6 +104,7 @@ def voc_to_coco(
             if name not in category_ids:
                 raise ValueError(f"{xml.path}: class {name!r} of object {number} is not one of {names}")
             where = f"{xml.path.name}, object {number} ({name}) {list(corners)}"
+            corners = tuple(corner + 1 - first_pixel for corner in corners)
             box = _clipped_box(corners, images[-1]["height"], images[-1]["width"])
             if box is None:
                 dropped.append(where)
@@ -109,10 +121,6 @@ def voc_to_coco(
                     "iscrowd": int(difficult),
                 }
             )
-    if split is None:
-        folder.warn_of_left_out(owners)
-    title = " ".join(filter(None, (root.name, split)))
-    description = f"{title}, converted from Pascal VOC; difficult objects have iscrowd 1"
     report = VocReport(
         num_images=len(images),
         num_boxes=len(annotations),
@@ -121,13 +129,12 @@ def voc_to_coco(
         clipped=tuple(clipped),
         image_folder=folder.images,
     )
-    return _document(description, images, annotations, names), report
+    return _document(description, images, annotations, names), report, owners
 
 
-def find_class_names(root: str | Path) -> list[str]:
-    """Sorted class names of every object in the annotation files of ``root``."""
-    files = VocFolder(Path(root)).annotation_files
-    return sorted({name for path in files for name, _, _ in _Annotation(path).objects()})
+def find_class_names(folder: VocFolder) -> list[str]:
+    """Sorted class names of every object in the annotation files of ``folder``."""
+    return sorted({name for path in folder.annotation_files for name, _, _ in _Annotation(path).objects()})
 
 
 def voc_images_to_coco(root: str | Path, split: str, class_names: Sequence[str]) -> dict[str, Any]:
