@@ -155,6 +155,7 @@ def _to_dict(result: TableResult) -> dict[str, Any]:
             }
             for pair in result.pairs
         ],
+        "cited": [{**asdict(row), "source": row.source} for row in result.table.cited],
         "notes": result.table.notes,
     }
 
@@ -197,6 +198,7 @@ def report_markdown(result: TableResult) -> str:
     sections = {
         "Figures": f"{_figures(result, citations)}\n\n{_list([f'Percent. {percent}'.strip()])}",
         "Gains, in points (relative)": _gains(result, citations),
+        "The paper also cites": _cited_by_paper(table),
         "Class by class, AP": _classes(result) if result.class_figures else "",
         "Read this with it": _list(table.notes),
         "Sources of today's figures": _list(sources),
@@ -227,6 +229,11 @@ def _figures(result: TableResult, citations: Citations) -> str:
                 columns[f"{figure}, {who}"] = cells
         columns[f"{figure}, yours"] = [_ours(row, figure) for row in result.rows]
     return _table(list(columns), zip(*columns.values(), strict=True))
+
+
+def _cited_by_paper(table: Table) -> str:
+    rows = ([row.name, *(_number(row.figures.get(figure), 2) for figure in table.figures)] for row in table.cited)
+    return _table(["", *table.figures], rows)
 
 
 def _row_name(result: TableResult, row: Row) -> str:
@@ -312,5 +319,5 @@ def _signed(value: float, digits: int) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}"  # no "-0.0"
 
 
-def _number(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.1f}"
+def _number(value: float | None, digits: int = 1) -> str:
+    return NOTHING if value is None else f"{value:.{digits}f}"

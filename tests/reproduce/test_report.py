@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from resnet_backbone.classification.config import load_config as load_classifier_config
 from resnet_backbone.metrics.run_facts import RunFacts
 from resnet_backbone.reproduce.jobs import FINISHED, NOT_RUN, OTHER, STARTED, Job, Jobs, TableOptions, read_state
 from resnet_backbone.reproduce.report import collect, report_markdown, write_report
@@ -238,3 +239,20 @@ def test_a_damaged_file_is_named(tmp_path, content):
     with pytest.raises(ValueError, match="evaluate again") as error:
         read_state(job)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "rows"),
+    [
+        ("3", [["GoogLeNet", "-", "9.15"], ["PReLU-net", "24.27", "7.38"]]),
+        ("6", [["Maxout", "9.38"], ["NIN", "8.81"], ["DSN", "8.22"]]),
+        ("8", None),
+    ],
+)
+def test_what_the_paper_cites_and_nobody_trains_is_shown(tmp_path, table, rows):
+    load = load_config if table == "8" else load_classifier_config
+    text = report_markdown(collect(Jobs(all_tables()[table], TableOptions(tmp_path), load)))
+    _, found, section = text.partition("## The paper also cites\n\n")
+    assert bool(found) == (rows is not None)
+    lines = section.partition("\n\n")[0].splitlines()[2:]
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in lines] == (rows or [])
