@@ -19,6 +19,7 @@ Reports are OUTPUT/table_<name>.md and .json.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import shlex
 import signal
@@ -112,44 +113,45 @@ def run(jobs: Jobs, keep_going: bool, parallel: int) -> int:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup's
             signal.signal(number, signal.default_int_handler)  # as Ctrl-C
     failed = run_jobs(jobs, TOOLS.as_posix(), sys.stdout, keep_going=keep_going, parallel=parallel)
-    report(jobs)
     if jobs.table.metric == "classification":
+        report(jobs)
         draw_curves(jobs)
     else:
-        compare_first_pair(jobs)
+        report(jobs, compare_pairs(jobs))
     for text in failed:
         print(f"error: {text}", file=sys.stderr)
     return int(bool(failed))
 
 
-def report(jobs: Jobs) -> None:
+def report(jobs: Jobs, sentences: Sequence[str] = ()) -> None:
     result = collect(jobs)
-    print(report_markdown(result))
-    paths = write_report(result, jobs.options.output)
+    print(report_markdown(result, sentences))
+    paths = write_report(result, jobs.options.output, sentences)
     print(f"\nwrote {' and '.join(map(str, paths))}")
 
 
-def compare_first_pair(jobs: Jobs) -> None:
-    """Write the page of tools/compare.py about the first pair, where both are there, with the seeds that both have."""
-    if not jobs.table.pairs:
-        return
-    rows = [jobs.table.row(key) for key in jobs.table.pairs[0]]
-    finished = [
-        {
-            job.seed: job.folder
-            for job in jobs.of_row(row.key)
-            if (state := read_state(job)).status == FINISHED and state.figures
-        }
-        for row in rows
-    ]
-    seeds = [seed for seed in finished[0] if seed in finished[1]]
-    if not seeds:
-        return
-    page = jobs.options.output / f"comparison_{jobs.table.name}"
-    folders = [str(of_row[seed]) for of_row in finished for seed in seeds]
-    arguments = [str(TOOLS / "compare.py"), *folders, "--seeds", str(len(seeds)), "--output", str(page)]
-    run_command([*arguments, "--names", *(row.name for row in rows)], sys.stdout)
-    print(f"comparison: {page / 'index.html'}")
+def compare_pairs(jobs: Jobs) -> list[str]:
+    """Write the page of tools/compare.py about each pair, with the seeds that both have; return their sentences.
+
+    The first pair's is comparison_<table>/index.html, those of the others are in folders beside it.
+    """
+    sentences = []
+    for number, keys in enumerate(jobs.table.pairs):
+        names = [jobs.table.row(key).name for key in keys]
+        finished: list[dict[int, Path]] = []
+        for key in keys:
+            states = map(read_state, jobs.of_row(key))
+            finished.append({state.job.seed: state.job.folder for state in states if state.figures})
+        seeds = [seed for seed in finished[0] if seed in finished[1]]
+        if not seeds:
+            continue
+        page = jobs.options.output / f"comparison_{jobs.table.name}" / ("-".join(keys) if number else "")
+        folders = [str(of_row[seed]) for of_row in finished for seed in seeds]
+        arguments = [str(TOOLS / "compare.py"), *folders, "--seeds", str(len(seeds)), "--output", str(page)]
+        run_command([*arguments, *(["--pictures", "0"] if number else []), "--names", *names], sys.stdout)
+        print(f"comparison: {page / 'index.html'}")
+        sentences += json.loads((page / "comparison.json").read_text(encoding="utf-8"))["verdicts"]
+    return sentences
 
 
 def draw_curves(jobs: Jobs) -> None:

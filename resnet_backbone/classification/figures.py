@@ -170,7 +170,7 @@ def measure_responses(model: Trunk, batches: Iterable[Tensor], name: str = "") -
     2015, arXiv 1512.03385). Here that is every 3x3 convolution, with the norm that belongs to it:
 
     - of a bottleneck the middle convolution; of DeepLab's stem, and of CIFAR's, the stem's, too; not ImageNet's 7x7;
-    - of VGG without norms the convolution itself, with its bias;
+    - of VGG without norms the convolution itself, with its bias; of a maxout or highway layer what the layer returns;
     - of a pre-activated block every convolution after the norm that follows it, and the last, which none follows before
       the addition, as it is. (The norm in front of a block belongs to no convolution.)
 

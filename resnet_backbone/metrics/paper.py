@@ -24,11 +24,12 @@ class PaperRow:
     data: str = ""  # what it was trained -> measured on; "" in Table 1, which measures nothing
     # percent. "AP" (COCO's mean over IoU 0.50:0.05:0.95) and "AP50", or "mAP" of Pascal VOC, or "top1_error" and
     # "top5_error"; of localisation "top5_localization_error", and "gt_class_localization_error" where the class is
-    # given; of the five runs of ResNet-110 also "top1_error_mean" and "top1_error_std", and "top1_error" is of the best
+    # given; of the five runs of ResNet-110 and Highway-19 also "top1_error_mean" and "top1_error_std", and "top1_error"
+    # is of the best
     figures: Mapping[str, float] = field(default_factory=dict)
     per_class: Mapping[str, float] = field(default_factory=dict)  # VOC class -> AP, percent
     network: str = ""  # of a detector, "VGG-16" or "ResNet-101"
-    arch: str = ""  # of a classifier, its name in the registry; "" for an ensemble
+    arch: str = ""  # of a classifier, its name in the registry; "" for an ensemble, and for what is only cited
     # of a classifier, the option of its shortcuts, "A", "B" or "C"; "" without shortcuts, or where it is not said
     shortcut: str = ""
     # of a classifier, "10-crop" (of 224 pixels), "fully convolutional, multi-scale" (the mean of the scores at

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from resnet_backbone.models.fitnet import WIDTHS, FitNet
 from resnet_backbone.models.resnet import (
     NO_MULTI_GRID,
     BasicBlock,
@@ -38,6 +39,7 @@ _IMAGENET_RESNET_OPTIONS = {
     "res5_dilation": 1,
     "res5_multi_grid": NO_MULTI_GRID,
 }
+_CLASSIFIER_ALONE = "googlenet"
 _VGG_LACKS = {**_IMAGENET_RESNET_OPTIONS, "shortcut": None, "preactivation": False, "stochastic_depth": 0.0}
 
 
@@ -93,6 +95,24 @@ def _vgg(layout: Layout, arch: str, *, norm: str | None, num_classes: int | None
     return VGG(arch, layout.depths, norm=norm, num_classes=num_classes, **options)
 
 
+def _fitnet(arch: str, *, norm: str | None, num_classes: int | None, **options: Any) -> FitNet:
+    _refuse(options, _VGG_LACKS, f"{arch} has no stem, no shortcuts, no stride in convolutions and no res5")
+    if norm:
+        raise OptionError(f"{arch} has no norms: leave out norm={norm!r}", "norm")
+    num_classes = len(CIFAR10_CLASSES) if num_classes is None else num_classes
+    return FitNet(arch, num_classes=num_classes, **options)
+
+
+def _googlenet(arch: str, *, num_classes: int | None, **options: Any) -> Trunk:
+    from resnet_backbone.models.googlenet import GoogLeNet  # torchvision's models take a second to import
+
+    lacks = {**_VGG_LACKS, "norm": None, "out_features": None, "freeze_at": 0, "in_channels": 3}
+    _refuse(options, lacks, f"{arch} is torchvision's, without options")
+    if num_classes == 0:
+        raise OptionError(f"{arch} is a classifier alone, no trunk: leave out num_classes=0", "num_classes")
+    return GoogLeNet(arch, num_classes or IMAGENET_CLASSES)
+
+
 def _refuse(options: dict[str, Any], lacks: Mapping[str, object], why: str) -> None:
     """Take the options that an architecture lacks out of ``options``; raise ValueError where one of them is set."""
     foreign = [name for name, default in lacks.items() if options.pop(name) != default]
@@ -102,11 +122,14 @@ def _refuse(options: dict[str, Any], lacks: Mapping[str, object], why: str) -> N
 
 for _arch, _layout in LAYOUTS.items():
     register_model(_arch, partial(_vgg if _layout.is_vgg else _resnet, _layout))
+for _arch in WIDTHS:
+    register_model(_arch, _fitnet)
+register_model(_CLASSIFIER_ALONE, _googlenet)
 
 
 def list_models() -> list[str]:
-    """Return the names that :func:`create_model` knows, in the order they were registered."""
-    return list(_MODELS)
+    """Return the names of the networks that can be trained, or be trunks, in the order they were registered."""
+    return [arch for arch in _MODELS if arch != _CLASSIFIER_ALONE]
 
 
 def create_model(
@@ -131,7 +154,7 @@ def create_model(
     """Build a network.
 
     Args:
-        arch: one of :func:`list_models`.
+        arch: one of :func:`list_models`, or ``googlenet``, a classifier to evaluate.
         weights: a catalog name such as ``"IMAGENET1K_V1"``, ``"imagenet://resnet101/MSRA"``, a file, a state dict, or
             None for the initialisation of He et al.
         num_classes: size of the classifier; None takes it from the weights, 0 included, and is the 1000 of ImageNet, or

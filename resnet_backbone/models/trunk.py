@@ -59,9 +59,9 @@ class Trunk(Accelerated):
     arch: str
     num_classes: int
     in_channels: int
-    stride_in_1x1: bool
-    shortcut: str
-    preactivation: bool
+    stride_in_1x1: bool = False
+    shortcut: str = ""
+    preactivation: bool = False
     feature_info: dict[str, FeatureInfo]
     stage_names: tuple[str, ...]
     checkpoint_stages: tuple[str, ...] = ()

@@ -41,10 +41,6 @@ class VGG(Trunk):
         ValueError: a value outside of what is said there.
     """
 
-    stride_in_1x1 = False
-    shortcut = ""
-    preactivation = False
-
     def __init__(
         self,
         arch: str,

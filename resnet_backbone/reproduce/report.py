@@ -141,11 +141,11 @@ def _pair_result(first: RowResult, second: RowResult, figure: str) -> PairResult
     )
 
 
-def write_report(result: TableResult, folder: Path) -> tuple[Path, Path]:
-    """Write ``table_<name>.md`` and ``table_<name>.json`` and return their paths."""
+def write_report(result: TableResult, folder: Path, sentences: Sequence[str] = ()) -> tuple[Path, Path]:
+    """Write ``table_<name>.md`` and ``table_<name>.json`` and return their paths; ``sentences`` as in the text."""
     markdown, values = (folder / f"table_{result.table.name}{suffix}" for suffix in (".md", ".json"))
-    write_text(markdown, report_markdown(result))
-    write_text(values, json.dumps(_to_dict(result), indent=2) + "\n")
+    write_text(markdown, report_markdown(result, sentences))
+    write_text(values, json.dumps({**_to_dict(result), "sentences": [*sentences]}, indent=2) + "\n")
     return markdown, values
 
 
@@ -166,6 +166,7 @@ def _to_dict(result: TableResult) -> dict[str, Any]:
             }
             for pair in result.pairs
         ],
+        "cited": [{**asdict(row), "source": row.source} for row in result.table.cited],
         "notes": result.table.notes,
     }
 
@@ -197,8 +198,8 @@ def _row_to_dict(result: TableResult, of_row: RowResult) -> dict[str, Any]:
     }
 
 
-def report_markdown(result: TableResult) -> str:
-    """Return the report, for a terminal, too."""
+def report_markdown(result: TableResult, sentences: Sequence[str] = ()) -> str:
+    """Return the report, for a terminal, too; ``sentences`` are those of the comparisons of its pairs."""
     table = result.table
     cited = (_cited(one) for row in result.rows for one in row.row.today)
     citations = {citation: number for number, citation in enumerate(dict.fromkeys(cited), start=1)}
@@ -209,6 +210,8 @@ def report_markdown(result: TableResult) -> str:
     sections = {
         "Figures": f"{_figures(result, citations)}\n\n{_list([f'Percent. {percent}'.strip()])}",
         "Gains, in points (relative)": _gains(result, citations),
+        "Gains with their intervals": _list(sentences),
+        "The paper also cites": _cited_by_paper(table),
         "Class by class, AP": _classes(result) if result.class_figures else "",
         "Read this with it": _list(table.notes),
         "Sources of today's figures": _list(sources),
@@ -251,6 +254,11 @@ def _figures(result: TableResult, citations: Citations) -> str:
                 columns[f"{figure}, {who}"] = cells
         columns[f"{figure}, yours"] = [_ours(row, figure) for row in result.rows]
     return _table(list(columns), zip(*columns.values(), strict=True))
+
+
+def _cited_by_paper(table: Table) -> str:
+    rows = ([row.name, *(_number(row.figures.get(figure), 2) for figure in table.figures)] for row in table.cited)
+    return _table(["", *table.figures], rows)
 
 
 def _row_name(result: TableResult, row: Row) -> str:
@@ -336,5 +344,5 @@ def _signed(value: float, digits: int) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}"  # no "-0.0"
 
 
-def _number(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.1f}"
+def _number(value: float | None, digits: int = 1) -> str:
+    return NOTHING if value is None else f"{value:.{digits}f}"

@@ -85,6 +85,7 @@ class Table:
     per_class: bool = False
     seeds: int = 1  # how many, where the command line does not say
     notes: tuple[str, ...] = ()
+    cited: tuple[PaperRow, ...] = ()  # what the paper compares with, and nobody can train here
 
     def row(self, key: str) -> Row:
         """Return a row by its key."""
@@ -154,6 +155,7 @@ def _table(values: Mapping[str, Any], shared: Mapping[str, Any], trainings: Mapp
         "rows": tuple(_row(row, values["name"], shared["evaluations"], trainings) for row in values["rows"]),
         "pairs": tuple(map(tuple, values.get("pairs", ()))),
         "notes": tuple(shared["notes"][name] for name in values.get("notes", ())),
+        "cited": tuple(paper_row(int(values["name"]), key) for key in values.get("cited", ())),
     }
     if "figures" in values:
         lists["figures"] = tuple(values["figures"])

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-HEAD = ("linear.", "fc6.", "fc7.", "fc8.")
-LAST_LINEAR = ("linear.weight", "linear.bias", "fc8.weight", "fc8.bias")
+HEAD = ("linear.", "fc6.", "fc7.", "fc8.", "hidden.", "fc.")
+LAST_LINEAR = ("linear.weight", "linear.bias", "fc8.weight", "fc8.bias", "fc.weight", "fc.bias")
 CIFAR_WIDTH = 16
 
 
@@ -101,13 +101,13 @@ def is_preactivated(state_dict: Mapping[str, Tensor]) -> bool:
 
 def num_classes_of(state_dict: Mapping[str, Tensor]) -> int:
     """Return the size of the classifier in a state dict in our names, 0 for none."""
-    weights = [state_dict[name] for name in ("linear.weight", "fc8.weight") if name in state_dict]
+    weights = [state_dict[name] for name in ("linear.weight", "fc8.weight", "fc.weight") if name in state_dict]
     return next(iter(weights[0].shape), 0) if weights else 0
 
 
 def norm_of(state_dict: Mapping[str, Tensor]) -> str:
     """Return ``"BN"``, ``"GN"`` (norms without running statistics), or ``""`` for no norms."""
-    if any(name.endswith(".norm.running_mean") for name in state_dict):
+    if any(name.endswith((".norm.running_mean", ".bn.running_mean")) for name in state_dict):
         return "BN"
     return "GN" if any(name.endswith(".norm.weight") for name in state_dict) else ""
 

@@ -26,7 +26,9 @@ _OURS = re.compile(
     rf"|res[2-5]\.\d{{1,4}}\.preact\.norm\.({_NORM})"
     rf"|postact\.norm\.({_NORM})"
     rf"|conv[1-5]_[1-4]\.(weight|bias|norm\.({_NORM}))"
-    r"|(linear|fc6|fc7|fc8)\.(weight|bias)"
+    r"|block[1-3]\.\d{1,2}\.(weight|bias)"
+    rf"|(conv[123]|inception[3-5][a-e]\.branch[1-4](\.[01])?)\.(conv\.weight|bn\.({_NORM}))"  # GoogLeNet, torchvision's
+    r"|(linear|fc6|fc7|fc8|hidden|fc)\.(weight|bias)"
 )
 _BLOCK = re.compile(r"res\d\.\d+(?=\.)")
 _DETECTRON2_HEAD = re.compile(r"(?:stem\.fc|fc1000)\.(weight|bias)")
@@ -69,7 +71,8 @@ _WITHIN = re.compile(r"(?:.*\.)?(?:stem|(?:layer|res)\d(?:\.\d+)?)")  # what has
 _DETECTOR_PREFIXES = ("backbone.bottom_up.", "backbone.body.", "backbone.")
 _DETECTOR_RES5 = "roi_heads.res5."
 _MMPRETRAIN_HEAD = "head.fc."
-_TRAINING_HEADS = re.compile(r"(?:projection_head|projector|predictor|prototypes)\.")  # of self-supervised trainings
+# Of self-supervised trainings, and GoogLeNet's auxiliary classifiers.
+_TRAINING_HEADS = re.compile(r"(?:projection_head|projector|predictor|prototypes|aux[12])\.")
 _NUMBERED_HEAD = re.compile(r"(?:fc|linear)\.\d+\.")  # of several layers it is no classifier, as in MoCo v2
 _DETECTRON2_PARTS = ("backbone.bottom_up.", "proposal_generator.")
 

@@ -162,6 +162,7 @@ def test_every_network_has_its_3x3_layers_in_the_order_they_run(arch):
     assert [layer.name for layer in measured.layers] == order
     assert all(layer.std > 0 for layer in measured.layers)
     stage_layers = {"resnet50": 16, "resnet101": 33, "resnet152": 50, "vgg16": 13, "vgg19": 16}
+    stage_layers |= {"cifar_fitnet19": 17, "cifar_highway19": 17, "cifar_highway32": 15}  # before a hidden layer
     layers = int(re.search(r"\d+", arch)[0])
     assert len(order) == stage_layers.get(arch.removesuffix("_bn"), layers - (1 if "cifar" in arch else 2))
     for handle in handles:

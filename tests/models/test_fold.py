@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 
+from resnet_backbone.models.fitnet import WIDTHS
 from resnet_backbone.models.layers import (
     ConvNormActivation,
     FrozenBatchNorm2d,
@@ -18,7 +19,7 @@ from resnet_backbone.models.layers import (
 from resnet_backbone.models.registry import create_model, list_models
 
 # The network of 1202 layers is that of 110 once more, in a minute.
-NORMED = [name for name in list_models() if name not in ("vgg16", "vgg19", "cifar_resnet1202")]
+NORMED = [name for name in list_models() if name not in ("vgg16", "vgg19", "cifar_resnet1202", *WIDTHS)]
 
 
 def with_statistics(model: torch.nn.Module) -> torch.nn.Module:

@@ -238,3 +238,19 @@ def test_a_damaged_file_is_named(tmp_path, content):
     with pytest.raises(ValueError, match="evaluate again") as error:
         read_state(job)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "rows"),
+    [
+        ("3", [["GoogLeNet", "-", "9.15"], ["PReLU-net", "24.27", "7.38"]]),
+        ("6", [["Maxout", "9.38"], ["NIN", "8.81"], ["DSN", "8.22"]]),
+        ("8", None),
+    ],
+)
+def test_what_the_paper_cites_and_nobody_trains_is_shown(tmp_path, table, rows):
+    text = report_markdown(collect(Jobs(all_tables()[table], TableOptions(tmp_path), load_training)))
+    _, found, section = text.partition("## The paper also cites\n\n")
+    assert bool(found) == (rows is not None)
+    lines = section.partition("\n\n")[0].splitlines()[2:]
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in lines] == (rows or [])
