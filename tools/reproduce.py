@@ -31,7 +31,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.engine.command_line import ENGINES, choose_engine, reports_errors, run_command_line
-from resnet_backbone.reproduce.jobs import FINISHED, Jobs, LoadConfig, TableOptions, read_state
+from resnet_backbone.reproduce.jobs import Jobs, LoadConfig, TableOptions, read_state
 from resnet_backbone.reproduce.plan import CommandFailed, missing_data, plan_text, run_command, run_jobs
 from resnet_backbone.reproduce.report import cited_markdown, collect, report_markdown, write_report
 from resnet_backbone.reproduce.tables import Table, Training, all_tables, cited_tables
@@ -117,7 +117,7 @@ def run(jobs: Jobs, keep_going: bool, parallel: int) -> int:
         report(jobs)
         draw_curves(jobs)
     else:
-        report(jobs, compare_pairs(jobs))
+        report(jobs, compare_pairs(jobs, failed))
     for text in failed:
         print(f"error: {text}", file=sys.stderr)
     return int(bool(failed))
@@ -130,10 +130,11 @@ def report(jobs: Jobs, sentences: Sequence[str] = ()) -> None:
     print(f"\nwrote {' and '.join(map(str, paths))}")
 
 
-def compare_pairs(jobs: Jobs) -> list[str]:
+def compare_pairs(jobs: Jobs, failed: list[str]) -> list[str]:
     """Write the page of tools/compare.py about each pair, with the seeds that both have; return their sentences.
 
-    The first pair's is comparison_<table>/index.html, those of the others are in folders beside it.
+    The first pair's is comparison_<table>/index.html, those of the others are in folders beside it. What goes wrong is
+    added to ``failed``.
     """
     sentences = []
     for number, keys in enumerate(jobs.table.pairs):
@@ -148,7 +149,11 @@ def compare_pairs(jobs: Jobs) -> list[str]:
         page = jobs.options.output / f"comparison_{jobs.table.name}" / ("-".join(keys) if number else "")
         folders = [str(of_row[seed]) for of_row in finished for seed in seeds]
         arguments = [str(TOOLS / "compare.py"), *folders, "--seeds", str(len(seeds)), "--output", str(page)]
-        run_command([*arguments, *(["--pictures", "0"] if number else []), "--names", *names], sys.stdout)
+        try:
+            run_command([*arguments, *(["--pictures", "0"] if number else []), "--names", *names], sys.stdout)
+        except CommandFailed as error:
+            failed.append(str(error))
+            continue
         print(f"comparison: {page / 'index.html'}")
         sentences += json.loads((page / "comparison.json").read_text(encoding="utf-8"))["verdicts"]
     return sentences
