@@ -62,6 +62,9 @@ def test_a_table_runs_goes_on_after_an_interruption_and_is_reported(tiny_table, 
     page = (output / "comparison_tiny" / "index.html").read_text()
     assert "ResNet-18" in page
     assert "ResNet-34" in page
+    sentences = json.loads((output / "comparison_tiny" / "comparison.json").read_text())["verdicts"]
+    assert report["sentences"][0] == sentences[0] and len(report["sentences"]) == 2
+    assert sentences[0] in (output / "table_tiny.md").read_text()
 
     # Everything is finished: nothing runs again.
     before = (first / "log.txt").read_bytes()
