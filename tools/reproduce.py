@@ -100,10 +100,15 @@ def refuse_a_cpu(jobs: Jobs, args: argparse.Namespace) -> None:
         )
 
 
-def run(jobs: Jobs, keep_going: bool, parallel: int) -> int:
+def end_as_by_ctrl_c() -> None:
+    """Let other signals that end the process end its commands, too."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup's
-            signal.signal(number, signal.default_int_handler)  # as Ctrl-C
+            signal.signal(number, signal.default_int_handler)
+
+
+def run(jobs: Jobs, keep_going: bool, parallel: int) -> int:
+    end_as_by_ctrl_c()
     failed = run_jobs(jobs, TOOLS.as_posix(), sys.stdout, keep_going=keep_going, parallel=parallel)
     report(jobs)
     if jobs.table.metric == "classification":
@@ -122,6 +127,11 @@ def report(jobs: Jobs) -> None:
     print(f"\nwrote {' and '.join(map(str, paths))}")
 
 
+def comparison_page(jobs: Jobs) -> Path:
+    """Return where :func:`compare_first_pair` writes the page."""
+    return jobs.options.output / f"comparison_{jobs.table.name}" / "index.html"
+
+
 def compare_first_pair(jobs: Jobs) -> None:
     """Write the page of tools/compare.py about the first pair, where both are there, with the seeds that both have."""
     if not jobs.table.pairs:
@@ -138,11 +148,11 @@ def compare_first_pair(jobs: Jobs) -> None:
     seeds = [seed for seed in finished[0] if seed in finished[1]]
     if not seeds:
         return
-    page = jobs.options.output / f"comparison_{jobs.table.name}"
+    page = comparison_page(jobs)
     folders = [str(of_row[seed]) for of_row in finished for seed in seeds]
-    arguments = [str(TOOLS / "compare.py"), *folders, "--seeds", str(len(seeds)), "--output", str(page)]
+    arguments = [str(TOOLS / "compare.py"), *folders, "--seeds", str(len(seeds)), "--output", str(page.parent)]
     run_command([*arguments, "--names", *(row.name for row in rows)], sys.stdout)
-    print(f"comparison: {page / 'index.html'}")
+    print(f"comparison: {page}")
 
 
 def draw_curves(jobs: Jobs) -> None:
@@ -158,13 +168,13 @@ def draw_curves(jobs: Jobs) -> None:
         run_command([*arguments, "--names", *runs.values()], sys.stdout)
 
 
-def prepare(jobs: Jobs) -> None:
-    """Get the data that is missing, by the commands of the data sets."""
+def prepare(jobs: Jobs, more: Sequence[str] = ()) -> None:
+    """Get the data that is missing, by the commands of the data sets, with ``more`` arguments."""
     for command in dict.fromkeys(command for _, command in missing_data(jobs)):
         arguments = shlex.split(command)
         if arguments[:1] != ["python"] or {"|", ";"} & set(command):
             raise ValueError(f"this has to be done by hand: {command or 'get your own data'}")
-        run_command([str(TOOLS.parent / arguments[1]), *arguments[2:]], sys.stdout)
+        run_command([str(TOOLS.parent / arguments[1]), *arguments[2:], *more], sys.stdout)
 
 
 def find_engine(asked: str, table: Table) -> LoadConfig:
