@@ -40,7 +40,7 @@ from resnet_backbone.torchvision_plugin.detector import build_detector
 PARITY_TOLERANCE = 1e-3  # relative to the largest value of a feature map
 LOSS_TOLERANCE = 1e-2  # relative; matching boxes is a threshold, so single samples may change sides
 BASES = {"Base-RCNN-FPN.yaml", "Base-RetinaNet.yaml", "Base-Paper.yaml", "Base-VOC.yaml"}
-BASES |= {"Base-Compare-FPN.yaml", "Base-Compare-BCCD.yaml"}
+BASES |= {"Base-Compare-FPN.yaml", "Base-Compare-BCCD.yaml", "Base-Small.yaml", "Base-Small-GPU.yaml"}
 DETECTRON2_ALONE = ("cascade/", "panoptic/", "semantic/")  # folders of configs
 SCRATCH = ["MODEL.WEIGHTS", "", "MODEL.BACKBONE.FREEZE_AT", "2"]
 

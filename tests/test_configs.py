@@ -48,6 +48,8 @@ PAIRS = [
     ("ilsvrc/vgg16.yaml", "ilsvrc/r101.yaml", ONE_MAP),
     ("bccd_r18.yaml", "bccd_r34.yaml", BACKBONE),
     ("bccd_vgg16.yaml", "bccd_r101.yaml", PYRAMID),
+    ("small/vgg16_gpu.yaml", "small/resnet101_gpu.yaml", PYRAMID),
+    ("small/plain34_gpu.yaml", "small/resnet34_gpu.yaml", BACKBONE),
 ]
 DATA = {"DATASETS.TRAIN", "DATASETS.TEST", "OUTPUT_DIR"}
 CONTEXT = {"MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT", "OUTPUT_DIR"}

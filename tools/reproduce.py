@@ -108,10 +108,15 @@ def refuse_a_cpu(jobs: Jobs, args: argparse.Namespace) -> None:
         )
 
 
-def run(jobs: Jobs, keep_going: bool, parallel: int) -> int:
+def end_as_by_ctrl_c() -> None:
+    """Let other signals that end the process end its commands, too."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup's
-            signal.signal(number, signal.default_int_handler)  # as Ctrl-C
+            signal.signal(number, signal.default_int_handler)
+
+
+def run(jobs: Jobs, keep_going: bool, parallel: int) -> int:
+    end_as_by_ctrl_c()
     failed = run_jobs(jobs, TOOLS.as_posix(), sys.stdout, keep_going=keep_going, parallel=parallel)
     if jobs.table.metric == "classification":
         report(jobs)
@@ -130,32 +135,43 @@ def report(jobs: Jobs, sentences: Sequence[str] = ()) -> None:
     print(f"\nwrote {' and '.join(map(str, paths))}")
 
 
-def compare_pairs(jobs: Jobs, failed: list[str]) -> list[str]:
-    """Write the page of tools/compare.py about each pair, with the seeds that both have; return their sentences.
+def comparison_folder(jobs: Jobs, number: int = 0) -> Path:
+    """Where the page of a pair lies: of the first pair comparison_<table>, of the others folders in it."""
+    return (
+        jobs.options.output / f"comparison_{jobs.table.name}" / ("-".join(jobs.table.pairs[number]) if number else "")
+    )
 
-    The first pair's is comparison_<table>/index.html, those of the others are in folders beside it. What goes wrong is
-    added to ``failed``.
+
+def compare_pair(jobs: Jobs, number: int = 0) -> list[str]:
+    """Write the page of tools/compare.py about a pair, with the seeds that both have; return its sentences.
+
+    Raises:
+        CommandFailed: the runs cannot be compared.
     """
+    finished: list[dict[int, Path]] = []
+    for key in jobs.table.pairs[number]:
+        states = map(read_state, jobs.of_row(key))
+        finished.append({state.job.seed: state.job.folder for state in states if state.figures})
+    seeds = [seed for seed in finished[0] if seed in finished[1]]
+    if not seeds:
+        return []
+    folders = [str(of_row[seed]) for of_row in finished for seed in seeds]
+    names = [jobs.table.row(key).name for key in jobs.table.pairs[number]]
+    page = comparison_folder(jobs, number)
+    arguments = [str(TOOLS / "compare.py"), *folders, "--seeds", str(len(seeds)), "--output", str(page)]
+    run_command([*arguments, *(["--pictures", "0"] if number else []), "--names", *names], sys.stdout)
+    print(f"comparison: {page / 'index.html'}")
+    return list(json.loads((page / "comparison.json").read_text(encoding="utf-8"))["verdicts"])
+
+
+def compare_pairs(jobs: Jobs, failed: list[str]) -> list[str]:
+    """Compare all pairs; what goes wrong is added to ``failed``."""
     sentences = []
-    for number, keys in enumerate(jobs.table.pairs):
-        names = [jobs.table.row(key).name for key in keys]
-        finished: list[dict[int, Path]] = []
-        for key in keys:
-            states = map(read_state, jobs.of_row(key))
-            finished.append({state.job.seed: state.job.folder for state in states if state.figures})
-        seeds = [seed for seed in finished[0] if seed in finished[1]]
-        if not seeds:
-            continue
-        page = jobs.options.output / f"comparison_{jobs.table.name}" / ("-".join(keys) if number else "")
-        folders = [str(of_row[seed]) for of_row in finished for seed in seeds]
-        arguments = [str(TOOLS / "compare.py"), *folders, "--seeds", str(len(seeds)), "--output", str(page)]
+    for number in range(len(jobs.table.pairs)):
         try:
-            run_command([*arguments, *(["--pictures", "0"] if number else []), "--names", *names], sys.stdout)
+            sentences += compare_pair(jobs, number)
         except CommandFailed as error:
             failed.append(str(error))
-            continue
-        print(f"comparison: {page / 'index.html'}")
-        sentences += json.loads((page / "comparison.json").read_text(encoding="utf-8"))["verdicts"]
     return sentences
 
 
@@ -172,13 +188,13 @@ def draw_curves(jobs: Jobs) -> None:
         run_command([*arguments, "--names", *runs.values()], sys.stdout)
 
 
-def prepare(jobs: Jobs) -> None:
-    """Get the data that is missing, by the commands of the data sets."""
+def prepare(jobs: Jobs, more: Sequence[str] = ()) -> None:
+    """Get the data that is missing, by the commands of the data sets, with ``more`` arguments."""
     for command in dict.fromkeys(command for _, command in missing_data(jobs)):
         arguments = shlex.split(command)
         if arguments[:1] != ["python"] or {"|", ";"} & set(command):
             raise ValueError(f"this has to be done by hand: {command or 'get your own data'}")
-        run_command([str(TOOLS.parent / arguments[1]), *arguments[2:]], sys.stdout)
+        run_command([str(TOOLS.parent / arguments[1]), *arguments[2:], *more], sys.stdout)
 
 
 def find_engine(asked: str, table: Table) -> LoadConfig:

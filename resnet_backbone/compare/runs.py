@@ -87,7 +87,7 @@ def read_runs(
 
 
 def _refuse_other_settings(run: EvaluatedRun) -> None:
-    """The seeds of a run have one config but for SEED and where they lie."""
+    """The seeds of a run have one config but for SEED, where they lie, and the other seeds' weights they start from."""
     if not run.other_seeds:
         return
     differing = [difference.key for difference in compare_settings(run.all_seeds).differences]
@@ -96,7 +96,7 @@ def _refuse_other_settings(run: EvaluatedRun) -> None:
             f"{', '.join(str(one.folder) for one in run.all_seeds)} are not seeds of one run: they differ in "
             f"{listed(others)}; name all seeds of the first run, then all of the second"
         )
-    if "SEED" not in differing:
+    if not {*_OF_A_SEED} & {*differing}:
         raise ValueError(f"{run.folder} and {run.other_seeds[0].folder} have the same SEED; they are one training")
 
 
@@ -257,6 +257,7 @@ _OF_THE_BACKBONE = (
     "MODEL.RPN.IN_FEATURES",
     "MODEL.WEIGHTS",
 )
+_OF_A_SEED = ("SEED", "MODEL.WEIGHTS", "TEST.ENSEMBLE")
 _PLACES = ("OUTPUT_DIR", "DATASETS.TEST")  # where files go, and what else was evaluated; the training is the same
 
 # What a reader asks first. Left out where the runs differ, as the list of differences has it then.

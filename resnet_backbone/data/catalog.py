@@ -16,6 +16,7 @@ _COCO_2017 = "python datasets/prepare_coco.py --year 2017"
 _COCO_2014 = "python datasets/prepare_coco.py --year 2014"
 _SHAPES = "python datasets/prepare_shapes.py"
 _SCENES = "python datasets/prepare_scenes.py"
+_SCENES_320 = f"{_SCENES} --image-size 320 --sizes 52 88 --output {{root}}/scenes320"
 _BCCD = "python datasets/prepare_bccd.py"
 _VOC = "python datasets/prepare_voc.py --sets {name}"
 _VOC_TEST = (
@@ -46,6 +47,8 @@ _BUILTIN = {
     "shapes_val": ("shapes/annotations/val.json", "shapes/val", _SHAPES),
     "scenes_train": ("scenes/annotations/train.json", "scenes/train", _SCENES),
     "scenes_val": ("scenes/annotations/val.json", "scenes/val", _SCENES),
+    "scenes320_train": ("scenes320/annotations/train.json", "scenes320/train", _SCENES_320),
+    "scenes320_val": ("scenes320/annotations/val.json", "scenes320/val", _SCENES_320),
     "bccd_trainval": ("bccd/annotations/trainval.json", "bccd/images", _BCCD),
     "bccd_test": ("bccd/annotations/test.json", "bccd/images", _BCCD),
     "voc07_trainval": ("voc/annotations/voc07_trainval.json", "VOC2007/JPEGImages", _VOC),

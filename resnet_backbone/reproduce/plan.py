@@ -233,11 +233,13 @@ class CommandFailed(Exception):
     """A command ended with a status other than 0."""
 
 
-def run_jobs(jobs: Jobs, tools: str, terminal: TextIO, *, keep_going: bool, parallel: int = 1) -> list[str]:
+def run_jobs(
+    jobs: Jobs | Sequence[Job], tools: str, terminal: TextIO, *, keep_going: bool, parallel: int = 1
+) -> list[str]:
     """Run what is not finished, resume what was started; return a message for each that failed.
 
     Args:
-        jobs: of a table.
+        jobs: of a table, or some of them together with those that they need.
         tools: path of the folder of the tools.
         terminal: gets all that the commands print.
         keep_going: run the other commands after one that failed.
