@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -139,7 +139,11 @@ def load(engine) -> Load:
         return torchvision_config
     from resnet_backbone.detectron2_plugin.config import load_config
 
-    return load_config
+    def without_amp(name: str, overrides: Sequence[str] = ()) -> CfgNode:
+        """Detectron2 refuses mixed precision where there is no GPU."""
+        return load_config(name, [*overrides, "SOLVER.AMP.ENABLED", "False"])
+
+    return without_amp
 
 
 def differing_keys(a: CfgNode, b: CfgNode) -> set[str]:
