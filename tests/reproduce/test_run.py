@@ -135,31 +135,39 @@ def test_iterations_are_timed_by_running_some(tiny_table, reproduce, tmp_path):
 
 @pytest.fixture
 def mixed_table(tiny_table, shapes, tmp_path):
-    """A detector on a classifier that the table trains, and one from random weights."""
+    """``mixed_table(3)``: a detector on a classifier that the table trains, and one from random weights."""
     for split in ("train", "val"):
         folder = shapes / "shapes"
         write_crops(folder / f"annotations/{split}.json", folder / split, tmp_path / "crops" / split)
-    words = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "4", "TEST.EVAL_PERIOD", "0"]
-    words += ["INPUT.SIZE", "32", "INPUT.SHORT_SIDE", "(32, 40)", "INPUT.RESIZE_TEST", "32", "MODEL.ARCH", "resnet18"]
-    words += [
-        "DATASETS.TRAIN",
-        str([str(tmp_path / "crops/train")]),
-        "DATASETS.TEST",
-        str([str(tmp_path / "crops/val")]),
-    ]
-    cfg = load_classifier_config("classification/quickstart.yaml", words)
-    path = tmp_path / "classifier.yaml"
-    path.write_text(cfg.dump())
-    classifier = Training("crops", str(path), reference_gpus=1, classifier=True)
-    scratch = tiny_table("SOLVER.MAX_ITER", "3").rows[0]
-    on_top = replace(scratch.training, name="on_top", start_from=classifier)
-    rows = (scratch, Row("on_top", "on a classifier", on_top))
-    return Table("tiny", "shapes", rows, (("r18", "on_top"),), on_cpu=True, seeds=2)
+
+    def make(iterations: int) -> Table:
+        words = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", str(iterations), "SOLVER.IMS_PER_BATCH", "4"]
+        words += [
+            "INPUT.SIZE",
+            "32",
+            "INPUT.SHORT_SIDE",
+            "(32, 40)",
+            "INPUT.RESIZE_TEST",
+            "32",
+            "MODEL.ARCH",
+            "resnet18",
+        ]
+        words += ["DATASETS.TRAIN", str([str(tmp_path / "crops/train")]), "TEST.EVAL_PERIOD", "0"]
+        words += ["DATASETS.TEST", str([str(tmp_path / "crops/val")]), "MODEL.ARCH", "resnet18"]
+        path = tmp_path / "classifier.yaml"
+        path.write_text(load_classifier_config("classification/quickstart.yaml", words).dump())
+        classifier = Training("crops", str(path), reference_gpus=1, classifier=True)
+        scratch = tiny_table("SOLVER.MAX_ITER", str(iterations)).rows[0]
+        on_top = replace(scratch.training, name="on_top", start_from=classifier)
+        rows = (scratch, Row("on_top", "on a classifier", on_top))
+        return Table("tiny", "shapes", rows, (("r18", "on_top"),), on_cpu=True, seeds=2)
+
+    return make
 
 
 @pytest.mark.slow
 def test_classifiers_come_first_and_commands_run_at_the_same_time(mixed_table, reproduce, tmp_path):
-    printed = finish(reproduce(mixed_table, "--run", "--parallel", "2"))
+    printed = finish(reproduce(mixed_table(3), "--run", "--parallel", "2"))
     started = [line.split()[2] for line in printed.splitlines() if line.startswith("running: ")][:5]
     tools = [Path(tool).name for tool in started]
     assert tools.count("train_classifier.py") == 1 and "train_classifier.py" in tools[:2]
@@ -179,13 +187,15 @@ def test_classifiers_come_first_and_commands_run_at_the_same_time(mixed_table, r
 
 @pytest.mark.slow
 def test_an_interruption_ends_all_commands_that_run_at_the_same_time(mixed_table, reproduce, tmp_path):
-    process = reproduce(mixed_table, "--run", "--parallel", "2")
+    process = reproduce(mixed_table(3000), "--run", "--parallel", "2")
     output = tmp_path / "output"
-    assert process.wait_for((output / "r18_s0").exists) or process.wait_for((output / "shapes_resnet18_s0").exists)
+    logs = [output / name / "metrics.json" for name in ("shapes_resnet18_s0", "crops_s0")]
+    assert process.wait_for(lambda: all(log.is_file() and log.stat().st_size for log in logs)), process.output
     process.send(signal.SIGINT)
     printed = finish(process, 130)
-    assert "the same command resumes" in printed
-    assert "comparison:" not in finish(reproduce(mixed_table))
+    assert printed.count("ending process") == printed.count("interrupted: ended by") == 2
+    assert printed.count("running: python") == 2 and "the same command resumes" in printed
+    assert not (output / "table_tiny.md").exists()
 
 
 def test_a_failure_stops_the_others(tiny_table, reproduce, tmp_path):
