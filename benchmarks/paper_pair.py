@@ -37,8 +37,8 @@ from resnet_backbone.data.prepare.cifar10 import CLASSES, IMAGES_PER_CLASS, prep
 from resnet_backbone.data.prepare.scenes import PHOTOGRAPHS
 from resnet_backbone.files.atomic import copy_file, write_text
 from resnet_backbone.reproduce.jobs import FINISHED, Job, Jobs, LoadConfig, TableOptions, read_state
-from resnet_backbone.reproduce.plan import CommandFailed, run_jobs
 from resnet_backbone.reproduce.report import collect
+from resnet_backbone.reproduce.run import CommandFailed, run_jobs
 from resnet_backbone.reproduce.tables import Table, Training, all_tables
 from tools import reproduce
 

@@ -32,8 +32,9 @@ from fvcore.common.config import CfgNode
 
 from resnet_backbone.engine.command_line import ENGINES, choose_engine, reports_errors, run_command_line
 from resnet_backbone.reproduce.jobs import Jobs, LoadConfig, TableOptions, read_state
-from resnet_backbone.reproduce.plan import CommandFailed, missing_data, plan_text, run_command, run_jobs
+from resnet_backbone.reproduce.plan import missing_data, plan_text
 from resnet_backbone.reproduce.report import cited_markdown, collect, report_markdown, write_report
+from resnet_backbone.reproduce.run import CommandFailed, run_command, run_jobs
 from resnet_backbone.reproduce.tables import Table, Training, all_tables, cited_tables
 
 COUNTED = "1"  # the table that needs no training
