@@ -6,6 +6,7 @@ Examples:
     tools/package_weights.py imagenet://resnet101/IMAGENET1K_V1 resnet101.pth
     tools/package_weights.py mine.pth out.pth --channel-order RGB --mean 123.675 116.28 103.53 \\
         --std 58.395 57.12 57.375 --stride-in-1x1 no
+    tools/package_weights.py hf://timm/resnet50.a1_in1k/model.safetensors out.safetensors --model-card README.md ...
     tools/package_weights.py cifar10://cifar_resnet20/AKAMASTER resnet20.pth
 """
 
@@ -15,10 +16,13 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from resnet_backbone.engine.command_line import reports_errors, run_command_line
+from resnet_backbone.files.atomic import write_text
 from resnet_backbone.weights import InputFormat, TestTransform, package_weights
 from resnet_backbone.weights.catalog import CATALOG, INTERPOLATIONS
+from resnet_backbone.weights.package import model_card
 from resnet_backbone.weights.source import OPTION_A_ZEROS
 
 
@@ -28,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "source", nargs="?", help="imagenet://ARCH/NAME, cifar10://ARCH/NAME, a weight file, or an address"
     )
-    parser.add_argument("output", nargs="?", help="the .pth file to write")
+    parser.add_argument("output", nargs="?", help="the .pth or .safetensors file to write")
     parser.add_argument("--arch", help="architecture, where the tensors do not tell")
     parser.add_argument("--channel-order", choices=("RGB", "BGR"), help="of the pixels the network was trained on")
     parser.add_argument("--mean", type=float, nargs=3, metavar="M", help="for images in 0..255, in the channel order")
@@ -42,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--resize", type=int, metavar="PIXELS", help="shorter side, before the crop of its test")
     parser.add_argument("--crop", type=int, metavar="PIXELS", help="side of the centre crop of its test")
     parser.add_argument("--interpolation", choices=INTERPOLATIONS, default="bilinear", help="of the resize")
+    parser.add_argument("--model-card", metavar="FILE", help="write a README for a hub, too, as in README.md")
     parser.add_argument("--list", action="store_true", help="print the published weights that have a name, and stop")
     args = parser.parse_args(argv)
     if args.list:
@@ -64,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         test_transform=TestTransform(args.resize, args.crop, args.interpolation) if args.resize else None,
         option_a_zeros=args.option_a_zeros,
     )
+    if args.model_card:
+        write_text(Path(args.model_card), model_card(facts, Path(args.output).name))
     print(f"wrote {args.output}: {facts['arch']} from {facts['source']}", file=sys.stderr)
     print(json.dumps({"output": args.output, **facts}))
     return 0

@@ -14,7 +14,7 @@ from resnet_backbone.weights import InputFormat, Weights, WeightsError
 from resnet_backbone.weights.architecture import has_bottlenecks
 from resnet_backbone.weights.catalog import SCHEMES, find_entry_by_address, parse_source
 from resnet_backbone.weights.download import MATCHING
-from resnet_backbone.weights.read import TORCH, check_readable, read_file, split_part
+from resnet_backbone.weights.read import SAFETENSORS, TORCH, check_readable, read_file, split_part
 from resnet_backbone.weights.source import PACKAGE_KEY, package_facts
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def required_by_source(source: str, arch: str) -> dict[str, object]:
     if not path.is_file():
         return {}
     try:
-        metadata = read_file(file).metadata if check_readable(path) == TORCH else {}
+        metadata = read_file(file).metadata if check_readable(path) in (TORCH, SAFETENSORS) else {}
     except WeightsError as error:
         logger.warning("cannot check which input %s needs: %s", path, error)
         return {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
+import importlib.util
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from resnet_backbone.files.atomic import check_free, file_hash, locked
 from resnet_backbone.weights.catalog import SCHEMES, WeightsEntry, find_entry_by_address
 from resnet_backbone.weights.errors import WeightsError
-from resnet_backbone.weights.read import PART, check_readable
+from resnet_backbone.weights.read import PART, SHARDS, check_readable, shards_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ MAX_BYTES = 4 << 30  # of a file whose size nobody said beforehand; the largest 
 CHUNK_BYTES = 1 << 20
 MATCHING = "?matching_heuristics=True"  # behind a file: Detectron2's way to ask for its name matching
 _DETECTRON2_ADDRESSES = ("detectron2://", "https://dl.fbaipublicfiles.com/detectron2/")
+_HUB = "hf://"
+_HUB_FILE = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/([\w./-]+)")
 _SHA256 = "sha256="
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WORTH_ANOTHER_TRY = (408, 429, 500, 502, 503, 504)
@@ -315,9 +318,10 @@ def resolve(source: str) -> str:
     """Return what a user names as weights as the readers take it: an address becomes the file that it was fetched to.
 
     Args:
-        source: an address, ``https://`` or ``detectron2://``; or a file, or a name of the catalog, which stay as they
-            are. ``#sha256=DIGITS`` behind it is checked, ``#PART`` names one of the networks in the file, see
-            :func:`~resnet_backbone.weights.read.read_file`; both are joined by ``&``.
+        source: an address, ``https://``, ``detectron2://`` or ``hf://OWNER/REPO/FILE`` (``REPO@REVISION`` for another
+            than ``main``; ``$HF_ENDPOINT`` is the hub, whose own cache is looked into first); or a file, or a name of
+            the catalog, which stay as they are. ``#sha256=DIGITS`` behind it is checked, ``#PART`` names one of the
+            networks in the file, see :func:`~resnet_backbone.weights.read.read_file`; both are joined by ``&``.
 
     Returns:
         A file, with ``#PART`` where one was named, or the name in the catalog of an address that is there.
@@ -364,6 +368,10 @@ def _split(source: str) -> tuple[str, str, str]:
 def _download_address(address: str, sha256: str) -> Path:
     prefix, url = _DETECTRON2_ADDRESSES
     url = url + address.removeprefix(prefix) if address.startswith(prefix) else address
+    if address.startswith(_HUB):
+        if (cached := _cached_by_hub(address)) is not None:
+            return cached
+        url = _hub_url(address)
     name = urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])
     folder = cache_folder() / "weights" / hashlib.sha256(url.encode()).hexdigest()[:16]
     path = folder / (re.sub(r"[^\w.-]", "_", name)[-100:] or "weights")
@@ -375,11 +383,41 @@ def _download_address(address: str, sha256: str) -> Path:
         schemes = " and ".join(f"{scheme}ARCH/NAME" for scheme in SCHEMES)
         raise WeightsError(f"{error}. Published weights are {schemes}") from error
     try:
-        check_readable(path)
+        shards = sorted(set(shards_of(path).values())) if check_readable(path) == SHARDS else []
     except WeightsError as error:
         path.unlink()
         raise WeightsError(f"{url} brought no weight file, so it was thrown away: {error}") from error
-    _tell_hash(url, path, sha256)
+    for shard in shards:
+        download(urllib.parse.urljoin(url, shard.name), shard)
+    if not shards:
+        _tell_hash(url, path, sha256)
+    return path
+
+
+def _hub_url(address: str) -> str:
+    match = _HUB_FILE.fullmatch(address)
+    if match is None:
+        raise WeightsError(
+            f"{address!r} names no file of a hub; write hf://OWNER/REPO/FILE or hf://OWNER/REPO@REVISION/FILE, as in "
+            "hf://timm/resnet50.a1_in1k/model.safetensors"
+        )
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return f"{endpoint}/{match[1]}/resolve/{match[2] or 'main'}/{match[3]}"
+
+
+def _cached_by_hub(address: str) -> Path | None:
+    """Where the hub's own tools (timm, ``hf download``) have put a file on this machine, private ones too."""
+    match = _HUB_FILE.fullmatch(address)
+    if match is None or importlib.util.find_spec("huggingface_hub") is None:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(match[1], match[3], revision=match[2])
+    if not isinstance(cached, str):
+        return None
+    path = Path(cached)
+    if match[3].endswith(".json") and not all(shard.is_file() for shard in shards_of(path).values()):
+        return None
     return path
 
 

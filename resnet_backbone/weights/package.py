@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from safetensors.torch import save_file
 from torch import Tensor
 
 from resnet_backbone.files.atomic import locked, replacing
@@ -31,14 +34,15 @@ def package_weights(
     class_names: Sequence[str] = (),
     option_a_zeros: str | None = None,
 ) -> dict[str, Any]:
-    """Write weights in our names, together with how they were trained, as one ``.pth`` file.
+    """Write weights in our names, together with how they were trained, as one ``.pth`` or ``.safetensors`` file.
 
-    The file is ``{"model": tensors, "matching_heuristics": True, "resnet_backbone": facts}``: ``torch.load`` reads it
-    with ``weights_only=True``, and Detectron2's ``DetectionCheckpointer`` matches it with any of its models.
+    A ``.pth`` file is ``{"model": tensors, "matching_heuristics": True, "resnet_backbone": facts}``: ``torch.load``
+    reads it with ``weights_only=True``, and Detectron2's ``DetectionCheckpointer`` matches it with any of its models.
+    A ``.safetensors`` file has the tensors, and the facts as JSON in its metadata.
 
     Args:
         source: as for :func:`read_weights`.
-        destination: the file to write, ending in ``.pth``. It is replaced at once when complete.
+        destination: the file to write, ending in ``.pth`` or ``.safetensors``. It is replaced at once when complete.
         arch: needed only where the tensors do not tell.
         input_format: the pixels that the network was trained on; needed for files that are not in the catalog.
         stride_in_1x1: likewise for ResNet-50, 101 and 152.
@@ -55,8 +59,8 @@ def package_weights(
         WeightsError: weights that cannot be read, a fact that is not known, or one that contradicts what is known.
     """
     destination = Path(destination)
-    if destination.suffix != ".pth":
-        raise WeightsError(f"the destination must end in .pth, got {destination}")
+    if destination.suffix not in (".pth", ".safetensors"):
+        raise WeightsError(f"the destination must end in .pth or .safetensors, got {destination}")
     if not destination.parent.is_dir():
         raise FileNotFoundError(f"no folder {destination.parent} to write {destination.name} into; create it first")
     weights = read_weights(source, arch, option_a_zeros=option_a_zeros)
@@ -68,8 +72,46 @@ def package_weights(
         name: _alone(tensor) for name, tensor in weights.state_dict.items() if not name.endswith(".num_batches_tracked")
     }
     with replacing(destination, "packaging weights") as part:
-        torch.save({"model": tensors, "matching_heuristics": True, PACKAGE_KEY: facts}, part)
+        if destination.suffix == ".pth":
+            torch.save({"model": tensors, "matching_heuristics": True, PACKAGE_KEY: facts}, part)
+        else:
+            save_file(tensors, part, {"format": "pt", PACKAGE_KEY: json.dumps(facts)})
     return facts
+
+
+def model_card(facts: Mapping[str, Any], file_name: str) -> str:
+    """Return a README for a hub, Markdown under YAML, about a file that :func:`package_weights` wrote.
+
+    Args:
+        facts: what it returned.
+        file_name: of the file.
+    """
+    pixels, transform = facts["input_format"], facts["test_transform"]
+    head = {
+        "license": facts["licence"].lower() or "unknown",
+        "library_name": "resnet_backbone",
+        "pipeline_tag": "image-classification" if facts["num_classes"] else "image-feature-extraction",
+        "tags": ["detectron2", "backbone", facts["arch"]],
+    }
+    rows = {
+        "architecture": facts["arch"],
+        "classes": facts["num_classes"] or "no classifier",
+        "from": f"{facts['source']}, SHA-256 {facts['source_sha256'] or 'unknown'}",
+        "pixels": f"{pixels['channel_order']}, 0 to 255, mean {pixels['mean']}, std {pixels['std']}",
+        "top-1, top-5": ", ".join(f"{a} %" if (a := facts[key]) is not None else "unknown" for key in ("acc1", "acc5")),
+        "measured with": ", ".join(f"{key} {value}" for key, value in (transform or {}).items()) or "unknown",
+        "stride in 1x1": "yes" if facts["stride_in_1x1"] else "no",
+    }
+    return "\n".join(
+        [
+            f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {facts['arch']}\n",
+            "| | |\n|---|---|",
+            *(f"| {name} | {value} |" for name, value in rows.items()),
+            "\n```python\nfrom resnet_backbone import create_model\n",
+            f'model = create_model("{facts["arch"]}", weights="{file_name}")\n```\n',
+            f"As the backbone of a detector: `MODEL.WEIGHTS: hf://OWNER/REPO/{file_name}`.\n",
+        ]
+    )
 
 
 def download_packaged(entry: WeightsEntry) -> Path:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import mmap
 import pickle
 import pickletools
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from resnet_backbone.files.atomic import file_hash
-from resnet_backbone.files.text import known_format, walk
+from resnet_backbone.files.text import known_format, read_json, walk
 from resnet_backbone.weights.errors import WeightsError, shorten
 from resnet_backbone.weights.names import (
     detector_prefix,
@@ -46,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 PART = "#"  # "last.ckpt#state_dict_ema": one of the networks in a file
 TORCH, SAFETENSORS, ARRAYS = "torch.save", "safetensors", "a pickle of arrays"
+SHARDS = "an index of shards"  # model.safetensors.index.json of the hubs: which file has which tensor
 # Where a file has its network; of several the first of these is taken.
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "blobs", "net", "network")
 _MAX_WRAPPINGS = 8
@@ -54,6 +57,8 @@ _PICKLE = b"\x80"
 _MAX_TENSORS = 200_000
 _MAX_HEADER = 100_000_000  # bytes, of safetensors itself
 _MAX_DIMENSIONS = 8
+_MAX_INDEX = 50_000_000  # bytes
+_SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})(\.[a-z]+)")
 _LEGACY_PICKLES = 5  # magic number, version, system, the content, names of the storages
 # What networks are made of; torch itself can do little with others, such as 4-bit numbers, and copies none into these.
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -74,6 +79,7 @@ class RawFile:
         part: the network that was taken, as in ``"state_dict"``; ``""`` where the file is nothing but its tensors.
         others: the networks that it holds beside that one, as in ``("state_dict_ema",)``; in ``left_out``, too.
         source: what was read, with the part that was asked for; ``""`` for tensors that are of no file.
+        shards: the files that the tensors are in, where ``source`` is their index.
     """
 
     tensors: dict[str, Tensor]
@@ -81,6 +87,7 @@ class RawFile:
     part: str = ""
     others: tuple[str, ...] = ()
     source: str = ""
+    shards: tuple[Path, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -89,19 +96,23 @@ class RawFile:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file's content, 64 hexadecimal digits; ``""`` for tensors that are of no file."""
+        """Of the file's content, 64 hexadecimal digits; of its shards' hashes; ``""`` for tensors of no file."""
+        if self.shards:
+            hashes = "".join(file_hash(shard, "sha256") for shard in self.shards)
+            return hashlib.sha256(hashes.encode()).hexdigest()
         return file_hash(self.path, "sha256") if self.source else ""
 
 
 def read_file(source: str | Path) -> RawFile:
-    """Read what ``torch.save``, safetensors, or Detectron and Detectron2 (pickles of arrays) wrote.
+    """Read what ``torch.save``, safetensors, or Detectron and Detectron2 (pickles of arrays) wrote, or a hub's shards.
 
     The content tells which it is, not the ending. ``{"model": ...}``, ``{"state_dict": ...}`` and the like are
     unwrapped, and what PyTorch's wrappers put into names is taken out.
 
     Args:
-        source: the file; of several networks in it one can be named, as in ``"last.ckpt#state_dict_ema"`` for an entry
-            or ``"moco.pth.tar#encoder_k"`` for names that begin with it.
+        source: the file, or the index of several (``model.safetensors.index.json``). Of several networks in it one can
+            be named, as in ``"last.ckpt#state_dict_ema"`` for an entry or ``"moco.pth.tar#encoder_k"`` for names that
+            begin with it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -111,17 +122,65 @@ def read_file(source: str | Path) -> RawFile:
     path, part = split_part(source)
     if not path.is_file():
         raise FileNotFoundError(f"no weight file at {path}")
-    form = check_readable(path)
-    if form == SAFETENSORS:
-        tensors, metadata = _read_safetensors(path)
-        raw = _unwrap(path, tensors, part, metadata)
+    shards: tuple[Path, ...] = ()
+    metadata: dict[str, Any] = {}
+    if check_readable(path) == SHARDS:
+        content, shards = _read_shards(path)
     else:
-        content = read_array_pickle(path) if form == ARRAYS else _load_torch(path, mapped=True, with_stand_ins=True)
-        raw = _unwrap(path, content, part)
-    _check_unfolded(path, sum(tensor.numel() * tensor.element_size() for tensor in raw.tensors.values()))
+        if (shard := _SHARD.fullmatch(path.name)) and int(shard[2]) > 1:
+            index = f"{shard[1]}{shard[3]}.index.json"
+            raise WeightsError(f"{path} is one of {int(shard[2])} parts of a network; name their index, {index}")
+        content, metadata = _read_content(path)
+    raw = replace(_unwrap(path, content, part, metadata), shards=shards)
+    _check_unfolded([*shards] or [path], sum(tensor.numel() * tensor.element_size() for tensor in raw.tensors.values()))
     if len(raw.tensors) > _MAX_TENSORS:
         raise WeightsError(f"{path} holds {len(raw.tensors):,} tensors, at most {_MAX_TENSORS:,} were expected")
     return replace(raw, source=str(source))
+
+
+def _read_content(path: Path) -> tuple[Any, dict[str, Any]]:
+    """What a file holds, and what safetensors has beside it."""
+    form = check_readable(path)
+    if form == SAFETENSORS:
+        return _read_safetensors(path)
+    return (read_array_pickle(path) if form == ARRAYS else _load_torch(path, mapped=True, with_stand_ins=True)), {}
+
+
+def shards_of(index: Path) -> dict[str, Path]:
+    """Return the names of tensors, and the files beside ``index`` that have them.
+
+    Raises:
+        WeightsError: it is no index of shards, or names files elsewhere.
+    """
+    if index.stat().st_size > _MAX_INDEX:
+        raise WeightsError(f"{index} has {index.stat().st_size:,} bytes, an index has at most {_MAX_INDEX:,}")
+    try:
+        content = read_json(index)
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(shards, dict) or not shards:
+        raise WeightsError(f'{index} is no weight file; of JSON only an index of shards is, with a "weight_map"')
+    for shard in shards.values():
+        if not isinstance(shard, str) or not re.fullmatch(r"\w[\w.-]*", shard):
+            raise WeightsError(f"{index} names the file {shown(shard)}, expected one that lies beside it")
+    return {name: index.with_name(shard) for name, shard in shards.items()}
+
+
+def _read_shards(index: Path) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    places = shards_of(index)
+    content: dict[str, Any] = {}
+    shards = tuple(sorted(set(places.values())))
+    for shard in shards:
+        if not shard.is_file():
+            raise FileNotFoundError(f"{index} names {shard.name}, which is not beside it; download all {len(shards)}")
+        if check_readable(shard) == SHARDS:
+            raise WeightsError(f"{index} names {shard.name}, which is an index itself")
+        content |= _items(_read_content(shard)[0])
+    if places.keys() != content.keys():
+        odd = sorted(map(shown, places.keys() ^ content.keys()))
+        raise WeightsError(f"{index} does not fit its files: {len(odd)} names are in one of them alone: {shorten(odd)}")
+    return content, shards
 
 
 def log_other_networks(source: str | Path, raw: RawFile) -> None:
@@ -138,7 +197,7 @@ def split_part(source: str | Path) -> tuple[Path, str]:
 
 
 def check_readable(path: Path) -> str:
-    """Return TORCH, SAFETENSORS or ARRAYS, by the first bytes of a file.
+    """Return TORCH, SAFETENSORS, ARRAYS, or SHARDS, by the first bytes of a file.
 
     Raises:
         WeightsError: none of these.
@@ -153,6 +212,8 @@ def check_readable(path: Path) -> str:
         return SAFETENSORS
     if head.startswith(_PICKLE):
         return ARRAYS
+    if head.lstrip().startswith(b"{") and path.suffix.lower() == ".json":
+        return SHARDS
     looks = "a tar archive; unpack it" if head[257:262] == b"ustar" else known_format(head)
     # What is left has no mark of its own: pickles of protocol 0 and 1, and what is damaged.
     if not looks and path.suffix.lower() in (".pkl", ".pickle", ".safetensors"):
@@ -217,7 +278,7 @@ def read_torch_file(path: Path, *, mapped: bool) -> Any:
                 raise ValueError(f"it holds a {type(item).__name__}, expected tensors and plain values")
     except ValueError as error:
         raise WeightsError(f"{path}: {error}") from error
-    _check_unfolded(path, total)
+    _check_unfolded([path], total)
     return content
 
 
@@ -367,10 +428,11 @@ def _as_tensor(value: Tensor | np.ndarray) -> tuple[Tensor, str]:
     return torch.detach(value), ""  # not value.detach: a file can give a parameter an attribute of that name
 
 
-def _check_unfolded(path: Path, unfolded: int) -> None:
+def _check_unfolded(files: Sequence[Path], unfolded: int) -> None:
     """Refuse tensors that repeat the few numbers of a file so often that a copy of them fills the memory."""
-    if unfolded > max(_MAX_UNFOLDED * path.stat().st_size, _UNFOLDED_ANYHOW):
+    size = sum(file.stat().st_size for file in files)
+    if unfolded > max(_MAX_UNFOLDED * size, _UNFOLDED_ANYHOW):
         raise WeightsError(
-            f"{path} has {path.stat().st_size:,} bytes, and tensors that would unfold to {unfolded:,}; save them again "
+            f"{files[0]} has {size:,} bytes, and tensors that would unfold to {unfolded:,}; save them again "
             "with memory of their own: {name: tensor.clone() for name, tensor in state_dict.items()}"
         )

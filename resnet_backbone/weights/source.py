@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -299,6 +300,7 @@ def package_facts(metadata: Mapping[str, Any], source: str) -> dict[str, Any]:
     """
     facts: Any = metadata[PACKAGE_KEY]
     try:
+        facts = json.loads(facts) if isinstance(facts, str) else facts  # of safetensors
         if facts["format_version"] != FORMAT_VERSION:
             raise WeightsError(
                 f"{source} is of format version {shown(facts['format_version'])}, this release reads {FORMAT_VERSION}; "
@@ -319,7 +321,7 @@ def package_facts(metadata: Mapping[str, Any], source: str) -> dict[str, Any]:
         }
     except WeightsError:
         raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"[:500]
         raise WeightsError(f"{source}: its description is damaged ({reason}); package the weights again") from error
 

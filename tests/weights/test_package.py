@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file, save_file
 
+from resnet_backbone.config.weights_input import required_by_source
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights import (
     InputFormat,
@@ -52,6 +55,38 @@ def test_round_trip(tmp_path, raw):
     for name, tensor in direct.state_dict().items():
         assert torch.equal(packaged.state_dict()[name], tensor), name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.pth", "raw.pth"]
+
+
+def test_a_package_of_safetensors_says_the_same(tmp_path, raw):
+    facts = package_weights(raw, tmp_path / "a.safetensors", input_format=BGR, stride_in_1x1=False)
+    assert facts == package_weights(raw, tmp_path / "a.pth", input_format=BGR, stride_in_1x1=False)
+    ours, theirs = (read_weights(tmp_path / name) for name in ("a.safetensors", "a.pth"))
+    for field in ("arch", "input_format", "stride_in_1x1", "norm", "test_transform", "licence", "class_names"):
+        assert getattr(ours, field) == getattr(theirs, field)
+    assert ours.state_dict.keys() == theirs.state_dict.keys() == load_file(tmp_path / "a.safetensors").keys()
+    assert all(torch.equal(tensor, theirs.state_dict[name]) for name, tensor in ours.state_dict.items())
+    assert required_by_source(str(tmp_path / "a.safetensors"), "resnet152")["INPUT.FORMAT"] == "BGR"
+    with pytest.raises(WeightsError, match="is of resnet152"):
+        required_by_source(str(tmp_path / "a.safetensors"), "resnet50")
+
+
+@pytest.mark.parametrize("description", ["{", "3", "[]", '{"format_version": 1}', "[" * 100_000])
+def test_a_damaged_description_of_safetensors(tmp_path, description):
+    save_file(
+        {"stem.conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "w.safetensors", {"resnet_backbone": description}
+    )
+    with pytest.raises(WeightsError, match="its description is damaged"):
+        read_weights(tmp_path / "w.safetensors")
+
+
+def test_a_model_card(tool, tmp_path, raw):
+    card = tmp_path / "README.md"
+    arguments = [*PIXELS, "--stride-in-1x1", "no", "--model-card", str(card)]
+    assert tool.main([str(raw), str(tmp_path / "w.safetensors"), *arguments]) == 0
+    head = yaml.safe_load(card.read_text().split("---")[1])
+    assert head["license"] == "unknown" and head["pipeline_tag"] == "image-feature-extraction"
+    assert "| pixels | BGR, 0 to 255, mean [103.939, 116.779, 123.68], std [1.0, 1.0, 1.0] |" in card.read_text()
+    assert hashlib.sha256(raw.read_bytes()).hexdigest() in card.read_text()
 
 
 def test_a_package_of_a_package_is_the_same(tmp_path, raw):

@@ -3,6 +3,7 @@ import collections
 import datetime
 import gzip
 import io
+import json
 import pathlib
 import pickle
 import tarfile
@@ -267,6 +268,25 @@ def test_of_several_networks_none_of_them_usual_nobody_guesses(tmp_path, content
     assert read_weights(f"{path}#teacher").state_dict.keys() == {"stem.conv1.weight", "res2.0.conv1.weight"}
 
 
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ({"state_dict": under("model.", OTHER), "current_model_state": under("model.", NETWORK), "epoch": 1}, ""),
+        ({"state_dict": {**under("model.", NETWORK), **under("ema.module.", OTHER)}, "loops": {}}, "#ema"),
+        ({"state_dict": NETWORK, "callbacks": {"EMA": {"shadow": under("model.", OTHER)}}}, "#callbacks.EMA"),
+        ({"state": {"model": under("model.", OTHER), "optimizers": {}}, "rng": []}, ""),
+        (under("ema.module.", OTHER), ""),
+    ],
+    ids=["lightning-averaging", "lightning-two", "lightning-callback", "composer", "alone"],
+)
+def test_averaged_weights_of_training_tools(tmp_path, content, part):
+    torch.save(content, tmp_path / "w.ckpt")
+    tensors = read_file(f"{tmp_path / 'w.ckpt'}{part}").tensors
+    assert {name.removeprefix("model."): tensor.tolist() for name, tensor in tensors.items()} == {
+        name: tensor.tolist() for name, tensor in OTHER.items()
+    }
+
+
 @pytest.mark.parametrize("part", ["teacher", "module.teacher", "teacher.", "state_dict.teacher"])
 def test_a_part_may_be_written_as_the_file_names_it(tmp_path, part):
     torch.save({"state_dict": {**under("module.student."), **under("module.teacher.", OTHER)}}, tmp_path / "w.pth")
@@ -364,6 +384,57 @@ def test_refuses_other_content(tmp_path, content, said):
     with pytest.raises(WeightsError, match=said) as caught:
         read_file(tmp_path / "w.pth")
     assert "w.pth" in str(caught.value)
+
+
+@pytest.fixture
+def index(tmp_path):
+    """``index(change)``: of two shards, one of each format; ``change`` is made to its ``weight_map``."""
+
+    def write(**change: object) -> pathlib.Path:
+        names = list(TENSORS)
+        safetensors.torch.save_file({name: TENSORS[name] for name in names[1:]}, tmp_path / "a.safetensors")
+        torch.save({names[0]: TENSORS[names[0]]}, tmp_path / "b.bin")
+        weight_map = {**dict.fromkeys(names[1:], "a.safetensors"), names[0]: "b.bin", **change}
+        path = tmp_path / "w.index.json"
+        path.write_text(json.dumps({"weight_map": weight_map}))
+        return path
+
+    return write
+
+
+def test_shards(index, tmp_path):
+    raw = read_file(index())
+    assert raw.tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(raw.tensors[name], tensor) for name, tensor in TENSORS.items())
+    before = raw.sha256
+    torch.save({next(iter(TENSORS)): torch.zeros_like(next(iter(TENSORS.values())))}, tmp_path / "b.bin")
+    assert read_file(index()).sha256 == before  # it writes the shards again
+    torch.save({next(iter(TENSORS)): next(iter(TENSORS.values())) + 1}, tmp_path / "b.bin")
+    assert read_file(tmp_path / "w.index.json").sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"x": "c.bin"}, "names c.bin, which is not beside it"),
+        ({"x": "../b.bin"}, r"names the file \.\./b\.bin, expected one that lies beside it"),
+        ({"x": "/etc/passwd"}, "expected one that lies beside it"),
+        ({"x": 3}, "expected one that lies beside it"),
+        ({"x": "b.bin"}, "1 names are in one of them alone: x"),
+        ({"x": "w.index.json"}, "which is an index itself"),
+    ],
+)
+def test_an_index_that_does_not_fit_its_shards(index, change, said):
+    with pytest.raises((WeightsError, FileNotFoundError), match=said):
+        read_file(index(**change))
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"weight_map": []}', '{"weight_map": {}}', "{", '{"a": NaN}'])
+def test_json_that_is_no_index(tmp_path, content):
+    path = tmp_path / "w.index.json"
+    path.write_text(content)
+    with pytest.raises(WeightsError, match="w.index.json"):
+        read_file(path)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".pkl"])

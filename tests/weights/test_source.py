@@ -3,16 +3,19 @@
 import hashlib
 import http.server
 import io
+import json
 import pickle
 import threading
 from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import torch
 
 from resnet_backbone.weights import DownloadError, InputFormat, WeightsError, load_weights, read_weights
 from resnet_backbone.weights.catalog import CATALOG, get_entry
 from resnet_backbone.weights.download import resolve
+from resnet_backbone.weights.names import to_our_names
 from resnet_backbone.weights.read import read_file
 from resnet_backbone.weights.source import weights_from_state_dict
 
@@ -263,13 +266,78 @@ def test_what_is_no_weight_file_is_not_kept(site, tmp_path):
 @pytest.mark.parametrize(
     "address",
     ["http://example.org/w.pth", "s3://bucket/w.pth", "gs://bucket/w.pth", "ftp://example.org/w.pth", "file:///w.pth",
-     "manifold://w.pth", "hf://timm/resnet50", "ImageNet://resnet50/MSRA", "cifar://resnet20/AKAMASTER",
+     "manifold://w.pth", "ImageNet://resnet50/MSRA", "cifar://resnet20/AKAMASTER",
      "HTTP://example.org/w.pth", "http://127.0.0.1.example.org/w.pth"],
 )  # fmt: skip
 def test_other_addresses_are_refused_before_anything_is_asked(empty_hub, address):
     with pytest.raises(WeightsError, match="is not fetched: only https:// is.* imagenet://ARCH/NAME and cifar10://"):
         read_weights(address)
     assert not (empty_hub / "cache").exists()
+
+
+@pytest.fixture
+def hub(site, monkeypatch):
+    """``site`` as a hub, with one repository: a network in one file, and another in two of them with an index."""
+    monkeypatch.setenv("HF_ENDPOINT", site.url)
+    names = list(OTHER)
+    shards = {f"w-0000{n}-of-00002.safetensors": {name: OTHER[name] for name in names[n - 1 :: 2]} for n in (1, 2)}
+    weight_map = {name: shard for shard, tensors in shards.items() for name in tensors}
+    files = {shard: safetensors.torch.save(tensors) for shard, tensors in shards.items()}
+    files["w.safetensors.index.json"] = json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}).encode()
+    files["model.safetensors"] = safetensors.torch.save(NETWORK)
+    folders = {"/us/r.50/resolve/main/": "model.safetensors", "/us/r.50/resolve/v1/sub/": None}
+    site.files = {
+        folder + name: content
+        for folder, only in folders.items()
+        for name, content in files.items()
+        if only in (None, name)
+    }
+    return site
+
+
+def test_a_file_of_a_hub(hub):
+    for _ in range(2):
+        weights = read_weights("hf://us/r.50/model.safetensors")
+        assert torch.equal(weights.state_dict["stem.conv1.weight"], NETWORK["conv1.weight"])
+    assert hub.asked == ["/us/r.50/resolve/main/model.safetensors"]
+
+
+def test_shards_of_a_hub(hub):
+    for _ in range(2):
+        weights = read_weights("hf://us/r.50@v1/sub/w.safetensors.index.json")
+        assert weights.state_dict.keys() == to_our_names(OTHER).keys()
+        assert all(torch.equal(weights.state_dict[name], tensor) for name, tensor in to_our_names(OTHER).items())
+    assert [path.rpartition("/")[2] for path in hub.asked] == [
+        "w.safetensors.index.json",
+        "w-00001-of-00002.safetensors",
+        "w-00002-of-00002.safetensors",
+    ]
+    with pytest.raises(WeightsError, match=r"is one of 2 parts of a network; name their index, w.safetensors.index"):
+        read_weights("hf://us/r.50@v1/sub/w-00001-of-00002.safetensors")
+
+
+def test_what_the_hubs_own_tools_have_fetched_is_not_fetched_again(hub, tmp_path, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    snapshot = tmp_path / "hub" / "models--us--r.50" / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0123")
+    (snapshot / "model.safetensors").write_bytes(safetensors.torch.save(OTHER))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    weights = read_weights("hf://us/r.50/model.safetensors")
+    assert torch.equal(weights.state_dict["stem.conv1.weight"], OTHER["conv1.weight"])
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("address", ["hf://timm/resnet50", "hf://resnet50", "hf://a/b@/c", "hf://a/b/c?d=1", "hf://"])
+def test_names_of_no_file_of_a_hub(empty_hub, address):
+    with pytest.raises(WeightsError, match="names no file of a hub; write hf://OWNER/REPO/FILE"):
+        read_weights(address)
+
+
+def test_a_file_that_the_hub_lacks(hub):
+    with pytest.raises(DownloadError, match="404"):
+        read_weights("hf://us/private/model.safetensors")
 
 
 @pytest.mark.parametrize("end", ["#sha256=12", "#sha256=xyz", "#a&b", "#sha256=00000000&sha256=00000000"])
