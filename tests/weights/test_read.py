@@ -282,7 +282,7 @@ def test_of_several_networks_none_of_them_usual_nobody_guesses(tmp_path, content
 def test_averaged_weights_of_training_tools(tmp_path, content, part):
     torch.save(content, tmp_path / "w.ckpt")
     tensors = read_file(f"{tmp_path / 'w.ckpt'}{part}").tensors
-    assert {name.removeprefix("model."): tensor.tolist() for name, tensor in tensors.items()} == {
+    assert {name.removeprefix("ema.").removeprefix("model."): tensor.tolist() for name, tensor in tensors.items()} == {
         name: tensor.tolist() for name, tensor in OTHER.items()
     }
 
