@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +57,6 @@ class Trainer(TrainingLoop):
     diverged stops within :data:`PERIOD` iterations, and never writes a checkpoint with what it diverged to.
     """
 
-    parameter_keys = "MODEL.FREEZE_AT and MODEL.NORM"
     best_figure = "classification/top1_error"
     larger_is_better = False
     stop_every = PERIOD
@@ -254,7 +253,7 @@ class Run(LoopRun):
         if self._scorer is None:
             return {}
         own = Classifier(
-            model=self.model,
+            model=self.model if over else cast(Trunk, self._scored),
             input_format=self.input_format,
             test_transform=self.test_transform,
             class_names=self.class_names,

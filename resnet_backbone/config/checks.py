@@ -187,10 +187,21 @@ def check_training(cfg: CfgNode) -> None:
         raise ConfigError(
             "MODEL.DEVICE is 'cuda', and torch finds no GPU that it can use; write MODEL.DEVICE cpu", "MODEL.DEVICE"
         )
+    if solver.NESTEROV and solver.OPTIMIZER != "SGD":
+        raise ConfigError(
+            f"SOLVER.NESTEROV is of SGD, and SOLVER.OPTIMIZER is {solver.OPTIMIZER}; write NESTEROV: False",
+            *("SOLVER.NESTEROV", "SOLVER.OPTIMIZER"),
+        )
     if solver.NESTEROV and not solver.MOMENTUM:
         raise ConfigError(
             "SOLVER.NESTEROV is True, and SOLVER.MOMENTUM is 0; write NESTEROV: False, or a MOMENTUM",
             *("SOLVER.NESTEROV", "SOLVER.MOMENTUM"),
+        )
+    if cfg.TEST.PATIENCE and not cfg.TEST.EVAL_PERIOD:
+        raise ConfigError(
+            f"TEST.PATIENCE is {cfg.TEST.PATIENCE} evaluations, and TEST.EVAL_PERIOD is 0: write after how many "
+            "iterations to evaluate",
+            *("TEST.PATIENCE", "TEST.EVAL_PERIOD"),
         )
     rate, end = solver.BASE_LR, solver.BASE_LR_END
     if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and end > rate:

@@ -40,8 +40,6 @@ from resnet_backbone.weights.read import read_torch_file
 
 logger = logging.getLogger(__name__)
 
-_PARAMETER_KEYS = "MODEL.BACKBONE.FREEZE_AT, MODEL.RESNET_BACKBONE.NORM, SOLVER.WEIGHT_DECAY_BIAS and BIAS_LR_FACTOR"
-
 
 class Run(BaseRun):
     """See :class:`~resnet_backbone.engine.run.BaseRun`. It returns what ``evaluate`` does, on the main process.
@@ -130,7 +128,7 @@ class Run(BaseRun):
                 f"run so far and is {comm.get_world_size()} now: resume with {then} processes"
             )
         saved = read_torch_file(path, mapped=True)["trainer"]["_trainer"]["optimizer"]
-        check_same_parameters(saved, Trainer.build_optimizer(cfg, model).state_dict(), _PARAMETER_KEYS)
+        check_same_parameters(saved, Trainer.build_optimizer(cfg, model).state_dict())
 
     def _data_fingerprints(self) -> dict[str, Any]:
         """Sets without a file of instances have none."""

@@ -13,6 +13,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import PreciseBN
 from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from fvcore.common.config import CfgNode
 from torch import nn
@@ -27,6 +28,7 @@ from resnet_backbone.engine.divergence import broken_tensors, explain_divergence
 from resnet_backbone.engine.loop import BestKeeper, evaluating, keeping_progress
 from resnet_backbone.engine.processes import in_any_process, mean_over_processes
 from resnet_backbone.engine.signals import deferring_signals, was_asked_to_stop
+from resnet_backbone.engine.solver import build_optimizer
 from resnet_backbone.files.atomic import copy_file
 from resnet_backbone.files.checkpoints import BEST, FINAL, last_checkpoint
 from resnet_backbone.models.acceleration import finish_for_inference
@@ -73,6 +75,14 @@ class Trainer(DefaultTrainer):
 
     def build_model(self, cfg: CfgNode) -> nn.Module:
         return self._built_model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Detectron2's SGD, or ours, clipped by Detectron2, for what Detectron2 does not have."""
+        solver = cfg.SOLVER
+        if (solver.OPTIMIZER, solver.TRUNK_LR_FACTOR, solver.LAYER_DECAY) == ("SGD", 1.0, 1.0):
+            return super().build_optimizer(cfg, model)
+        return maybe_add_gradient_clipping(cfg, build_optimizer(cfg, model))
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> ResumableLoader:

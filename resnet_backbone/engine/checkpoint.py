@@ -99,16 +99,19 @@ def check_resumed(cfg: CfgNode, *, done: int, seed: int | None) -> None:
         raise ValueError(f"the run to resume has the seed {seed}: write SEED {seed}")
 
 
-def check_same_parameters(saved: Mapping[str, Any], now: Mapping[str, Any], keys: str) -> None:
-    """Raise ValueError where a checkpoint's optimizer state has other parameters than this run's.
+def check_same_parameters(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError where a checkpoint's optimizer is of another kind than this run's, or has other parameters."""
 
-    ``keys`` of the config say what is trained.
-    """
-    then, here = ([len(group["params"]) for group in state["param_groups"]] for state in (saved, now))
-    if then != here:
+    def told(state: Mapping[str, Any]) -> str:
+        groups = state["param_groups"]
+        kind = "AdamW" if "betas" in groups[0] else "SGD"
+        return f"groups of {[len(group['params']) for group in groups]} parameters by {kind}"
+
+    if told(saved) != told(now):
         raise ValueError(
-            f"the run to resume trained groups of {then} parameters, this config asks for {here}; write the {keys} of "
-            f"its config.yaml"
+            f"the run to resume trained {told(saved)}, this config asks for {told(now)}; write FREEZE_AT and NORM of "
+            "MODEL, and OPTIMIZER, WEIGHT_DECAY_BIAS, BIAS_LR_FACTOR, TRUNK_LR_FACTOR and LAYER_DECAY of SOLVER, as "
+            "its config.yaml has them"
         )
 
 

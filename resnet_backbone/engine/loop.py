@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from resnet_backbone.engine.batches import DataError, derive_seed, fetch, restore_sigchld
 from resnet_backbone.engine.checkpoint import (
@@ -119,9 +120,13 @@ class TrainingLoop(ABC):
         seed: of all that is random.
         facts: plain values that every checkpoint carries along, for those who read it.
         compile: run the network through ``torch.compile``.
+
+    Attributes:
+        module: the network that the steps change.
+        averaged: with SOLVER.EMA the running mean of its weights, and of the statistics of its norms. It is what
+            evaluations score and checkpoints call ``model``; the weights themselves are their ``unaveraged`` then.
     """
 
-    parameter_keys: str  # of the config that say what is trained, for a message
     best_figure: str  # the end of the name of the score that says which network is the best
     larger_is_better: bool
     stop_every = 1  # iterations between two looks of several processes whether one of them has got a signal
@@ -149,10 +154,18 @@ class TrainingLoop(ABC):
         network: Any = torch.compile(module) if compile else module
         self.model, self.optimizer = accelerator.prepare(_Network(network), build_optimizer(cfg, module))
         self.schedule = build_schedule(cfg)
+        self.averaged: AveragedModel | None = None
+        if cfg.SOLVER.EMA.ENABLED:
+            self.averaged = AveragedModel(module, multi_avg_fn=self._average, use_buffers=True)
         self.iteration = 0  # how many are done
         self.best = BestKeeper(self.best_figure, larger_is_better=self.larger_is_better)
         self._saved_at = 0  # iteration of the last checkpoint
         self._skipped = 0  # steps, one after another
+
+    def _average(self, means: Any, weights: Any, number: Tensor | int) -> None:
+        """Move the means towards the weights; faster in the first iterations, which are far from the last."""
+        number = int(number)
+        get_ema_multi_avg_fn(min(self.cfg.SOLVER.EMA.DECAY, (1 + number) / (10 + number)))(means, weights, number)
 
     @abstractmethod
     def _loss(self, batch: Any, records: dict[str, float | Tensor]) -> Tensor:
@@ -170,7 +183,7 @@ class TrainingLoop(ABC):
         accelerator, passes = self.accelerator, self.cfg.SOLVER.ACCUMULATION_STEPS
         torch.manual_seed(derive_seed(self.seed, self.iteration, accelerator.process_index))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(self.iteration)
+            group["lr"] = group["lr_factor"] * self.schedule(self.iteration)
         records: dict[str, float | Tensor] = {}
         watch = Stopwatch()
         fetched = [fetch(batches) for _ in range(passes)]  # all of them before the network changes
@@ -182,6 +195,8 @@ class TrainingLoop(ABC):
         clip_gradients(self.cfg, accelerator, self.optimizer)
         self.optimizer.step()
         self._count_skipped()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.module)
         self.optimizer.zero_grad()
         return self._after_update(records), data_time
 
@@ -230,11 +245,11 @@ class TrainingLoop(ABC):
         restore_sigchld()
         self.model.train()
         watch = Stopwatch()
-        while self.iteration < solver.MAX_ITER:
+        while self.iteration < solver.MAX_ITER and not self._is_out_of_patience():
             self._stop_if_asked()
             records, data_time = self._step(batches)
             if writer is not None:
-                lr = self.optimizer.param_groups[0]["lr"]
+                lr = self.schedule(self.iteration)
                 writer.step(self.iteration, {**records, "lr": lr, "data_time": data_time}, watch.lap())
             self.iteration += 1
             last = self.iteration == solver.MAX_ITER
@@ -244,6 +259,10 @@ class TrainingLoop(ABC):
                 self.check()
                 self._score(evaluate, writer, over=False)
                 watch.lap()
+        if self.iteration < solver.MAX_ITER:
+            self.save(FINAL)
+        if self.averaged is not None:
+            self.module.load_state_dict(self.averaged.module.state_dict())
         self._score(evaluate, writer, over=True)
 
     def _score(self, evaluate: Evaluate, writer: RunWriter | None, *, over: bool) -> None:
@@ -261,6 +280,18 @@ class TrainingLoop(ABC):
                 copy_file(self.output_dir / FINAL, self.output_dir / BEST)
             else:
                 write_checkpoint(self.output_dir, BEST, self._state(), resumable=False)
+
+    def _is_out_of_patience(self) -> bool:
+        """Whether the last TEST.PATIENCE evaluations brought nothing better; the same in all processes."""
+        test = self.cfg.TEST
+        if not test.PATIENCE or self.iteration % test.EVAL_PERIOD:
+            return False
+        best = self.best.best  # which the main process alone has
+        is_out = best is not None and self.iteration - best[1] >= test.PATIENCE * test.EVAL_PERIOD
+        is_out = in_any_process(is_out, self.accelerator.device)
+        if is_out:
+            logger.info("the last %d evaluations were no better than that of %s: training ends", test.PATIENCE, BEST)
+        return is_out
 
     def _evaluation_is_due(self) -> bool:
         """Whether the run was stopped between a checkpoint and the evaluation that follows it."""
@@ -321,7 +352,7 @@ class TrainingLoop(ABC):
         """Return the content of a checkpoint. The order of the data, and all random numbers, follow from the seed."""
         return {
             **self.facts,
-            "model": self.module.state_dict(),
+            **self._weights(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             "iteration": self.iteration,
@@ -330,11 +361,17 @@ class TrainingLoop(ABC):
             "best": self.best.best,
         }
 
+    def _weights(self) -> dict[str, Any]:
+        if self.averaged is None:
+            return {"model": self.module.state_dict()}
+        return {"model": self.averaged.module.state_dict(), "unaveraged": self.module.state_dict()}
+
     def _check_room(self) -> None:
         solver = self.cfg.SOLVER
-        momentum = [p for group in self.optimizer.param_groups for p in group["params"]]
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         to_come = math.ceil((solver.MAX_ITER - self.iteration) / solver.CHECKPOINT_PERIOD)
-        state = {"model": self.module.state_dict(), "momentum": momentum}
+        moments = {"first": [*trained], "second": [*trained] if solver.OPTIMIZER == "AdamW" else []}
+        state = {**self._weights(), **moments}
         check_disk_space(self.output_dir, state, to_come, "SOLVER.CHECKPOINT_PERIOD")
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -347,11 +384,17 @@ class TrainingLoop(ABC):
         """
         check_resumed(self.cfg, done=state["iteration"], seed=state["seed"])
         saved, now = state["optimizer"], self.optimizer.state_dict()
-        check_same_parameters(saved, now, self.parameter_keys)
+        check_same_parameters(saved, now)
         warn_of_other_processes(state["num_processes"], self.accelerator.num_processes)
         self.optimizer.load_state_dict({"state": saved["state"], "param_groups": now["param_groups"]})
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        if ("unaveraged" in state) != (self.averaged is not None):
+            raise ValueError("the run to resume has another SOLVER.EMA.ENABLED; write that of its config.yaml")
+        if self.averaged is not None:
+            self.averaged.module.load_state_dict(state["model"])
+            self.averaged.n_averaged.fill_(state["iteration"])
+            self.module.load_state_dict(state["unaveraged"])
         self.iteration = self._saved_at = state["iteration"]
         self.seed = state["seed"]
         self.best.best = state.get("best")  # older checkpoints have none

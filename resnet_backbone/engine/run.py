@@ -199,6 +199,12 @@ class LoopRun(BaseRun):
         self.trainer.train(self._make_batches, self._score)
         return self.figures
 
+    @property
+    def _scored(self) -> nn.Module:
+        """The network that evaluations score: the averaged one of a training that has one, until it is over."""
+        averaged = None if self.eval_only else self.trainer.averaged
+        return self.model if averaged is None else averaged.module
+
     @abstractmethod
     def _make_batches(self, start: int) -> Iterator[Any]:
         """Return the endless training batches of this process from number ``start`` on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,27 +19,59 @@ from fvcore.common.param_scheduler import (
 )
 from torch import nn
 
+from resnet_backbone.weights.architecture import stage_of
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+# backbone.stem.conv1.weight, backbone.bottom_up.res2.0.conv1.weight, roi_heads.res5.0.conv1.weight, not the pyramid's.
+_OF_TRUNK = re.compile(r"backbone\.(?:bottom_up\.|(?!fpn|top_block))(.+)|roi_heads\.(res5\..+)")
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.SGD:
-    """SGD over what is trained, the parameters of norms with WEIGHT_DECAY_NORM, the rest with WEIGHT_DECAY."""
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Return SOLVER.OPTIMIZER over what is trained.
+
+    Its groups have equal decay and ``lr_factor``, by which the schedule is multiplied. As in Detectron2
+    (``solver/build.py``), norms have WEIGHT_DECAY_NORM, and biases, those of norms included, BIAS_LR_FACTOR and, where
+    it is set, WEIGHT_DECAY_BIAS.
+    """
     solver = cfg.SOLVER
     norms = {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
-    trained = [p for p in model.parameters() if p.requires_grad]
+    factor_of = trunk_lr_factor(cfg, model)
+    members: dict[tuple[bool, float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_norm, factor = id(parameter) in norms, factor_of(name)
+        decay = solver.WEIGHT_DECAY_NORM if is_norm else solver.WEIGHT_DECAY
+        if name.endswith(".bias"):
+            factor *= solver.BIAS_LR_FACTOR
+            decay = decay if solver.WEIGHT_DECAY_BIAS is None else solver.WEIGHT_DECAY_BIAS
+        members[is_norm, factor, decay].append(parameter)
     groups = [
-        {"params": [p for p in trained if id(p) not in norms], "weight_decay": solver.WEIGHT_DECAY},
-        {"params": [p for p in trained if id(p) in norms], "weight_decay": solver.WEIGHT_DECAY_NORM},
+        {"params": parameters, "weight_decay": decay, "lr_factor": factor, "lr": factor * solver.BASE_LR}
+        for (_, factor, decay), parameters in sorted(members.items(), key=lambda item: item[0][0])
     ]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=solver.BASE_LR,
-        momentum=solver.MOMENTUM,
-        nesterov=solver.NESTEROV,
-    )
+    if solver.OPTIMIZER == "AdamW":
+        return torch.optim.AdamW(groups)
+    return torch.optim.SGD(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+
+
+def trunk_lr_factor(cfg: CfgNode, model: nn.Module) -> Callable[[str], float]:
+    """Return the factor on the learning rate of a parameter, by its name in a detector.
+
+    It is 1 but for the trunk, res5 in the heads of a C4 detector included: SOLVER.TRUNK_LR_FACTOR, times LAYER_DECAY
+    for the last stage, its square for the one before, and so on.
+
+    Source: layer-wise decay, Clark et al. 2020 (arXiv 2003.10555), Bao et al. 2021 (2106.08254), by stages here.
+    """
+    solver = cfg.SOLVER
+    factor, decay = solver.get("TRUNK_LR_FACTOR", 1.0), solver.get("LAYER_DECAY", 1.0)
+    inner = {name: match[1] or match[2] for name, _ in model.named_parameters() if (match := _OF_TRUNK.match(name))}
+    stages = list(dict.fromkeys(stage_of(name) for name in inner.values()))
+    factors = {stage: factor * decay ** (len(stages) - number) for number, stage in enumerate(stages)}
+    return lambda name: factors[stage_of(inner[name])] if name in inner else 1.0
 
 
 def build_schedule(cfg: CfgNode) -> Callable[[int], float]:

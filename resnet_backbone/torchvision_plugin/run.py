@@ -47,7 +47,6 @@ Batch = tuple[list[Tensor], list[dict[str, Any]]]
 class Trainer(TrainingLoop):
     """Trains a detector; batches are (images, targets), and a loss that is not finite is explained with its images."""
 
-    parameter_keys = "MODEL.BACKBONE.FREEZE_AT and MODEL.RESNET_BACKBONE.NORM"
     best_figure = "bbox/AP"
     larger_is_better = True
     _batch: Batch  # of the pass that is computed
@@ -186,8 +185,9 @@ class Run(LoopRun):
 
     def _score(self, over: bool) -> dict[str, float]:
         """Score the detector; once training is over, finished for inference, with pictures and what TEST improves."""
-        detector = self.model
+        detector = self._scored
         if over:
+            detector = self.model
             finish_for_inference(self.model.eval())
             if self._improved is not None:
                 detector = self._improved.to(self.accelerator.device)

@@ -265,9 +265,17 @@ ROWS: dict[str, Row] = {
             "SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR",
             "SOLVER.CHECKPOINT_PERIOD": 2,
             "SOLVER.ACCUMULATION_STEPS": 2,
+            "SOLVER.BIAS_LR_FACTOR": 2.0,
+            "SOLVER.WEIGHT_DECAY_BIAS": 0.1,
+            "SOLVER.OPTIMIZER": "AdamW",
+            "SOLVER.TRUNK_LR_FACTOR": 0.5,
+            "SOLVER.LAYER_DECAY": 0.5,
+            "SOLVER.EMA.ENABLED": True,
             "TEST.EVAL_PERIOD": 2,
         },
     ),
+    "SOLVER.EMA.DECAY": Row(0.01, "training", both={"SOLVER.EMA.ENABLED": True}),
+    "TEST.PATIENCE": Row(1, "training", both={"TEST.EVAL_PERIOD": 1}),
     "SOLVER.BASE_LR_END": Row(0.05, "training", both={"SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR"}),
     "SOLVER.CLIP_GRADIENTS.ENABLED": Row(True, "training", both={"SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 0.01}),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": Row(
@@ -346,8 +354,8 @@ DETECTRON2_ROWS: dict[str, Row] = {
         },
     ),
     "INPUT.CROP.TYPE": Row("relative", "data", both={"INPUT.CROP.ENABLED": True, "INPUT.CROP.SIZE": [0.5, 0.5]}),
-    "SOLVER.BIAS_LR_FACTOR": Row(2.0, "training"),
-    "SOLVER.WEIGHT_DECAY_BIAS": Row(0.1, "training"),
+    "SOLVER.EMA.ENABLED": Row(True, "refusal"),
+    "TEST.PATIENCE": Row(1, "refusal"),
     "MODEL.RESNET_BACKBONE.STRICT_WEIGHTS": Row(
         False, "run", both={"MODEL.WEIGHTS": "{partial}", "MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS": False}
     ),

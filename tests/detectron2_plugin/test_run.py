@@ -399,7 +399,7 @@ def test_a_run_that_cannot_start_leaves_the_earlier_one_to_go_on_with(tiny, trai
     ("words", "message"),
     [
         (("SEED", "8"), "the run to resume has the seed 7: write SEED 7"),
-        (("MODEL.BACKBONE.FREEZE_AT", "2"), "trained groups of .* write the MODEL.BACKBONE.FREEZE_AT, .*of its config"),
+        (("MODEL.BACKBONE.FREEZE_AT", "2"), "trained groups of .* write FREEZE_AT and NORM of MODEL, .*its config"),
         (("SOLVER.WEIGHT_DECAY_BIAS", "0.0"), "trained groups of"),
     ],
 )

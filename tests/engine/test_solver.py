@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from resnet_backbone.engine.solver import build_optimizer, build_schedule, clip_gradients
+from resnet_backbone.models.registry import create_model
 from resnet_backbone.torchvision_plugin.config import get_cfg
 
 SCHEDULES = [
@@ -58,6 +59,51 @@ def test_norms_decay_on_their_own_and_frozen_parameters_are_left_out():
     model[3].requires_grad_(False)
     groups = build_optimizer(get_cfg(), model).param_groups
     assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(0.0001, 2), (0.0, 4)]
+
+
+def rates_and_decays(optimizer, model) -> dict[str, tuple[float, float]]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+@pytest.mark.parametrize("bias", [[], ["SOLVER.BIAS_LR_FACTOR", 2.0], ["SOLVER.WEIGHT_DECAY_BIAS", 0.5]], ids=str)
+def test_rates_and_decays_are_detectron2s(bias):
+    solver = pytest.importorskip("detectron2.solver", reason="Detectron2 is not installed")
+    config = pytest.importorskip("detectron2.config")
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.Linear(4, 2))
+    ours, theirs = get_cfg(), config.get_cfg()
+    ours.merge_from_list(bias), theirs.merge_from_list(bias)
+    expected = rates_and_decays(solver.build_optimizer(theirs, model), model)
+    assert rates_and_decays(build_optimizer(ours, model), model) == expected
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_the_trunk_learns_at_a_rate_of_its_own(optimizer):
+    """By the formula of layer-wise decay; the pyramid and the heads are no part of the trunk, res5 of a C4 head is."""
+    cfg = get_cfg()
+    keys = {"BASE_LR": 1.0, "TRUNK_LR_FACTOR": 0.5, "LAYER_DECAY": 0.1, "OPTIMIZER": optimizer.__name__}
+    cfg.merge_from_list([item for name, value in keys.items() for item in (f"SOLVER.{name}", value)])
+    fpn = nn.ModuleDict({"backbone": nn.ModuleDict({"bottom_up": create_model("resnet18", num_classes=0)})})
+    fpn["backbone"]["fpn"] = nn.ModuleDict({"inner_blocks": nn.Conv2d(3, 3, 1)})
+    fpn["backbone"]["fpn_lateral2"] = nn.Conv2d(3, 3, 1)
+    trunk = create_model("vgg16", num_classes=0)
+    c4 = nn.ModuleDict({"backbone": create_model("resnet50", num_classes=0, out_features=("res4",))})
+    c4["roi_heads"] = nn.ModuleDict({"res5": nn.Conv2d(3, 3, 1), "box": nn.Linear(3, 3)})
+    stages = {"stem": 5, "res2": 4, "res3": 3, "res4": 2, "res5": 1}
+    for model, powers in (
+        (fpn, {f"backbone.bottom_up.{stage}.": power for stage, power in stages.items()}),
+        (c4, {f"{'roi_heads' if stage == 'res5' else 'backbone'}.{stage}.": power for stage, power in stages.items()}),
+        (nn.ModuleDict({"backbone": trunk}), {f"backbone.conv{number}_": 6 - number for number in range(1, 6)}),
+    ):
+        built = build_optimizer(cfg, model)
+        assert type(built) is optimizer
+        for name, (rate, _) in rates_and_decays(built, model).items():
+            power = next((power for prefix, power in powers.items() if name.startswith(prefix)), None)
+            assert rate == pytest.approx(1.0 if power is None else 0.5 * 0.1**power), name
 
 
 @pytest.mark.parametrize("kind", ["value", "norm", "full_model"])

@@ -118,7 +118,7 @@ def test_a_longer_schedule_takes_over_on_resume(tiny):
     assert records[-1]["lr"] == pytest.approx(0.001 * (1 + math.cos(math.pi * 3 / 4)) / 2)
     with pytest.raises(ValueError, match="write SEED 7"):
         Run(tiny("quickstart.yaml", "SEED", "8"), resume=True)
-    with pytest.raises(ValueError, match="trained groups of .* write the MODEL.BACKBONE.FREEZE_AT and"):
+    with pytest.raises(ValueError, match="trained groups of .* by SGD, this config asks .* write FREEZE_AT and NORM"):
         Run(tiny("quickstart.yaml", "MODEL.BACKBONE.FREEZE_AT", "2"), resume=True)
 
 
