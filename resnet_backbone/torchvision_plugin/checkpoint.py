@@ -10,19 +10,20 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from resnet_backbone.config import fit_input, warn_of_random_weights
-from resnet_backbone.config.weights_input import required_by
+from resnet_backbone.config.weights_input import refuse_unknown_input, required_by, required_input
 from resnet_backbone.engine.checkpoint import is_checkpoint, read_checkpoint
 from resnet_backbone.models.acceleration import finish_for_inference
 from resnet_backbone.torchvision_plugin.datasets import set_num_classes
 from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
 from resnet_backbone.weights import Weights, read_weights
+from resnet_backbone.weights.detectors import coco_classes, find_detector, from_detectron2, is_of_detectron2
 from resnet_backbone.weights.download import resolve
 from resnet_backbone.weights.match import match_tensors
+from resnet_backbone.weights.read import read_file, split_part
 
 logger = logging.getLogger(__name__)
 
-_NAMES_OF_DETECTRON2 = ("backbone.fpn_lateral", "proposal_generator.", "head.cls_subnet.")
 _HEADS = ("roi_heads.", "head.")  # of the two kinds of detectors
 _PREDICTORS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.", "head.classification_head.cls_logits.")
 
@@ -40,6 +41,36 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     expected = "detector of the torchvision engine; a checkpoint holds 'model' with 'roi_heads.*' or 'head.*'"
     return read_checkpoint(path, _is_detector, expected)
+
+
+def read_detector(source: str) -> dict[str, Any] | None:
+    """Read a trained detector onto the CPU: this engine's, Detectron2's in its names, or one that Detectron2 publishes.
+
+    Returns:
+        ``model``, the tensors in this engine's names; ``input``, the config keys that they need, and ``class_names``,
+        both empty where nobody said; ``source``, for messages. None for a file that is no detector of these.
+
+    Raises:
+        OSError, WeightsError: it is not there, cannot be downloaded, or cannot be read safely.
+    """
+    resolved = resolve(source)
+    path, part = split_part(resolved)
+    if not path.is_file():
+        return None
+    if not part and is_own_checkpoint(path):
+        return {"source": source, **load_checkpoint(path)}
+    raw = read_file(resolved)
+    if not is_of_detectron2(raw.tensors):
+        return None
+    facts = raw.metadata
+    found = {"source": source, "model": from_detectron2(raw.tensors), "input": {}, "class_names": ()}
+    if {"input", "class_names"} <= facts.keys():
+        return {**found, "input": facts["input"], "class_names": facts["class_names"]}
+    if (entry := find_detector(raw.sha256)) is not None:
+        found["source"] = f"{source} (of configs/{entry.config})"
+        found["input"] = required_input(entry.arch, entry.input_format, entry.stride_in_1x1)
+        found["class_names"] = coco_classes()
+    return found
 
 
 def _is_detector(state: object) -> bool:
@@ -64,8 +95,6 @@ def load_detector(model: nn.Module, tensors: dict[str, Tensor], source: str, *, 
     match = match_tensors(want, have)
     if not match.fits:
         lines = match.lines()
-        if any(key.startswith(_NAMES_OF_DETECTRON2) for key in match.left_over):
-            lines.append("It has the names of Detectron2: write --engine detectron2")
         raise ValueError(f"{source} is of another detector than the config describes:\n  " + "\n  ".join(lines))
     if new_classes:
         logger.warning("%s detects other classes: %s start from scratch", source, ", ".join(sorted(from_scratch)))
@@ -83,9 +112,11 @@ def read_initial_weights(cfg: CfgNode, *, eval_only: bool = False) -> dict[str, 
         ValueError: it cannot be read safely, or is of another architecture; for ``eval_only``, it is no detector.
     """
     source = cfg.MODEL.WEIGHTS
-    path = Path(resolve(source))
-    if source and is_own_checkpoint(path):
-        return load_checkpoint(path)
+    detector = read_detector(source) if source else None
+    if detector is not None:
+        if eval_only and not detector["class_names"]:
+            raise ValueError(f"{source} does not name its classes; evaluate it by --engine detectron2")
+        return detector
     if eval_only:
         raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {source!r}")
     return read_weights(source, arch=cfg.MODEL.RESNET_BACKBONE.ARCH) if source else None
@@ -101,6 +132,8 @@ def fit_input_to(cfg: CfgNode, initial: dict[str, Any] | Weights | None) -> None
         warn_of_random_weights(cfg)
     else:
         required = required_by(initial, cfg) if isinstance(initial, Weights) else initial["input"]
+        if not required:
+            refuse_unknown_input(cfg, cfg.MODEL.WEIGHTS)
         fit_input(cfg, required, cfg.MODEL.WEIGHTS)
 
 
@@ -115,15 +148,18 @@ def load_trained(cfg: CfgNode) -> tuple[CfgNode, Detector | RetinaNet, tuple[str
         ValueError: it cannot be read safely, or is of another detector than the config describes.
     """
     source = cfg.MODEL.WEIGHTS
-    path = Path(resolve(source))
-    if not path.is_file():
-        raise FileNotFoundError(f"MODEL.WEIGHTS {source!r}: no such file; name the checkpoint of a training")
+    state = read_detector(source)
+    if state is None:
+        if not split_part(resolve(source))[0].is_file():
+            raise FileNotFoundError(f"MODEL.WEIGHTS {source!r}: no such file; name the checkpoint of a training")
+        raise ValueError(f"MODEL.WEIGHTS {source!r} is no trained detector; name the checkpoint of a training")
+    if not state["class_names"]:
+        raise ValueError(f"{source} does not name its classes; use it by --engine detectron2")
     cfg = cfg.clone()
-    state = load_checkpoint(path)
     fit_input(cfg, state["input"], source)
     class_names = tuple(state["class_names"])
     set_num_classes(cfg, class_names)
     detector = build_detector(cfg).eval()
-    load_detector(detector, state["model"], source, new_classes=False)
+    load_detector(detector, state["model"], state["source"], new_classes=False)
     finish_for_inference(detector)
     return cfg, detector, class_names

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from resnet_backbone.doctor.checkpoint import DETECTOR, Checkpoint
 from resnet_backbone.doctor.report import NAME_KEYS, classifier_parts
 from resnet_backbone.engine.batches import reorder_channels
 from resnet_backbone.models.trunk import Trunk
-from resnet_backbone.torchvision_plugin.checkpoint import is_own_checkpoint, load_checkpoint, load_detector
+from resnet_backbone.torchvision_plugin.checkpoint import load_detector, read_detector
 from resnet_backbone.torchvision_plugin.config import ENGINE, load_config
 from resnet_backbone.torchvision_plugin.datasets import (
     check_files,
@@ -26,7 +25,6 @@ from resnet_backbone.torchvision_plugin.datasets import (
 )
 from resnet_backbone.torchvision_plugin.detector import Detector, FPNBackbone, build_detector
 from resnet_backbone.weights import WeightsError
-from resnet_backbone.weights.download import resolve
 
 
 class TorchvisionEngine:
@@ -52,7 +50,7 @@ class TorchvisionEngine:
         return open_test_sets(cfg, None)[name].class_names
 
     def loads_detector(self, checkpoint: Checkpoint) -> bool:
-        return is_own_checkpoint(Path(resolve(checkpoint.source)))
+        return read_detector(checkpoint.source) is not None
 
     def build(
         self, cfg: CfgNode, checkpoint: Checkpoint | None, class_names: tuple[str, ...], section: Section
@@ -64,14 +62,14 @@ class TorchvisionEngine:
             warn_of_random_weights(cfg)
         if checkpoint is None or checkpoint.kind != DETECTOR:
             return parts_of(cfg, build_detector(cfg, checkpoint.weights if checkpoint else None).eval())
-        state = load_checkpoint(Path(resolve(checkpoint.source)))
+        state = read_detector(checkpoint.source) or {}
         learned = tuple(state["class_names"])
         new_classes = bool(class_names) and class_names != learned
         if not new_classes:
             set_num_classes(cfg, learned)
         detector = build_detector(cfg)
         try:
-            load_detector(detector, state["model"], checkpoint.source, new_classes=new_classes)
+            load_detector(detector, state["model"], state["source"], new_classes=new_classes)
         except ValueError as error:
             raise WeightsError(str(error)) from error
         if not new_classes:

@@ -144,12 +144,12 @@ class Run(LoopRun):
 
     @property
     def _learned(self) -> tuple[str, ...] | None:
-        return tuple(self._detector["class_names"]) if self._detector else None
+        return tuple(self._detector["class_names"]) or None if self._detector else None
 
     def _build_model(self) -> nn.Module:
         detector = build_detector(self.cfg, self._classifier)
         if self._detector is not None:
-            source = self.cfg.MODEL.WEIGHTS or "the checkpoint"
+            source = self._detector.get("source", "the checkpoint")
             load_detector(detector, self._detector["model"], source, new_classes=self.class_names != self._learned)
         self._classifier = self._detector = None  # the memory
         self._improved = build_improved(self.cfg, detector, self.class_names)

@@ -355,6 +355,7 @@ DETECTRON2_ROWS: dict[str, Row] = {
     ),
     "INPUT.CROP.TYPE": Row("relative", "data", both={"INPUT.CROP.ENABLED": True, "INPUT.CROP.SIZE": [0.5, 0.5]}),
     "SOLVER.EMA.ENABLED": Row(True, "refusal"),
+    "SOLVER.EMA.DECAY": Row(0.5, "refusal"),
     "TEST.PATIENCE": Row(1, "refusal"),
     "MODEL.RESNET_BACKBONE.STRICT_WEIGHTS": Row(
         False, "run", both={"MODEL.WEIGHTS": "{partial}", "MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS": False}

@@ -111,7 +111,7 @@ class Observer:
 
         def evaluate(over: bool) -> dict[str, float]:
             evaluated.append(trainer.iteration)
-            return {}
+            return {"shapes_val/bbox/AP": 1.0}
 
         empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()}
         count = images_per_pass(cfg, 1)

@@ -89,14 +89,14 @@ def observe_network(
 
 
 class SmallNetwork(nn.Module):
-    """A layer and a norm in place of a detector, for what acts on every network alike."""
+    """A layer for a trunk, a norm and a layer in place of a detector, for what acts on every network alike."""
 
     device = torch.device("cpu")
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layer = nn.Linear(3, 4)
+        self.backbone = nn.ModuleDict({"res2": nn.Linear(3, 4)})
         self.norm = nn.BatchNorm1d(4)
         self.last = nn.Linear(4, 1)
 
@@ -104,7 +104,10 @@ class SmallNetwork(nn.Module):
         images = inputs[0]
         pixels = torch.stack([image["image"] if isinstance(image, dict) else image for image in images])
         return {
-            "loss": 5 * (self.last(self.norm(self.layer(pixels.float()))) - pixels.sum(1, keepdim=True)).square().mean()
+            "loss": 5
+            * (self.last(self.norm(self.backbone["res2"](pixels.float()))) - pixels.sum(1, keepdim=True))
+            .square()
+            .mean()
         }
 
 

@@ -153,7 +153,7 @@ def test_each_key_is_there_once_and_says_what_it_does():
     silent = [key.name for key in (*SHARED, *ADDED) if not key.about and not (key.choices or key.torchvision)]
     assert silent == ["SOLVER.CLIP_GRADIENTS.ENABLED"]
     for key in (*SHARED, *ADDED):
-        assert isinstance(key, Key) and (key.range is None or key.range.holds(key.default))
+        assert isinstance(key, Key) and (None in (key.range, key.default) or key.range.holds(key.default))
 
 
 def test_detectron2s_keys_and_defaults_are_detectron2s():
