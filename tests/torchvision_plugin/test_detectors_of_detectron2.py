@@ -1,4 +1,4 @@
-"""Detectors of the real Detectron2, with random weights, in the torchvision engine: the same boxes, and the way back."""
+"""Detectors of the real Detectron2, with random weights, on the torchvision engine: same boxes, and the way back."""
 
 from __future__ import annotations
 
