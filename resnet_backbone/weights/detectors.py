@@ -95,6 +95,11 @@ def is_of_detectron2(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.startswith(("proposal_generator.rpn_head.", "head.cls_subnet.")) for name in tensors)
 
 
+def is_of_torchvision_engine(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether the tensors of a detector have the names of the torchvision engine."""
+    return any(name.startswith(("rpn.head.", "head.classification_head.")) for name in tensors)
+
+
 def from_detectron2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a detector's tensors in the torchvision engine's names, background first; others keep their names.
 

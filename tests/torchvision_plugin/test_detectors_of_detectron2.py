@@ -11,6 +11,7 @@ import torch
 
 from resnet_backbone.torchvision_plugin.checkpoint import load_trained, read_detector
 from resnet_backbone.torchvision_plugin.config import load_config
+from resnet_backbone.torchvision_plugin.run import Run
 from resnet_backbone.weights import detectors
 from resnet_backbone.weights.detectors import coco_classes, from_detectron2, published_detectors, to_detectron2
 from tests.helpers import assert_same_tensors
@@ -136,3 +137,23 @@ def test_another_config_is_named_by_the_error(published):
     cfg = load_config(ROOT / "configs/retinanet/r50_fpn.yaml", ["MODEL.WEIGHTS", str(path), "MODEL.DEVICE", "cpu"])
     with pytest.raises(ValueError, match=r"of configs/faster/r50_fpn\.yaml\) is of another detector than the config"):
         load_trained(cfg)
+
+
+def test_a_detector_of_the_torchvision_engine_on_detectron2(tiny, tmp_path):
+    """Trained here, evaluated there: the same detections."""
+    pytest.importorskip("detectron2.modeling", reason="Detectron2 is not installed")
+    from resnet_backbone.detectron2_plugin.checkpoint import load_trained as load_on_detectron2
+    from resnet_backbone.detectron2_plugin.config import load_config as load_config_of_detectron2
+
+    cfg = tiny("quickstart.yaml", "SOLVER.MAX_ITER", "2", "DATASETS.TEST", "[]")
+    Run(cfg).start()
+    keys = ["MODEL.WEIGHTS", str(Path(cfg.OUTPUT_DIR) / "model_final.pth"), "MODEL.DEVICE", "cpu"]
+    keys += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "DATASETS.TRAIN", "()", "DATASETS.TEST", "()"]
+    _, ours, names = load_trained(load_config(ROOT / "configs/quickstart.yaml", keys))
+    _, there, names_there = load_on_detectron2(load_config_of_detectron2(ROOT / "configs/quickstart.yaml", keys))
+    assert names == names_there
+    image = (255 * torch.rand(3, 128, 160, generator=torch.Generator().manual_seed(0))).floor()
+    with torch.no_grad():
+        found, expected = ours([image])[0], there([{"image": image}])[0]["instances"]
+    torch.testing.assert_close(found["scores"], expected.scores, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found["boxes"], expected.pred_boxes.tensor, rtol=0, atol=1e-2)
