@@ -31,7 +31,7 @@ COMPILED = replace(HALF, compile_mode="default")
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", nargs="+", default=["resnet50", "resnet101", "vgg16"])
+    parser.add_argument("--arch", nargs="+", default=["resnet50", "resnet101", "resnext50_32x4d", "vgg16"])
     parser.add_argument("--size", nargs=3, type=int, default=(1, 800, 1088), metavar=("N", "HEIGHT", "WIDTH"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from fvcore.common.config import CfgNode
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -19,6 +20,7 @@ from torch import nn
 from resnet_backbone.classification.config import load_config as load_classifier_config
 from resnet_backbone.reproduce.tables import Training
 from resnet_backbone.torchvision_plugin.config import load_config
+from resnet_backbone.weights.architecture import LAYOUTS
 
 # A Faster R-CNN that trains on the shapes in seconds, on either engine.
 TINY = [
@@ -117,3 +119,22 @@ def stopping_at(trainer: type, iteration: int) -> Iterator[None]:
 def load_training(training: Training, overrides: Sequence[str] = ()) -> CfgNode:
     """Return the config of a training of a table as its tool reads it, that of detectors on the torchvision engine."""
     return (load_classifier_config if training.classifier else load_config)(training.config, overrides)
+
+
+FAMILY = [arch for arch, layout in LAYOUTS.items() if layout.is_d or (layout.groups, layout.width_per_group) != (1, 64)]
+SMALL_OF_FAMILY = ("resnet18d", "resnet50d", "resnext50_32x4d")
+LARGE_OF_FAMILY = [arch for arch in FAMILY if arch not in SMALL_OF_FAMILY]
+
+
+def quickly(archs: Iterable[str], keep: Sequence[str] = SMALL_OF_FAMILY) -> list[Any]:
+    """Return parameters for pytest: those of the family are slow but for some, which stand for the others."""
+    slow = {*FAMILY} - {*keep}
+    return [pytest.param(arch, marks=pytest.mark.slow) if arch in slow else arch for arch in archs]
+
+
+def published_model(arch: str, **options: Any) -> nn.Module:
+    """Return torchvision's network with random weights, or timm's where torchvision has none."""
+    torch.manual_seed(0)
+    if hasattr(torchvision.models, arch):
+        return getattr(torchvision.models, arch)(weights=None, **options)
+    return pytest.importorskip("timm", reason="timm is not installed").create_model(arch, **options)

@@ -10,6 +10,7 @@ from torch import nn
 from benchmarks.pyramids import RESNET_FEATURES, channels_of, classifier_state, pyramid_state
 from resnet_backbone import create_model, load_weights
 from resnet_backbone.detectron2_plugin import add_resnet_backbone_config
+from resnet_backbone.detectron2_plugin.config import resnets_keys
 from resnet_backbone.models.acceleration import finish_for_inference
 
 
@@ -25,7 +26,7 @@ def build_pyramid(arch: str, *, ours: bool = False, finish: bool = False) -> nn.
     add_resnet_backbone_config(cfg)
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.FPN.IN_FEATURES = cfg.MODEL.RESNETS.OUT_FEATURES = RESNET_FEATURES
-    cfg.MODEL.RESNETS.DEPTH = int(arch.removeprefix("resnet"))
+    cfg.MODEL.RESNETS.update(resnets_keys(arch))
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
     cfg.MODEL.RESNET_BACKBONE.ARCH = arch
     cfg.MODEL.BACKBONE.NAME = "build_imagenet_fpn_backbone" if ours else "build_resnet_fpn_backbone"

@@ -103,6 +103,9 @@ def build_trunk(
             res4_dilation=node.RES4_DILATION,
             res5_dilation=node.RES5_DILATION,
             res5_multi_grid=node.RES5_MULTI_GRID,
+            deform_on_per_stage=node.DEFORM_ON_PER_STAGE,
+            deform_modulated=node.DEFORM_MODULATED,
+            deform_num_groups=node.DEFORM_NUM_GROUPS,
             in_channels=len(cfg.MODEL.PIXEL_MEAN),
         )
     except OptionError as error:
@@ -181,7 +184,7 @@ def check_combinations(cfg: CfgNode) -> None:
         return
     trunk = trunk_facts(cfg)
     features = backbone_features(cfg, trunk)
-    _check_dilation(cfg, trunk)
+    _check_stages(cfg, trunk)
     _check_acceleration(cfg, trunk, features)
     if model.META_ARCHITECTURE in _WITH_RPN and model.PROPOSAL_GENERATOR.NAME == "RPN":
         check_read("MODEL.RPN.IN_FEATURES", model.RPN.IN_FEATURES, cfg, features, same_channels=True)
@@ -371,15 +374,19 @@ def _is_level(name: str) -> bool:
     return name.startswith("p") and name != "pool5"
 
 
-def _check_dilation(cfg: CfgNode, trunk: TrunkFacts) -> None:
+def _check_stages(cfg: CfgNode, trunk: TrunkFacts) -> None:
     node, model = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL
     has_head = model.META_ARCHITECTURE == "GeneralizedRCNN" and model.ROI_HEADS.NAME == "ImageNetRes5ROIHeads"
-    if node.RES5_DILATION > 1 and "res5" not in trunk.stages and not has_head:
-        raise ConfigError(
-            f"{_TRUNK}.RES5_DILATION is {node.RES5_DILATION}, and {_TRUNK}.OUT_FEATURES {list(node.OUT_FEATURES)} "
-            f"leave res5 out; write RES5_DILATION: 1, or OUT_FEATURES: [res5]",
-            *(f"{_TRUNK}.RES5_DILATION", f"{_TRUNK}.OUT_FEATURES"),
-        )
+    deformed = [f"res{number}" for number, is_on in enumerate(node.DEFORM_ON_PER_STAGE, 2) if is_on]
+    dilated = ["res5"] if node.RES5_DILATION > 1 else []
+    for key, stages, off in (("RES5_DILATION", dilated, 1), ("DEFORM_ON_PER_STAGE", deformed, [False] * 4)):
+        left_out = [name for name in stages if name not in trunk.stages and not (has_head and name == "res5")]
+        if left_out:
+            raise ConfigError(
+                f"{_TRUNK}.{key} is {node[key]}, and {_TRUNK}.OUT_FEATURES {list(node.OUT_FEATURES)} leave "
+                f"{', '.join(left_out)} out; write {key}: {off}, or OUT_FEATURES: [{left_out[-1]}]",
+                *(f"{_TRUNK}.{key}", f"{_TRUNK}.OUT_FEATURES"),
+            )
 
 
 def _check_acceleration(cfg: CfgNode, trunk: TrunkFacts, features: Features) -> None:

@@ -29,10 +29,10 @@ from resnet_backbone.models.acceleration import Accelerated, accelerate
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.models.vgg import VGG
 from resnet_backbone.weights import WeightsError
-from resnet_backbone.weights.architecture import stage_of
+from resnet_backbone.weights.architecture import OFFSETS, lacks_offsets, stage_of
 from resnet_backbone.weights.catalog import SCHEMES, parse_source
 from resnet_backbone.weights.errors import shorten
-from resnet_backbone.weights.match import COUNTER, match_names
+from resnet_backbone.weights.match import COUNTER, NEW_OFFSETS, match_names
 from resnet_backbone.weights.package import download_packaged
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,11 @@ class StrictModule(nn.Module):
 
     def _refuse_partial(self, wanted: list[str], inside: list[str], outside: list[str], prefix: str) -> None:
         wanted = [name for name in wanted if self._is_own(name)]
-        match = match_names(wanted, [name for name in inside if self._is_own(name)])
+        inside = [name for name in inside if self._is_own(name)]
+        if lacks_offsets(wanted, inside):
+            logger.info("%s: %s", self.arch, NEW_OFFSETS)
+            wanted = [name for name in wanted if not name.endswith(OFFSETS)]
+        match = match_names(wanted, inside)
         unmatched = {name for name in outside if self._is_own(name) and name not in (*wanted, *_HARMLESS)}
         missing, leftover = match.missing, sorted(unmatched.union(match.left_over))
         where = prefix.rstrip(".") or "the model"

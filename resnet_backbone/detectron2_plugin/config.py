@@ -37,9 +37,9 @@ from resnet_backbone.config.merge import check_with_origins
 from resnet_backbone.config.reader import value_of
 from resnet_backbone.config.schema import DETECTRON2, DETECTRON2_KEYS, FLOAT32_PRECISION, TF32, ConfigError
 from resnet_backbone.models.trunk import FeatureInfo
-from resnet_backbone.weights.architecture import has_bottlenecks
+from resnet_backbone.weights.architecture import LAYOUTS, has_bottlenecks
 
-_DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
+_GROUPS = {"NUM_GROUPS": "groups", "WIDTH_PER_GROUP": "width_per_group"}  # keys of MODEL.RESNETS, what Layout says
 _CONTEXT_HEADS = {"StandardROIHeads": "ContextROIHeads", "Res5ROIHeads": "ImageNetRes5ROIHeads"}
 
 
@@ -50,31 +50,42 @@ def check_host_config(cfg: CfgNode) -> None:
     """
     node, host = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.RESNETS
     defaults = get_cfg().MODEL.RESNETS
-    both = {"NORM": "NORM", "RES5_DILATION": "RES5_DILATION"}
+    deformable = ("DEFORM_ON_PER_STAGE", "DEFORM_MODULATED", "DEFORM_NUM_GROUPS")
+    both = {key: key for key in ("NORM", "RES5_DILATION", *deformable)}
     deeplab = {"STEM_TYPE": "STEM", "RES4_DILATION": "RES4_DILATION", "RES5_MULTI_GRID": "RES5_MULTI_GRID"}
-    for key, our_key in () if node.ARCH.startswith("vgg") else {"DEPTH": "ARCH", **both, **deeplab}.items():
+    of_arch = {"DEPTH": "ARCH", **dict.fromkeys(_GROUPS, "ARCH")}
+    for key, our_key in () if node.ARCH.startswith("vgg") else {**of_arch, **both, **deeplab}.items():
         ours, theirs = (list(v) if isinstance(v, list | tuple) else v for v in (node[our_key], host.get(key)))
-        same = _DEPTHS.get(node.ARCH) if key == "DEPTH" else ours
+        same = resnets_keys(node.ARCH).get(key) if key in of_arch else ours
         if theirs not in (None, defaults.get(key), same):
-            wanted = f"resnet{theirs}" if key == "DEPTH" else theirs
+            like_host = (arch for arch in LAYOUTS if resnets_keys(arch) == {key: host[key] for key in of_arch})
+            wanted = next(like_host, "(no network here has these groups)") if key in of_arch else theirs
             raise ConfigError(
                 f"MODEL.RESNETS.{key} is {theirs!r} and MODEL.RESNET_BACKBONE.{our_key} is {ours!r}, which is what "
                 f"counts here; write MODEL.RESNET_BACKBONE.{our_key}: {wanted}, or MODEL.RESNETS.{key}: "
                 f"{defaults[key] if same is None else same}",
                 *(f"MODEL.RESNETS.{key}", f"MODEL.RESNET_BACKBONE.{our_key}"),
             )
-    for key in ("NUM_GROUPS", "WIDTH_PER_GROUP", "DEFORM_ON_PER_STAGE", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS"):
-        is_basic = (
-            key == "RES2_OUT_CHANNELS" and host[key] == 64 and not has_bottlenecks(node.ARCH)
-        )  # as theirs must say
+    for key in ("STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS"):
+        # As theirs must say.
+        is_basic = key == "RES2_OUT_CHANNELS" and host[key] == 64 and not has_bottlenecks(node.ARCH)
         of_deeplab = key == "STEM_OUT_CHANNELS" and host[key] == 128 and "STEM_TYPE" in host  # of its stem
         if host[key] != defaults[key] and not is_basic and not of_deeplab:
             raise ConfigError(
-                f"MODEL.RESNETS.{key} is {host[key]}: there are no ResNeXts, wide or deformable networks here; take it "
-                f"out, or write MODEL.BACKBONE.NAME: build_resnet_backbone (or build_resnet_fpn_backbone)",
+                f"MODEL.RESNETS.{key} is {host[key]}: no network here has it so; take it out, or write "
+                f"MODEL.BACKBONE.NAME: build_resnet_backbone (or build_resnet_fpn_backbone)",
                 *(f"MODEL.RESNETS.{key}", "MODEL.BACKBONE.NAME"),
             )
     check_context(cfg)
+
+
+def resnets_keys(arch: str) -> dict[str, int]:
+    """Return DEPTH, NUM_GROUPS and WIDTH_PER_GROUP of MODEL.RESNETS, with which Detectron2 would build ``arch``."""
+    layout = LAYOUTS.get(arch)
+    if layout is None or layout.kind not in ("basic", "bottleneck"):
+        return {}
+    depth = 2 + (3 if layout.kind == "bottleneck" else 2) * sum(layout.depths)
+    return {"DEPTH": depth, **{key: getattr(layout, fact) for key, fact in _GROUPS.items()}}
 
 
 def check_context(cfg: CfgNode) -> None:
@@ -114,6 +125,14 @@ def check_single_scale(cfg: CfgNode, out_features: Sequence[str]) -> None:
             f"MODEL.ROI_HEADS.NAME Res5ROIHeads builds the bottlenecks of ResNet-50, which is wrong for {node.ARCH}; "
             + ("write ImageNetRes5ROIHeads" if not node.ARCH.startswith("vgg") else "write StandardROIHeads"),
             "MODEL.ROI_HEADS.NAME",
+        )
+    layout = LAYOUTS[node.ARCH]
+    other_groups = any(getattr(layout, fact) != cfg.MODEL.RESNETS[key] for key, fact in _GROUPS.items())
+    if layout.is_d or node.DEFORM_ON_PER_STAGE[3] or other_groups:
+        raise ConfigError(
+            f"MODEL.ROI_HEADS.NAME Res5ROIHeads builds plain bottlenecks as MODEL.RESNETS describes them, which is not "
+            f"res5 of {node.ARCH} here; write ImageNetRes5ROIHeads",
+            *("MODEL.ROI_HEADS.NAME", "MODEL.RESNET_BACKBONE.ARCH"),
         )
     if norm != node.NORM:
         raise ConfigError(

@@ -139,6 +139,9 @@ def build_trunk_backbone(
     res4_dilation: int = 1,
     res5_dilation: int = 1,
     res5_multi_grid: Sequence[int] = (1, 1, 1),
+    deform_on_per_stage: Sequence[bool] = (False, False, False, False),
+    deform_modulated: bool = False,
+    deform_num_groups: int = 1,
     in_channels: int = 3,
     strict_weights: bool = True,
     weights: str | None = None,
@@ -169,6 +172,9 @@ def build_trunk_backbone(
         res4_dilation=res4_dilation,
         res5_dilation=res5_dilation,
         res5_multi_grid=res5_multi_grid,
+        deform_on_per_stage=deform_on_per_stage,
+        deform_modulated=deform_modulated,
+        deform_num_groups=deform_num_groups,
         in_channels=in_channels,
     )
     if weights:
@@ -241,6 +247,9 @@ def build_res5(
     res5_multi_grid: Sequence[int],
     strict_weights: bool,
     out_channels: int,
+    deform_on_per_stage: Sequence[bool] = (False, False, False, False),
+    deform_modulated: bool = False,
+    deform_num_groups: int = 1,
 ) -> nn.Module:
     """Build res5 of a ResNet as the head of a C4 model, on crops of res4.
 
@@ -261,6 +270,9 @@ def build_res5(
         res4_dilation=res4_dilation,
         res5_dilation=res5_dilation,
         res5_multi_grid=res5_multi_grid,
+        deform_on_per_stage=deform_on_per_stage,
+        deform_modulated=deform_modulated,
+        deform_num_groups=deform_num_groups,
     )
     if out_channels != trunk.feature_info["res5"].channels:
         raise ValueError(

@@ -221,9 +221,7 @@ def examine_checkpoint(source: str, images: Sequence[str] = ()) -> Report:
         if fits:
             section.warning(f"the tensors fit several architectures, {', '.join(fits)}: a config must say which")
         else:
-            section.wrong(
-                f"{source} is no complete network that we know: is a part missing, is it a ResNeXt or a wide ResNet?"
-            )
+            section.wrong(f"{source} is no complete network that we know: is a part missing?")
         report.not_run("nobody knows of which architecture it is")
         return report
     _check_known_input(report["input"], checkpoint)

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+from resnet_backbone.models.layers import DeformableConv
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights.architecture import stage_of
@@ -102,7 +103,12 @@ def complexity(model: Trunk, size: int | tuple[int, int]) -> Complexity:
     for name, module in skeleton.named_modules():
         if name:
             module.register_forward_hook(partial(note, name))
-    counter = FlopCounterMode(display=False)
+    mapping: dict[Any, Any] = {}
+    if any(isinstance(module, DeformableConv) for module in skeleton.modules()):
+        # Counted as the plain convolution, without what interpolating its samples takes.
+        own = torch.ops.torchvision.deform_conv2d
+        mapping[own] = lambda x, weight, *_, out_shape, **__: conv_flop_count(x, weight, out_shape)
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
     with torch.no_grad(), counter:
         skeleton(torch.empty(1, model.in_channels, height, width, device="meta"))
 

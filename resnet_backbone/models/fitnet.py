@@ -46,7 +46,7 @@ class MaxoutConv(ConvNormActivation):
         super().__init__(in_channels, 2 * out_channels, kernel_size, bias=True, activation=False)
         nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
         return maxout(super().forward(x), 1)
 
@@ -62,7 +62,7 @@ class HighwayConv(ConvNormActivation):
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         nn.init.constant_(self.bias[channels:], GATE_BIAS)  # type: ignore[index]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Map (N, channels, H, W) to the same shape."""
         transformed, gate = super().forward(x).chunk(2, 1)
         return torch.lerp(x, F.relu(transformed), gate.sigmoid())

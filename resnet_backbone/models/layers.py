@@ -101,12 +101,13 @@ class ConvNormActivation(nn.Conv2d):
         *,
         stride: int = 1,
         dilation: int = 1,
+        groups: int = 1,
         bias: bool = False,
         norm: str = "",
         activation: bool = True,
     ) -> None:
         padding = dilation * (kernel_size // 2)
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=bias)
         self.norm = make_norm(norm, out_channels)
         self.activation = activation
         self.scales_weight = False
@@ -114,17 +115,44 @@ class ConvNormActivation(nn.Conv2d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *offsets: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride), rounded up."""
         if self.scales_weight and isinstance(self.norm, FrozenBatchNorm2d):
             scale, shift = self.norm.scale_and_shift()
             bias = shift if self.bias is None else self.bias * scale + shift
-            x = self._conv_forward(x, _scale_weight(self.weight, scale.reshape(-1, 1, 1, 1)), bias)
+            x = self._conv_forward(x, _scale_weight(self.weight, scale.reshape(-1, 1, 1, 1)), bias, *offsets)
         else:
-            x = super().forward(x)
+            x = self._conv_forward(x, self.weight, self.bias, *offsets)
             if self.norm is not None:
                 x = self.norm(x)
         return F.relu_(x) if self.activation else x
+
+
+class DeformableConv(ConvNormActivation):
+    """A 3x3 convolution whose samples are moved by ``offsets``, which another convolution of the same input returns.
+
+    These are (N, 18 * their groups, H / stride, W / stride): vertical and horizontal, in pixels, sample by sample. With
+    ``modulated`` 9 more for each group stand behind them, whose sigmoid multiplies the samples; so offsets of zero
+    halve what is returned. Computed in float32 at least.
+
+    Source: Dai et al. 2017 (arXiv 1703.06211); Zhu et al. 2018 (arXiv 1811.11168); Detectron2, whose layout this is.
+    """
+
+    def __init__(self, *sizes: int, modulated: bool, **others: Any) -> None:
+        from torchvision.ops import deform_conv2d  # torchvision takes a second to import
+
+        super().__init__(*sizes, **others)
+        self.modulated, self.operator = modulated, deform_conv2d
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, *offsets: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        offset, mask = offsets[0].to(dtype), None
+        if self.modulated:
+            offset, mask = offset.split([offset.shape[1] // 3 * 2, offset.shape[1] // 3], dim=1)
+            mask = mask.sigmoid()
+        bias = None if bias is None else bias.to(dtype)
+        facts: Any = (self.stride, self.padding, self.dilation, mask)
+        return self.operator(x.to(dtype), offset, weight.to(dtype), bias, *facts).to(x.dtype)
 
 
 class NormActivation(nn.Module):

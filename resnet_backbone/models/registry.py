@@ -14,17 +14,20 @@ from torch import Tensor
 from resnet_backbone.models.fitnet import WIDTHS, FitNet
 from resnet_backbone.models.resnet import (
     NO_MULTI_GRID,
+    NOT_DEFORMABLE,
+    SHORTCUTS,
     BasicBlock,
     Block,
     Bottleneck,
     CifarResNet,
     PlainBlock,
     ResNet,
+    ResNetD,
 )
 from resnet_backbone.models.trunk import OptionError, Trunk
 from resnet_backbone.models.vgg import VGG
 from resnet_backbone.weights import Weights, load_weights
-from resnet_backbone.weights.architecture import CIFAR_WIDTH, LAYOUTS, Layout
+from resnet_backbone.weights.architecture import CIFAR_WIDTH, LAYOUTS, Layout, deformable_of
 from resnet_backbone.weights.catalog import CIFAR10_CLASSES, IMAGENET_CLASSES
 from resnet_backbone.weights.match import weights_of
 
@@ -38,6 +41,7 @@ _IMAGENET_RESNET_OPTIONS = {
     "res4_dilation": 1,
     "res5_dilation": 1,
     "res5_multi_grid": NO_MULTI_GRID,
+    **NOT_DEFORMABLE,
 }
 _CLASSIFIER_ALONE = "googlenet"
 _VGG_LACKS = {**_IMAGENET_RESNET_OPTIONS, "shortcut": None, "preactivation": False, "stochastic_depth": 0.0}
@@ -65,6 +69,12 @@ def _resnet(
 ) -> ResNet:
     block = _BLOCKS[layout.kind]
     network, usual_shortcut, usual_classes = ResNet, "B", IMAGENET_CLASSES
+    if layout.is_d:
+        network, usual_shortcut = ResNetD, "D"
+        _refuse(options, {"stem": "basic"}, f"{arch} has a stem of its own")
+    if shortcut and (shortcut == "D") != layout.is_d:
+        write = "'D', or leave it out" if layout.is_d else f"one of {', '.join(map(repr, SHORTCUTS))}"
+        raise OptionError(f"shortcut={shortcut!r} is not of {arch}: write {write}", "shortcut")
     if layout.width == CIFAR_WIDTH:
         network, usual_shortcut, usual_classes = CifarResNet, "A", len(CIFAR10_CLASSES)
         _refuse(options, _IMAGENET_RESNET_OPTIONS, f"{arch} has another stem, no 1x1 convolutions and no res5")
@@ -74,6 +84,8 @@ def _resnet(
         arch,
         block,
         layout.depths,
+        groups=layout.groups,
+        width_per_group=layout.width_per_group,
         norm="BN" if norm is None else norm,
         shortcut=shortcut or usual_shortcut,
         num_classes=usual_classes if num_classes is None else num_classes,
@@ -148,6 +160,9 @@ def create_model(
     res4_dilation: int = 1,
     res5_dilation: int = 1,
     res5_multi_grid: Sequence[int] = NO_MULTI_GRID,
+    deform_on_per_stage: Sequence[bool] | None = None,
+    deform_modulated: bool = False,
+    deform_num_groups: int = 1,
     in_channels: int = 3,
     new_head: bool = False,
 ) -> Trunk:
@@ -168,6 +183,7 @@ def create_model(
             False, which is logged as a warning.
         shortcut: ``A``, ``B`` or ``C`` of the paper (zeros, projections where dimensions change, projections); None
             takes it from the weights where they say it, and is the paper's ``B``, for ``cifar_*`` ``A``, without any.
+            ResNet-D has its own, ``D``.
         preactivation: norm and ReLU before the convolutions (arXiv 1603.05027); None takes it from the weights.
         stochastic_depth: probability with which training drops the residual of the last block (arXiv 1603.09382),
             from 0 to below 1; the blocks before it are dropped less, linearly.
@@ -177,6 +193,11 @@ def create_model(
         res5_dilation: 2 or 4 leaves res5 at the stride of res4 (2: DC5, DeepLab at stride 16).
         res5_multi_grid: factor on the dilation of each block of res5, DeepLab's (1, 2, 4); (1, 1, 1) is none. ResNet-18
             and plain-18, which have two blocks in res5, take two.
+        deform_on_per_stage: which of res2, res3, res4 and res5 have deformable 3x3 convolutions, in bottlenecks; None
+            takes all three options from the weights, and is no stage without any. Weights without offsets leave these
+            at zero.
+        deform_modulated: the samples have weights, too, see :class:`~resnet_backbone.models.layers.DeformableConv`.
+        deform_num_groups: groups of channels with offsets of their own.
         in_channels: channels of the images, 3 or another number without published weights.
         new_head: a classifier of another size than that of the weights is new, see
             :func:`~resnet_backbone.weights.load_weights`.
@@ -191,6 +212,9 @@ def create_model(
     if (num_classes is not None and num_classes < 0) or in_channels < 1:
         raise ValueError(f"num_classes={num_classes} must be 0 or more, in_channels={in_channels} 1 or more")
     known, own_norm = weights_of(weights, arch) if weights is not None else None, norm
+    deform: dict[str, Any] = {"deform_modulated": deform_modulated, "deform_num_groups": deform_num_groups}
+    if deform_on_per_stage is not None:
+        deform["deform_on_per_stage"] = tuple(deform_on_per_stage)
     if known is not None and known.arch in (None, arch):  # for others load_weights has the message
         num_classes = known.num_classes if num_classes is None else num_classes
         norm = known.norm if norm is None and known.norm != "BN" else norm
@@ -198,6 +222,7 @@ def create_model(
         shortcut = known.shortcut or None if shortcut is None else shortcut
         preactivation = known.preactivation if preactivation is None else preactivation
         stem = known.stem if stem is None else stem
+        deform = deformable_of(known.state_dict) if deform_on_per_stage is None else deform
     model = _MODELS[arch](
         arch,
         num_classes=num_classes,
@@ -212,6 +237,7 @@ def create_model(
         res4_dilation=res4_dilation,
         res5_dilation=res5_dilation,
         res5_multi_grid=tuple(res5_multi_grid),
+        **{**NOT_DEFORMABLE, **deform},
         in_channels=in_channels,
     )
     if known is not None:

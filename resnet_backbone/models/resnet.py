@@ -2,8 +2,8 @@
 
 Sources: He et al. 2015, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), Figures 2 and 5, Table 1 and
 section 4.2; He et al. 2016, "Identity Mappings in Deep Residual Networks" (arXiv 1603.05027) for pre-activation; Huang
-et al. 2016, "Deep Networks with Stochastic Depth" (arXiv 1603.09382). Parameter names are Detectron2's, so its
-checkpoints fit as they are.
+et al. 2016, "Deep Networks with Stochastic Depth" (arXiv 1603.09382); Xie et al. 2017 (arXiv 1611.05431) for ResNeXt;
+He et al. 2019 (arXiv 1812.01187) for ResNet-D. Parameter names are Detectron2's, so its checkpoints fit as they are.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_backbone.models.layers import ConvNormActivation, NormActivation, check_images, freeze
+from resnet_backbone.models.layers import ConvNormActivation, DeformableConv, NormActivation, check_images, freeze
 from resnet_backbone.models.trunk import FeatureInfo, OptionError, Trunk, check_freeze_at, select_features
 
 SHORTCUTS = ("A", "B", "C")
 NO_MULTI_GRID = (1, 1, 1)
+NOT_DEFORMABLE = {"deform_on_per_stage": (False,) * 4, "deform_modulated": False, "deform_num_groups": 1}
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class BlockStyle:
     stride_in_1x1: bool = False
     shortcut: str = "B"
     preactivation: bool = False
+    groups: int = 1  # of the 3x3 convolution of a bottleneck
+    width_per_group: int = 64  # channels of each of them, in a block of 64 channels
+    deform_modulated: bool = False
+    deform_num_groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class BlockShape:
     """What differs from block to block."""
 
     in_channels: int  # channels of the input
-    channels: int  # of the 3x3 convolutions; the block returns channels * expansion
+    channels: int  # of the 3x3 convolutions, see BlockStyle; the block returns channels * expansion
     stride: int = 1  # 1 or 2
     dilation: int = 1  # of the 3x3 convolutions
     # probability, above 0 and up to 1, with which the residual is kept for a mini-batch in training; in evaluation
@@ -47,6 +52,7 @@ class BlockShape:
     survival: float = 1.0
     # the input comes from a norm and a ReLU already, so that a pre-activated block needs none of its own
     activated: bool = False
+    deformable: bool = False  # the 3x3 convolution of a bottleneck
 
 
 class ZeroPadShortcut(nn.Module):
@@ -64,6 +70,26 @@ class ZeroPadShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+
+
+class AveragedShortcut(nn.Module):
+    """Shortcut of ResNet-D: the mean of 2x2 pixels with ``stride``, then a 1x1 convolution.
+
+    Without a stride it is the convolution alone; where dilation has taken the stride, ``keeps_size``, the means stay
+    at full resolution. Source: timm, ``downsample_avg``.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, norm: str, *, keeps_size: bool) -> None:
+        super().__init__()
+        self.stride, self.keeps_size = stride, keeps_size
+        self.conv = ConvNormActivation(in_channels, out_channels, 1, norm=norm, activation=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride > 1:
+            x = F.avg_pool2d(x, 2, self.stride, ceil_mode=True, count_include_pad=False)
+        elif self.keeps_size:
+            x = F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 2, 1)
+        return self.conv(x)
 
 
 class PlainBlock(nn.Module):
@@ -93,7 +119,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.preactivation = style.preactivation
         self.survival = shape.survival
-        self.shortcut = _make_shortcut(shape.in_channels, shape.channels * self.expansion, shape.stride, style)
+        self.shortcut = _make_shortcut(shape, shape.channels * self.expansion, style)
         own_activation = style.preactivation and not shape.activated
         self.preact = NormActivation(shape.in_channels, style.norm) if own_activation else None
 
@@ -116,7 +142,7 @@ class ResidualBlock(nn.Module):
         """Return what the shortcut makes of the input; a projection reads it activated."""
         if self.shortcut is None:
             return x
-        return self.shortcut(activated if isinstance(self.shortcut, ConvNormActivation) else x)
+        return self.shortcut(x if isinstance(self.shortcut, ZeroPadShortcut) else activated)
 
 
 class BasicBlock(ResidualBlock):
@@ -134,24 +160,35 @@ class BasicBlock(ResidualBlock):
 
 
 class Bottleneck(ResidualBlock):
-    """1x1 reduce, 3x3, 1x1 expand, and the shortcut.
+    """1x1 reduce, 3x3, 1x1 expand, and the shortcut; in ResNeXt the 3x3 has groups, in wide ResNets more channels.
 
     The stride sits on the 3x3 convolution ("v1.5": torchvision, timm), with ``stride_in_1x1`` on the first 1x1 (the
-    paper's released models). The choice does not show in the weights, yet it changes what they compute.
+    paper's released models). The choice does not show in the weights, yet it changes what they compute. A deformable
+    3x3 convolution reads the offsets of ``conv2_offset``, which starts at zero.
     """
 
     expansion = 4
 
     def __init__(self, shape: BlockShape, style: BlockStyle) -> None:
         super().__init__(shape, style)
-        channels, out_channels = shape.channels, shape.channels * self.expansion
+        channels = shape.channels * style.width_per_group // 64 * style.groups
+        out_channels = shape.channels * self.expansion
         stride_1x1, stride_3x3 = (shape.stride, 1) if style.stride_in_1x1 else (1, shape.stride)
         self.conv1 = ConvNormActivation(shape.in_channels, channels, 1, stride=stride_1x1, norm=style.norm)
-        self.conv2 = _conv3x3(channels, shape, style.norm, stride_3x3)
+        own: dict[str, Any] = {"stride": stride_3x3, "dilation": shape.dilation}
+        self.conv2_offset, conv = None, DeformableConv if shape.deformable else ConvNormActivation
+        if shape.deformable:
+            number = (27 if style.deform_modulated else 18) * style.deform_num_groups
+            self.conv2_offset = ConvNormActivation(channels, number, 3, **own, bias=True, activation=False)
+            nn.init.zeros_(self.conv2_offset.weight)
+            own["modulated"] = style.deform_modulated
+        self.conv2 = conv(channels, channels, 3, **own, groups=style.groups, norm=style.norm)
         self.conv3 = ConvNormActivation(channels, out_channels, 1, norm=_last_norm(style), activation=False)
 
     def residual(self, x: Tensor) -> Tensor:
-        return self.conv3(self.conv2(self.conv1(x)))
+        x = self.conv1(x)
+        x = self.conv2(x) if self.conv2_offset is None else self.conv2(x, self.conv2_offset(x))
+        return self.conv3(x)
 
 
 Block = type[PlainBlock] | type[BasicBlock] | type[Bottleneck]
@@ -170,11 +207,15 @@ def _last_norm(style: BlockStyle) -> str:
     return "" if style.preactivation else style.norm
 
 
-def _make_shortcut(in_channels: int, out_channels: int, stride: int, style: BlockStyle) -> nn.Module | None:
+def _make_shortcut(shape: BlockShape, out_channels: int, style: BlockStyle) -> nn.Module | None:
     """What the shortcut does, None for the identity."""
+    in_channels, stride = shape.in_channels, shape.stride
     changes = stride != 1 or in_channels != out_channels
     if style.shortcut == "C" or (style.shortcut == "B" and changes):
         return ConvNormActivation(in_channels, out_channels, 1, stride=stride, norm=_last_norm(style), activation=False)
+    if style.shortcut == "D" and changes:
+        norm, dilated = _last_norm(style), shape.dilation > 1
+        return AveragedShortcut(in_channels, out_channels, stride, norm, keeps_size=dilated)
     return ZeroPadShortcut(in_channels, out_channels, stride) if changes else None
 
 
@@ -217,12 +258,19 @@ class DeepLabStem(nn.Module):
 
     def __init__(self, in_channels: int, norm: str) -> None:
         super().__init__()
-        self.conv1 = ConvNormActivation(in_channels, 64, 3, stride=2, norm=norm)
-        self.conv2 = ConvNormActivation(64, 64, 3, norm=norm)
-        self.conv3 = ConvNormActivation(64, 128, 3, norm=norm)
+        width = self.out_channels // 2
+        self.conv1 = ConvNormActivation(in_channels, width, 3, stride=2, norm=norm)
+        self.conv2 = ConvNormActivation(width, width, 3, norm=norm)
+        self.conv3 = ConvNormActivation(width, self.out_channels, 3, norm=norm)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(self.conv3(self.conv2(self.conv1(x))), kernel_size=3, stride=2, padding=1)
+
+
+class DeepStem(DeepLabStem):
+    """ResNet-D's: as DeepLab's, half as wide."""
+
+    out_channels = 64
 
 
 class CifarStem(nn.Module):
@@ -251,7 +299,8 @@ class ResNet(Trunk):
         depths: how many blocks res2, res3, ... have.
         num_classes: 0 leaves out the head; stages after the last of ``out_features`` are then left out, too.
         out_features: some of ``stem res2 res3 res4 res5``; None is all of them.
-        shortcut: ``B`` in plain networks, too, which have none.
+        shortcut: ``B`` in plain networks, too, which have none; ``D`` in ResNet-D.
+        groups, width_per_group: see :class:`~resnet_backbone.weights.architecture.Layout`.
         res4_dilation, res5_dilation, res5_multi_grid: a block of two 3x3 convolutions dilates both; shortcuts have
             nothing to dilate.
         **others: see :func:`~resnet_backbone.models.registry.create_model`.
@@ -284,6 +333,11 @@ class ResNet(Trunk):
         res4_dilation: int = 1,
         res5_dilation: int = 1,
         res5_multi_grid: Sequence[int] = NO_MULTI_GRID,
+        deform_on_per_stage: Sequence[bool] = (False,) * 4,
+        deform_modulated: bool = False,
+        deform_num_groups: int = 1,
+        groups: int = 1,
+        width_per_group: int = 64,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
@@ -291,8 +345,10 @@ class ResNet(Trunk):
             raise ValueError(f"unknown stem {stem!r}; write one of {', '.join(map(repr, self.stems))}")
         _check_dilations(res4_dilation, res5_dilation)
         multi_grid = _multi_grid(arch, tuple(res5_multi_grid), sum(depths[3:]))
-        style = BlockStyle(norm, stride_in_1x1, shortcut, preactivation)
+        deform = (deform_modulated, deform_num_groups)
+        style = BlockStyle(norm, stride_in_1x1, shortcut, preactivation, groups, width_per_group, *deform)
         _check_style(arch, block, style, stochastic_depth)
+        _check_deformable(arch, block, style, deform_on_per_stage)
         self.arch = arch
         self.num_classes = num_classes
         self.in_channels = in_channels
@@ -303,6 +359,7 @@ class ResNet(Trunk):
         steps = {"res2": 1, "res3": 2, "res4": 1 if res4_dilation > 1 else 2, "res5": 1 if res5_dilation > 1 else 2}
         info = {"stem": FeatureInfo(self.stems[stem].out_channels, self.stems[stem].stride)}
         widths = {name: self.width * 2**index for index, name in enumerate(steps)}
+        deformable = dict(zip(steps, deform_on_per_stage, strict=True))
         survivals = {}
         rates = iter(survival_rates(sum(depths), stochastic_depth))
         for (name, step), depth in zip(steps.items(), depths, strict=False):
@@ -320,6 +377,7 @@ class ResNet(Trunk):
             first = BlockShape(info[before].channels, widths[name], steps[name], activated=before == "stem")
             other = BlockShape(info[name].channels, widths[name])
             shapes = [first, *[other] * (len(dilations) - 1)]
+            shapes = [replace(shape, deformable=deformable[name]) for shape in shapes]
             facts = zip(shapes, dilations, survivals[name], strict=True)
             return nn.Sequential(*(block(replace(shape, dilation=d, survival=s), style) for shape, d, s in facts))
 
@@ -358,6 +416,12 @@ class ResNet(Trunk):
         return F.conv2d(pooled, self.linear.weight[:, :, None, None], self.linear.bias)
 
 
+class ResNetD(ResNet):
+    """ResNet-D: its own stem, and shortcut ``D``. Arguments are those of :class:`ResNet`."""
+
+    stems = {"basic": DeepStem}
+
+
 class CifarResNet(ResNet):
     """A residual or plain network of 6n + 2 layers for images of 32 x 32 pixels: a stem of one 3x3 convolution.
 
@@ -374,12 +438,26 @@ def _check_style(arch: str, block: Block, style: BlockStyle, stochastic_depth: f
         raise OptionError(
             f"{arch} has no 1x1 convolution to carry the stride: write stride_in_1x1=False", "stride_in_1x1"
         )
-    if style.shortcut not in SHORTCUTS:
+    if style.shortcut not in (*SHORTCUTS, "D"):
         raise ValueError(f"unknown shortcut {style.shortcut!r}; write one of {', '.join(map(repr, SHORTCUTS))}")
     if style.preactivation and not style.norm:
         raise ValueError(f"preactivation puts norms before convolutions, and norm is '': write norm='BN' for {arch}")
     if block is PlainBlock and (style.preactivation or stochastic_depth):
         raise ValueError(f"{arch} has no shortcuts: leave out preactivation and stochastic_depth")
+
+
+def _check_deformable(arch: str, block: Block, style: BlockStyle, on_per_stage: Sequence[bool]) -> None:
+    wrong = ""
+    if len(on_per_stage) != 4:
+        wrong = f"deform_on_per_stage {list(on_per_stage)} must have 4 values, for res2 to res5"
+    elif any(on_per_stage) and block is not Bottleneck:
+        wrong = f"{arch} has no bottlenecks, whose 3x3 convolutions could be deformable: leave out deform_on_per_stage"
+    elif not any(on_per_stage) and (style.deform_modulated or style.deform_num_groups != 1):
+        wrong = "deform_modulated and deform_num_groups need True for a stage in deform_on_per_stage"
+    elif style.deform_num_groups < 1 or 64 % style.deform_num_groups:
+        wrong = f"deform_num_groups={style.deform_num_groups} must divide 64, as 1, 2 and 4 do"
+    if wrong:
+        raise OptionError(wrong, *NOT_DEFORMABLE)
 
 
 def _check_dilations(res4_dilation: int, res5_dilation: int) -> None:

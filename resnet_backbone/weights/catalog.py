@@ -114,7 +114,11 @@ MSRA_BGR = InputFormat("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))
 VGG_FEATURES_RGB = InputFormat("RGB", (255 * 0.48235, 255 * 0.45882, 255 * 0.40784), (1.0, 1.0, 1.0))
 """torchvision's ``VGG16_Weights.IMAGENET1K_FEATURES``: mean (123, 117, 104) up to rounding, std 1."""
 
-INPUT_FORMATS = {"MSRA_BGR": MSRA_BGR, "VGG_FEATURES_RGB": VGG_FEATURES_RGB}  # that catalog.yaml names
+FAIR_BGR = InputFormat("BGR", TORCHVISION_RGB.mean[::-1], TORCHVISION_RGB.std[::-1])
+"""Facebook's ResNeXt of Caffe2, in Detectron2."""
+
+# That catalog.yaml names.
+INPUT_FORMATS = {"MSRA_BGR": MSRA_BGR, "FAIR_BGR": FAIR_BGR, "VGG_FEATURES_RGB": VGG_FEATURES_RGB}
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,11 @@ from resnet_backbone.weights.architecture import (
     HEAD,
     LAST_LINEAR,
     LAYOUTS,
+    OFFSETS,
     candidate_archs,
+    deformable_of,
     has_bottlenecks,
+    lacks_offsets,
     norm_of,
     stage_of,
 )
@@ -24,6 +27,7 @@ from resnet_backbone.weights.errors import WeightsError, shorten
 from resnet_backbone.weights.source import Weights, read_weights, weights_from_state_dict
 
 COUNTER = ".num_batches_tracked"
+NEW_OFFSETS = "the offsets of its deformable convolutions are new: they keep their initialisation and need training"
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,8 @@ def load_weights(
     """Copy weights into a model of :func:`~resnet_backbone.models.registry.create_model`.
 
     Every tensor of the model must be filled and every tensor of the file be used, except for what is harmless, which
-    the report lists: counters of batch norm, a classifier that was not asked for, stages after the model's last.
+    the report lists: counters of batch norm, a classifier that was not asked for, stages after the model's last. The
+    offsets of deformable convolutions, of which a plain network has none, keep their initialisation, zero.
 
     Args:
         model: with the attributes ``arch``, ``num_classes`` and ``stride_in_1x1``.
@@ -155,6 +160,9 @@ def load_weights(
     values = {name: value for name, value in weights.state_dict.items() if name not in unused}
     if new_head:
         targets = {name: target for name, target in targets.items() if name not in LAST_LINEAR}
+    new_offsets = lacks_offsets(targets, values)
+    if new_offsets:
+        targets = {name: target for name, target in targets.items() if not name.endswith(OFFSETS)}
     match = match_tensors(targets, values)
     is_whole = arch not in LAYOUTS or arch in candidate_archs(weights.state_dict)
     model_norm = norm_of(model.state_dict())
@@ -175,7 +183,7 @@ def load_weights(
         new_head=new_head,
         input_format=weights.input_format,
         sha256=weights.sha256,
-        notes=_notes(arch, bool(model.stride_in_1x1), weights),
+        notes=(*_notes(arch, bool(model.stride_in_1x1), weights), *[NEW_OFFSETS] * new_offsets),
     )
 
 
@@ -275,6 +283,11 @@ def _advice(weights: Weights, match: Match, model_norm: str) -> list[str]:
         known = f", in the file {weights.shortcut!r}" if weights.shortcut else ""
         advice.append(f"The shortcuts are not the same{known}: write create_model(..., shortcut=...), in a config of a")
         advice.append("detector MODEL.RESNET_BACKBONE.SHORTCUT, of a classifier MODEL.SHORTCUT.")
+    if any(".conv2_offset." in name for name in [*match.missing, *match.left_over, *match.different]):
+        advice.append(
+            f"The deformable convolutions are not the same. The file has {deformable_of(weights.state_dict)}:"
+        )
+        advice.append("write these for create_model, in a config MODEL.RESNET_BACKBONE.DEFORM_ON_PER_STAGE and so on.")
     if any(".preact." in name for name in [*match.missing, *match.left_over]):
         advice.append(f"The norms stand elsewhere: write preactivation={weights.preactivation}, in a config of a")
         advice.append(f"classifier MODEL.PREACTIVATION: {weights.preactivation}.")
@@ -288,5 +301,5 @@ def _advice(weights: Weights, match: Match, model_norm: str) -> list[str]:
     elif any(name.startswith(("stem.conv1.weight ", "conv1_1.weight ")) for name in match.different):
         advice.append("Published weights take in_channels=3; a first convolution of 3x3 is that of cifar_* networks.")
     if not candidate_archs(weights.state_dict):
-        advice.append("The file is no whole network that we know: is it complete, is it a ResNeXt or a wide ResNet?")
+        advice.append("The file is no whole network that we know: is it complete?")
     return advice

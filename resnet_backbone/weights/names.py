@@ -8,7 +8,8 @@ those of the Caffe models for VGG (``conv1_1.weight``, ``fc8.bias``). The renami
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ _NORM = "|".join(NORM_TENSORS)
 _OURS = re.compile(
     rf"stem\.conv[123]\.(weight|norm\.({_NORM}))"
     rf"|res[2-5]\.\d{{1,4}}\.(conv[123]|shortcut)\.(weight|norm\.({_NORM}))"
-    r"|res[2-5]\.\d{1,4}\.shortcut\.padding"
+    rf"|res[2-5]\.\d{{1,4}}\.shortcut\.(padding|conv\.(weight|norm\.({_NORM})))"
+    r"|res[2-5]\.\d{1,4}\.conv2_offset\.(weight|bias)"
     rf"|res[2-5]\.\d{{1,4}}\.preact\.norm\.({_NORM})"
     rf"|postact\.norm\.({_NORM})"
     rf"|conv[1-5]_[1-4]\.(weight|bias|norm\.({_NORM}))"
@@ -41,6 +43,17 @@ _TORCHVISION = (
     (re.compile(r"(layer[1-4])\.(\d{1,4})\.(?:downsample|shortcut)\.0\.weight"), r"\1.\2.shortcut.weight"),
     (re.compile(rf"(layer[1-4])\.(\d{{1,4}})\.(?:downsample|shortcut)\.1\.({_NORM})"), r"\1.\2.shortcut.norm.\3"),
     (re.compile(r"(?:fc|linear)(?:\.\d{1,2})?\.(weight|bias)"), r"linear.\1"),  # numbered beside dropout
+)
+_RESNET_D = (  # timm's names; a stem of three convolutions, and an average before those of shortcuts
+    (re.compile(r"conv1\.0\.weight"), r"stem.conv1.weight"),
+    (re.compile(rf"conv1\.1\.({_NORM})"), r"stem.conv1.norm.\1"),
+    (re.compile(r"conv1\.3\.weight"), r"stem.conv2.weight"),
+    (re.compile(rf"conv1\.4\.({_NORM})"), r"stem.conv2.norm.\1"),
+    (re.compile(r"conv1\.6\.weight"), r"stem.conv3.weight"),
+    (re.compile(rf"bn1\.({_NORM})"), r"stem.conv3.norm.\1"),
+    (re.compile(r"(layer[1-4])\.(\d{1,4})\.downsample\.1\.weight"), r"\1.\2.shortcut.conv.weight"),
+    (re.compile(rf"(layer[1-4])\.(\d{{1,4}})\.downsample\.2\.({_NORM})"), r"\1.\2.shortcut.conv.norm.\3"),
+    *_TORCHVISION,
 )
 _STAGE_OF_LAYER = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
 
@@ -65,7 +78,7 @@ _VGG_LINEAR = {"classifier.0": "fc6", "classifier.3": "fc7", "classifier.6": "fc
 _WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # A network is where its first convolution is, in one of the namings; whatever stands before that name is its prefix.
 _PREFIX = r"(?:(?P<prefix>[^.]+(?:\.[^.]+)*?)\.)??"
-_FIRST = re.compile(_PREFIX + r"(?:stem\.conv1\.weight|conv1\.weight|conv1_1\.weight|features\.0\.weight|conv1_w)")
+_FIRST = re.compile(_PREFIX + r"(?:(?:stem\.conv1|conv1(?:\.0)?|conv1_1|features\.0)\.weight|conv1_w)")
 _NEXT = re.compile(_PREFIX + r"(?:layer1\.|res2\.|conv1_2\.|features\.[23]\.|res2_0_)")
 _WITHIN = re.compile(r"(?:.*\.)?(?:stem|(?:layer|res)\d(?:\.\d+)?)")  # what has a conv1 of its own in a network
 _DETECTOR_PREFIXES = ("backbone.bottom_up.", "backbone.body.", "backbone.")
@@ -114,7 +127,7 @@ def holds_detector(state_dict: Mapping[str, Tensor]) -> bool:
     if not any(name.startswith("backbone.") for name in state_dict):
         return False
     prefixes = find_networks(state_dict)
-    foreign = {f"{prefix}{first}" for prefix in prefixes for first in ("conv1.weight", "features.0.weight")}
+    foreign = {f"{prefix}{first}.weight" for prefix in prefixes for first in ("conv1", "conv1.0", "features.0")}
     return foreign.isdisjoint(state_dict) or any(name.startswith(_DETECTRON2_PARTS) for name in state_dict)
 
 
@@ -175,7 +188,9 @@ def to_our_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         WeightsError: tensors that are no part of the networks we know, or two tensors for one name.
     """
     layout = _layout(state_dict)
-    rename = {"ours": _from_ours, "caffe2": _from_caffe2, "torchvision": _from_torchvision_resnet}[layout]
+    rename = {"ours": _from_ours, "caffe2": _from_caffe2}.get(layout, _from_torchvision_resnet)
+    if layout == "timm's ResNet-D":
+        rename = partial(_from_torchvision_resnet, patterns=_RESNET_D)
     if layout == "torchvision" and any(name.startswith("features.") for name in state_dict):
         new_names = _from_torchvision_vgg(state_dict)
     else:
@@ -249,7 +264,8 @@ def _layout(names: Mapping[str, Tensor]) -> str:
     ours = [name for name in names if _from_ours(name)]
     if ours and not all(_from_torchvision_resnet(name) for name in ours):  # "linear.weight" alone is of either
         return "ours"
-    return "torchvision"
+    is_d = "conv1.6.weight" in names or any(".downsample.2." in name for name in names)
+    return "timm's ResNet-D" if is_d else "torchvision"
 
 
 def _from_ours(name: str) -> str | None:
@@ -258,8 +274,8 @@ def _from_ours(name: str) -> str | None:
     return name if _OURS.fullmatch(name) else None
 
 
-def _from_torchvision_resnet(name: str) -> str | None:
-    for pattern, replacement in _TORCHVISION:
+def _from_torchvision_resnet(name: str, patterns: Sequence[tuple[re.Pattern[str], str]] = _TORCHVISION) -> str | None:
+    for pattern, replacement in patterns:
         if match := pattern.fullmatch(name):
             first, dot, rest = match.expand(replacement).partition(".")
             return _STAGE_OF_LAYER.get(first, first) + dot + rest

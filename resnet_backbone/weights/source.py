@@ -93,7 +93,7 @@ class Weights:
 
     @property
     def shortcut(self) -> str | None:
-        """The paper's option, see :func:`shortcut_of`; None where the tensors or the architecture do not tell."""
+        """The option, see :func:`shortcut_of`; None where the tensors or the architecture do not tell."""
         return shortcut_of(self.arch, self.state_dict) if self.arch else None
 
     @property
@@ -117,8 +117,8 @@ class Weights:
         fits = candidate_archs(self.state_dict)
         if not fits:
             raise WeightsError(
-                f"{self.source} fits no network that we know, or is a part of one: is it complete, is it a ResNeXt, a "
-                "wide ResNet, or one with another first convolution?"
+                f"{self.source} fits no network that we know, or is a part of one: is it complete, is it one with "
+                "another first convolution?"
             )
         why = ", shortcut option A having no tensors of its own" if any("plain" in arch for arch in fits) else ""
         raise WeightsError(

@@ -21,6 +21,8 @@ from resnet_backbone.classification.figures import (
     responses_text,
     write_responses,
 )
+from resnet_backbone.weights.architecture import LAYOUTS
+from tests.helpers import FAMILY, quickly
 
 
 def stir(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -145,7 +147,7 @@ def test_cifar_networks_against_code_of_its_own(arch, preactivation):
 
 
 # The network of 1202 layers is that of 110 once more; untrained, each of its 600 blocks doubles the variance.
-@pytest.mark.parametrize("arch", [name for name in list_models() if name != "cifar_resnet1202"])
+@pytest.mark.parametrize("arch", quickly(name for name in list_models() if name != "cifar_resnet1202"))
 def test_every_network_has_its_3x3_layers_in_the_order_they_run(arch):
     model = create_model(arch, num_classes=0).eval()
     x = images(1, 3, 32, 32)
@@ -164,6 +166,9 @@ def test_every_network_has_its_3x3_layers_in_the_order_they_run(arch):
     stage_layers = {"resnet50": 16, "resnet101": 33, "resnet152": 50, "vgg16": 13, "vgg19": 16}
     stage_layers |= {"cifar_fitnet19": 17, "cifar_highway19": 17, "cifar_highway32": 15}  # before a hidden layer
     layers = int(re.search(r"\d+", arch)[0])
+    if arch in FAMILY:
+        layout = LAYOUTS[arch]
+        stage_layers[arch] = sum(layout.depths) * (1 if layout.kind == "bottleneck" else 2) + 3 * layout.is_d
     assert len(order) == stage_layers.get(arch.removesuffix("_bn"), layers - (1 if "cifar" in arch else 2))
     for handle in handles:
         handle.remove()

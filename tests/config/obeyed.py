@@ -43,6 +43,8 @@ _TINY = {
 }
 # Dilated convolutions in channels_last take seconds on the CPU.
 _DILATED = {"MODEL.RESNET_BACKBONE.MEMORY_FORMAT": "contiguous", "MODEL.RESNET_BACKBONE.RES5_DILATION": 2}
+_R50 = {"MODEL.RESNET_BACKBONE.ARCH": "resnet50"}
+_DEFORMED = {"MODEL.RESNET_BACKBONE.DEFORM_ON_PER_STAGE": [False, True, False, False]}
 _ANCHORS = {"MODEL.ANCHOR_GENERATOR.SIZES": [[16]]}
 _MASKS = {
     **_ANCHORS,
@@ -128,6 +130,9 @@ ROWS: dict[str, Row] = {
     "MODEL.WEIGHTS": Row("{classifier}", "run", both={"MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS": False}),
     "MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS": Row(False, "run", both={"MODEL.WEIGHTS": "{classifier}"}),
     "MODEL.RESNET_BACKBONE.SHORTCUT": Row("A"),
+    "MODEL.RESNET_BACKBONE.DEFORM_ON_PER_STAGE": Row([False, True, False, False], both=_R50),
+    "MODEL.RESNET_BACKBONE.DEFORM_MODULATED": Row(True, both=_R50 | _DEFORMED),
+    "MODEL.RESNET_BACKBONE.DEFORM_NUM_GROUPS": Row(2, both=_R50 | _DEFORMED),
     "MODEL.RESNET_BACKBONE.RES4_DILATION": Row(
         2, base="c4", both=_DILATED | {"MODEL.RESNET_BACKBONE.RES5_DILATION": 4}
     ),

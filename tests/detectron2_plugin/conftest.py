@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from resnet_backbone.config.reader import leaves, value_of
 from resnet_backbone.models.registry import create_model
+from resnet_backbone.weights.architecture import LAYOUTS
 from tests import helpers
 
 BUILDERS = {
@@ -67,11 +68,16 @@ def stock_config(stock_folder: Path) -> Callable[..., CfgNode]:
 def in_place() -> Callable[[CfgNode], CfgNode]:
     """Our builder in place of Detectron2's, and what MODEL.RESNETS says said to it."""
 
+    from resnet_backbone.detectron2_plugin.config import resnets_keys
+
     def convert(cfg: CfgNode) -> CfgNode:
         cfg = cfg.clone()
         resnets, node = cfg.MODEL.RESNETS, cfg.MODEL.RESNET_BACKBONE
         cfg.MODEL.BACKBONE.NAME = BUILDERS[cfg.MODEL.BACKBONE.NAME]
-        node.ARCH = f"resnet{resnets.DEPTH}"
+        keys = {key: resnets[key] for key in ("DEPTH", "NUM_GROUPS", "WIDTH_PER_GROUP")}
+        node.ARCH = next(arch for arch in LAYOUTS if resnets_keys(arch) == keys)
+        for key in ("DEFORM_ON_PER_STAGE", "DEFORM_MODULATED", "DEFORM_NUM_GROUPS"):
+            node[key] = resnets[key]
         node.OUT_FEATURES = resnets.OUT_FEATURES
         node.NORM = resnets.NORM
         node.RES5_DILATION = resnets.RES5_DILATION

@@ -33,6 +33,7 @@ from resnet_backbone.models.resnet import (
     BasicBlock,  # noqa: E402
     ResNet,  # noqa: E402
 )
+from tests.helpers import quickly  # noqa: E402
 
 SINGLE, FPN, RETINANET = (f"build_imagenet_{kind}backbone" for kind in ("", "fpn_", "retinanet_fpn_"))
 MODELS = [arch for arch in resnet_backbone.list_models() if not arch.startswith("cifar_")]  # of detectors
@@ -76,7 +77,7 @@ def check_forward(backbone: nn.Module, height: int, width: int) -> None:
     assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []
 
 
-@pytest.mark.parametrize("arch", MODELS)
+@pytest.mark.parametrize("arch", quickly(MODELS))
 def test_single_scale(arch):
     """C4 and C5 together, and what is one of a kind: DC5, and VGG's last pooling."""
     if arch.startswith("vgg"):
@@ -101,7 +102,7 @@ def test_single_scale_builds_nothing_after_its_last_feature():
     ("builder", "count", "levels"),
     [(FPN, 4, ["p2", "p3", "p4", "p5", "p6"]), (RETINANET, 3, ["p3", "p4", "p5", "p6", "p7"])],
 )
-@pytest.mark.parametrize("arch", MODELS)
+@pytest.mark.parametrize("arch", quickly(MODELS))
 def test_pyramids(arch, builder, count, levels):
     if arch.startswith("vgg"):  # conv5 has stride 16
         levels = [f"p{int(name[1:]) - 1}" for name in levels]

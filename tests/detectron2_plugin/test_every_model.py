@@ -14,6 +14,7 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.run import Run  # noqa: E402
 from resnet_backbone.models.registry import list_models  # noqa: E402
+from tests.helpers import FAMILY  # noqa: E402
 
 TINY = [
     *("MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SEED", "7", "MODEL.BACKBONE.FREEZE_AT", "0"),
@@ -26,7 +27,11 @@ TINY = [
 RESNET = {"C4": "Base-RCNN-C4", "DC5": "Base-RCNN-DC5", "FPN": "Base-RCNN-FPN", "RetinaNet": "Base-RetinaNet"}
 VGG = {"C5": "Base-RCNN-VGG-C5", "FPN": "frcnn_vgg16", "RetinaNet": "retinanet/vgg16_fpn"}
 ARCHS = [arch for arch in list_models() if not arch.startswith("cifar_")]  # of detectors
-CASES = [(arch, kind, config) for arch in ARCHS for kind, config in (VGG if "vgg" in arch else RESNET).items()]
+CASES = [
+    pytest.param(arch, kind, config, marks=[pytest.mark.slow] if arch in FAMILY else [], id=f"{arch}-{kind}")
+    for arch in ARCHS
+    for kind, config in (VGG if "vgg" in arch else RESNET).items()
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ def few_of_coco(coco_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> li
     return own
 
 
-@pytest.mark.parametrize(("arch", "kind", "config"), CASES, ids=[f"{arch}-{kind}" for arch, kind, _ in CASES])
+@pytest.mark.parametrize(("arch", "kind", "config"), CASES)
 def test_it_trains_and_evaluates(arch, kind, config, few_of_coco, tmp_path):
     norm = "" if arch in ("vgg16", "vgg19") else "BN"
     words = ["MODEL.WEIGHTS", "", "MODEL.RESNET_BACKBONE.ARCH", arch, "MODEL.RESNET_BACKBONE.NORM", norm]

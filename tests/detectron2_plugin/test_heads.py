@@ -55,7 +55,7 @@ def vgg_c5(arch: str = "vgg16", *overrides):
     )
 
 
-@pytest.mark.parametrize("arch", ["plain18", "resnet18", "resnet50"])
+@pytest.mark.parametrize("arch", ["plain18", "resnet18", "resnet50", "resnet18d", "resnext50_32x4d"])
 def test_res5_is_the_trunks_own(arch):
     trunk = create_model(arch, num_classes=0, out_features=["res4", "res5"]).eval()
     head = res5_of(copy.deepcopy(trunk)).eval()
@@ -65,7 +65,8 @@ def test_res5_is_the_trunks_own(arch):
 
 
 @pytest.mark.parametrize(
-    ("arch", "channels"), [("resnet18", 512), ("resnet34", 512), ("plain34", 512), ("resnet101", 2048)]
+    ("arch", "channels"),
+    [("resnet18", 512), ("resnet34", 512), ("plain34", 512), ("resnet101", 2048), ("wide_resnet50_2", 2048)],
 )
 def test_c4_head_has_the_size_of_its_network(arch, channels):
     with torch.device("meta"):

@@ -184,6 +184,9 @@ OPTIONS = {
     "res4_dilation": 2,
     "res5_dilation": 4,
     "res5_multi_grid": (1, 2, 4),
+    "deform_on_per_stage": (False, False, True, True),
+    "deform_modulated": True,
+    "deform_num_groups": 2,
     "in_channels": 4,
 }
 

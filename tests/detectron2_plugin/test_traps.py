@@ -111,9 +111,17 @@ def test_trap_2_published_weights_of_another_depth(trunk):
             {"MODEL.RESNETS.RES5_DILATION": 2},
             "MODEL.RESNET_BACKBONE.RES5_DILATION: 2, or MODEL.RESNETS.RES5_DILATION: 1",
         ),
-        ({"MODEL.RESNETS.NUM_GROUPS": 32}, "there are no ResNeXts"),
-        ({"MODEL.RESNETS.RES2_OUT_CHANNELS": 64}, "RES2_OUT_CHANNELS is 64: there are no"),
-        ({"MODEL.RESNETS.STEM_OUT_CHANNELS": 32}, "STEM_OUT_CHANNELS is 32: there are no"),
+        (
+            {"MODEL.RESNETS.DEPTH": 101, "MODEL.RESNETS.NUM_GROUPS": 32, "MODEL.RESNETS.WIDTH_PER_GROUP": 8},
+            "write MODEL.RESNET_BACKBONE.ARCH: resnext101_32x8d, or MODEL.RESNETS.DEPTH: 50",
+        ),
+        ({"MODEL.RESNETS.NUM_GROUPS": 32}, "no network here has these groups.*or MODEL.RESNETS.NUM_GROUPS: 1"),
+        (
+            {"MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True]},
+            r"write MODEL.RESNET_BACKBONE.DEFORM_ON_PER_STAGE: \[False, True, True, True\], or MODEL.RESNETS.DEFORM",
+        ),
+        ({"MODEL.RESNETS.RES2_OUT_CHANNELS": 64}, "RES2_OUT_CHANNELS is 64: no network here has it so"),
+        ({"MODEL.RESNETS.STEM_OUT_CHANNELS": 32}, "STEM_OUT_CHANNELS is 32: no network here has it so"),
         ({"MODEL.RESNET_BACKBONE.ARCH": "resnet51"}, "ARCH 'resnet51' must be one of plain18, "),
         ({"MODEL.RESNET_BACKBONE.NORM": "LN"}, "unknown norm 'LN'"),
         ({"MODEL.RESNET_BACKBONE.OUT_FEATURES": ["res4", "res5"]}, r"OUT_FEATURES: \['res4'\], or other IN_FEATURES"),
@@ -139,6 +147,25 @@ def test_trap_res5_head_of_bottlenecks_on_a_network_without(trunk, arch):
     with pytest.raises(ValueError, match=f"which is wrong for {arch}; write {right}"):
         trunk(values)
     trunk({**values, "MODEL.ROI_HEADS.NAME": right})
+
+
+@pytest.mark.parametrize(
+    "ours",
+    [
+        {"ARCH": "resnext50_32x4d"},
+        {"ARCH": "wide_resnet50_2"},
+        {"ARCH": "resnet50d"},
+        {"DEFORM_ON_PER_STAGE": [False, False, False, True]},
+    ],
+    ids=str,
+)
+def test_trap_res5_head_of_plain_bottlenecks_on_another_network(trunk, ours):
+    values = {"MODEL.RESNET_BACKBONE.NORM": "FrozenBN", **{f"MODEL.RESNET_BACKBONE.{k}": v for k, v in ours.items()}}
+    with pytest.raises(ValueError, match="which is not res5 of .* here; write ImageNetRes5ROIHeads"):
+        trunk(values)
+    trunk({**values, "MODEL.ROI_HEADS.NAME": "ImageNetRes5ROIHeads"})
+    if ours.get("ARCH") == "resnext50_32x4d":
+        trunk({**values, "MODEL.RESNETS.NUM_GROUPS": 32, "MODEL.RESNETS.WIDTH_PER_GROUP": 4})
 
 
 def test_trap_res5_head_with_another_norm_than_the_trunk(trunk):

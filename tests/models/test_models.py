@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import torchvision
@@ -12,7 +14,7 @@ from resnet_backbone.models.resnet import ResNet
 from resnet_backbone.weights import load_weights
 from tests.helpers import spread_norms
 
-RESNETS = [name for name in list_models() if name.startswith("resnet")]
+RESNETS = [name for name in list_models() if re.fullmatch(r"resnet\d+", name)]
 PLAIN = [name for name in list_models() if name.startswith("plain")]
 VGGS = [name for name in list_models() if name.startswith("vgg")]
 BOTTLENECKS = ["resnet50", "resnet101", "resnet152"]
@@ -27,8 +29,11 @@ def reference(arch: str, **options) -> torch.nn.Module:
 
 
 def test_the_registry_is_complete():
-    assert list_models()[:11] == [
+    assert list_models()[:23] == [
         *("plain18", "plain34", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+        *("resnet18d", "resnet34d", "resnet50d", "resnet101d", "resnet152d"),
+        *("resnext50_32x4d", "resnext101_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+        *("resnext152_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
         *("vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
     ]
 

@@ -9,6 +9,7 @@ import torchvision
 from resnet_backbone.models.registry import create_model, list_models
 from resnet_backbone.torchvision_plugin.detector import build_detector
 from resnet_backbone.weights import read_weights
+from tests.helpers import quickly
 
 NETS = [name for name in list_models() if not name.startswith("cifar")]
 RESNETS = [name for name in NETS if not name.startswith("vgg")]
@@ -56,7 +57,7 @@ def step_and_detect(detector: torch.nn.Module, names: set[str] = FASTER) -> list
         return detector.eval()(images)
 
 
-@pytest.mark.parametrize("arch", NETS)
+@pytest.mark.parametrize("arch", quickly(NETS))
 def test_fpn(tiny, arch):
     extra = []
     if arch.startswith("vgg"):
@@ -72,7 +73,7 @@ def test_fpn(tiny, arch):
     step_and_detect(detector)
 
 
-@pytest.mark.parametrize("arch", NETS)
+@pytest.mark.parametrize("arch", quickly(NETS, keep=["resnext50_32x4d"]))
 def test_retinanet(tiny, arch):
     config, extra = "retinanet/r18_fpn.yaml", ["MODEL.FPN.OUT_CHANNELS", "16"]
     if arch.startswith("vgg"):
@@ -117,7 +118,7 @@ def test_masks_of_c4_share_the_box_heads_res5(tiny):
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("arch", RESNETS)
+@pytest.mark.parametrize("arch", quickly(RESNETS, keep=["resnet50d", "resnext50_32x4d"]))
 def test_c4_runs_the_trunks_own_res5_on_the_regions(tiny, arch):
     detector = build_detector(tiny("Base-RCNN-C4.yaml", *scratch(arch)))
     assert getattr(detector.backbone, "res5", None) is None

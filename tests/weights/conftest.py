@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights import Weights, WeightsError, load_weights
+from tests.helpers import published_model
 
 
 def _numbered(model: nn.Module) -> dict[str, Tensor]:
@@ -20,12 +21,12 @@ def _numbered(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="session")
 def torchvision_state() -> Callable[..., dict[str, Tensor]]:
-    """``torchvision_state("resnet50")``: names and shapes of torchvision, the n-th tensor filled with n, no memory."""
+    """``torchvision_state("resnet50")``: names and shapes of torchvision or timm, the n-th tensor is n, no memory."""
 
     @functools.cache
     def made(arch: str, num_classes: int) -> dict[str, Tensor]:
         with torch.device("meta"):
-            model = getattr(torchvision.models, arch)(weights=None, num_classes=num_classes)
+            model = published_model(arch, num_classes=num_classes)
         return _numbered(model)
 
     def make(arch: str, num_classes: int = 1000, head: bool = True) -> dict[str, Tensor]:

@@ -6,8 +6,15 @@ import torch
 import torchvision
 
 from resnet_backbone.weights import find_entry_by_sha256, get_entry, list_weights
-from resnet_backbone.weights.catalog import CATALOG, TORCHVISION_RGB, TestTransform, parse_source
+from resnet_backbone.weights.catalog import (
+    CATALOG,
+    TORCHVISION_RGB,
+    TestTransform,
+    find_entry_by_address,
+    parse_source,
+)
 from resnet_backbone.weights.errors import WeightsError
+from tests.helpers import FAMILY, published_model
 
 ENUMS = {
     "resnet18": "ResNet18_Weights",
@@ -15,6 +22,11 @@ ENUMS = {
     "resnet50": "ResNet50_Weights",
     "resnet101": "ResNet101_Weights",
     "resnet152": "ResNet152_Weights",
+    "resnext50_32x4d": "ResNeXt50_32X4D_Weights",
+    "resnext101_32x8d": "ResNeXt101_32X8D_Weights",
+    "resnext101_64x4d": "ResNeXt101_64X4D_Weights",
+    "wide_resnet50_2": "Wide_ResNet50_2_Weights",
+    "wide_resnet101_2": "Wide_ResNet101_2_Weights",
     "vgg16": "VGG16_Weights",
     "vgg16_bn": "VGG16_BN_Weights",
     "vgg19": "VGG19_Weights",
@@ -57,7 +69,7 @@ def test_every_entry_is_consistent(full_name):
     assert entry.stride_in_1x1 == (entry.name == "MSRA")
     with torch.device("meta"):
         options = {"aux_logits": False, "init_weights": False} if entry.arch == "googlenet" else {}
-        model = getattr(torchvision.models, entry.arch)(**options)
+        model = published_model(entry.arch, **options)
     assert entry.num_params == sum(parameter.numel() for parameter in model.parameters())
     assert (entry.acc1 is None) == (entry.acc5 is None)
     if entry.acc1 is not None and entry.acc5 is not None:
@@ -84,7 +96,7 @@ def test_names_files_and_hashes_are_unique():
     assert len({entry.url for entry in entries}) == len(entries)
     assert len({entry.file_name for entry in entries}) == len(entries)
     hashes = [entry.sha256 for entry in entries if entry.sha256]
-    assert len(set(hashes)) == len(hashes) == len(entries) - 3
+    assert len(set(hashes)) == len(hashes) == len(entries) - 4
 
 
 def test_parse_source_reads_every_name():
@@ -94,7 +106,7 @@ def test_parse_source_reads_every_name():
 def test_list_weights():
     assert list_weights() == sorted(list_weights())
     assert list_weights("vgg16") == ["vgg16/IMAGENET1K_FEATURES", "vgg16/IMAGENET1K_V1"]
-    assert {name.split("/")[0] for name in IMAGENET} == set(ENUMS)
+    assert {name.split("/")[0] for name in IMAGENET} == {*ENUMS, *FAMILY} - {"resnext152_32x8d"}
     assert list_weights("alexnet") == []
 
 
@@ -118,6 +130,28 @@ def test_unknown_names_list_the_known():
         get_entry("resnet101", "IMAGENET1K_V3")
     with pytest.raises(WeightsError, match=r"resnet18.*vgg19_bn"):
         parse_source("imagenet://alexnet/IMAGENET1K_V1")
+
+
+def test_detectron2s_resnext_has_the_input_of_its_zoo():
+    """configs/COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x.yaml over Base-RCNN-FPN.yaml."""
+    entry = find_entry_by_address("detectron2://ImageNetPretrained/FAIR/X-101-32x8d.pkl")
+    assert entry is CATALOG["resnext101_32x8d/FAIR"] and not entry.stride_in_1x1
+    expected = ("BGR", [103.530, 116.280, 123.675], [57.375, 57.120, 58.395])
+    found = entry.input_format
+    assert (found.channel_order, pytest.approx(found.mean), pytest.approx(found.std)) == expected
+
+
+@pytest.mark.parametrize("full_name", [name for name in IMAGENET if "/TIMM" in name or "/GLUON" in name])
+def test_facts_are_timms_own(full_name):
+    entry = CATALOG[full_name]
+    timm = pytest.importorskip("timm.models", reason="timm is not installed")
+    tag = {"GLUON": "gluon", "TIMM_C1": "c1", "TIMM_RACM": "racm", "TIMM_RA2": "ra2"}.get(entry.name)
+    cfg = timm.get_pretrained_cfg(f"{entry.arch}.{tag or entry.name.removeprefix('TIMM_').lower()}_in1k")
+    assert entry.url.replace("rwightman", "huggingface") == cfg.url.replace("rwightman", "huggingface")
+    assert entry.licence.lower() == cfg.license and entry.interpolation == cfg.interpolation
+    crop = (cfg.test_input_size or cfg.input_size)[-1]
+    assert (entry.crop, entry.resize) == (crop, math.floor(crop / (cfg.test_crop_pct or cfg.crop_pct)))
+    assert entry.input_format.mean == pytest.approx([255 * value for value in cfg.mean])
 
 
 def test_find_by_hash():

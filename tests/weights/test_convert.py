@@ -14,6 +14,7 @@ from resnet_backbone.weights.names import classifier_part, to_our_names
 TORCHVISION_ARCHS = sorted(
     {entry.arch for entry in CATALOG.values() if entry.arch in LAYOUTS and entry.scheme == "imagenet://"}
 )
+RESNETS = [arch for arch, layout in LAYOUTS.items() if not layout.is_vgg and layout.width == 64]
 
 
 def infer_arch(state) -> str | None:
@@ -32,13 +33,16 @@ def ours_on_meta(arch, **options):
 
 @pytest.mark.parametrize("arch", TORCHVISION_ARCHS)
 def test_torchvision_names_become_those_of_our_models(torchvision_state, arch):
+    """Timm's, where torchvision has no such network."""
     renamed = to_our_names(torchvision_state(arch))
     assert shapes(renamed) == shapes(ours_on_meta(arch).state_dict())
     assert infer_arch(renamed) == arch
     assert num_classes_of(renamed) == 1000
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "vgg16", "vgg16_bn", "vgg19_bn"])
+@pytest.mark.parametrize(
+    "arch", ["resnet18", "resnet50", "resnet50d", "wide_resnet50_2", "vgg16", "vgg16_bn", "vgg19_bn"]
+)
 def test_the_order_of_use_is_kept(torchvision_state, arch):
     """Both packages register tensors in the order of use, but for the shortcut of a block."""
     renamed = to_our_names(torchvision_state(arch))
@@ -76,7 +80,13 @@ def leading(state, stages):
 @pytest.mark.parametrize(
     ("arch", "stages", "expected"),
     [
-        ("resnet50", ("stem",), {"plain18", "plain34", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"}),
+        ("resnet50", ("stem",), {arch for arch in RESNETS if not LAYOUTS[arch].is_d}),
+        ("resnet50d", ("stem",), {arch for arch in RESNETS if LAYOUTS[arch].is_d}),
+        ("resnet50d", ("stem", "res2"), {"resnet50d", "resnet101d", "resnet152d"}),
+        ("resnet18d", ("stem", "res2", "res3"), {"resnet18d"}),
+        ("resnext101_32x4d", ("stem", "res2", "res3"), {"resnext50_32x4d", "resnext101_32x4d"}),
+        ("resnext101_32x8d", ("stem", "res2"), {"resnext101_32x8d"}),
+        ("wide_resnet50_2", ("res2",), {"wide_resnet50_2", "wide_resnet101_2"}),
         ("resnet50", ("stem", "res2"), {"resnet50", "resnet101", "resnet152"}),
         ("resnet50", ("stem", "res2", "res3"), {"resnet50", "resnet101"}),
         ("resnet152", ("stem", "res2", "res3"), {"resnet152"}),
@@ -105,12 +115,13 @@ def test_half_a_stage_is_no_architecture(arch):
     assert candidate_archs(part) == ()
 
 
-@pytest.mark.parametrize("arch", ["resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"])
-def test_resnext_and_wide_resnets_are_not_taken_for_resnets(arch):
-    """Their names are those of ResNet-50 and ResNet-101."""
+@pytest.mark.parametrize("arch", ["resnet50c", "resnet50s", "resnet50t", "resnext50d_32x4d", "resnext101_32x16d"])
+def test_networks_like_ours_are_not_taken_for_them(arch):
+    """They differ in stem, shortcuts or groups; resnet50c has the shapes of resnet50d."""
+    timm = pytest.importorskip("timm", reason="timm is not installed")
     with torch.device("meta"):
-        state = getattr(torchvision.models, arch)().state_dict()
-    assert infer_arch(to_our_names(state)) is None
+        state = timm.create_model(arch).state_dict()
+    assert candidate_archs(to_our_names(state)) == ()
 
 
 @pytest.mark.parametrize("arch", ["alexnet", "densenet121", "mobilenet_v2", "squeezenet1_0", "vgg11", "vgg13_bn"])
@@ -149,7 +160,7 @@ def caffe2_name(name, style):
 
 
 @pytest.mark.parametrize("style", ["d2", "d1"])
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnet101", "resnet152"])
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnet101", "resnet152", "resnext101_32x8d"])
 def test_caffe2_names(arch, style):
     state = ours_on_meta(arch, norm="FrozenBN").state_dict()
     blobs = {caffe2_name(name, style): tensor for name, tensor in state.items()}

@@ -8,7 +8,7 @@ import torch
 from resnet_backbone.weights import load_weights, read_weights
 from resnet_backbone.weights.architecture import LAYOUTS, candidate_archs
 
-RESNETS = [arch for arch in LAYOUTS if arch.startswith(("plain", "resnet"))]
+RESNETS = [arch for arch, layout in LAYOUTS.items() if not (layout.is_vgg or layout.is_d) and layout.width == 64]
 DEEPLAB = {"stem": "deeplab", "res5_dilation": 2, "res5_multi_grid": (1, 2, 4)}
 
 

@@ -8,6 +8,7 @@ import torch
 from resnet_backbone.weights import Weights, load_weights
 from resnet_backbone.weights.architecture import LAYOUTS
 from resnet_backbone.weights.catalog import CATALOG
+from tests.helpers import LARGE_OF_FAMILY
 
 IMAGENET_KINDS = sorted(
     {(e.arch, e.stride_in_1x1) for e in CATALOG.values() if e.arch in LAYOUTS and e.scheme == "imagenet://"}
@@ -47,7 +48,10 @@ def test_loaded_vgg_features_are_torchvisions(empty_model, random_torchvision, a
         torch.testing.assert_close(model.forward_features(images)["conv5"], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("arch", "stride_in_1x1"), IMAGENET_KINDS)
+@pytest.mark.parametrize(
+    ("arch", "stride_in_1x1"),
+    [pytest.param(*kind, marks=pytest.mark.slow) if kind[0] in LARGE_OF_FAMILY else kind for kind in IMAGENET_KINDS],
+)
 def test_every_kind_of_published_file_fills_its_model(empty_model, numbered, torchvision_state, arch, stride_in_1x1):
     """Entries of one architecture have the same tensors; MSRA's come without counters. Only the classifier is left."""
     state = numbered(arch, norm="FrozenBN") if stride_in_1x1 else torchvision_state(arch)
