@@ -37,7 +37,7 @@ from resnet_backbone.config.merge import check_with_origins
 from resnet_backbone.config.reader import value_of
 from resnet_backbone.config.schema import DETECTRON2, DETECTRON2_KEYS, FLOAT32_PRECISION, TF32, ConfigError
 from resnet_backbone.models.trunk import FeatureInfo
-from resnet_backbone.weights.architecture import has_bottlenecks
+from resnet_backbone.weights.architecture import has_bottlenecks, has_res5
 
 _DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
 _CONTEXT_HEADS = {"StandardROIHeads": "ContextROIHeads", "Res5ROIHeads": "ImageNetRes5ROIHeads"}
@@ -52,7 +52,7 @@ def check_host_config(cfg: CfgNode) -> None:
     defaults = get_cfg().MODEL.RESNETS
     both = {"NORM": "NORM", "RES5_DILATION": "RES5_DILATION"}
     deeplab = {"STEM_TYPE": "STEM", "RES4_DILATION": "RES4_DILATION", "RES5_MULTI_GRID": "RES5_MULTI_GRID"}
-    for key, our_key in () if node.ARCH.startswith("vgg") else {"DEPTH": "ARCH", **both, **deeplab}.items():
+    for key, our_key in {} if not has_res5(node.ARCH) else {"DEPTH": "ARCH", **both, **deeplab}.items():
         ours, theirs = (list(v) if isinstance(v, list | tuple) else v for v in (node[our_key], host.get(key)))
         same = _DEPTHS.get(node.ARCH) if key == "DEPTH" else ours
         if theirs not in (None, defaults.get(key), same):
@@ -112,7 +112,7 @@ def check_single_scale(cfg: CfgNode, out_features: Sequence[str]) -> None:
     if not has_bottlenecks(node.ARCH):
         raise ConfigError(
             f"MODEL.ROI_HEADS.NAME Res5ROIHeads builds the bottlenecks of ResNet-50, which is wrong for {node.ARCH}; "
-            + ("write ImageNetRes5ROIHeads" if not node.ARCH.startswith("vgg") else "write StandardROIHeads"),
+            + ("write ImageNetRes5ROIHeads" if has_res5(node.ARCH) else "write StandardROIHeads"),
             "MODEL.ROI_HEADS.NAME",
         )
     if norm != node.NORM:

@@ -52,6 +52,11 @@ def has_bottlenecks(arch: str) -> bool:
     return arch in LAYOUTS and LAYOUTS[arch].kind == "bottleneck"
 
 
+def has_res5(arch: str) -> bool:
+    """Say whether ``arch`` is one of our ResNets, whose last stage can be the head of a C4 model."""
+    return not arch.startswith(("vgg", "timm/"))
+
+
 def stage_of(name: str) -> str:
     """Return the stage of a tensor in our names: ``"stem"``, ``"res2"``, ``"conv3"``, or ``"linear"``."""
     match = _VGG_MODULE.match(name)
