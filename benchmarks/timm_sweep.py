@@ -167,6 +167,11 @@ def _training_faults(trunk: TimmTrunk) -> list[str]:
     return [f"{len(bad)} parameters without a finite gradient, {bad[:3]}"] if bad else []
 
 
+def _parameters(trunk: TimmTrunk, stage: str) -> list[nn.Parameter]:
+    modules = map(trunk.get_submodule, trunk.stage_modules[stage])
+    return [one for module in modules for one in module.parameters(recurse=False)]
+
+
 def _freezing(trunk: TimmTrunk) -> tuple[int, list[str]]:
     """Return how many stages can be frozen, and what is wrong: a stage is what its map needs beyond those before it."""
     faults: list[str] = []
@@ -174,13 +179,15 @@ def _freezing(trunk: TimmTrunk) -> tuple[int, list[str]]:
     counted: set[int] = set()
     features = trunk.train()(_images(trunk)[:, :, :, :])
     for stage in trunk.stage_names:
-        counted |= {id(parameter) for parameter in trunk.stage_parameters(stage)}
+        counted |= {id(parameter) for parameter in _parameters(trunk, stage)}
         if stage not in features:
             continue
         used = torch.autograd.grad(
             features[stage].square().mean(), [*trunk.parameters()], retain_graph=True, allow_unused=True
         )
-        needed = {id(parameter) for parameter, gradient in zip(trunk.parameters(), used, strict=True) if gradient is not None}
+        needed = {
+            id(parameter) for parameter, gradient in zip(trunk.parameters(), used, strict=True) if gradient is not None
+        }
         if counted and needed != counted:
             wrong = sorted(names[one] for one in needed ^ counted)
             faults.append(f"{stage} is not what its map needs: {wrong[:3]}")
@@ -190,7 +197,7 @@ def _freezing(trunk: TimmTrunk) -> tuple[int, list[str]]:
     count = len(frozen.stage_names) - 1
     frozen.freeze_stages(count)
     rest = {name for name, one in frozen.named_parameters() if one.requires_grad}
-    expected = {names[id(one)] for one in trunk.stage_parameters(trunk.stage_names[-1])}
+    expected = {names[id(one)] for one in _parameters(trunk, trunk.stage_names[-1])}
     before = {name: buffer.clone() for name, buffer in frozen.named_buffers()}
     frozen.train()(_images(trunk))
     moved = [n for n, b in frozen.named_buffers() if b is not None and not torch.equal(b, before[n])]
@@ -205,12 +212,13 @@ def _freezing(trunk: TimmTrunk) -> tuple[int, list[str]]:
 def table(rows: Sequence[Row]) -> str:
     """Return the counts, and every network that did not pass, as Markdown."""
     asked = [row for row in rows if row.status != OTHER]
+    passed = [row for row in asked if row.status == PASSED]
     counts = Counter(row.status for row in asked)
     lines = [
-        f"timm {timm.__version__}: {len(asked)} networks with maps at strides 4 to 32 and at most 60 million parameters, "
-        f"of {len(rows)} looked at: {counts[PASSED]} passed, {counts[REFUSED]} refused, {counts[FAILED]} failed.",
-        f"Of those that passed, {sum(row.odd == 'equal' for row in asked if row.status == PASSED)} take odd sizes as they "
-        f"are, and {sum(row.frozen > 0 for row in asked if row.status == PASSED)} have stages to freeze.",
+        f"timm {timm.__version__}: of {len(rows)} networks {len(asked)} have maps at strides 4 to 32 and at most 60 "
+        f"million parameters: {counts[PASSED]} passed, {counts[REFUSED]} refused, {counts[FAILED]} failed.",
+        f"Of those that passed, {sum(row.odd == 'equal' for row in passed)} take odd sizes as they are, and "
+        f"{sum(row.frozen > 0 for row in passed)} have stages to freeze.",
         "",
         "| network | M parameters | | why |",
         "|---|---:|---|---|",

@@ -301,9 +301,9 @@ def _check_heads(cfg: CfgNode, features: Features) -> None:
     names = list(heads.IN_FEATURES)
     if heads.NAME == "ImageNetRes5ROIHeads" and (not has_res5(arch) or names != ["res4"]):
         raise ConfigError(
-            f"MODEL.ROI_HEADS.NAME ImageNetRes5ROIHeads runs res5 on crops of res4: it needs a ResNet (not "
-            f"MODEL.RESNET_BACKBONE.ARCH {arch}) and MODEL.ROI_HEADS.IN_FEATURES: [res4], found {names}; for others "
-            f"write StandardROIHeads",
+            f"MODEL.ROI_HEADS.NAME ImageNetRes5ROIHeads runs res5 on crops of res4: it needs a ResNet of "
+            f"our own (not MODEL.RESNET_BACKBONE.ARCH {arch}) and MODEL.ROI_HEADS.IN_FEATURES: [res4], found {names}; "
+            f"for others write StandardROIHeads",
             *("MODEL.ROI_HEADS.NAME", "MODEL.RESNET_BACKBONE.ARCH", "MODEL.ROI_HEADS.IN_FEATURES"),
         )
     check_read("MODEL.ROI_HEADS.IN_FEATURES", names, cfg, features, same_channels=True)

@@ -287,7 +287,8 @@ class PyramidBackbone(Accelerated, FPN):
     @property
     def size_divisibility(self) -> int:
         """The largest stride of the trunk, or what it needs, or PAD_TO."""
-        return self.padded_to(max(super().size_divisibility, self.bottom_up.size_divisibility))
+        trunk: Any = self.bottom_up
+        return self.padded_to(max(super().size_divisibility, trunk.size_divisibility))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalised images (N, C, H, W) to the levels."""

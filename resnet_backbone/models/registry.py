@@ -28,7 +28,7 @@ from resnet_backbone.weights import Weights, load_weights
 from resnet_backbone.weights.architecture import CIFAR_WIDTH, LAYOUTS, Layout
 from resnet_backbone.weights.catalog import CIFAR10_CLASSES, IMAGENET_CLASSES, TIMM
 from resnet_backbone.weights.match import weights_of
-from resnet_backbone.weights.timm_files import list_timm_models, timm_name
+from resnet_backbone.weights.timm_files import import_timm, timm_name
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def list_models(pattern: str = "") -> list[str]:
     With a ``pattern`` such as ``"resnet*"`` only those that it fits; timm's are listed by ``"timm/*"``, say.
     """
     if pattern.startswith(TIMM):
-        return list_timm_models(pattern)
+        return [f"{TIMM}{name}" for name in import_timm().list_models(pattern.removeprefix(TIMM))]
     archs = [arch for arch in _MODELS if arch != _CLASSIFIER_ALONE]
     return fnmatch.filter(archs, pattern) if pattern else archs
 
@@ -241,7 +241,7 @@ def create_model(
         in_channels=in_channels,
     )
     if known is not None:
-        assumed = stride_in_1x1 is None or (norm == "GN" and own_norm is None)
+        assumed = (stride_in_1x1 is None and not arch.startswith(TIMM)) or (norm == "GN" and own_norm is None)
         level = logging.WARNING if assumed else logging.INFO
         logger.log(level, "%s", load_weights(model, known, new_head=new_head).summary())
     return model

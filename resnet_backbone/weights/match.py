@@ -149,7 +149,7 @@ def load_weights(
     _check_arch(arch, weights)
     _check_stride(arch, bool(model.stride_in_1x1), weights)
     new_head = _needs_new_head(num_classes, weights, allowed=new_head)
-    last_linear: Collection[str] = getattr(model, "last_linear", LAST_LINEAR)  # type: ignore[assignment]
+    last_linear: Collection[str] = getattr(model, "last_linear", LAST_LINEAR)
 
     targets = dict(model.state_dict(keep_vars=True))
     ignored = _not_needed(targets, weights, num_classes > 0, last_linear if new_head else (), model)
@@ -244,7 +244,7 @@ def _not_needed(
 ) -> dict[str, list[str]]:
     """See :attr:`LoadReport.ignored`; ``replaced`` are the names of a layer that is new."""
     stages = {stage_of(name) for name in targets}
-    spare: Collection[str] = getattr(model, "spare", ())  # type: ignore[assignment]
+    spare: Collection[str] = getattr(model, "spare", ())
     ignored: dict[str, list[str]] = {"other parts of the file": list(weights.left_out)}
     for name in weights.state_dict:
         if name in targets:

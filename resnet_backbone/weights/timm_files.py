@@ -1,8 +1,8 @@
 """timm's networks and published files: what they are called, where they lie, which input they need, their tensors.
 
 A network is ``timm/NAME``; its weights are ``timm://NAME`` or ``timm://NAME.TAG`` of timm's own registry, or
-``hf-hub:OWNER/REPO``, with ``@REVISION`` behind it if need be. Source: timm's ``models/_pretrained.py``, ``_hub.py`` and
-``_builder.py``. timm is the extra ``timm`` of this package, and is imported where it is needed.
+``hf-hub:OWNER/REPO``, with ``@REVISION`` behind it if need be. timm is imported where it is needed. Sources: timm,
+``models/_pretrained.py``, ``models/_hub.py`` and ``models/_builder.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,19 +34,19 @@ from resnet_backbone.weights.catalog import (
 )
 from resnet_backbone.weights.download import cache_folder, download
 from resnet_backbone.weights.errors import WeightsError
+from resnet_backbone.weights.names import without_wrapper_names
 
 # How networks that are built for one size of images take any, of which timm's constructors know one or none. Windows
 # are shifted in every stage, as in Swin's own detectors, not only where a map of the training size has several.
-_ANY_SIZE = (
+_ANY_SIZE: tuple[dict[str, Any], ...] = (
     {"strict_img_size": False, "always_partition": True},
     {"dynamic_img_size": True},
     {"strict_img_size": False},
 )
 # Of what a file on the hub says its network was built with, that which changes neither tensors nor what they compute.
-_HARMLESS_ARGUMENTS = {"num_classes", "img_size", "global_pool", *(key for keys in _ANY_SIZE for key in keys)}
-_FILTERS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained", "pretrained_filter_fn")
+_HARMLESS = {"num_classes", "img_size", "global_pool", *(key for options in _ANY_SIZE for key in options)}
+_CONVERSIONS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained", "pretrained_filter_fn")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_SAFETENSORS = "model.safetensors"
 
 
 def import_timm() -> Any:
@@ -56,15 +55,9 @@ def import_timm() -> Any:
         import timm
     except ImportError as error:
         raise WeightsError(
-            f"networks {TIMM}NAME and weights {TIMM_SCHEME}NAME and {HUB_SCHEME}OWNER/REPO need timm, which cannot be "
-            f"imported ({error}); write pip install 'resnet_backbone[timm]'"
+            f"{TIMM}NAME, {TIMM_SCHEME} and {HUB_SCHEME} need timm ({error}): pip install timm"
         ) from error
     return timm
-
-
-def list_timm_models(pattern: str = f"{TIMM}*") -> list[str]:
-    """Return the networks of timm whose names fit a pattern, such as ``"timm/convnext*"``, sorted as timm does."""
-    return [f"{TIMM}{name}" for name in import_timm().list_models(pattern.removeprefix(TIMM))]
 
 
 def timm_name(arch: str) -> str:
@@ -73,22 +66,20 @@ def timm_name(arch: str) -> str:
     Raises:
         WeightsError: timm has no such network, or the name has a tag; the message says what there is.
     """
-    timm, name = import_timm(), arch.removeprefix(TIMM)
-    plain, _, tag = name.partition(".")
-    if not timm.is_model(plain):
+    timm = import_timm()
+    name, _, tag = arch.removeprefix(TIMM).partition(".")
+    if not timm.is_model(name):
         known = timm.list_models()
-        near = [*difflib.get_close_matches(plain, known, n=4), *timm.list_models(f"{plain[:8]}*")[:4]] if plain else []
+        near = [*difflib.get_close_matches(name, known, n=4), *timm.list_models(f"{name[:8]}*")[:4]]
         raise WeightsError(
-            f"timm {timm.__version__} has no network {plain!r}; "
-            + (f"near are {', '.join(TIMM + one for one in dict.fromkeys(near))}; " if near else "")
-            + f"all {len(known)}: resnet_backbone.list_models('{TIMM}*')"
+            f"timm {timm.__version__} has no network {name!r}; near are {', '.join(dict.fromkeys(near)) or 'none'}; all "
+            f"{len(known)}: resnet_backbone.list_models('{TIMM}*')"
         )
     if tag:
         raise WeightsError(
-            f"{arch}: the tag {tag!r} names weights, not a network; write {TIMM}{plain} for the network, and "
-            f"{TIMM_SCHEME}{name} for its weights"
+            f"{arch}: the tag {tag!r} names weights; write {TIMM}{name}, and {TIMM_SCHEME}{name}.{tag} for the weights"
         )
-    return plain
+    return name
 
 
 @dataclass(frozen=True)
@@ -110,8 +101,7 @@ def timm_network(name: str) -> TimmNetwork:
     from timm.models._features import _module_list
 
     config = timm.get_pretrained_cfg(name)
-    ways = _ANY_SIZE if config is not None and config.fixed_input_size else ()
-    for options in (*ways, {}):
+    for options in (*(_ANY_SIZE if config and config.fixed_input_size else ()), {}):
         try:
             with torch.device("meta"):
                 model = timm.create_model(name, **options)
@@ -120,35 +110,18 @@ def timm_network(name: str) -> TimmNetwork:
             if not options:
                 raise
     flattened = {new: old for new, old, _ in _module_list(model, flatten_sequential=True) if new != old}
-    names = model.pretrained_cfg.get("classifier") or ()
-    return TimmNetwork(
-        model, options, model.state_dict(), flattened, (names,) if isinstance(names, str) else tuple(names)
-    )
+    last = model.pretrained_cfg.get("classifier") or ()
+    return TimmNetwork(model, options, model.state_dict(), flattened, (last,) if isinstance(last, str) else tuple(last))
 
 
 @dataclass(frozen=True)
 class TimmEntry(WeightsEntry):
     """Published weights of timm's; its accuracy is unknown, and ``num_params`` is 0: nobody has counted them."""
 
-    written: str = ""  # what a user writes for it
-    classes: int = 0
-    transform: TestTransform | None = None
-
-    @property
-    def num_classes(self) -> int:
-        return self.classes
-
-    @property
-    def test_transform(self) -> TestTransform | None:
-        return self.transform
-
-    @property
-    def uri(self) -> str:
-        return self.written
-
-    @property
-    def file_name(self) -> str:
-        return re.sub(r"[^\w.-]", "-", f"{self.arch}-{self.name}-{self.url.rpartition('/')[2]}")
+    uri: str = ""  # type: ignore[assignment]  # what a user writes for it
+    num_classes: int = 0  # type: ignore[assignment]
+    test_transform: TestTransform | None = None  # type: ignore[assignment]
+    file_name: str = ""  # type: ignore[assignment]
 
 
 def timm_entry(source: str, *, fetch: bool = True) -> TimmEntry:
@@ -169,64 +142,59 @@ def timm_entry(source: str, *, fetch: bool = True) -> TimmEntry:
         tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
         config = timm.get_pretrained_cfg(f"{name}.{tag}" if tag in tags else name)
         if tag not in ("", *tags) or config is None or not config.has_weights:
-            written = ", ".join(f"{TIMM_SCHEME}{name}.{one}" for one in tags)
-            raise WeightsError(f"{source}: timm has {f'of {name} {written}' if tags else f'no weights for {name}'}")
-        written = f"{TIMM_SCHEME}{name}" + f".{config.tag}" * bool(config.tag)
-        return _entry(config, name, config.tag or "default", written)
+            there = ", ".join(f"{TIMM_SCHEME}{name}.{one}" for one in tags)
+            raise WeightsError(f"{source}: timm has of {name} {there or 'no weights'}")
+        return _entry(config, name, f"{TIMM_SCHEME}{name}" + f".{config.tag}" * bool(config.tag))
     repository = source.removeprefix(HUB_SCHEME)
+    place, _, revision = repository.partition("@")
+    full_name = place.partition("/")[2]
     if not _REPOSITORY.fullmatch(repository):
         raise WeightsError(f"{source!r} is not of the form {HUB_SCHEME}OWNER/REPO or {HUB_SCHEME}OWNER/REPO@REVISION")
-    place, _, revision = repository.partition("@")
-    owner, _, full_name = place.partition("/")
-    if owner == "timm" and not revision and full_name in timm.list_pretrained(full_name):
-        return _entry(timm.get_pretrained_cfg(full_name), full_name.partition(".")[0], repository, source)
-    folder = cache_folder() / "weights" / re.sub(r"[^\w.-]", "-", f"hf-hub-{repository}")
-    if not fetch and not (folder / "config.json").is_file():
+    if repository == f"timm/{full_name}" and full_name in timm.list_pretrained(full_name):
+        return _entry(timm.get_pretrained_cfg(full_name), full_name.partition(".")[0], source)
+    path = cache_folder() / "weights" / re.sub(r"[^\w.-]", "-", source) / "config.json"
+    if not fetch and not path.is_file():
         raise WeightsError(
             f"which input {source} needs is in its config.json, and building a network downloads nothing; fetch it "
             f"first: python tools/package_weights.py {source} OUT.pth, and name OUT.pth or {source}"
         )
-    facts = read_json(download(_address(place, revision, "config.json"), folder / "config.json", max_bytes=1 << 20))
-    return _hub_entry(facts, place, revision, source)
-
-
-def _hub_entry(facts: Any, place: str, revision: str, source: str) -> TimmEntry:
+    facts = read_json(download(_address(repository, "config.json"), path, max_bytes=1 << 20))
     try:
-        arguments = set(facts.get("model_args") or ()) - _HARMLESS_ARGUMENTS
-        values = {**facts, **facts.get("pretrained_cfg", {}), "hf_hub_id": f"{place}@{revision}" if revision else place}
-        kind = import_timm().models.PretrainedCfg
+        arguments = {*(facts.get("model_args") or ())} - _HARMLESS
+        values = {**facts, **facts.get("pretrained_cfg", {}), "hf_hub_id": repository, "hf_hub_filename": None}
+        kind = timm.models.PretrainedCfg
         config = kind(**{one.name: values[one.name] for one in fields(kind) if one.name in values})
         name = timm_name(f"{TIMM}{facts['architecture']}".partition(".")[0])
     except (AttributeError, KeyError, TypeError) as error:
         raise WeightsError(f"{source}: its config.json is none of timm's ({type(error).__name__}: {error})") from error
     if arguments:
-        raise WeightsError(
-            f"{source} was built with {', '.join(sorted(map(str, arguments)))} of its own, which {TIMM}{name} has not"
-        )
-    return _entry(config, name, config.hf_hub_id, source)
+        raise WeightsError(f"{source} was built with {', '.join(sorted(arguments))}, which {TIMM}{name} is not")
+    return _entry(config, name, source)
 
 
-def _address(place: str, revision: str, file: str) -> str:
+def _address(repository: str, file: str) -> str:
+    place, _, revision = repository.partition("@")
     hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     return f"{hub.rstrip('/')}/{place}/resolve/{revision or 'main'}/{file}"
 
 
-def _entry(config: Any, name: str, weights: str, written: str) -> TimmEntry:
+def _entry(config: Any, name: str, written: str) -> TimmEntry:
     """Bring timm's ``PretrainedCfg`` to our facts; it is a stranger's where it comes from the hub."""
-    url = config.url
-    if config.hf_hub_id:
-        place, _, revision = config.hf_hub_id.partition("@")
-        url = _address(place, revision, config.hf_hub_filename or _SAFETENSORS)
-    if config.custom_load or not isinstance(url, str) or url.endswith((".npz", ".zip")):
-        raise WeightsError(f"{written} is published in a format of its own, not as a state dict; take another tag")
     try:
+        url = config.url
+        if config.hf_hub_id:
+            url = _address(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+        if config.custom_load or url.endswith((".npz", ".zip")):
+            raise ValueError("it is published in a format of its own, not as a state dict; take another tag")
         channels, *side = config.input_size
         if channels != 3:
             raise ValueError(f"it takes images of {channels} channels, expected 3")
-        mean, std = ([255 * float(value) for value in values] for values in (config.mean, config.std))
+        mean, std = (tuple(255 * float(value) for value in values) for values in (config.mean, config.std))
+        centred = config.crop_mode == "center" and config.interpolation in INTERPOLATIONS and 0 < config.crop_pct <= 1
+        resize = math.floor(min(side) / config.crop_pct) if centred else 0
         return TimmEntry(
             arch=f"{TIMM}{name}",
-            name=weights,
+            name=re.sub(r"^.*?[.:]/*", "", written) or "default",
             url=url,
             sha256=next(iter(re.findall(r"-([0-9a-f]{8})\.", url.rpartition("/")[2])), ""),
             licence=str(config.license or ""),
@@ -237,61 +205,52 @@ def _entry(config: Any, name: str, weights: str, written: str) -> TimmEntry:
             input_format=InputFormat("RGB", mean, std),
             has_classifier=bool(config.num_classes),
             scheme=TIMM_SCHEME,
-            written=written,
-            classes=int(config.num_classes),
-            transform=_transform(config, min(side)),
+            uri=written,
+            num_classes=int(config.num_classes),
+            test_transform=TestTransform(resize, min(side), config.interpolation) if centred else None,
+            file_name=re.sub(r"[^\w.-]", "-", f"{written}-{url.rpartition('/')[2]}"),
         )
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{written}: its description is damaged ({error})") from error
-
-
-def _transform(config: Any, side: int) -> TestTransform | None:
-    """Return how timm evaluates; None where it does otherwise than to resize and to crop the centre."""
-    usual = config.crop_mode == "center" and config.interpolation in INTERPOLATIONS and 0 < config.crop_pct <= 1
-    return TestTransform(math.floor(side / config.crop_pct), side, config.interpolation) if usual else None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise WeightsError(f"{written}: {error}") from error
 
 
 def timm_part(tensors: Mapping[str, Tensor], arch: str) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors of a network of timm's under timm's names, and the names of all others in a file.
+    """Return the tensors of a network of timm's under the names of its files, and the names of all others.
 
     A prefix is taken off (a detector's, a wrapper's), names of ``features_only`` become those of the published file,
     and where a file is older than timm's present names, timm's own conversion is called.
     """
     name = timm_name(arch)
     network = timm_network(name)
-
-    def own(name: str) -> str:
-        first, dot, rest = name.partition(".")
-        return network.flattened.get(first, first) + dot + rest
-
+    known = {without_wrapper_names(one): one for one in network.tensors}
+    for new, old in network.flattened.items():
+        inside = [one for one in network.tensors if one.startswith(f"{old}.")]
+        known |= {without_wrapper_names(new + one.removeprefix(old)): one for one in inside}
     prefixes: Counter[str] = Counter()
-    for one in tensors:
-        parts = one.split(".")
-        prefixes.update("".join(f"{p}." for p in parts[:n]) for n in range(len(parts)) if _known(network, own, parts[n:]))
+    for one in map(without_wrapper_names, tensors):
+        starts = [0, *(match.end() for match in re.finditer(r"\.", one))]
+        prefixes.update(one[:start] for start in starts if one[start:] in known)
     prefix = max(prefixes, key=lambda prefix: (prefixes[prefix], -len(prefix)), default="")
-    part = {own(one.removeprefix(prefix)): tensor for one, tensor in tensors.items() if one.startswith(prefix)}
-    others = [one for one in tensors if not one.startswith(prefix)]
-    convert = next(filter(None, (getattr(sys.modules[_module(name)], one, None) for one in _FILTERS)), None)
-    if convert is not None and part.keys() != network.tensors.keys():
-        takes_model = len(inspect.signature(convert).parameters) > 1
-        try:
-            converted = convert(dict(part), network.model) if takes_model else convert(dict(part))
-        except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
-            converted = part  # of another network: its names tell the reader more than where a conversion broke
-        converted = {one: tensor for one, tensor in converted.items() if isinstance(tensor, Tensor) and not tensor.is_meta}
-        if len(converted.keys() & network.tensors.keys()) > len(part.keys() & network.tensors.keys()):
-            part = converted
-    return part, others
-
-
-def _known(network: TimmNetwork, own: Any, parts: list[str]) -> bool:
-    return own(".".join(parts)) in network.tensors
-
-
-def _module(name: str) -> str:
+    part, others = {}, []
+    for one, tensor in tensors.items():
+        plain = without_wrapper_names(one)
+        if plain.startswith(prefix):
+            part[known.get(plain.removeprefix(prefix), plain.removeprefix(prefix))] = tensor
+        else:
+            others.append(one)
     from timm.models import model_entrypoint
 
-    return model_entrypoint(name).__module__
+    module = sys.modules[model_entrypoint(name).__module__]
+    convert = next((getattr(module, one) for one in _CONVERSIONS if hasattr(module, one)), None)
+    if convert is not None and not part.keys() <= network.tensors.keys():
+        takes_model = len(inspect.signature(convert).parameters) > 1
+        try:
+            found = convert(dict(part), network.model) if takes_model else convert(dict(part))
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            found = part  # of another network: its names tell the reader more than where a conversion broke
+        if len(found.keys() & network.tensors.keys()) > len(part.keys() & network.tensors.keys()):
+            part = {one: tensor for one, tensor in found.items() if isinstance(tensor, Tensor) and not tensor.is_meta}
+    return part, others
 
 
 def timm_classes(tensors: Mapping[str, Tensor], arch: str) -> int:
