@@ -25,7 +25,7 @@ from resnet_backbone.weights.catalog import TIMM
 class StageComplexity:
     """The cost of one stage for one image."""
 
-    name: str  # stem, res2, ..., linear; of VGG conv1, ..., fc8; postact: the norm that ends a pre-activated network; timm: all
+    name: str  # stem, res2, ..., linear; conv1, ..., fc8; postact, which ends a pre-activated network; timm's: all
     parameters: int  # numbers that are learned, or frozen by freeze_at; buffers not counted
     multiply_adds: int  # of convolutions and matrix products; a norm, a pooling and an addition count nothing
     # elements of what convolutions and linear layers return (Radosavovic et al. 2020, "Designing Network Design

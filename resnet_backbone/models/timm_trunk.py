@@ -7,6 +7,7 @@ published file; its stages are frozen, its batch norms replaced. Source: timm, `
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ _DILATIONS = ("res4_dilation", "res5_dilation")
 
 
 class _Map(NamedTuple):
-    index: int  # in timm's list of feature maps
+    place: int  # in timm's list of feature maps
     module: str  # that computes it last
     info: FeatureInfo
 
@@ -39,30 +40,28 @@ class _Facts(NamedTuple):
 def _facts(name: str, stride: int) -> _Facts:
     """Return what timm's network computes, dilated to ``stride`` where it is below 32: of each stride the last map."""
     with torch.device("meta"):
-        plain = _build(name, {})
-        net = _build(name, _dilated(stride)) if stride < 32 else plain
-    strides = [info["reduction"] for info in plain.feature_info.info]
-    maps, first = {}, ""
-    for index, (usual, info) in enumerate(zip(strides, net.feature_info.info, strict=True)):
-        level = math.log2(usual)
-        if level >= 1 and level.is_integer() and info["module"]:
-            first = first or info["module"]
-            found = _Map(index, info["module"], FeatureInfo(info["num_chs"], info["reduction"]))
-            maps["stem" if level == 1 else f"res{int(level)}"] = found
-    coarsest = max((found.info.stride for found in maps.values()), default=0)
-    if not maps or (coarsest > stride and stride < 32):
-        raise OptionError(f"its feature maps have strides {strides}", *_DILATIONS if maps else ("arch",))
-    indices = [found.index for found in maps.values()]
-    if not {*indices} <= {*_places(net)}:
-        with torch.device("meta"):
-            net = _build(name, {**_dilated(stride), "out_indices": tuple(indices)})
-    multiples = coarsest, math.lcm(coarsest, net.pretrained_cfg["input_size"][-1])
-    refusals = [_refusal(net.eval(), maps, multiples[0]), ""]
-    if refusals[0]:
-        refusals[1] = _refusal(net, maps, multiples[1])
-        if refusals[1]:
-            raise OptionError(f"it does not take images of any size, as detectors do: {refusals[0]}", "arch")
-    return _Facts(maps, first, multiples[bool(refusals[0])])
+        usual = _build(name).feature_info.info
+    strides = [info["reduction"] for info in usual]
+    levels = {place: math.log2(one) for place, one in enumerate(strides) if usual[place]["module"]}
+    levels = {place: level for place, level in levels.items() if level >= 1 and level.is_integer()}
+    places = {"stem" if level == 1 else f"res{int(level)}": place for place, level in levels.items()}
+    if not places:
+        raise OptionError(f"its feature maps have strides {strides}, none a power of two", "arch")
+    with torch.device("meta"):
+        net = _build(name, stride, out_indices=tuple(places.values())).eval()
+    infos = {key: net.feature_info.info[place] for key, place in places.items()}
+    maps = {
+        key: _Map(places[key], info["module"], FeatureInfo(info["num_chs"], info["reduction"]))
+        for key, info in infos.items()
+    }
+    coarsest = max(found.info.stride for found in maps.values())
+    if coarsest > stride < 32:
+        raise OptionError(f"timm does not dilate it: its strides stay {strides}", *_DILATIONS)
+    whole = math.lcm(coarsest, net.pretrained_cfg["input_size"][-1])  # as windows of a fixed size need it
+    refusal = _refusal(net, maps, coarsest)
+    if refusal and _refusal(net, maps, whole):
+        raise OptionError(f"it does not take images of any size, as detectors do: {refusal}", "arch")
+    return _Facts(maps, usual[min(levels)]["module"], whole if refusal else coarsest)
 
 
 def _refusal(net: Any, maps: dict[str, _Map], multiple: int) -> str:
@@ -73,29 +72,19 @@ def _refusal(net: Any, maps: dict[str, _Map], multiple: int) -> str:
                 found = _nchw(net, net(torch.empty(1, 3, height, width, device="meta")))
         except _REFUSALS as error:
             return f"on {height} x {width} pixels it ends in {type(error).__name__}: {error}"[:300]
-        for name, (index, _, (channels, stride)) in maps.items():
-            shape = tuple(found[_places(net).index(index)].shape[1:])
-            if shape != (channels, height // stride, width // stride):
-                return f"on {height} x {width} pixels its {name} is {shape}, at a stride of {stride}"
+        for x, (_, module, (channels, stride)) in zip(found, maps.values(), strict=True):
+            if x.shape[1:] != (channels, height // stride, width // stride):
+                return f"on {height} x {width} pixels {module}, of stride {stride}, returns {tuple(x.shape)}"
     return ""
 
 
-def _build(name: str, options: dict[str, Any]) -> Any:
-    options = {**timm_network(name).options, **options}
+def _build(name: str, stride: int = 32, **options: Any) -> Any:
+    options |= {**timm_network(name).options, **({"output_stride": stride} if stride < 32 else {})}
     try:
         return import_timm().create_model(name, features_only=True, **options)
     except _REFUSALS as error:
-        keys = _DILATIONS if "output_stride" in options else ("arch",)
+        keys = _DILATIONS if stride < 32 else ("arch",)
         raise OptionError(f"timm does not build it with {options}: {error}"[:500], *keys) from error
-
-
-def _dilated(stride: int) -> dict[str, Any]:
-    return {"output_stride": stride} if stride < 32 else {}
-
-
-def _places(net: Any) -> list[int]:
-    """The places in timm's list of the maps that a network returns; negative ones count from its end."""
-    return [index % len(net.feature_info.info) for index in net.feature_info.out_indices]
 
 
 def _nchw(net: Any, features: Sequence[Tensor]) -> list[Tensor]:
@@ -147,20 +136,20 @@ class TimmTrunk(Trunk):
         stride = 8 if res4_dilation > 1 else 16 if res5_dilation > 1 else 32
         maps, first, self.multiple = _facts(name, stride)
         self.arch, self.in_channels = arch, in_channels
-        self.num_classes = int(network.model.num_classes) if num_classes is None else num_classes
+        self.num_classes = network.num_classes if num_classes is None else num_classes
         self.last_linear = tuple(f"{layer}.{last}" for layer in network.classifiers for last in ("weight", "bias"))
         self.feature_info = select_features({key: found.info for key, found in maps.items()}, out_features, 0)
-        self.indices = [maps[key].index for key in self.feature_info]
-        options = {**_dilated(stride), "in_chans": in_channels}
+        self.indices = [maps[key].place for key in self.feature_info]
+        options: dict[str, Any] = {"in_chans": in_channels}
         options |= {"drop_path_rate": stochastic_depth} if stochastic_depth else {}
         if self.num_classes:
-            net = import_timm().create_model(name, **network.options, **options, num_classes=self.num_classes)
+            options |= {**network.options, "num_classes": self.num_classes}
+            net = import_timm().create_model(name, **options)
         else:
-            net = _build(name, {**options, "out_indices": tuple(self.indices)})
+            net = _build(name, stride, out_indices=tuple(self.indices), **options)
         net = _with_norms(net, arch, norm)
-        inner = net._modules.keys() if len(net._modules) == 1 else ()
-        root = net.get_submodule(next(iter({"model", "body"} & inner), "")) if inner else net
-        self.__dict__.update(_net=net, _root=root)
+        inner = {"model", "body"} & net._modules.keys() if len(net._modules) == 1 else ()
+        self.__dict__.update(_net=net, _root=net.get_submodule(next(iter(inner), "")))
         self._take(network.flattened)
         reached = list(maps)[: list(maps).index(next(reversed(self.feature_info))) + 1]
         self.stage_modules = self._find_stages({key: maps[key].module for key in reached}, first)
@@ -176,14 +165,16 @@ class TimmTrunk(Trunk):
             *path, last = flattened.get(name, name).split(".")
             holder: Any = self
             for part in path:
-                holder = holder._modules.setdefault(part, nn.Module())
+                holder = holder._modules.setdefault(part, nn.Sequential())
             holder._modules[last] = module
 
     def _find_stages(self, ends: dict[str, str], first: str) -> dict[str, list[str]]:
         """Cut the modules, in the order of timm's registration, behind the last of each stage."""
         names = [name for name, _ in self.named_modules(remove_duplicate=False)]
         order = list(ends) if "stem" in ends else ["stem", *ends]
-        if not {*ends.values(), first} <= {*names}:
+        around = {end[: dot.start()] for end in ends.values() for dot in re.finditer(r"\.", end)}
+        known = {*ends.values(), first} <= {*names}
+        if not known or not all(isinstance(self.get_submodule(one), nn.Sequential | nn.ModuleList) for one in around):
             return {stage: [] for stage in order}
         behind = {"stem": names.index(first)}
         for stage, end in ends.items():
@@ -214,14 +205,14 @@ class TimmTrunk(Trunk):
         return self.multiple
 
     @property
-    def checkpoint_stages(self) -> tuple[str, ...]:  # type: ignore[override]
+    def checkpoint_stages(self) -> tuple[str, ...]:
         """Those whose modules of timm's recompute themselves, see ``Acceleration``."""
         return self.__dict__.get("_checkpoint_stages", ())
 
     @checkpoint_stages.setter
     def checkpoint_stages(self, names: tuple[str, ...]) -> None:
         for stage, modules in self.stage_modules.items():
-            own = [module for module in map(self.get_submodule, filter(None, modules))]
+            own = list(map(self.get_submodule, filter(None, modules)))
             switches = [module for module in own if hasattr(module, "grad_checkpointing")]
             moving = any(isinstance(module, _BatchNorm) for module in own)
             if stage in names and (moving or not switches):

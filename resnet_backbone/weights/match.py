@@ -160,7 +160,7 @@ def load_weights(
     match = match_tensors(targets, values)
     is_whole = arch not in LAYOUTS or arch in candidate_archs(weights.state_dict)
     model_norm = norm_of(model.state_dict())
-    fused = weights.norm == "BN" and model_norm == "GN" and not arch.startswith(TIMM)
+    fused = weights.norm == "BN" and model_norm == "GN"
     if not match.fits or not is_whole or fused:
         lines = [*match.lines(), *(() if arch.startswith(TIMM) else _advice(weights, match, model_norm))]
         raise WeightsError(

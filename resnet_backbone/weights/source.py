@@ -14,6 +14,7 @@ from torch import Tensor
 
 from resnet_backbone.weights.architecture import (
     HEAD,
+    LAST,
     LAYOUTS,
     candidate_archs,
     has_bottlenecks,
@@ -41,7 +42,7 @@ from resnet_backbone.weights.errors import WeightsError, shorten
 from resnet_backbone.weights.names import classifier_part, to_our_names, without_wrappers, zeros_behind
 from resnet_backbone.weights.read import PART, RawFile, log_other_networks, read_file, split_part
 from resnet_backbone.weights.safe_pickle import shown
-from resnet_backbone.weights.timm_files import timm_classes, timm_part
+from resnet_backbone.weights.timm_files import timm_name, timm_network, timm_part
 
 logger = logging.getLogger(__name__)
 
@@ -222,17 +223,17 @@ def _interpret(
     if packaged is None and entry is None and raw.sha256:
         entry = find_entry_by_sha256(raw.sha256)
     stated = packaged["arch"] if packaged else entry.arch if entry else arch
-    if stated is not None and stated.startswith(TIMM):
-        return _interpret_timm(raw, source, stated, arch, entry, packaged)
+    of_timm = stated is not None and stated.startswith(TIMM)  # whose tensors keep timm's names
     with _naming(source):
-        part, left_out = classifier_part(raw.tensors)
-        state_dict = to_our_names(part)
+        part, left_out = timm_part(raw.tensors, str(stated)) if of_timm else classifier_part(raw.tensors)
+        state_dict = part if of_timm else to_our_names(part)
     if packaged is None and entry is not None and not entry.has_classifier:
         left_out += [name for name in state_dict if name.startswith(HEAD)]
         state_dict = {name: tensor for name, tensor in state_dict.items() if not name.startswith(HEAD)}
     facts = packaged or ({name: getattr(entry, name) for name in _FACTS} if entry else {})
     arch = _resolve_arch(state_dict, source, facts.get("arch"), arch, raw.metadata.get("arch"))
-    _check_finite(state_dict, source)
+    if bad := [name for name, tensor in state_dict.items() if not _is_finite(tensor)]:
+        raise WeightsError(f"{source} has {len(bad)} tensors with values that are not finite: {shorten(bad)}")
     zeros_of_entry = entry.option_a_zeros or None if entry and not packaged else None
     state_dict, zeros = _with_zeros(state_dict, arch, source, zeros_of_entry, option_a_zeros)
     # The first Detectron's files have batch norm without statistics, which alone would look like group norm.
@@ -240,7 +241,7 @@ def _interpret(
     known: dict[str, Any] = {
         "input_format": None,
         "stride_in_1x1": None if arch is None or has_bottlenecks(arch) else False,
-        "norm": norm,
+        "norm": norm.replace("GN", "") if of_timm else norm,
         **facts,
         "arch": arch,
         "option_a_zeros": facts.get("option_a_zeros") or zeros,
@@ -249,41 +250,10 @@ def _interpret(
         state_dict=state_dict,
         source=source,
         sha256=raw.sha256,
-        num_classes=num_classes_of(state_dict),
+        num_classes=num_classes_of(state_dict, timm_network(timm_name(str(arch))).classifiers if of_timm else LAST),
         left_out=tuple(sorted([*left_out, *raw.others])),
         **known,
     )
-
-
-def _interpret_timm(
-    raw: RawFile,
-    source: str,
-    arch: str,
-    expected: str | None,
-    entry: WeightsEntry | None,
-    packaged: Mapping[str, Any] | None,
-) -> Weights:
-    """Do what :func:`_interpret` does for a network of timm's, whose tensors keep timm's names."""
-    if expected not in (None, arch):
-        raise _of_another(source, (arch,), str(expected))
-    state_dict, left_out = timm_part(raw.tensors, arch)
-    _check_finite(state_dict, source)
-    norm = "BN" if any(name.endswith("running_mean") for name in state_dict) else ""
-    known: dict[str, Any] = {"input_format": None, "stride_in_1x1": False}
-    known |= packaged or ({name: getattr(entry, name) for name in _FACTS} if entry else {})
-    return Weights(
-        state_dict=state_dict,
-        source=source,
-        sha256=raw.sha256,
-        num_classes=timm_classes(state_dict, arch),
-        left_out=tuple(sorted([*left_out, *raw.others])),
-        **{**known, "arch": arch, "option_a_zeros": "", "norm": norm},
-    )
-
-
-def _check_finite(state_dict: Mapping[str, Tensor], source: str) -> None:
-    if bad := [name for name, tensor in state_dict.items() if not _is_finite(tensor)]:
-        raise WeightsError(f"{source} has {len(bad)} tensors with values that are not finite: {shorten(bad)}")
 
 
 @contextmanager
@@ -379,7 +349,7 @@ def _resolve_arch(
     What the catalog or a packaged file has ``stated`` must fit, and what the user ``expected``; what a checkpoint has
     ``written`` under ``arch``, in whatever language, counts where it is one that fits.
     """
-    candidates = candidate_archs(state_dict)
+    candidates = () if str(stated or expected).startswith(TIMM) else candidate_archs(state_dict)
     if stated is None and written in candidates:
         stated = str(written)
     for arch in (stated, expected):

@@ -72,8 +72,8 @@ def timm_name(arch: str) -> str:
         known = timm.list_models()
         near = [*difflib.get_close_matches(name, known, n=4), *timm.list_models(f"{name[:8]}*")[:4]]
         raise WeightsError(
-            f"timm {timm.__version__} has no network {name!r}; near are {', '.join(dict.fromkeys(near)) or 'none'}; all "
-            f"{len(known)}: resnet_backbone.list_models('{TIMM}*')"
+            f"timm {timm.__version__} has no network {name!r}; near are {', '.join(dict.fromkeys(near)) or 'none'}; "
+            f"all {len(known)}: resnet_backbone.list_models('{TIMM}*')"
         )
     if tag:
         raise WeightsError(
@@ -92,6 +92,7 @@ class TimmNetwork:
     # timm's features_only flattens sequential children: "stages_0" there is "stages.0" in the published file
     flattened: Mapping[str, str]
     classifiers: tuple[str, ...]  # names of its last layers; empty for a network without one
+    num_classes: int
 
 
 @lru_cache(maxsize=16)
@@ -111,17 +112,18 @@ def timm_network(name: str) -> TimmNetwork:
                 raise
     flattened = {new: old for new, old, _ in _module_list(model, flatten_sequential=True) if new != old}
     last = model.pretrained_cfg.get("classifier") or ()
-    return TimmNetwork(model, options, model.state_dict(), flattened, (last,) if isinstance(last, str) else tuple(last))
+    layers = (last,) if isinstance(last, str) else tuple(last)
+    return TimmNetwork(model, options, model.state_dict(), flattened, layers, model.num_classes)
 
 
 @dataclass(frozen=True)
 class TimmEntry(WeightsEntry):
     """Published weights of timm's; its accuracy is unknown, and ``num_params`` is 0: nobody has counted them."""
 
-    uri: str = ""  # type: ignore[assignment]  # what a user writes for it
-    num_classes: int = 0  # type: ignore[assignment]
-    test_transform: TestTransform | None = None  # type: ignore[assignment]
-    file_name: str = ""  # type: ignore[assignment]
+    uri: str = ""  # what a user writes for it
+    num_classes: int = 0
+    test_transform: TestTransform | None = None
+    file_name: str = ""
 
 
 def timm_entry(source: str, *, fetch: bool = True) -> TimmEntry:
@@ -251,9 +253,3 @@ def timm_part(tensors: Mapping[str, Tensor], arch: str) -> tuple[dict[str, Tenso
         if len(found.keys() & network.tensors.keys()) > len(part.keys() & network.tensors.keys()):
             part = {one: tensor for one, tensor in found.items() if isinstance(tensor, Tensor) and not tensor.is_meta}
     return part, others
-
-
-def timm_classes(tensors: Mapping[str, Tensor], arch: str) -> int:
-    """Return the size of the classifier among tensors under timm's names, 0 for none."""
-    layers = timm_network(timm_name(arch)).classifiers
-    return next((len(tensors[f"{layer}.weight"]) for layer in layers if f"{layer}.weight" in tensors), 0)
