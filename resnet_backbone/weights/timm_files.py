@@ -55,7 +55,7 @@ def import_timm() -> Any:
         import timm
     except ImportError as error:
         raise WeightsError(
-            f"{TIMM}NAME, {TIMM_SCHEME} and {HUB_SCHEME} need timm ({error}): pip install timm"
+            f"{TIMM}NAME, {TIMM_SCHEME} and {HUB_SCHEME} need timm ({error}): pip install 'resnet_backbone[timm]'"
         ) from error
     return timm
 
@@ -186,7 +186,7 @@ def _entry(config: Any, name: str, written: str) -> TimmEntry:
         url = config.url
         if config.hf_hub_id:
             url = _address(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
-        if config.custom_load or url.endswith((".npz", ".zip")):
+        if config.custom_load and (config.custom_load == "hf" or not config.hf_hub_id):
             raise ValueError("it is published in a format of its own, not as a state dict; take another tag")
         channels, *side = config.input_size
         if channels != 3:
