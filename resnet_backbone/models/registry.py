@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -28,7 +27,7 @@ from resnet_backbone.weights import Weights, load_weights
 from resnet_backbone.weights.architecture import CIFAR_WIDTH, LAYOUTS, Layout
 from resnet_backbone.weights.catalog import CIFAR10_CLASSES, IMAGENET_CLASSES, TIMM
 from resnet_backbone.weights.match import weights_of
-from resnet_backbone.weights.timm_files import import_timm, timm_name
+from resnet_backbone.weights.timm_files import import_timm
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +41,8 @@ _IMAGENET_RESNET_OPTIONS = {
     "res5_multi_grid": NO_MULTI_GRID,
 }
 _CLASSIFIER_ALONE = "googlenet"
-_TIMM_HAS = ("stochastic_depth", "res4_dilation", "res5_dilation")
+_TIMM_LACKS = {"stride_in_1x1": False, "stem": "basic", "res5_multi_grid": NO_MULTI_GRID, "shortcut": None}
+_TIMM_LACKS |= {"preactivation": False}
 _VGG_LACKS = {**_IMAGENET_RESNET_OPTIONS, "shortcut": None, "preactivation": False, "stochastic_depth": 0.0}
 
 
@@ -119,8 +119,7 @@ def _googlenet(arch: str, *, num_classes: int | None, **options: Any) -> Trunk:
 def _timm(arch: str, **options: Any) -> Trunk:
     from resnet_backbone.models.timm_trunk import TimmTrunk
 
-    lacks = {name: default for name, default in _VGG_LACKS.items() if name not in _TIMM_HAS}
-    _refuse(options, lacks, f"{arch} is as timm has it")
+    _refuse(options, _TIMM_LACKS, f"{arch} is as timm has it")
     return TimmTrunk(arch, **options)
 
 
@@ -141,22 +140,11 @@ register_model(_CLASSIFIER_ALONE, _googlenet)
 def list_models(pattern: str = "") -> list[str]:
     """Return the names of the networks that can be trained, or be trunks, in the order they were registered.
 
-    With a ``pattern`` such as ``"resnet*"`` only those that it fits; timm's are listed by ``"timm/*"``, say.
+    With a ``pattern`` they are those of timm that it fits, as in ``"timm/*"`` and ``"timm/convnext*"``.
     """
     if pattern.startswith(TIMM):
         return [f"{TIMM}{name}" for name in import_timm().list_models(pattern.removeprefix(TIMM))]
-    archs = [arch for arch in _MODELS if arch != _CLASSIFIER_ALONE]
-    return fnmatch.filter(archs, pattern) if pattern else archs
-
-
-def check_arch(arch: str) -> None:
-    """Raise ValueError, with the names that are near, for a network that there is not."""
-    if arch.startswith(TIMM):
-        timm_name(arch)
-    elif arch not in _MODELS:
-        near = difflib.get_close_matches(arch, _MODELS)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown model {arch!r}; {hint}Known: {', '.join(_MODELS)}, and timm/NAME for timm's")
+    return [arch for arch in _MODELS if arch != _CLASSIFIER_ALONE]
 
 
 def create_model(
@@ -212,7 +200,10 @@ def create_model(
     Raises:
         ValueError: an unknown name, options that do not fit the architecture, or weights that do not fit the model.
     """
-    check_arch(arch)
+    if arch not in _MODELS and not arch.startswith(TIMM):
+        near = difflib.get_close_matches(arch, _MODELS)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown model {arch!r}; {hint}Known: {', '.join(_MODELS)}, and timm/NAME for timm's")
     if (num_classes is not None and num_classes < 0) or in_channels < 1:
         raise ValueError(f"num_classes={num_classes} must be 0 or more, in_channels={in_channels} 1 or more")
     known, own_norm = weights_of(weights, arch) if weights is not None else None, norm

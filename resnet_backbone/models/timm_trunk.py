@@ -49,10 +49,10 @@ def _facts(name: str, stride: int) -> _Facts:
         raise OptionError(f"its feature maps have strides {strides}, none a power of two", "arch")
     with torch.device("meta"):
         net = _build(name, stride, out_indices=tuple(places.values())).eval()
-    infos = {key: net.feature_info.info[place] for key, place in places.items()}
+    infos = net.feature_info.info
     maps = {
-        key: _Map(places[key], info["module"], FeatureInfo(info["num_chs"], info["reduction"]))
-        for key, info in infos.items()
+        key: _Map(place, infos[place]["module"], FeatureInfo(infos[place]["num_chs"], infos[place]["reduction"]))
+        for key, place in places.items()
     }
     coarsest = max(found.info.stride for found in maps.values())
     if coarsest > stride < 32:
@@ -96,21 +96,13 @@ class TimmTrunk(Trunk):
     """A network of timm: without a head its ``features_only``, with one its classifier.
 
     Feature maps are ``stem`` at stride 2, where there is one, and ``res<n>`` at stride ``2 ** n``, of each stride the
-    last; stages are called likewise, and ``stem`` is what comes before the first of them.
-
-    Args:
-        arch: ``timm/NAME``.
-        num_classes: None is what timm's network has; 0 leaves out the head, and what no map needs.
-        norm: None and ``""`` are the network's own; ``BN``, ``SyncBN`` and ``FrozenBN`` are for batch norms.
-        stochastic_depth: timm's ``drop_path_rate``.
-        **others: see :func:`~resnet_backbone.models.registry.create_model`; dilation is timm's ``output_stride``.
+    last; stages are called likewise, and ``stem`` is what comes before the first of them. For the arguments and errors
+    see :func:`~resnet_backbone.models.registry.create_model`: ``norm`` None or ``""`` is the network's own,
+    ``stochastic_depth`` timm's ``drop_path_rate`` (0 leaves what timm trains with), dilation its ``output_stride``.
 
     Attributes:
         stage_modules: by stage the names of all its modules; empty where timm does not tell the stages apart, as in
             networks with parallel branches.
-
-    Raises:
-        ValueError: an unknown network, one for a single size of images, or options that it does not have.
     """
 
     rounds_down = True
@@ -136,15 +128,14 @@ class TimmTrunk(Trunk):
         stride = 8 if res4_dilation > 1 else 16 if res5_dilation > 1 else 32
         maps, first, self.multiple = _facts(name, stride)
         self.arch, self.in_channels = arch, in_channels
-        self.num_classes = network.num_classes if num_classes is None else num_classes
+        self.num_classes = network.model.num_classes if num_classes is None else num_classes
         self.last_linear = tuple(f"{layer}.{last}" for layer in network.classifiers for last in ("weight", "bias"))
         self.feature_info = select_features({key: found.info for key, found in maps.items()}, out_features, 0)
         self.indices = [maps[key].place for key in self.feature_info]
         options: dict[str, Any] = {"in_chans": in_channels}
         options |= {"drop_path_rate": stochastic_depth} if stochastic_depth else {}
         if self.num_classes:
-            options |= {**network.options, "num_classes": self.num_classes}
-            net = import_timm().create_model(name, **options)
+            net = import_timm().create_model(name, num_classes=self.num_classes, **network.options, **options)
         else:
             net = _build(name, stride, out_indices=tuple(self.indices), **options)
         net = _with_norms(net, arch, norm)
@@ -185,11 +176,7 @@ class TimmTrunk(Trunk):
         return {stage: names[cuts[n] : cuts[n + 1]] if in_order else [] for n, stage in enumerate(order)}
 
     def freeze_stages(self, count: int) -> None:
-        """Take the first ``count`` stages out of training: their parameters, and the statistics of batch norms.
-
-        Raises:
-            ValueError: more than there are, or a network whose stages timm does not tell apart.
-        """
+        """Take the first ``count`` stages out of training, batch norms with them; ValueError where that cannot be."""
         check_freeze_at(count, self.stage_names)
         if count and not any(self.stage_modules.values()):
             raise OptionError(f"freeze_at={count}: timm does not tell its stages apart; write 0", "freeze_at")
@@ -228,20 +215,12 @@ class TimmTrunk(Trunk):
         return super().train(mode)
 
     def forward_features(self, x: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Trunk.forward_features`; ValueError also for a size that timm refuses."""
+        """See :meth:`Trunk.forward_features`; sizes that are no multiple of what it needs may end in timm's errors."""
         check_images(x, self.in_channels)
-        height, width = x.shape[-2:]
-        try:
-            if self.num_classes:
-                found = self._root.forward_intermediates(x, indices=self.indices, intermediates_only=True)
-            else:
-                found = _nchw(self._net, self._net(x))
-        except (AssertionError, RuntimeError) as error:
-            if height % self.multiple == width % self.multiple == 0:
-                raise
-            raise ValueError(
-                f"{self.arch} refuses {height} x {width} pixels ({error}); pad to multiples of {self.multiple}"
-            ) from error
+        if self.num_classes:
+            found = self._root.forward_intermediates(x, indices=self.indices, intermediates_only=True)
+        else:
+            found = _nchw(self._net, self._net(x))
         return dict(zip(self.feature_info, found, strict=True))
 
     def forward(self, x: Tensor) -> Any:

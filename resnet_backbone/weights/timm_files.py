@@ -17,10 +17,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from resnet_backbone.files.text import read_json
 from resnet_backbone.weights.catalog import (
@@ -50,22 +50,17 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 def import_timm() -> Any:
-    """Return timm; raise WeightsError, with what to install, where it is absent."""
+    """Return timm; WeightsError says what to install where it is absent."""
     try:
         import timm
     except ImportError as error:
-        raise WeightsError(
-            f"{TIMM}NAME, {TIMM_SCHEME} and {HUB_SCHEME} need timm ({error}): pip install 'resnet_backbone[timm]'"
-        ) from error
+        why = f"{TIMM}NAME and its weights need timm ({error})"
+        raise WeightsError(f"{why}: pip install 'resnet_backbone[timm]'") from error
     return timm
 
 
 def timm_name(arch: str) -> str:
-    """Return what timm calls the network ``"timm/NAME"``.
-
-    Raises:
-        WeightsError: timm has no such network, or the name has a tag; the message says what there is.
-    """
+    """Return what timm calls the network ``"timm/NAME"``; WeightsError says what there is instead of an unknown one."""
     timm = import_timm()
     name, _, tag = arch.removeprefix(TIMM).partition(".")
     if not timm.is_model(name):
@@ -82,17 +77,14 @@ def timm_name(arch: str) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class TimmNetwork:
+class TimmNetwork(NamedTuple):
     """A network of timm as it is published, with its classifier, on the meta device: names and shapes, no values."""
 
-    model: nn.Module
-    options: Mapping[str, Any]  # of timm's constructor, with which it takes images of any size, as far as it can
+    model: Any
+    options: dict[str, Any]  # of timm's constructor, with which it takes images of any size, as far as it can
     tensors: Mapping[str, Tensor]
-    # timm's features_only flattens sequential children: "stages_0" there is "stages.0" in the published file
-    flattened: Mapping[str, str]
+    flattened: Mapping[str, str]  # names of features_only, as "stages_0", by which files have "stages.0"
     classifiers: tuple[str, ...]  # names of its last layers; empty for a network without one
-    num_classes: int
 
 
 @lru_cache(maxsize=16)
@@ -113,7 +105,7 @@ def timm_network(name: str) -> TimmNetwork:
     flattened = {new: old for new, old, _ in _module_list(model, flatten_sequential=True) if new != old}
     last = model.pretrained_cfg.get("classifier") or ()
     layers = (last,) if isinstance(last, str) else tuple(last)
-    return TimmNetwork(model, options, model.state_dict(), flattened, layers, model.num_classes)
+    return TimmNetwork(model, options, model.state_dict(), flattened, layers)
 
 
 @dataclass(frozen=True)
@@ -129,12 +121,11 @@ class TimmEntry(WeightsEntry):
 def timm_entry(source: str, *, fetch: bool = True) -> TimmEntry:
     """Return the facts of ``timm://NAME``, ``timm://NAME.TAG`` or ``hf-hub:OWNER/REPO``.
 
-    Args:
-        source: without a tag, timm's default one; of ``hf-hub:timm/NAME.TAG`` timm knows as much as of its own name.
-        fetch: whether the ``config.json`` of another repository may be downloaded the first time.
+    Without a tag it is timm's default one. Where a repository is not in timm's registry its ``config.json`` is fetched
+    the first time, unless ``fetch`` is False.
 
     Raises:
-        WeightsError: an unknown name or tag, weights that cannot be read here, or facts that are not there yet.
+        WeightsError: an unknown name or tag, weights that cannot be read here, or facts that are not there.
         DownloadError: the facts could not be had.
     """
     timm = import_timm()

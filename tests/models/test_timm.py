@@ -243,7 +243,6 @@ def test_unknown_names_get_near_ones():
         create_model("timm/convnext_tiny.fb_in1k")
     assert "timm/convnext_tiny" in list_models("timm/convnext_t*")
     assert list_models("timm/*") == [f"timm/{name}" for name in timm.list_models()]
-    assert list_models("resnet1*") == ["resnet18", "resnet101", "resnet152"]
     assert not any(name.startswith("timm/") for name in list_models())
 
 
@@ -314,12 +313,6 @@ def test_copies_compute_the_same_and_are_their_own(name):
             for parameter in other.parameters():
                 parameter.zero_()
             assert float(other(images)["res5"].abs().max()) == 0 < float(trunk(images)["res5"].abs().max())
-
-
-def test_odd_sizes_that_timm_refuses_say_what_to_pad_to():
-    trunk = trunk_of("swin_tiny_patch4_window7_224")
-    with pytest.raises(ValueError, match="refuses 65 x 64 pixels .*multiples of 32"):
-        trunk(torch.zeros(1, 3, 65, 64))
 
 
 def test_vit_is_one_map_and_takes_any_size():
