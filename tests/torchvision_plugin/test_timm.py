@@ -36,9 +36,14 @@ def test_two_lines_change_the_network(tiny, weights):
     assert after["input"]["MODEL.PIXEL_MEAN"] == [127.5] * 3
     moved = {n for n, t in before.items() if not torch.equal(t, after["model"][f"backbone.{n}"])}
     trained = {name for name, one in run.model.backbone.named_parameters() if one.requires_grad}
-    assert moved == trained and not any("running" in name for name in moved)
-    frozen = {name.split(".")[1] for name in before if name.startswith("bottom_up.") and name not in moved}
-    assert {"conv_stem", "bn1", "blocks"} == frozen
+    # Weights of a random network may get gradients too small to move them in two steps, but for those of the pyramid.
+    assert {name for name in trained if name.startswith("fpn.")} < moved <= trained
+    frozen = {name.removeprefix("bottom_up.") for name in run.model.backbone.state_dict()} - {
+        name.removeprefix("bottom_up.") for name in trained
+    }
+    parameters = {name for name in frozen if "bn" not in name}
+    assert {name.partition(".")[0] for name in parameters} == {"conv_stem", "blocks"}
+    assert {name[:8] for name in parameters if name.startswith("blocks")} == {"blocks.0", "blocks.1"}
     cfg.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
     _, detector, _ = load_trained(cfg)
     assert len(detector([torch.zeros(3, 70, 91)])) == 1
