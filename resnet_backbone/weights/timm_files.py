@@ -219,18 +219,15 @@ def timm_part(tensors: Mapping[str, Tensor], arch: str) -> tuple[dict[str, Tenso
     for new, old in network.flattened.items():
         inside = [one for one in network.tensors if one.startswith(f"{old}.")]
         known |= {without_wrapper_names(new + one.removeprefix(old)): one for one in inside}
+    plain = {without_wrapper_names(one): one for one in tensors}
     prefixes: Counter[str] = Counter()
-    for one in map(without_wrapper_names, tensors):
+    for one in plain:
         starts = [0, *(match.end() for match in re.finditer(r"\.", one))]
         prefixes.update(one[:start] for start in starts if one[start:] in known)
     prefix = max(prefixes, key=lambda prefix: (prefixes[prefix], -len(prefix)), default="")
-    part, others = {}, []
-    for one, tensor in tensors.items():
-        plain = without_wrapper_names(one)
-        if plain.startswith(prefix):
-            part[known.get(plain.removeprefix(prefix), plain.removeprefix(prefix))] = tensor
-        else:
-            others.append(one)
+    inside = [one for one in plain if one.startswith(prefix)]
+    part = {known.get(own, own): tensors[plain[prefix + own]] for own in (one[len(prefix) :] for one in inside)}
+    others = [written for one, written in plain.items() if not one.startswith(prefix)]
     from timm.models import model_entrypoint
 
     module = sys.modules[model_entrypoint(name).__module__]
@@ -241,6 +238,7 @@ def timm_part(tensors: Mapping[str, Tensor], arch: str) -> tuple[dict[str, Tenso
             found = convert(dict(part), network.model) if takes_model else convert(dict(part))
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             found = part  # of another network: its names tell the reader more than where a conversion broke
-        if len(found.keys() & network.tensors.keys()) > len(part.keys() & network.tensors.keys()):
+        fit, before = (len(names.keys() & network.tensors.keys()) for names in (found, part))
+        if (fit, -len(found)) > (before, -len(part)):
             part = {one: tensor for one, tensor in found.items() if isinstance(tensor, Tensor) and not tensor.is_meta}
     return part, others

@@ -198,6 +198,15 @@ def test_a_file_in_the_authors_names_is_converted_by_timm():
     assert all(torch.equal(tensor, expected[key]) for key, tensor in ours.state_dict().items())
 
 
+@pytest.mark.slow
+def test_buffers_of_older_files_are_left_out():
+    state = timm.create_model("swin_tiny_patch4_window7_224").state_dict()
+    older = {**state, "layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49)}
+    older |= {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49, dtype=torch.int64)}
+    trunk = trunk_of("swin_tiny_patch4_window7_224", weights=older)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in trunk.state_dict().items())
+
+
 def test_norms():
     theirs = unlike(timm.create_model("test_efficientnet", features_only=True))
     images = torch.randn(1, 3, 64, 64)
