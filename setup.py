@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = runpy.run_path(str(ROOT / "resnet_backbone" / "version.py"))["__version__"]
 
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+TIMM = ["timm>=1.0.15"]
 TEST = ["pytest>=8", "hypothesis", "pytest-xdist", "build", "setuptools>=68", *EXPORT]
 
 setup(
@@ -51,9 +52,10 @@ setup(
     extras_require={
         # Not on PyPI. Its model zoo imports pkg_resources, which newer setuptools no longer bring.
         "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git", "setuptools<81"],
+        "timm": TIMM,  # ARCH timm/NAME, weights timm:// and hf-hub:
         "export": EXPORT,  # tools/export.py to ONNX
         "test": TEST,
         "fuzz": ["atheris"],  # make fuzz; Linux and macOS
-        "dev": [*TEST, "ruff==0.17.6", "mypy==2.4.1"],
+        "dev": [*TEST, *TIMM, "ruff==0.17.6", "mypy==2.4.1"],
     },
 )

@@ -31,9 +31,9 @@ def channels_of(arch: str) -> list[int]:
 
 
 def classifier_state(arch: str) -> dict[str, Tensor]:
-    """Return a state dict of torchvision's classifier, whose norms have statistics unlike the identity."""
+    """Return a state dict of torchvision's classifier, or timm's trunk, whose norms have statistics unlike identity."""
     torch.manual_seed(0)
-    model = getattr(torchvision.models, arch)(weights=None)
+    model = timm_body(arch) if arch.startswith("timm/") else getattr(torchvision.models, arch)(weights=None)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
             nn.init.uniform_(module.weight, 0.3, 0.7)
@@ -41,6 +41,13 @@ def classifier_state(arch: str) -> dict[str, Tensor]:
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     return model.state_dict()
+
+
+def timm_body(arch: str) -> nn.Module:
+    """Return timm's own ``features_only`` of ``"timm/NAME"``, with maps of strides 4 to 32."""
+    import timm
+
+    return timm.create_model(arch.removeprefix("timm/"), features_only=True, out_indices=(-4, -3, -2, -1))
 
 
 def pyramid_state(channels: list[int]) -> dict[str, Tensor]:
@@ -58,7 +65,7 @@ def build_ours(arch: str, how: Acceleration, *, finish: bool = False, freeze_at:
         finish: for inference alone.
         freeze_at: how many stages to freeze.
     """
-    norm = "" if arch in ("vgg16", "vgg19") else "FrozenBN"
+    norm = "" if arch in ("vgg16", "vgg19") or arch.startswith("timm/") else "FrozenBN"
     trunk = create_model(arch, num_classes=0, out_features=features_of(arch), norm=norm, freeze_at=freeze_at)
     load_weights(trunk, classifier_state(arch))
     pyramid = FPNBackbone(trunk, features_of(arch), OUT_CHANNELS)

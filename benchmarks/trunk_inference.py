@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Inference of trunk and feature pyramid: ours beside Detectron2's, torchvision's and timm's, on equal weights.
 
-Example: python -m benchmarks.trunk_inference --arch resnet50 resnet101 vgg16
+Example: python -m benchmarks.trunk_inference --arch resnet50 resnet101 vgg16 timm/convnext_tiny
 
 Every contender maps the same random image to the levels of its pyramid. Its norms have statistics unlike the identity;
 the outputs are compared with those of the baseline: greatest difference over greatest value, in the worst level.
@@ -23,7 +23,7 @@ from benchmarks.peers import peer
 from benchmarks.pyramids import build_ours, inference
 from resnet_backbone.models.acceleration import Acceleration
 
-DETECTRON2, TORCHVISION = "Detectron2", "torchvision"
+DETECTRON2, TORCHVISION, TIMM = "Detectron2", "torchvision", "timm"
 FAST = Acceleration(scale_weights=True, channels_last=True)
 HALF = Acceleration(scale_weights=True, channels_last=True, precision=torch.bfloat16)
 COMPILED = replace(HALF, compile_mode="default")
@@ -62,25 +62,29 @@ def contenders(arch: str, size: tuple[int, int, int], device: str) -> list[Conte
         Contender("ours", partial(run, partial(build_ours, arch, FAST, finish=True))),
         Contender("ours, bfloat16", partial(run, partial(build_ours, arch, HALF, finish=True))),
         Contender("ours, bfloat16, compiled", partial(run, partial(build_ours, arch, COMPILED, finish=True))),
+    ]
+    timm = partial(peer, "timm_pyramid", "build_pyramid", arch)
+    if arch.startswith("timm/"):
+        return [*found, Contender(TIMM, partial(run, timm)), Contender(f"{TIMM}, autocast", partial(half, timm))]
+    found += [
         Contender(TORCHVISION, partial(run, theirs)),
         Contender(f"{TORCHVISION}, autocast", partial(half, theirs)),
     ]
     if not arch.startswith("vgg"):
         detectron2 = partial(peer, "detectron2_pyramid", "build_pyramid", arch)
-        timm = partial(peer, "timm_pyramid", "build_pyramid", arch)
         found += [
             Contender(DETECTRON2, partial(run, detectron2)),
             Contender(f"{DETECTRON2}, autocast", partial(half, detectron2)),
             Contender("ours in Detectron2", partial(run, partial(detectron2, ours=True, finish=True))),
-            Contender("timm", partial(run, timm)),
+            Contender(TIMM, partial(run, timm)),
         ]
     return found
 
 
 def baseline_of(measurements: Sequence[Measurement]) -> str:
-    """Return Detectron2, or torchvision where there is none of it."""
+    """Return Detectron2, or torchvision where there is none of it; of a network of timm's, timm."""
     there = {m.name for m in measurements if not m.problem}
-    return DETECTRON2 if DETECTRON2 in there else TORCHVISION
+    return next((name for name in (DETECTRON2, TORCHVISION) if name in there), TIMM)
 
 
 def errors(measurements: Sequence[Measurement], baseline: str) -> list[float | None]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import timm
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from benchmarks.pyramids import OUT_CHANNELS, channels_of, classifier_state, pyramid_state
+from benchmarks.pyramids import OUT_CHANNELS, channels_of, classifier_state, pyramid_state, timm_body
 
 
 class _Pyramid(nn.Module):
@@ -20,8 +19,8 @@ class _Pyramid(nn.Module):
 
 
 def build_pyramid(arch: str) -> nn.Module:
-    """Build a ResNet whose batch norms are as timm leaves them: for inference."""
-    body = timm.create_model(arch, features_only=True, out_indices=(1, 2, 3, 4))
+    """Build a ResNet, or a network of timm's, whose batch norms are as timm leaves them: for inference."""
+    body = timm_body(arch) if arch.startswith("timm/") else timm_body(f"timm/{arch}")
     state = {name: tensor for name, tensor in classifier_state(arch).items() if not name.startswith("fc.")}
     body.load_state_dict(state)
     channels = channels_of(arch)

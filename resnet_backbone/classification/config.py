@@ -26,7 +26,7 @@ from resnet_backbone.config.schema import (
 )
 from resnet_backbone.models.layers import NORMS
 from resnet_backbone.models.registry import list_models
-from resnet_backbone.weights.catalog import INTERPOLATIONS
+from resnet_backbone.weights.catalog import INTERPOLATIONS, TIMM
 
 ENGINE = "classification"
 
@@ -56,7 +56,7 @@ _OTHER_DEFAULTS = {
 }
 _PARTS = Range(above=0, most=1, order="ascending")
 _OWN = (
-    Key("MODEL.ARCH", "resnet50", "a name of resnet_backbone.list_models()"),
+    Key("MODEL.ARCH", "resnet50", "a name of resnet_backbone.list_models(), or timm/NAME"),
     Key("MODEL.NORM", "", "empty: what the architecture was published with", choices=NORMS),
     Key("MODEL.SHORTCUT", "", "of the paper; empty: B, for cifar_* A", choices=("", "A", "B", "C")),
     Key("MODEL.PREACTIVATION", False, "norm and ReLU before the convolutions (arXiv 1603.05027)"),
@@ -113,12 +113,13 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
 
 def check_config(cfg: CfgNode) -> None:
     """Raise ConfigError for a value, or a combination of values, that cannot be obeyed."""
-    if cfg.MODEL.ARCH not in list_models():
+    if cfg.MODEL.ARCH not in list_models() and not cfg.MODEL.ARCH.startswith(TIMM):
         near = [name for name in list_models() if name.endswith(f"_{cfg.MODEL.ARCH}")]
         near += difflib.get_close_matches(cfg.MODEL.ARCH, list_models(), n=1)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ConfigError(
-            f"MODEL.ARCH {cfg.MODEL.ARCH!r} must be one of {', '.join(list_models())}{hint}", "MODEL.ARCH"
+            f"MODEL.ARCH {cfg.MODEL.ARCH!r} must be one of {', '.join(list_models())}, or {TIMM}NAME{hint}",
+            "MODEL.ARCH",
         )
     check_values(cfg, KEYS, ENGINE)
     check_batches(cfg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,8 +17,9 @@ from resnet_backbone.config.schema import ConfigError
 from resnet_backbone.models.acceleration import CUDA_GRAPH_MODES
 from resnet_backbone.models.registry import create_model, list_models
 from resnet_backbone.models.trunk import FeatureInfo, OptionError, Trunk
-from resnet_backbone.weights import Weights, load_weights
-from resnet_backbone.weights.architecture import has_bottlenecks
+from resnet_backbone.weights import Weights, WeightsError, load_weights
+from resnet_backbone.weights.architecture import has_bottlenecks, has_res5
+from resnet_backbone.weights.catalog import TIMM
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +90,10 @@ def build_trunk(
         ConfigError: options or weights that do not fit the architecture.
     """
     node = cfg.MODEL.RESNET_BACKBONE
-    if node.ARCH not in list_models():
-        raise ConfigError(f"{_TRUNK}.ARCH {node.ARCH!r} must be one of {', '.join(list_models())}", f"{_TRUNK}.ARCH")
+    if node.ARCH not in list_models() and not node.ARCH.startswith(TIMM):
+        raise ConfigError(
+            f"{_TRUNK}.ARCH {node.ARCH!r} must be one of {', '.join(list_models())}, or {TIMM}NAME", f"{_TRUNK}.ARCH"
+        )
     try:
         trunk = create_model(
             node.ARCH,
@@ -108,6 +112,8 @@ def build_trunk(
             deform_num_groups=node.DEFORM_NUM_GROUPS,
             in_channels=len(cfg.MODEL.PIXEL_MEAN),
         )
+    except WeightsError as error:
+        raise ConfigError(f"{_TRUNK}.ARCH {node.ARCH}: {error}", f"{_TRUNK}.ARCH") from error
     except OptionError as error:
         keys = {option: _OPTION_KEYS.get(option, f"{_TRUNK}.{option.upper()}") for option in error.options}
         names = ", ".join(f"{option} is {key}" for option, key in keys.items())
@@ -121,10 +127,11 @@ Features = dict[str, FeatureInfo]
 
 
 class TrunkFacts(NamedTuple):
-    """Of a trunk: its feature maps in network order, and the stages that it consists of."""
+    """Of a trunk: its feature maps in network order, the stages that it consists of, what it needs of image sizes."""
 
     features: Features
     stages: tuple[str, ...]
+    size_divisibility: int
 
 
 def trunk_facts(cfg: CfgNode, out_features: Sequence[str] | None = None) -> TrunkFacts:
@@ -148,9 +155,10 @@ def trunk_facts(cfg: CfgNode, out_features: Sequence[str] | None = None) -> Trun
 @lru_cache(maxsize=64)
 def _facts(model: str) -> TrunkFacts:
     cfg = CfgNode({"MODEL": json.loads(model)})
-    with torch.device("meta"), _SkipInit():
-        trunk = build_trunk(cfg, out_features=cfg.MODEL.RESNET_BACKBONE.OUT_FEATURES)
-    return TrunkFacts(dict(trunk.feature_info), trunk.stage_names)
+    node = cfg.MODEL.RESNET_BACKBONE
+    with torch.device("meta"), nullcontext() if node.ARCH.startswith(TIMM) else _SkipInit():
+        trunk = build_trunk(cfg, out_features=node.OUT_FEATURES)
+    return TrunkFacts(dict(trunk.feature_info), trunk.stage_names, trunk.size_divisibility)
 
 
 class _SkipInit(TorchFunctionMode):
@@ -294,11 +302,11 @@ def _check_heads(cfg: CfgNode, features: Features) -> None:
     if heads.NAME not in (*_RES5_HEADS, *_BOX_HEADS):
         return
     names = list(heads.IN_FEATURES)
-    if heads.NAME == "ImageNetRes5ROIHeads" and (arch.startswith("vgg") or names != ["res4"]):
+    if heads.NAME == "ImageNetRes5ROIHeads" and (not has_res5(arch) or names != ["res4"]):
         raise ConfigError(
-            f"MODEL.ROI_HEADS.NAME ImageNetRes5ROIHeads runs res5 on crops of res4: it needs a ResNet (not "
-            f"MODEL.RESNET_BACKBONE.ARCH {arch}) and MODEL.ROI_HEADS.IN_FEATURES: [res4], found {names}; for others "
-            f"write StandardROIHeads",
+            f"MODEL.ROI_HEADS.NAME ImageNetRes5ROIHeads runs res5 on crops of res4: it needs a ResNet of "
+            f"our own (not MODEL.RESNET_BACKBONE.ARCH {arch}) and MODEL.ROI_HEADS.IN_FEATURES: [res4], found {names}; "
+            f"for others write StandardROIHeads",
             *("MODEL.ROI_HEADS.NAME", "MODEL.RESNET_BACKBONE.ARCH", "MODEL.ROI_HEADS.IN_FEATURES"),
         )
     check_read("MODEL.ROI_HEADS.IN_FEATURES", names, cfg, features, same_channels=True)
@@ -410,7 +418,7 @@ def _check_acceleration(cfg: CfgNode, trunk: TrunkFacts, features: Features) -> 
             f"{key}.COMPILE default, or SOLVER.ACCUMULATION_STEPS 1",
             *(f"{key}.COMPILE", "SOLVER.ACCUMULATION_STEPS"),
         )
-    needed = max(info.stride for info in trunk.features.values())
+    needed = trunk.size_divisibility
     if cfg.MODEL.BACKBONE.NAME != TRUNK_ALONE and node.PAD_TO % needed:
         raise ConfigError(
             f"{key}.PAD_TO is {node.PAD_TO}; this pyramid needs a multiple of {needed}, or 0", f"{key}.PAD_TO"

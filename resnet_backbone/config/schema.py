@@ -264,8 +264,8 @@ SHARED = (
 
 # Keys that Detectron2 does not have; both engines obey them. Those of MODEL are what the registered builders read.
 ADDED = (
-    Key("MODEL.RESNET_BACKBONE.ARCH", "resnet50", "a name of resnet_backbone.list_models()"),
-    Key("MODEL.RESNET_BACKBONE.NORM", "FrozenBN", "empty for VGG without norms", choices=NORMS),
+    Key("MODEL.RESNET_BACKBONE.ARCH", "resnet50", "a name of resnet_backbone.list_models(), or timm/NAME"),
+    Key("MODEL.RESNET_BACKBONE.NORM", "FrozenBN", "empty for VGG without norms, and for timm's own", choices=NORMS),
     Key("MODEL.RESNET_BACKBONE.OUT_FEATURES", ["res2", "res3", "res4", "res5"], "of a VGG conv1 to conv5 and pool5"),
     Key("MODEL.RESNET_BACKBONE.SHORTCUT", "", "of the paper; empty: as published", choices=("", "A", "B", "C")),
     Key("MODEL.RESNET_BACKBONE.STEM", "basic", "deeplab's needs weights of its own", choices=("basic", "deeplab")),

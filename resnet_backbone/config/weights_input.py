@@ -38,7 +38,7 @@ def required_by_source(source: str, arch: str) -> dict[str, object]:
     """Return what :func:`required_input` does, as far as MODEL.WEIGHTS tells it without a download.
 
     Args:
-        source: MODEL.WEIGHTS: ``imagenet://ARCH/NAME`` or ``cifar10://ARCH/NAME``, an address or ``detectron2://``
+        source: MODEL.WEIGHTS: ``imagenet://ARCH/NAME``, ``timm://NAME`` or the like, an address or ``detectron2://``
             name in the catalog, or a file that ``package_weights`` or tools/train_net.py wrote. Nothing is known of
             others.
         arch: MODEL.RESNET_BACKBONE.ARCH.
@@ -46,7 +46,7 @@ def required_by_source(source: str, arch: str) -> dict[str, object]:
     Raises:
         WeightsError: a name that the catalog lacks, or a classifier's weights of another architecture.
     """
-    entry = parse_source(source) if source.startswith(SCHEMES) else find_entry_by_address(source)
+    entry = parse_source(source, fetch=False) if source.startswith(SCHEMES) else find_entry_by_address(source)
     if entry is not None:
         _check_arch(source, entry.arch, arch)
         return required_input(arch, entry.input_format, entry.stride_in_1x1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -27,7 +27,6 @@ from resnet_backbone.config.combinations import pyramid_strides
 from resnet_backbone.detectron2_plugin.config import check_host_config, check_levels, check_single_scale
 from resnet_backbone.models.acceleration import Accelerated, accelerate
 from resnet_backbone.models.trunk import Trunk
-from resnet_backbone.models.vgg import VGG
 from resnet_backbone.weights import WeightsError
 from resnet_backbone.weights.architecture import OFFSETS, lacks_offsets, stage_of
 from resnet_backbone.weights.catalog import SCHEMES, parse_source
@@ -77,12 +76,14 @@ class StrictModule(nn.Module):
         strict_weights: False lets everything pass, as Detectron2 does.
         strict_stages: the stages of the ImageNet classifier that this module consists of; it may have other children.
         strict_prefix: what the classifier has before the names of this module, as in ``"res5."``.
+        spare: names of the classifier that this module does without, though they are of its stages.
     """
 
     arch: str
     strict_weights: bool
     strict_stages: Sequence[str]
     strict_prefix: str = ""
+    spare: Collection[str] = ()
 
     def _load_from_state_dict(
         self,
@@ -139,7 +140,7 @@ class StrictModule(nn.Module):
         raise WeightsError("\n".join(lines))
 
     def _is_own(self, name: str) -> bool:
-        return stage_of(name) in self.strict_stages
+        return stage_of(name) in self.strict_stages and name not in self.spare
 
 
 def _advice(wanted: list[str], missing: list[str], leftover: list[str], outside: list[str]) -> str:
@@ -228,6 +229,7 @@ class TrunkBackbone(StrictModule, Accelerated, Backbone):
         self._modules, self._parameters, self._buffers = trunk._modules, trunk._parameters, trunk._buffers
         self.training, self.acceleration = trunk.training, trunk.acceleration
         self.strict_weights = strict_weights
+        self.spare = trunk.spare
         self.strict_stages = tuple(dict.fromkeys(stage_of(name) for name in self.state_dict()))
         # Projects written for Detectron2's ResNet read these.
         self._out_features = list(trunk.feature_info)
@@ -257,9 +259,9 @@ class TrunkBackbone(StrictModule, Accelerated, Backbone):
     def size_divisibility(self) -> int:
         """0 without PAD_TO for a ResNet, whose feature maps are rounded up as those of Detectron2's own are.
 
-        For VGG the largest stride: pooling rounds down, so that a rest of the image would be lost.
+        For VGG and timm's networks what they need: rounding down, a rest of the image would be lost.
         """
-        return self.padded_to(self.trunk.size_divisibility if isinstance(self.trunk, VGG) else 0)
+        return self.padded_to(self.trunk.size_divisibility if self.trunk.rounds_down else 0)
 
     @property
     def padding_constraints(self) -> dict[str, int]:
@@ -288,8 +290,9 @@ class PyramidBackbone(Accelerated, FPN):
 
     @property
     def size_divisibility(self) -> int:
-        """The largest stride of the trunk, or PAD_TO."""
-        return self.padded_to(super().size_divisibility)
+        """The largest stride of the trunk, or what it needs, or PAD_TO."""
+        trunk: Any = self.bottom_up
+        return self.padded_to(max(super().size_divisibility, trunk.size_divisibility))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalised images (N, C, H, W) to the levels."""

@@ -37,7 +37,7 @@ from resnet_backbone.config.merge import check_with_origins
 from resnet_backbone.config.reader import value_of
 from resnet_backbone.config.schema import DETECTRON2, DETECTRON2_KEYS, FLOAT32_PRECISION, TF32, ConfigError
 from resnet_backbone.models.trunk import FeatureInfo
-from resnet_backbone.weights.architecture import LAYOUTS, has_bottlenecks
+from resnet_backbone.weights.architecture import LAYOUTS, has_bottlenecks, has_res5
 
 _GROUPS = {"NUM_GROUPS": "groups", "WIDTH_PER_GROUP": "width_per_group"}  # keys of MODEL.RESNETS, what Layout says
 _CONTEXT_HEADS = {"StandardROIHeads": "ContextROIHeads", "Res5ROIHeads": "ImageNetRes5ROIHeads"}
@@ -54,7 +54,7 @@ def check_host_config(cfg: CfgNode) -> None:
     both = {key: key for key in ("NORM", "RES5_DILATION", *deformable)}
     deeplab = {"STEM_TYPE": "STEM", "RES4_DILATION": "RES4_DILATION", "RES5_MULTI_GRID": "RES5_MULTI_GRID"}
     of_arch = {"DEPTH": "ARCH", **dict.fromkeys(_GROUPS, "ARCH")}
-    for key, our_key in () if node.ARCH.startswith("vgg") else {**of_arch, **both, **deeplab}.items():
+    for key, our_key in {**of_arch, **both, **deeplab}.items() if has_res5(node.ARCH) else ():
         ours, theirs = (list(v) if isinstance(v, list | tuple) else v for v in (node[our_key], host.get(key)))
         same = resnets_keys(node.ARCH).get(key) if key in of_arch else ours
         if theirs not in (None, defaults.get(key), same):
@@ -123,7 +123,7 @@ def check_single_scale(cfg: CfgNode, out_features: Sequence[str]) -> None:
     if not has_bottlenecks(node.ARCH):
         raise ConfigError(
             f"MODEL.ROI_HEADS.NAME Res5ROIHeads builds the bottlenecks of ResNet-50, which is wrong for {node.ARCH}; "
-            + ("write ImageNetRes5ROIHeads" if not node.ARCH.startswith("vgg") else "write StandardROIHeads"),
+            + ("write ImageNetRes5ROIHeads" if has_res5(node.ARCH) else "write StandardROIHeads"),
             "MODEL.ROI_HEADS.NAME",
         )
     layout = LAYOUTS[node.ARCH]

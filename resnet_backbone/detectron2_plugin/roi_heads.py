@@ -31,6 +31,7 @@ from resnet_backbone.config import build_trunk
 from resnet_backbone.detectron2_plugin.backbone import StrictModule, register
 from resnet_backbone.models.layers import scale_weights
 from resnet_backbone.models.trunk import Trunk
+from resnet_backbone.weights.architecture import has_res5
 
 
 class Res5(StrictModule, nn.Sequential):
@@ -104,7 +105,7 @@ class ImageNetRes5ROIHeads(Res5ROIHeads):
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Module, int]:
         node = cfg.MODEL.RESNET_BACKBONE
-        if node.ARCH.startswith("vgg") or list(cfg.MODEL.ROI_HEADS.IN_FEATURES) != ["res4"]:
+        if not has_res5(node.ARCH) or list(cfg.MODEL.ROI_HEADS.IN_FEATURES) != ["res4"]:
             raise ValueError(
                 f"MODEL.ROI_HEADS.NAME ImageNetRes5ROIHeads runs res5 on crops of res4: it needs a ResNet (not "
                 f"{node.ARCH}) and MODEL.ROI_HEADS.IN_FEATURES: [res4]"

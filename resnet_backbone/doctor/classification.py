@@ -21,7 +21,7 @@ from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import InputFormat, Weights, WeightsError
 from resnet_backbone.weights.architecture import has_bottlenecks, stage_of
-from resnet_backbone.weights.catalog import IMAGENET_CLASSES
+from resnet_backbone.weights.catalog import IMAGENET_CLASSES, TIMM
 
 _RESIZE, _CROP = 256, 224  # pixels, as ImageNet's accuracy is measured
 _GREY_LEVELS = 0.01  # by which a mean or std may differ
@@ -121,7 +121,11 @@ def build_classifier(weights: Weights, trunk: Trunk | None = None) -> Trunk:
 
 def graft(classifier: Trunk, parts: DetectorParts) -> Trunk:
     """Return the plain classifier with the detector's own modules, shared, in place of its own; ValueError where it
-    lacks one of them."""
+    lacks one of them. Of timm's networks it is the detector's trunk as it is."""
+    if classifier.arch.startswith(TIMM):
+        if parts.trunk.feature_info != classifier.feature_info:
+            raise ValueError("the trunk is dilated, which the network of the file is not: they are not compared")
+        return parts.trunk
     own = dict(parts.trunk.named_children())
     unknown = sorted(own.keys() - dict(classifier.named_children()).keys())
     if unknown:
@@ -206,6 +210,8 @@ def classify_by_detector(section: Section, parts: DetectorParts, checkpoint: Che
     The classifier of ``checkpoint`` completes the trunk. Without images a generated picture is compared.
     """
     weights = checkpoint.weights
+    if str(weights.arch).startswith(TIMM):  # whose classifiers do not stand on the last feature map
+        weights = replace(weights, num_classes=0)
     try:
         classifier = build_classifier(weights, parts.trunk)
         grafted = graft(classifier, parts)
@@ -222,7 +228,7 @@ def classify_by_detector(section: Section, parts: DetectorParts, checkpoint: Che
             f"are less sure, and not comparable; compared is {output or 'nothing'}"
         )
     if images and not weights.num_classes:
-        section.warning(f"{checkpoint.source} has no classifier: what the images show is not known")
+        section.warning(f"{checkpoint.source} has no classifier for this trunk: what the images show is not known")
     if weights.input_format is None:
         section.warning("nobody knows which input the weights need: that is not compared")
     if weights.stride_in_1x1 is None:

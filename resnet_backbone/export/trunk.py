@@ -62,7 +62,7 @@ def describe_trunk(model: Trunk, weights: Weights, pixels: InputFormat) -> Expor
     reference = TensorsOfTrunk(model)
     classifies = model.num_classes > 0
     stride = max(info.stride for info in model.feature_info.values())
-    rounded = "down" if model.arch.startswith("vgg") else "up"
+    rounded = "down" if model.rounds_down else "up"
     test = weights.test_transform
     outputs = {
         name: f"float32 (N, {info.channels}, H / {info.stride}, W / {info.stride}), rounded {rounded}"
@@ -83,7 +83,7 @@ def describe_trunk(model: Trunk, weights: Weights, pixels: InputFormat) -> Expor
         if test is None
         else f"shorter side to {test.resize} pixels, {test.interpolation} with antialiasing, "
         f"then the central {test.crop} x {test.crop} pixels",
-        smallest_side=2 * stride,
+        smallest_side=max(2 * stride, model.size_divisibility),
         outputs=outputs,
         class_names=weights.class_names if classifies else (),
     )

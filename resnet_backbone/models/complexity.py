@@ -19,13 +19,14 @@ from resnet_backbone.models.layers import DeformableConv
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights.architecture import stage_of
+from resnet_backbone.weights.catalog import TIMM
 
 
 @dataclass(frozen=True)
 class StageComplexity:
     """The cost of one stage for one image."""
 
-    name: str  # stem, res2, ..., linear; of VGG conv1, ..., fc8; postact is the norm that ends a pre-activated network
+    name: str  # stem, res2, ..., linear; conv1, ..., fc8; postact, which ends a pre-activated network; timm's: all
     parameters: int  # numbers that are learned, or frozen by freeze_at; buffers not counted
     multiply_adds: int  # of convolutions and matrix products; a norm, a pooling and an addition count nothing
     # elements of what convolutions and linear layers return (Radosavovic et al. 2020, "Designing Network Design
@@ -115,6 +116,12 @@ def complexity(model: Trunk, size: int | tuple[int, int]) -> Complexity:
     parameters: dict[str, int] = defaultdict(int)
     multiply_adds: dict[str, int] = defaultdict(int)
     counts = counter.get_flop_counts()
+    if model.arch.startswith(TIMM):  # whose modules are not the stages
+        last = next(reversed(model.feature_info.values()))
+        output = (last.channels, height // last.stride, width // last.stride)
+        learned, total = sum(one.numel() for one in skeleton.parameters()), counter.get_total_flops() // 2
+        whole = StageComplexity("all", learned, total, sum(activations.values()), output)
+        return Complexity(model.arch, (height, width), (whole,))
     for name, child in skeleton.named_children():
         parameters[_stage(name)] += sum(parameter.numel() for parameter in child.parameters())
         flops = sum(counts.get(f"{type(skeleton).__name__}.{name}", {}).values())

@@ -28,8 +28,9 @@ from resnet_backbone.models.trunk import OptionError, Trunk
 from resnet_backbone.models.vgg import VGG
 from resnet_backbone.weights import Weights, load_weights
 from resnet_backbone.weights.architecture import CIFAR_WIDTH, LAYOUTS, Layout, deformable_of
-from resnet_backbone.weights.catalog import CIFAR10_CLASSES, IMAGENET_CLASSES
+from resnet_backbone.weights.catalog import CIFAR10_CLASSES, IMAGENET_CLASSES, TIMM
 from resnet_backbone.weights.match import weights_of
+from resnet_backbone.weights.timm_files import import_timm
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ _IMAGENET_RESNET_OPTIONS = {
     **NOT_DEFORMABLE,
 }
 _CLASSIFIER_ALONE = "googlenet"
+_TIMM_LACKS = {"stride_in_1x1": False, "stem": "basic", "res5_multi_grid": NO_MULTI_GRID, "shortcut": None}
+_TIMM_LACKS |= {"preactivation": False, **NOT_DEFORMABLE}
 _VGG_LACKS = {**_IMAGENET_RESNET_OPTIONS, "shortcut": None, "preactivation": False, "stochastic_depth": 0.0}
 
 
@@ -125,6 +128,13 @@ def _googlenet(arch: str, *, num_classes: int | None, **options: Any) -> Trunk:
     return GoogLeNet(arch, num_classes or IMAGENET_CLASSES)
 
 
+def _timm(arch: str, **options: Any) -> Trunk:
+    from resnet_backbone.models.timm_trunk import TimmTrunk
+
+    _refuse(options, _TIMM_LACKS, f"{arch} is as timm has it")
+    return TimmTrunk(arch, **options)
+
+
 def _refuse(options: dict[str, Any], lacks: Mapping[str, object], why: str) -> None:
     """Take the options that an architecture lacks out of ``options``; raise ValueError where one of them is set."""
     foreign = [name for name, default in lacks.items() if options.pop(name) != default]
@@ -139,8 +149,13 @@ for _arch in WIDTHS:
 register_model(_CLASSIFIER_ALONE, _googlenet)
 
 
-def list_models() -> list[str]:
-    """Return the names of the networks that can be trained, or be trunks, in the order they were registered."""
+def list_models(pattern: str = "") -> list[str]:
+    """Return the names of the networks that can be trained, or be trunks, in the order they were registered.
+
+    With a ``pattern`` they are those of timm that it fits, as in ``"timm/*"`` and ``"timm/convnext*"``.
+    """
+    if pattern.startswith(TIMM):
+        return [f"{TIMM}{name}" for name in import_timm().list_models(pattern.removeprefix(TIMM))]
     return [arch for arch in _MODELS if arch != _CLASSIFIER_ALONE]
 
 
@@ -169,7 +184,8 @@ def create_model(
     """Build a network.
 
     Args:
-        arch: one of :func:`list_models`, or ``googlenet``, a classifier to evaluate.
+        arch: one of :func:`list_models`; ``timm/NAME``, see :class:`~resnet_backbone.models.timm_trunk.TimmTrunk`; or
+            ``googlenet``, a classifier to evaluate.
         weights: a catalog name such as ``"IMAGENET1K_V1"``, ``"imagenet://resnet101/MSRA"``, a file, a state dict, or
             None for the initialisation of He et al.
         num_classes: size of the classifier; None takes it from the weights, 0 included, and is the 1000 of ImageNet, or
@@ -205,10 +221,10 @@ def create_model(
     Raises:
         ValueError: an unknown name, options that do not fit the architecture, or weights that do not fit the model.
     """
-    if arch not in _MODELS:
+    if arch not in _MODELS and not arch.startswith(TIMM):
         near = difflib.get_close_matches(arch, _MODELS)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown model {arch!r}; {hint}Known: {', '.join(_MODELS)}")
+        raise ValueError(f"unknown model {arch!r}; {hint}Known: {', '.join(_MODELS)}, and timm/NAME for timm's")
     if (num_classes is not None and num_classes < 0) or in_channels < 1:
         raise ValueError(f"num_classes={num_classes} must be 0 or more, in_channels={in_channels} 1 or more")
     known, own_norm = weights_of(weights, arch) if weights is not None else None, norm
@@ -217,13 +233,14 @@ def create_model(
         deform["deform_on_per_stage"] = tuple(deform_on_per_stage)
     if known is not None and known.arch in (None, arch):  # for others load_weights has the message
         num_classes = known.num_classes if num_classes is None else num_classes
+    if known is not None and known.arch in (None, arch) and not arch.startswith(TIMM):
         norm = known.norm if norm is None and known.norm != "BN" else norm
         stride_in_1x1 = known.stride_in_1x1 if stride_in_1x1 is None else stride_in_1x1
         shortcut = known.shortcut or None if shortcut is None else shortcut
         preactivation = known.preactivation if preactivation is None else preactivation
         stem = known.stem if stem is None else stem
         deform = deformable_of(known.state_dict) if deform_on_per_stage is None else deform
-    model = _MODELS[arch](
+    model = _MODELS.get(arch, _timm)(
         arch,
         num_classes=num_classes,
         out_features=out_features,
@@ -241,7 +258,7 @@ def create_model(
         in_channels=in_channels,
     )
     if known is not None:
-        assumed = stride_in_1x1 is None or (norm == "GN" and own_norm is None)
+        assumed = (stride_in_1x1 is None and not arch.startswith(TIMM)) or (norm == "GN" and own_norm is None)
         level = logging.WARNING if assumed else logging.INFO
         logger.log(level, "%s", load_weights(model, known, new_head=new_head).summary())
     return model

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from resnet_backbone.models.acceleration import Accelerated
 from resnet_backbone.models.layers import fold_norms
+from resnet_backbone.weights.architecture import LAST_LINEAR
 
 
 @contextmanager
@@ -54,6 +55,9 @@ class Trunk(Accelerated):
         stage_names: those that were built, in order.
         checkpoint_stages: those of which training keeps the input alone, see
             :class:`~resnet_backbone.models.acceleration.Acceleration`.
+        rounds_down: whether sizes that are no multiple of a stride are rounded down, and lose a part of the image.
+        spare: names of tensors in published files that this network does without.
+        last_linear: names of the tensors of the layer that knows the classes.
     """
 
     arch: str
@@ -65,6 +69,9 @@ class Trunk(Accelerated):
     feature_info: dict[str, FeatureInfo]
     stage_names: tuple[str, ...]
     checkpoint_stages: tuple[str, ...] = ()
+    rounds_down: bool = False
+    spare: frozenset[str] = frozenset()
+    last_linear: tuple[str, ...] = LAST_LINEAR
 
     @property
     def size_divisibility(self) -> int:

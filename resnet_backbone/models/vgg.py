@@ -41,6 +41,8 @@ class VGG(Trunk):
         ValueError: a value outside of what is said there.
     """
 
+    rounds_down = True
+
     def __init__(
         self,
         arch: str,

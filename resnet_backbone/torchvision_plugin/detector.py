@@ -61,7 +61,7 @@ class FPNBackbone(Accelerated):
             top = LastLevelP6P7(channels[-1], out_channels)
             top.use_P5 = False  # torchvision takes p5 where it has as many channels as the trunk's last feature map
         self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=top)
-        self.size_divisibility = bottom_up.feature_info[in_features[-1]].stride
+        self.size_divisibility = bottom_up.size_divisibility
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map images (N, C, H, W), H and W multiples of ``size_divisibility``, to the levels of ``feature_info``."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 HEAD = ("linear.", "fc6.", "fc7.", "fc8.", "hidden.", "fc.")
-LAST_LINEAR = ("linear.weight", "linear.bias", "fc8.weight", "fc8.bias", "fc.weight", "fc.bias")
+LAST = ("linear", "fc8", "fc")
+LAST_LINEAR = tuple(f"{layer}.{tensor}" for layer in LAST for tensor in ("weight", "bias"))
 CIFAR_WIDTH = 16
 OFFSETS = (".conv2_offset.weight", ".conv2_offset.bias")  # what deformable convolutions have that plain ones have not
 
@@ -68,6 +69,11 @@ _VGG_MODULE = re.compile(r"conv([1-5])_([1-4])\.")
 def has_bottlenecks(arch: str) -> bool:
     """Say whether ``arch`` has 1x1 convolutions that could carry the stride."""
     return arch in LAYOUTS and LAYOUTS[arch].kind == "bottleneck"
+
+
+def has_res5(arch: str) -> bool:
+    """Say whether ``arch`` is one of our ResNets, whose last stage can be the head of a C4 model."""
+    return not arch.startswith(("vgg", "timm/"))
 
 
 def stage_of(name: str) -> str:
@@ -139,15 +145,15 @@ def is_preactivated(state_dict: Mapping[str, Tensor]) -> bool:
     return any(".preact.norm." in name for name in state_dict)
 
 
-def num_classes_of(state_dict: Mapping[str, Tensor]) -> int:
-    """Return the size of the classifier in a state dict in our names, 0 for none."""
-    weights = [state_dict[name] for name in ("linear.weight", "fc8.weight", "fc.weight") if name in state_dict]
+def num_classes_of(state_dict: Mapping[str, Tensor], last: Sequence[str] = LAST) -> int:
+    """Return the size of the classifier in a state dict, 0 for none; ``last`` names the layers that can be it."""
+    weights = [state_dict[f"{layer}.weight"] for layer in last if f"{layer}.weight" in state_dict]
     return next(iter(weights[0].shape), 0) if weights else 0
 
 
 def norm_of(state_dict: Mapping[str, Tensor]) -> str:
     """Return ``"BN"``, ``"GN"`` (norms without running statistics), or ``""`` for no norms."""
-    if any(name.endswith((".norm.running_mean", ".bn.running_mean")) for name in state_dict):
+    if any(name.endswith(".running_mean") for name in state_dict):
         return "BN"
     return "GN" if any(name.endswith(".norm.weight") for name in state_dict) else ""
 

@@ -15,7 +15,10 @@ from typing import Any
 from resnet_backbone.files.text import read_yaml
 from resnet_backbone.weights.errors import WeightsError
 
-SCHEMES = ("imagenet://", "cifar10://")  # one for each data set that published classifiers were trained on
+TIMM = "timm/"  # before the name of a network of timm's
+TIMM_SCHEME, HUB_SCHEME = "timm://", "hf-hub:"  # of weights in timm's registry, and of others in its format
+# What names published weights; the first two are one for each data set that classifiers were trained on.
+SCHEMES = ("imagenet://", "cifar10://", TIMM_SCHEME, HUB_SCHEME)
 IMAGENET_CLASSES = 1000
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CHANNEL_ORDERS = ("RGB", "BGR")
@@ -176,8 +179,8 @@ class WeightsEntry:
         return len(self.class_names) or IMAGENET_CLASSES
 
     @property
-    def test_transform(self) -> TestTransform:
-        """What the accuracy was measured with."""
+    def test_transform(self) -> TestTransform | None:
+        """What the accuracy was measured with; None where nobody said."""
         return TestTransform(self.resize, self.crop, self.interpolation)
 
     @property
@@ -220,7 +223,14 @@ CATALOG = {entry.full_name: entry for entry in _read_entries(Path(__file__).with
 
 
 def list_weights(arch: str | None = None) -> list[str]:
-    """Return the sorted names ``"ARCH/NAME"`` of the catalog, of one architecture or of all."""
+    """Return the sorted names ``"ARCH/NAME"`` of the catalog, of one architecture or of all.
+
+    Of a network of timm's, ``"timm/NAME"``, they are ``"timm://NAME.TAG"``.
+    """
+    if arch is not None and arch.startswith(TIMM):
+        from resnet_backbone.weights.timm_files import import_timm, timm_name
+
+        return [f"{TIMM_SCHEME}{name}" for name in import_timm().list_pretrained(f"{timm_name(arch)}.*")]
     return sorted(full_name for full_name, entry in CATALOG.items() if arch in (None, entry.arch))
 
 
@@ -230,6 +240,8 @@ def get_entry(arch: str, name: str) -> WeightsEntry:
     Raises:
         WeightsError: there is none; the message lists the names that there are.
     """
+    if arch.startswith(TIMM):
+        return parse_source(f"{TIMM_SCHEME}{arch.removeprefix(TIMM)}.{name}")
     if f"{arch}/{name}" in CATALOG:
         return CATALOG[f"{arch}/{name}"]
     if names := [CATALOG[full_name].name for full_name in list_weights(arch)]:
@@ -238,14 +250,19 @@ def get_entry(arch: str, name: str) -> WeightsEntry:
     raise WeightsError(f"no weights are published for {arch!r}; there are some for {', '.join(archs)}")
 
 
-def parse_source(source: str) -> WeightsEntry:
+def parse_source(source: str, *, fetch: bool = True) -> WeightsEntry:
     """Return the facts of ``"imagenet://resnet101/IMAGENET1K_V1"`` or ``"cifar10://cifar_resnet20/AKAMASTER"``.
 
-    In ``cifar10://`` names the ``cifar_`` of the architecture may be left out.
+    In ``cifar10://`` names the ``cifar_`` of the architecture may be left out. For ``timm://`` and ``hf-hub:``, and for
+    ``fetch``, see :func:`~resnet_backbone.weights.timm_files.timm_entry`.
 
     Raises:
         WeightsError: another form, a name that the catalog lacks, or one of the other scheme.
     """
+    if source.startswith((TIMM_SCHEME, HUB_SCHEME)):
+        from resnet_backbone.weights.timm_files import timm_entry  # which reads what is above
+
+        return timm_entry(source, fetch=fetch)
     scheme = next((scheme for scheme in SCHEMES if source.startswith(scheme)), "")
     arch, separator, name = source.removeprefix(scheme).partition("/")
     if not scheme or not separator:

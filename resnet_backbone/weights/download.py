@@ -309,7 +309,13 @@ def download_weights(entry: WeightsEntry) -> Path:
     """
     path = cached_weights_path(entry)
     if not path.is_file():
-        download(entry.url, path, sha256=entry.sha256)
+        try:
+            download(entry.url, path, sha256=entry.sha256)
+        except DownloadError as error:  # repositories of the hub that are older than safetensors
+            folder, _, file = entry.url.rpartition("/")
+            if getattr(error.__cause__, "code", 0) != http.client.NOT_FOUND or file != "model.safetensors":
+                raise
+            download(f"{folder}/pytorch_model.bin", path)
         _tell_hash(entry.url, path, entry.sha256)
     return path
 

@@ -22,7 +22,7 @@ from resnet_backbone.weights.architecture import (
     norm_of,
     stage_of,
 )
-from resnet_backbone.weights.catalog import InputFormat
+from resnet_backbone.weights.catalog import TIMM, InputFormat
 from resnet_backbone.weights.errors import WeightsError, shorten
 from resnet_backbone.weights.source import Weights, read_weights, weights_from_state_dict
 
@@ -39,7 +39,8 @@ class LoadReport:
         arch: the model's architecture.
         loaded: how many tensors of the model were filled.
         ignored: why to which tensors of the file were rightly not used: ``"counters of batch norm"``,
-            ``"classifier"``, ``"stages that the model lacks"``, ``"other parts of the file"``.
+            ``"classifier"``, ``"stages that the model lacks"``, of timm's networks ``"parts that the model lacks"``,
+            ``"other parts of the file"``.
         new_head: True where the model's last linear layer keeps its initialisation, for other classes than the file's.
         input_format: the pixels that the weights were trained on; None where nobody said.
         sha256: of the file; ``""`` for a state dict.
@@ -153,13 +154,14 @@ def load_weights(
     _check_arch(arch, weights)
     _check_stride(arch, bool(model.stride_in_1x1), weights)
     new_head = _needs_new_head(num_classes, weights, allowed=new_head)
+    last_linear: Collection[str] = getattr(model, "last_linear", LAST_LINEAR)
 
     targets = dict(model.state_dict(keep_vars=True))
-    ignored = _not_needed(targets, weights, has_head=num_classes > 0, new_head=new_head)
+    ignored = _not_needed(targets, weights, num_classes > 0, last_linear if new_head else (), model)
     unused = {name for names in ignored.values() for name in names}
     values = {name: value for name, value in weights.state_dict.items() if name not in unused}
     if new_head:
-        targets = {name: target for name, target in targets.items() if name not in LAST_LINEAR}
+        targets = {name: target for name, target in targets.items() if name not in last_linear}
     new_offsets = lacks_offsets(targets, values)
     if new_offsets:
         targets = {name: target for name, target in targets.items() if not name.endswith(OFFSETS)}
@@ -168,7 +170,7 @@ def load_weights(
     model_norm = norm_of(model.state_dict())
     fused = weights.norm == "BN" and model_norm == "GN"
     if not match.fits or not is_whole or fused:
-        lines = [*match.lines(), *_advice(weights, match, model_norm)]
+        lines = [*match.lines(), *(() if arch.startswith(TIMM) else _advice(weights, match, model_norm))]
         raise WeightsError(
             f"{weights.source} does not fit {arch}; nothing was loaded." + "".join(f"\n  {line}" for line in lines)
         )
@@ -246,18 +248,21 @@ def _needs_new_head(num_classes: int, weights: Weights, *, allowed: bool) -> boo
 
 
 def _not_needed(
-    targets: Mapping[str, Tensor], weights: Weights, *, has_head: bool, new_head: bool
+    targets: Mapping[str, Tensor], weights: Weights, has_head: bool, replaced: Collection[str], model: nn.Module
 ) -> dict[str, list[str]]:
-    """See :attr:`LoadReport.ignored`."""
+    """See :attr:`LoadReport.ignored`; ``replaced`` are the names of a layer that is new."""
     stages = {stage_of(name) for name in targets}
+    spare: Collection[str] = getattr(model, "spare", ())
     ignored: dict[str, list[str]] = {"other parts of the file": list(weights.left_out)}
     for name in weights.state_dict:
         if name in targets:
-            why = "classifier" if new_head and name in LAST_LINEAR else ""
+            why = "classifier" if name in replaced else ""
         elif name.endswith(COUNTER):
             why = "counters of batch norm"
+        elif name in spare:
+            why = "parts that the model lacks"
         elif name.startswith(HEAD):
-            why = "" if has_head and not (new_head and name in LAST_LINEAR) else "classifier"
+            why = "" if has_head and name not in replaced else "classifier"
         else:
             why = "" if stage_of(name) in stages else "stages that the model lacks"
         if why:

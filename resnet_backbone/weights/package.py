@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -122,7 +123,8 @@ def download_packaged(entry: WeightsEntry) -> Path:
     """
     folder = cache_folder() / "packaged"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{entry.arch}-{entry.name}-{FORMAT_VERSION}.pth"
+    name = re.sub(r"[^\w.-]", "-", f"{entry.arch}-{entry.name}-{FORMAT_VERSION}.pth")
+    path = folder / name
     with locked(path.with_name(f"{path.name}.lock"), waiting=f"waiting for another process that makes {path}"):
         if not path.is_file():
             package_weights(entry.uri, path)

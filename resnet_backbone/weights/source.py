@@ -15,6 +15,7 @@ from torch import Tensor
 
 from resnet_backbone.weights.architecture import (
     HEAD,
+    LAST,
     LAYOUTS,
     candidate_archs,
     has_bottlenecks,
@@ -28,6 +29,7 @@ from resnet_backbone.weights.architecture import (
 from resnet_backbone.weights.catalog import (
     CATALOG,
     SCHEMES,
+    TIMM,
     InputFormat,
     TestTransform,
     WeightsEntry,
@@ -41,6 +43,7 @@ from resnet_backbone.weights.errors import WeightsError, shorten
 from resnet_backbone.weights.names import classifier_part, to_our_names, without_wrappers, zeros_behind
 from resnet_backbone.weights.read import PART, RawFile, log_other_networks, read_file, split_part
 from resnet_backbone.weights.safe_pickle import shown
+from resnet_backbone.weights.timm_files import timm_name, timm_network, timm_part
 
 logger = logging.getLogger(__name__)
 
@@ -220,9 +223,11 @@ def _interpret(
     packaged = package_facts(raw.metadata, source) if PACKAGE_KEY in raw.metadata else None
     if packaged is None and entry is None and raw.sha256:
         entry = find_entry_by_sha256(raw.sha256)
+    stated = packaged["arch"] if packaged else entry.arch if entry else arch
+    of_timm = stated is not None and stated.startswith(TIMM)  # whose tensors keep timm's names
     with _naming(source):
-        part, left_out = classifier_part(raw.tensors)
-        state_dict = to_our_names(part)
+        part, left_out = timm_part(raw.tensors, str(stated)) if of_timm else classifier_part(raw.tensors)
+        state_dict = part if of_timm else to_our_names(part)
     if packaged is None and entry is not None and not entry.has_classifier:
         left_out += [name for name in state_dict if name.startswith(HEAD)]
         state_dict = {name: tensor for name, tensor in state_dict.items() if not name.startswith(HEAD)}
@@ -237,7 +242,7 @@ def _interpret(
     known: dict[str, Any] = {
         "input_format": None,
         "stride_in_1x1": None if arch is None or has_bottlenecks(arch) else False,
-        "norm": norm,
+        "norm": norm.replace("GN", "") if of_timm else norm,
         **facts,
         "arch": arch,
         "option_a_zeros": facts.get("option_a_zeros") or zeros,
@@ -246,7 +251,7 @@ def _interpret(
         state_dict=state_dict,
         source=source,
         sha256=raw.sha256,
-        num_classes=num_classes_of(state_dict),
+        num_classes=num_classes_of(state_dict, timm_network(timm_name(str(arch))).classifiers if of_timm else LAST),
         left_out=tuple(sorted([*left_out, *raw.others])),
         **known,
     )
@@ -346,7 +351,7 @@ def _resolve_arch(
     What the catalog or a packaged file has ``stated`` must fit, and what the user ``expected``; what a checkpoint has
     ``written`` under ``arch``, in whatever language, counts where it is one that fits.
     """
-    candidates = candidate_archs(state_dict)
+    candidates = () if str(stated or expected).startswith(TIMM) else candidate_archs(state_dict)
     if stated is None and written in candidates:
         stated = str(written)
     for arch in (stated, expected):
