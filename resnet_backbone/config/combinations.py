@@ -62,7 +62,7 @@ def pyramid_levels(
 ) -> dict[str, FeatureInfo]:
     """Return the levels of a pyramid, ``p<n>`` of stride ``2 ** n``: one for each feature map, and those on top.
 
-    Those are one for the RPN, or with ``convolved_top`` two for RetinaNet. Raises: see :func:`pyramid_strides`.
+    Those are one for the RPN, or with ``convolved_top`` two for RetinaNet, FCOS. Raises: see :func:`pyramid_strides`.
     """
     strides = pyramid_strides(feature_info, in_features)
     strides += [strides[-1] * 2**n for n in range(1, 3 if convolved_top else 2)]
@@ -174,7 +174,9 @@ class _SkipInit(TorchFunctionMode):
 TRUNK_ALONE = "build_imagenet_backbone"
 RPN_PYRAMID = "build_imagenet_fpn_backbone"
 RETINANET_PYRAMID = "build_imagenet_retinanet_fpn_backbone"
-BUILDERS = (TRUNK_ALONE, RPN_PYRAMID, RETINANET_PYRAMID)
+FCOS_PYRAMID = "build_imagenet_fcos_fpn_backbone"
+CONVOLVED_TOP = (RETINANET_PYRAMID, FCOS_PYRAMID)
+BUILDERS = (TRUNK_ALONE, RPN_PYRAMID, *CONVOLVED_TOP)
 _RES5_HEADS = ("ImageNetRes5ROIHeads", "Res5ROIHeads")
 _BOX_HEADS = ("StandardROIHeads", "ContextROIHeads", "CascadeROIHeads")  # with MODEL.ROI_BOX_HEAD.NAME
 _WITH_RPN = ("GeneralizedRCNN", "ProposalNetwork", "PanopticFPN")
@@ -217,7 +219,7 @@ def backbone_features(cfg: CfgNode, trunk: TrunkFacts) -> Features:
     """
     if cfg.MODEL.BACKBONE.NAME == TRUNK_ALONE:
         return trunk.features
-    convolved_top = cfg.MODEL.BACKBONE.NAME == RETINANET_PYRAMID
+    convolved_top = cfg.MODEL.BACKBONE.NAME in CONVOLVED_TOP
     node = cfg.MODEL.FPN
     try:
         return pyramid_levels(trunk.features, node.IN_FEATURES, node.OUT_CHANNELS, convolved_top=convolved_top)

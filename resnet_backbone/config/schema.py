@@ -129,7 +129,7 @@ FRACTION = Range(least=0, most=1)
 BELOW_ONE = Range(least=0, below=1)
 OVERLAPS = Range(least=0, most=1, order="ascending")
 LENGTHS = Range(least=1, order="increasing", nonempty=True)
-PYRAMIDS = ("build_imagenet_fpn_backbone", "build_imagenet_retinanet_fpn_backbone")
+PYRAMIDS = tuple(f"build_imagenet_{kind}fpn_backbone" for kind in ("", "retinanet_", "fcos_"))
 POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool")
 
 # Keys of Detectron2's (after v0.6, config/defaults.py) that both engines obey.

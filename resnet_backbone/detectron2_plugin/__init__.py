@@ -6,12 +6,14 @@
     add_resnet_backbone_config(cfg)
     cfg.merge_from_file("config.yaml")   # MODEL.BACKBONE.NAME: build_imagenet_fpn_backbone, ...
 
-Importing this module registers the builders ``build_imagenet_backbone``, ``build_imagenet_fpn_backbone`` and
-``build_imagenet_retinanet_fpn_backbone``, the heads ``ImageNetRes5ROIHeads``, ``ContextROIHeads`` and ``VGGBoxHead``,
-and a handler, by which ``imagenet://ARCH/NAME`` is a path for everything that Detectron2 loads.
+Importing this module registers the builders ``build_imagenet_backbone``, ``build_imagenet_fpn_backbone``,
+``build_imagenet_retinanet_fpn_backbone`` and ``build_imagenet_fcos_fpn_backbone``, the heads ``ImageNetRes5ROIHeads``,
+``ContextROIHeads`` and ``VGGBoxHead``, and a handler, by which ``imagenet://ARCH/NAME`` is a path for everything that
+Detectron2 loads.
 """
 
 import importlib.util
+import logging
 
 import torch
 
@@ -29,12 +31,17 @@ from resnet_backbone.detectron2_plugin.backbone import (
     ImageNetHandler,
     TrunkBackbone,
     build_imagenet_backbone,
+    build_imagenet_fcos_fpn_backbone,
     build_imagenet_fpn_backbone,
     build_imagenet_retinanet_fpn_backbone,
     to_backbone,
 )
+from resnet_backbone.detectron2_plugin.checkpoint import load_trunk_weights
 from resnet_backbone.detectron2_plugin.config import add_resnet_backbone_config
 from resnet_backbone.detectron2_plugin.roi_heads import ContextROIHeads, ImageNetRes5ROIHeads, VGGBoxHead
+
+# What is logged here goes where Detectron2's own messages go, as its ``setup_logger`` says.
+logging.getLogger("resnet_backbone").parent = logging.getLogger("detectron2")
 
 __all__ = [
     "ContextROIHeads",
@@ -44,7 +51,9 @@ __all__ = [
     "VGGBoxHead",
     "add_resnet_backbone_config",
     "build_imagenet_backbone",
+    "build_imagenet_fcos_fpn_backbone",
     "build_imagenet_fpn_backbone",
     "build_imagenet_retinanet_fpn_backbone",
+    "load_trunk_weights",
     "to_backbone",
 ]

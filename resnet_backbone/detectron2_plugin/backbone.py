@@ -115,17 +115,20 @@ class StrictModule(nn.Module):
         )
 
     def _refuse_partial(self, wanted: list[str], inside: list[str], outside: list[str], prefix: str) -> None:
-        wanted = [name for name in wanted if self._is_own(name)]
-        inside = [name for name in inside if self._is_own(name)]
+        wanted = [name for name in wanted if self.is_own(name)]
+        inside = [name for name in inside if self.is_own(name)]
         if lacks_offsets(wanted, inside):
             logger.info("%s: %s", self.arch, NEW_OFFSETS)
             wanted = [name for name in wanted if not name.endswith(OFFSETS)]
         match = match_names(wanted, inside)
-        unmatched = {name for name in outside if self._is_own(name) and name not in (*wanted, *_HARMLESS)}
+        unmatched = {name for name in outside if self.is_own(name) and name not in (*wanted, *_HARMLESS)}
         missing, leftover = match.missing, sorted(unmatched.union(match.left_over))
         where = prefix.rstrip(".") or "the model"
         if not missing and not leftover:
-            logger.info("%s: the checkpoint fills all %d tensors of %s", self.arch, len(wanted), where)
+            text = (
+                "%s: the checkpoint fills all %d tensors of %s; what is called not found or not used is of other parts"
+            )
+            logger.info(text, self.arch, len(wanted), where)
             return
         lines = [f"the checkpoint does not fit {self.arch} at {where}; nothing of it was loaded there."]
         for what, names in (
@@ -139,7 +142,8 @@ class StrictModule(nn.Module):
             lines.append("  MODEL.RESNET_BACKBONE.STRICT_WEIGHTS: False loads what fits.")
         raise WeightsError("\n".join(lines))
 
-    def _is_own(self, name: str) -> bool:
+    def is_own(self, name: str) -> bool:
+        """Whether a tensor of the classifier belongs into this module."""
         return stage_of(name) in self.strict_stages and name not in self.spare
 
 
@@ -328,7 +332,19 @@ def build_imagenet_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec |
 
     Args and Raises are those of :func:`build_imagenet_backbone`.
     """
+    if cfg.MODEL.PROPOSAL_GENERATOR.NAME in ("FCOS", "CenterNet"):
+        text = "P6 and P7 come from the trunk here; those of %s come from p5: write build_imagenet_fcos_fpn_backbone"
+        logger.warning(text, cfg.MODEL.PROPOSAL_GENERATOR.NAME)
     return _pyramid(build_retinanet_fpn, cfg)
+
+
+def build_imagenet_fcos_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> PyramidBackbone:
+    """Build a feature pyramid ``p3`` to ``p5`` on MODEL.FPN.IN_FEATURES, with P6 and P7 convolved from ``p5``.
+
+    It is that of FCOS (Tian et al. 2019, arXiv 1904.01355, section 3.2), CenterNet2, Detic and CenterMask2. Args and
+    Raises are those of :func:`build_imagenet_backbone`.
+    """
+    return _pyramid(build_fcos_fpn, cfg)
 
 
 def build_fpn(
@@ -342,9 +358,8 @@ def build_fpn(
     Raises:
         ValueError: features that do not make a pyramid.
     """
-    strides = pyramid_strides(bottom_up.feature_info, in_features)
     top_block = LastLevelMaxPool()
-    top_block.in_feature = f"p{strides[-1].bit_length() - 1}"
+    top_block.in_feature = _last_level(bottom_up, in_features)
     return PyramidBackbone(bottom_up, in_features, out_channels, norm=norm, top_block=top_block, fuse_type=fuse_type)
 
 
@@ -356,6 +371,19 @@ def build_retinanet_fpn(
     last = in_features[-1]
     top_block = LastLevelP6P7(bottom_up.feature_info[last].channels, out_channels, in_feature=last)
     return PyramidBackbone(bottom_up, in_features, out_channels, norm=norm, top_block=top_block, fuse_type=fuse_type)
+
+
+def build_fcos_fpn(
+    bottom_up: TrunkBackbone, in_features: Sequence[str], out_channels: int, norm: str = "", fuse_type: str = "sum"
+) -> PyramidBackbone:
+    """Build the pyramid of :func:`build_imagenet_fcos_fpn_backbone` on a trunk; see :func:`build_fpn`."""
+    level = _last_level(bottom_up, in_features)
+    top_block = LastLevelP6P7(out_channels, out_channels, in_feature=level)
+    return PyramidBackbone(bottom_up, in_features, out_channels, norm=norm, top_block=top_block, fuse_type=fuse_type)
+
+
+def _last_level(bottom_up: TrunkBackbone, in_features: Sequence[str]) -> str:
+    return f"p{pyramid_strides(bottom_up.feature_info, in_features)[-1].bit_length() - 1}"
 
 
 def _build_trunk(cfg: CfgNode) -> TrunkBackbone:
@@ -385,6 +413,11 @@ def _accelerated(backbone: Built, cfg: CfgNode) -> Built:
     return backbone
 
 
-for _builder in (build_imagenet_backbone, build_imagenet_fpn_backbone, build_imagenet_retinanet_fpn_backbone):
+for _builder in (
+    build_imagenet_backbone,
+    build_imagenet_fpn_backbone,
+    build_imagenet_retinanet_fpn_backbone,
+    build_imagenet_fcos_fpn_backbone,
+):
     register(BACKBONE_REGISTRY, _builder)
 PathManager.register_handler(ImageNetHandler(), allow_override=True)

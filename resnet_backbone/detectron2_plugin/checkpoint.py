@@ -18,6 +18,7 @@ from torch import nn
 from resnet_backbone.config import fit_input
 from resnet_backbone.config.acceleration import acceleration_of
 from resnet_backbone.config.weights_input import refuse_unknown_input, required_by, required_by_metadata
+from resnet_backbone.detectron2_plugin.backbone import StrictModule, TrunkBackbone
 from resnet_backbone.detectron2_plugin.config import check_context, with_context_heads
 from resnet_backbone.detectron2_plugin.datasets import set_num_classes
 from resnet_backbone.engine.divergence import broken_tensors
@@ -216,6 +217,29 @@ def load_detector_weights(model: nn.Module, file: WeightsFile, *, complete: bool
             f"{file.source} is of another detector than the config describes; {'; '.join(match.lines())}. A checkpoint "
             f"of the torchvision engine is evaluated with --engine torchvision"
         )
+
+
+def load_trunk_weights(model: nn.Module, source: str) -> None:
+    """Fill each trunk of ours in a model, and heads made of a classifier, with its weights, in place.
+
+    For models of several detectors, as teacher and student: Detectron2's checkpointer cannot match one file with two.
+
+    Raises:
+        OSError: ``source``, which is what MODEL.WEIGHTS can name, is not there, or cannot be downloaded.
+        ValueError: it is a detector, unsafe or of another network; or the model has no trunk of ours.
+    """
+    parts = {name: part for name, part in model.named_modules() if isinstance(part, StrictModule)}
+    trunk = next((part for part in parts.values() if isinstance(part, TrunkBackbone)), None)
+    if trunk is None:
+        raise ValueError("the model has no backbone of resnet_backbone to fill; see MODEL.BACKBONE.NAME")
+    file = WeightsFile(source, trunk.arch)
+    if file.is_detector:
+        raise ValueError(f"{source} is a detector, not a classifier; load it by the checkpointer of the project")
+    tensors = file.classifier.state_dict
+    for name, part in parts.items():
+        own = {key.removeprefix(part.strict_prefix): tensors[key] for key in tensors if part.is_own(key)}
+        part.load_state_dict(own, strict=False)
+        logger.info("%s: filled from %s", name, source)
 
 
 def _part(name: str) -> str:

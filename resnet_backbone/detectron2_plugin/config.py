@@ -22,6 +22,7 @@ from detectron2.modeling import (
 )
 from detectron2.modeling.proposal_generator import RPN_HEAD_REGISTRY
 from fvcore.common.config import CfgNode
+from fvcore.common.registry import Registry
 
 from resnet_backbone.config import add_backbone_keys, add_run_keys, merge_config
 from resnet_backbone.config.checks import check_detector, check_values, is_improved
@@ -40,16 +41,21 @@ from resnet_backbone.models.trunk import FeatureInfo
 from resnet_backbone.weights.architecture import LAYOUTS, has_bottlenecks, has_res5
 
 _GROUPS = {"NUM_GROUPS": "groups", "WIDTH_PER_GROUP": "width_per_group"}  # keys of MODEL.RESNETS, what Layout says
+# The defaults of ``add_deeplab_config``, which other projects call for its schedule.
+_OF_DEEPLAB = {"STEM_TYPE": "deeplab", "RES4_DILATION": 1, "RES5_MULTI_GRID": [1, 2, 4]}
 _CONTEXT_HEADS = {"StandardROIHeads": "ContextROIHeads", "Res5ROIHeads": "ImageNetRes5ROIHeads"}
 
 
 def check_host_config(cfg: CfgNode) -> None:
     """Raise ConfigError where MODEL.RESNETS or the head asks for another network than is built.
 
-    Only values that differ from Detectron2's defaults count: those somebody wrote; and those of ``add_deeplab_config``.
+    Only values that differ from Detectron2's defaults count: those somebody wrote. With a head of DeepLab's, so do the
+    defaults of ``add_deeplab_config``.
     """
     node, host = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.RESNETS
-    defaults = get_cfg().MODEL.RESNETS
+    defaults = dict(get_cfg().MODEL.RESNETS)
+    if "DeepLab" not in cfg.MODEL.SEM_SEG_HEAD.NAME:
+        defaults |= _OF_DEEPLAB
     deformable = ("DEFORM_ON_PER_STAGE", "DEFORM_MODULATED", "DEFORM_NUM_GROUPS")
     both = {key: key for key in ("NORM", "RES5_DILATION", *deformable)}
     deeplab = {"STEM_TYPE": "STEM", "RES4_DILATION": "RES4_DILATION", "RES5_MULTI_GRID": "RES5_MULTI_GRID"}
@@ -91,7 +97,7 @@ def resnets_keys(arch: str) -> dict[str, int]:
 def check_context(cfg: CfgNode) -> None:
     """Raise ConfigError, with the line to write, where the heads do not read MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT."""
     name = cfg.MODEL.ROI_HEADS.NAME
-    if cfg.MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT and name not in _CONTEXT_HEADS.values():
+    if cfg.MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT and not _is_a(ROI_HEADS_REGISTRY, name, *_CONTEXT_HEADS.values()):
         ours = f"MODEL.ROI_HEADS.NAME: {_CONTEXT_HEADS[name]}, or " if name in _CONTEXT_HEADS else ""
         raise ConfigError(
             f"MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT is True, and MODEL.ROI_HEADS.NAME {name} knows of none; write "
@@ -105,7 +111,7 @@ def check_levels(cfg: CfgNode, levels: Mapping[str, ShapeSpec]) -> None:
 
     Heads of R-CNNs are not looked at: MODEL.RPN has defaults of its own, also where a backbone is built alone.
     """
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+    if _is_a(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "RetinaNet"):
         key = "MODEL.RETINANET.IN_FEATURES"
         features = {name: FeatureInfo(level.channels, level.stride) for name, level in levels.items()}
         check_read(key, cfg.MODEL.RETINANET.IN_FEATURES, cfg, features, same_channels=True)
@@ -114,32 +120,51 @@ def check_levels(cfg: CfgNode, levels: Mapping[str, ShapeSpec]) -> None:
 def check_single_scale(cfg: CfgNode, out_features: Sequence[str]) -> None:
     """Raise ConfigError where the heads of an R-CNN do not fit a trunk that returns these features, without a pyramid.
 
-    They must read its last feature map, and Detectron2's own res5 must be the one that the trunk would have.
+    They must read its last feature map, unless a builder of another project has put a pyramid around the trunk; and
+    Detectron2's own res5, in its heads or in those that a project made from them, must be the one that the trunk has.
     """
-    check_last_is_read(cfg, out_features)
-    node, norm = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.RESNETS.NORM
-    if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN" or cfg.MODEL.ROI_HEADS.NAME != "Res5ROIHeads":
+    if cfg.MODEL.BACKBONE.NAME == TRUNK_ALONE:
+        check_last_is_read(cfg, out_features)
+    node, norm, name = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.RESNETS.NORM, cfg.MODEL.ROI_HEADS.NAME
+    if not _is_a(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "GeneralizedRCNN") or not _builds_stock_res5(name):
         return
+    ours = "ImageNetRes5ROIHeads"
+    if name != "Res5ROIHeads":
+        ours = f"{name}._build_res5_block = {ours}._build_res5_block in the script that imports both"
     if not has_bottlenecks(node.ARCH):
         raise ConfigError(
-            f"MODEL.ROI_HEADS.NAME Res5ROIHeads builds the bottlenecks of ResNet-50, which is wrong for {node.ARCH}; "
-            + ("write ImageNetRes5ROIHeads" if has_res5(node.ARCH) else "write StandardROIHeads"),
+            f"MODEL.ROI_HEADS.NAME {name} builds the bottlenecks of ResNet-50, which is wrong for {node.ARCH}; write "
+            + (ours if has_res5(node.ARCH) else "StandardROIHeads"),
             "MODEL.ROI_HEADS.NAME",
         )
     layout = LAYOUTS[node.ARCH]
     other_groups = any(getattr(layout, fact) != cfg.MODEL.RESNETS[key] for key, fact in _GROUPS.items())
     if layout.is_d or node.DEFORM_ON_PER_STAGE[3] or other_groups:
         raise ConfigError(
-            f"MODEL.ROI_HEADS.NAME Res5ROIHeads builds plain bottlenecks as MODEL.RESNETS describes them, which is not "
-            f"res5 of {node.ARCH} here; write ImageNetRes5ROIHeads",
+            f"MODEL.ROI_HEADS.NAME {name} builds plain bottlenecks as MODEL.RESNETS describes them, which is not "
+            f"res5 of {node.ARCH} here; write {ours}",
             *("MODEL.ROI_HEADS.NAME", "MODEL.RESNET_BACKBONE.ARCH"),
         )
     if norm != node.NORM:
         raise ConfigError(
-            f"MODEL.ROI_HEADS.NAME Res5ROIHeads builds res5 with MODEL.RESNETS.NORM {norm!r}, the trunk has "
-            f"MODEL.RESNET_BACKBONE.NORM {node.NORM!r}; write ImageNetRes5ROIHeads, or the same for both",
+            f"MODEL.ROI_HEADS.NAME {name} builds res5 with MODEL.RESNETS.NORM {norm!r}, the trunk has "
+            f"MODEL.RESNET_BACKBONE.NORM {node.NORM!r}; write {ours}, or the same for both",
             *("MODEL.ROI_HEADS.NAME", "MODEL.RESNETS.NORM", "MODEL.RESNET_BACKBONE.NORM"),
         )
+
+
+def _is_a(registry: Registry, name: str, *bases: str) -> bool:
+    """Whether what is registered as ``name`` is one of ``bases``, or a class made from one, as other projects do."""
+    found = registry.get(name) if name in registry else None
+    return isinstance(found, type) and issubclass(found, tuple(registry.get(base) for base in bases))
+
+
+def _builds_stock_res5(heads: str) -> bool:
+    if not _is_a(ROI_HEADS_REGISTRY, heads, "Res5ROIHeads"):
+        return False
+    builders = [ROI_HEADS_REGISTRY.get(name)._build_res5_block for name in (heads, "Res5ROIHeads")]
+    theirs, stock = (getattr(builder, "__func__", builder) for builder in builders)  # no class methods before v0.4
+    return theirs is stock
 
 
 REGISTRIES = {

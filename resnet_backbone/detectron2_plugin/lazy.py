@@ -15,8 +15,8 @@ functions that they name.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from inspect import signature
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,18 @@ import detectron2
 import torch
 from detectron2.config import LazyCall, LazyConfig
 from detectron2.layers import ShapeSpec
-from omegaconf import DictConfig, OmegaConf
+from detectron2.utils.registry import locate
+from omegaconf import Container, DictConfig, OmegaConf
 from torch import nn
 
 from resnet_backbone.config.weights_input import differing_keys, required_by_source
-from resnet_backbone.detectron2_plugin.backbone import TrunkBackbone, build_fpn, build_retinanet_fpn, to_backbone
+from resnet_backbone.detectron2_plugin.backbone import (
+    TrunkBackbone,
+    build_fcos_fpn,
+    build_fpn,
+    build_retinanet_fpn,
+    to_backbone,
+)
 from resnet_backbone.detectron2_plugin.roi_heads import VGGBoxHead, res5_of
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights.architecture import has_bottlenecks
@@ -36,14 +43,14 @@ from resnet_backbone.weights.architecture import has_bottlenecks
 logger = logging.getLogger(__name__)
 
 _STRIDE = "MODEL.RESNETS.STRIDE_IN_1X1"
-# Where a lazy config says what a yaml config says under one key.
-_PLACES = {
-    "model.pixel_mean": "MODEL.PIXEL_MEAN",
-    "model.pixel_std": "MODEL.PIXEL_STD",
-    "model.input_format": "INPUT.FORMAT",
-    "dataloader.train.mapper.image_format": "INPUT.FORMAT",
-    "dataloader.test.mapper.image_format": "INPUT.FORMAT",
+# The arguments, of whichever class or function, by which lazy configs say what a yaml config says under one key.
+_ORDERS = ("image_format", "img_format", "input_format")
+_ARGUMENTS = {
+    "pixel_mean": "MODEL.PIXEL_MEAN",
+    "pixel_std": "MODEL.PIXEL_STD",
+    **dict.fromkeys(_ORDERS, "INPUT.FORMAT"),
 }
+_COLOUR_ORDERS = ("BGR", "RGB", "L", "YUV-BT.601")  # of Detectron2's ``read_image``; others are no order of colours
 
 
 def stock_config(name: str) -> DictConfig:
@@ -65,51 +72,47 @@ def use_weights(
     """Start a lazy config from ``source``, in place, with the input and the stride placement that these weights need.
 
     Sets ``train.init_checkpoint``, the model's ``pixel_mean``, ``pixel_std``, ``input_format`` and the trunk's
-    ``stride_in_1x1``, and ``image_format`` of the data loaders' mappers.
+    ``stride_in_1x1``, and wherever the data loaders have or take it ``image_format`` (``img_format`` in detrex). A
+    mapper that takes neither is warned of.
 
     Args:
         source: ``imagenet://ARCH/NAME``, an address or ``detectron2://`` name in the catalog, or a file that
             tools/package_weights.py wrote.
-        model: with a :func:`trunk_node` at ``backbone``, or at its ``bottom_up``.
+        model: with a :func:`trunk_node` in it, at ``backbone`` or its ``bottom_up`` in Detectron2's own.
         train: as in Detectron2's ``configs/common/train.py``.
         dataloader: as in Detectron2's ``configs/common/data/coco.py``.
 
     Raises:
-        ValueError: no trunk of ours, weights of which nothing is known, or a mapper that does not say its format.
+        ValueError: no trunk of ours, or weights of which nothing is known.
         WeightsError: weights of another architecture.
     """
-    trunk = model.backbone.get("bottom_up", model.backbone)
-    if "arch" not in trunk:
+    trunk = next((node for _, node in _nodes("model", model) if _target(node) is build_trunk_backbone), None)
+    if trunk is None:
         raise ValueError(
-            "model.backbone is still Detectron2's own; first write model.backbone = trunk_node(...), fpn_node(...) or "
-            "retinanet_fpn_node(...), or model.backbone.bottom_up = trunk_node(...)"
+            "model.backbone is still Detectron2's own; first write model.backbone = trunk_node(...), fpn_node(...), "
+            "retinanet_fpn_node(...) or fcos_fpn_node(...), or model.backbone.bottom_up = trunk_node(...)"
         )
     required = _required(source, trunk.arch)
     if "INPUT.FORMAT" not in required:
         raise ValueError(
             f"{source} does not say which input it was trained on. Package it with tools/package_weights.py, or write "
-            f"train.init_checkpoint and {', '.join(_PLACES)} yourself"
-        )
-    holders = {place: _holder({"model": model, "dataloader": dataloader}, place) for place in _PLACES}
-    if holders["dataloader.train.mapper.image_format"] is None:
-        raise ValueError(
-            f"dataloader.train.mapper has no image_format, which {source} needs to be "
-            f"{required['INPUT.FORMAT']!r}; write it where the images are read"
+            "train.init_checkpoint, model.pixel_mean and pixel_std, and the image_format of all mappers yourself"
         )
     train["init_checkpoint"] = source
     trunk.stride_in_1x1 = required.get(_STRIDE, False)
-    for place, holder in holders.items():
-        name = place.rpartition(".")[-1]
-        if holder is not None and not OmegaConf.is_interpolation(holder, name):
-            holder[name] = required[_PLACES[place]]
+    config = {"model": model, "dataloader": dataloader}
+    for place, holder, name, _ in _input_places(config):
+        if not _is_elsewhere(holder, name):
+            holder[name] = required[_ARGUMENTS[name]]
             logger.info("from the weights: %s = %s", place, holder[name])
+    _check_input(source, trunk.arch, trunk.stride_in_1x1, config)
 
 
 def trunk_node(arch: str, out_features: Sequence[str], **options: Any) -> DictConfig:
     """Return the node of :func:`build_trunk_backbone`, to stand at ``model.backbone`` or its ``bottom_up``.
 
     When the model is built, the node compares the config's input with the weights, as the yaml builders do. It looks
-    at ``train.init_checkpoint``, ``model`` and ``dataloader`` of the config that it is in.
+    at ``train.init_checkpoint``, ``model`` and everything in ``dataloader`` of the config that it is in.
 
     Args:
         arch, out_features, options: those of :func:`build_trunk_backbone`, by name and with its defaults.
@@ -121,7 +124,11 @@ def trunk_node(arch: str, out_features: Sequence[str], **options: Any) -> DictCo
         arch,
         list(out_features),
         weights="${oc.select:train.init_checkpoint,null}",
-        input_found={place: f"${{oc.select:{place},null}}" for place in _PLACES},
+        input_found={
+            # Not the whole model, of which this node is a part.
+            "model": {key: f"${{oc.select:model.{key},null}}" for key in ("_target_", *_ARGUMENTS)},
+            "dataloader": "${oc.select:dataloader,null}",
+        },
         **options,
     )
     given.apply_defaults()
@@ -154,8 +161,8 @@ def build_trunk_backbone(
             ``res5_dilation`` 2 for DC5.
         strict_weights: see :class:`~resnet_backbone.detectron2_plugin.backbone.StrictModule`.
         weights: what the detector will be loaded with, to be compared with its input; None where that is not known.
-        input_found: places in the config, such as ``"model.pixel_mean"``, with the values there; None as a value is
-            one that cannot be seen.
+        input_found: the parts of a lazy config in which to look for the input, such as ``dataloader``, by name; None
+            as a value is one that cannot be seen.
 
     Raises:
         ValueError: options that do not fit the architecture, or an input that is not the one of ``weights``.
@@ -178,7 +185,7 @@ def build_trunk_backbone(
         in_channels=in_channels,
     )
     if weights:
-        _check_places(weights, arch, {"stride_in_1x1": stride_in_1x1, **(input_found or {})})
+        _check_input(weights, arch, stride_in_1x1, input_found or {})
     elif weights is not None and (freeze_at > 0 or norm == "FrozenBN"):
         logger.warning(
             "train.init_checkpoint is empty, so layers stay random and never train: freeze_at is %d and norm is %r. To "
@@ -191,26 +198,27 @@ def build_trunk_backbone(
 
 def fpn_node(bottom_up: DictConfig, *, out_channels: int = 256, norm: str = "", fuse_type: str = "sum") -> DictConfig:
     """Return the node of a pyramid ``p2`` to ``p6`` on all feature maps of a :func:`trunk_node`."""
-    return _pyramid_node(build_fpn, bottom_up, out_channels, norm, fuse_type)
-
-
-def retinanet_fpn_node(
-    bottom_up: DictConfig, *, out_channels: int = 256, norm: str = "", fuse_type: str = "sum"
-) -> DictConfig:
-    """Return the node of a pyramid ``p3`` to ``p7`` on all feature maps of a :func:`trunk_node`."""
-    return _pyramid_node(build_retinanet_fpn, bottom_up, out_channels, norm, fuse_type)
-
-
-def _pyramid_node(
-    build: Callable[..., nn.Module], bottom_up: DictConfig, out_channels: int, norm: str, fuse_type: str
-) -> DictConfig:
-    return LazyCall(build)(
+    return LazyCall(build_fpn)(
         bottom_up=bottom_up,
         in_features="${.bottom_up.out_features}",
         out_channels=out_channels,
         norm=norm,
         fuse_type=fuse_type,
     )
+
+
+def retinanet_fpn_node(bottom_up: DictConfig, **options: Any) -> DictConfig:
+    """Return that of ``p3`` to ``p7``, with P6 and P7 from the trunk's last map; options as of :func:`fpn_node`."""
+    node = fpn_node(bottom_up, **options)
+    node["_target_"] = build_retinanet_fpn
+    return node
+
+
+def fcos_fpn_node(bottom_up: DictConfig, **options: Any) -> DictConfig:
+    """Return that of ``p3`` to ``p7``, with P6 and P7 from ``p5``; options as of :func:`fpn_node`."""
+    node = fpn_node(bottom_up, **options)
+    node["_target_"] = build_fcos_fpn
+    return node
 
 
 def rpn_channels_node() -> DictConfig:
@@ -297,17 +305,70 @@ def vgg_box_head_node(dropout: float = 0.0) -> DictConfig:
     )
 
 
-def _check_places(weights: str, arch: str, found: Mapping[str, Any]) -> None:
-    """Raise ValueError where the places of a config (None: cannot be seen) say another input than the weights need."""
-    required_keys = _required(weights, arch)
-    keys = {place: key for place, key in {**_PLACES, "stride_in_1x1": _STRIDE}.items() if found.get(place) is not None}
-    required = {place: required_keys[key] for place, key in keys.items() if key in required_keys}
-    for key, value in required_keys.items():
-        if key not in keys.values():
-            logger.warning("cannot see whether the input is that of %s, which needs %s: %s", weights, key, value)
-    if wrong := differing_keys(found, required):
-        lines = "\n".join(f"  {place} = {required[place]!r}   # the config has {found[place]!r}" for place in wrong)
+def _check_input(weights: str, arch: str, stride_in_1x1: bool, config: Mapping[str, Any]) -> None:
+    """Raise ValueError where a lazy config says another input than the weights need; warn of what cannot be seen."""
+    required = _required(weights, arch)
+    found = {place: (_ARGUMENTS[name], value) for place, _, name, value in _input_places(config)}
+    found["stride_in_1x1"] = _STRIDE, stride_in_1x1
+    have = {place: value for place, (_, value) in found.items()}
+    needed = {place: required[key] for place, (key, _) in found.items() if key in required}
+    if wrong := differing_keys(have, needed):
+        lines = "\n".join(f"  {place} = {needed[place]!r}   # the config has {have[place]!r}" for place in wrong)
         raise ValueError(f"the input does not match the weights {weights}; call use_weights(...), or write\n{lines}")
+    for key in sorted(required.keys() - {key for key, _ in found.values()}):
+        logger.warning("cannot see whether the input is that of %s, which needs %s: %s", weights, key, required[key])
+    for place, node in _nodes("dataloader", config.get("dataloader")):
+        mapper = f"{place}.mapper"
+        # Augmentations, in a list, may say an order of colours, too, but read no images.
+        has_own = "mapper" in node and not _is_elsewhere(node, "mapper")
+        if has_own and not any(at.startswith(f"{mapper}.") and "[" not in at[len(mapper) :] for at in found):
+            text = "cannot see in which order of colours %s reads images, which %s needs to be %s: it has none of %s"
+            logger.warning(text, mapper, weights, required.get("INPUT.FORMAT"), ", ".join(_ORDERS))
+
+
+def _input_places(config: Mapping[str, Any]) -> Iterator[tuple[str, Any, str, Any]]:
+    """Yield where a config says its input: the place, the node that it is in, which of _ARGUMENTS it is, the value.
+
+    Of an argument that is not written this is the default of the class or function that takes it, None without one.
+    """
+    for place, node in (found for part in config for found in _nodes(part, config[part])):
+        try:
+            defaults = {name: parameter.default for name, parameter in signature(_target(node)).parameters.items()}
+        except (TypeError, ValueError):  # calls nothing, or what is written in C
+            defaults = {}
+        for name in _ARGUMENTS:
+            value = defaults.get(name) if node.get(name) is None else node[name]
+            if value is Parameter.empty:
+                yield f"{place}.{name}", node, name, None
+            elif value in _COLOUR_ORDERS if name in _ORDERS else value is not None:
+                yield f"{place}.{name}", node, name, value
+
+
+def _nodes(place: str, node: Any) -> Iterator[tuple[str, Any]]:
+    """Yield all mappings in a part of a config, with their places. Interpolations are not followed."""
+    children = {}
+    if isinstance(node, Mapping):
+        yield place, node
+        children = {f"{place}.{key}": key for key in node}
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        children = {f"{place}[{index}]": index for index in range(len(node))}
+    for where, key in children.items():
+        if not _is_elsewhere(node, key):
+            yield from _nodes(where, node[key])
+
+
+def _is_elsewhere(node: Any, key: Any) -> bool:
+    is_node = isinstance(node, Container)
+    return is_node and (OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key))
+
+
+def _target(node: Any) -> Any:
+    """Return the class or function that a node calls; None where it calls none, or one that is not there."""
+    target = node.get("_target_")
+    try:
+        return locate(target) if isinstance(target, str) else target
+    except ImportError:
+        return None
 
 
 def _required(source: str, arch: str) -> dict[str, object]:
@@ -316,12 +377,3 @@ def _required(source: str, arch: str) -> dict[str, object]:
     if not has_bottlenecks(arch):
         required.pop(_STRIDE, None)
     return required
-
-
-def _holder(config: Mapping[str, Any], place: str) -> Any:
-    """Return the node that holds the last part of a dotted place; None where there is none."""
-    *parents, name = place.split(".")
-    node: Any = config
-    for parent in parents:
-        node = node.get(parent, {})
-    return node if name in node else None

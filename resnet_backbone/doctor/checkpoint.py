@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor
 
 from resnet_backbone.config import required_input
+from resnet_backbone.config.combinations import FCOS_PYRAMID, RETINANET_PYRAMID, RPN_PYRAMID, TRUNK_ALONE
 from resnet_backbone.config.weights_input import INPUT_KEYS
 from resnet_backbone.weights import InputFormat, Weights, WeightsEntry, WeightsError, find_entry_by_sha256, read_weights
 from resnet_backbone.weights.architecture import candidate_archs
@@ -166,6 +167,9 @@ def _num_scored(tensors: Mapping[str, Tensor]) -> int | None:
 
 def _builder_of(tensors: Mapping[str, Tensor]) -> str:
     if not any(name.startswith("backbone.bottom_up.") for name in tensors):
-        return "build_imagenet_backbone"
-    with_p6 = any(name.startswith(("backbone.top_block.", "backbone.fpn.extra_blocks.")) for name in tensors)
-    return "build_imagenet_retinanet_fpn_backbone" if with_p6 else "build_imagenet_fpn_backbone"
+        return TRUNK_ALONE
+    tops = [tensors.get(f"backbone.{top}.p6.weight") for top in ("top_block", "fpn.extra_blocks")]
+    p6 = next((tensor for tensor in tops if tensor is not None), None)
+    if p6 is None:
+        return RPN_PYRAMID
+    return FCOS_PYRAMID if p6.shape[0] == p6.shape[1] else RETINANET_PYRAMID  # of a level, or of the trunk

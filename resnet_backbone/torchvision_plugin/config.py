@@ -11,6 +11,7 @@ from fvcore.common.config import CfgNode
 from resnet_backbone.config import merge_config
 from resnet_backbone.config.checks import check_batches, check_detector, check_values
 from resnet_backbone.config.combinations import (
+    CONVOLVED_TOP,
     RETINANET_PYRAMID,
     TRUNK_ALONE,
     backbone_features,
@@ -61,6 +62,6 @@ def _check_retinanet(cfg: CfgNode) -> None:
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE RetinaNet reads MODEL.RETINANET.IN_FEATURES {names}, which must be all levels of "
             f"a pyramid; MODEL.BACKBONE.NAME {builder} returns {levels}: write "
-            + ("these" if builder == RETINANET_PYRAMID else f"MODEL.BACKBONE.NAME: {RETINANET_PYRAMID}"),
+            + ("these" if builder in CONVOLVED_TOP else f"MODEL.BACKBONE.NAME: {RETINANET_PYRAMID}"),
             *("MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME", "MODEL.RETINANET.IN_FEATURES"),
         )

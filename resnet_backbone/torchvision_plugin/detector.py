@@ -20,7 +20,7 @@ from torchvision.ops.feature_pyramid_network import (
 
 from resnet_backbone.config import build_trunk
 from resnet_backbone.config.acceleration import acceleration_of
-from resnet_backbone.config.combinations import RETINANET_PYRAMID, TRUNK_ALONE, pyramid_levels
+from resnet_backbone.config.combinations import CONVOLVED_TOP, FCOS_PYRAMID, RPN_PYRAMID, TRUNK_ALONE, pyramid_levels
 from resnet_backbone.models.acceleration import Accelerated, accelerate, accelerate_heads
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
@@ -33,33 +33,33 @@ class FPNBackbone(Accelerated):
     """A trunk and a feature pyramid on top of it; the levels are named ``p2``, ``p3``, ... by log2 of their stride.
 
     Levels are added on top, as in Detectron2: for the RPN one, the last level sub-sampled by 2; for RetinaNet two, by
-    new convolutions of stride 2 from the trunk's last feature map.
+    new convolutions of stride 2 from the trunk's last feature map; for FCOS from the last level.
 
     Args:
         bottom_up: the trunk.
         in_features: names of its feature maps, whose strides double from one to the next.
         out_channels: channels of every level.
-        convolved_top: add the two levels of RetinaNet, not the one of the RPN.
+        builder: of MODEL.BACKBONE.NAME, which says the levels on top.
 
     Raises:
         ValueError: unknown features, or strides that do not double.
     """
 
     def __init__(
-        self, bottom_up: Trunk, in_features: Sequence[str], out_channels: int, *, convolved_top: bool = False
+        self, bottom_up: Trunk, in_features: Sequence[str], out_channels: int, *, builder: str = RPN_PYRAMID
     ) -> None:
         super().__init__()
-        self.feature_info = pyramid_levels(
-            bottom_up.feature_info, in_features, out_channels, convolved_top=convolved_top
-        )
+        convolved_top, infos = builder in CONVOLVED_TOP, bottom_up.feature_info
+        self.feature_info = pyramid_levels(infos, in_features, out_channels, convolved_top=convolved_top)
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
         self.out_channels = out_channels
-        channels = [bottom_up.feature_info[name].channels for name in in_features]
+        channels = [infos[name].channels for name in in_features]
         top: ExtraFPNBlock = LastLevelMaxPool()
         if convolved_top:
-            top = LastLevelP6P7(channels[-1], out_channels)
-            top.use_P5 = False  # torchvision takes p5 where it has as many channels as the trunk's last feature map
+            from_p5 = builder == FCOS_PYRAMID
+            top = LastLevelP6P7(out_channels if from_p5 else channels[-1], out_channels)
+            top.use_P5 = from_p5  # torchvision's own choice: where that has as many channels as the trunk's last
         self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=top)
         self.size_divisibility = bottom_up.size_divisibility
 
@@ -160,7 +160,6 @@ def build_backbone(cfg: CfgNode, weights: Weights | None) -> FPNBackbone | Trunk
     name, node = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.FPN
     backbone: FPNBackbone | Trunk = trunk
     if name != TRUNK_ALONE:
-        convolved_top = name == RETINANET_PYRAMID
-        backbone = FPNBackbone(trunk, node.IN_FEATURES, node.OUT_CHANNELS, convolved_top=convolved_top)
+        backbone = FPNBackbone(trunk, node.IN_FEATURES, node.OUT_CHANNELS, builder=name)
     accelerate(backbone, acceleration_of(cfg), needed=backbone.size_divisibility)
     return backbone

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import pickle
 from collections.abc import Callable
 
@@ -20,7 +21,9 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from detectron2.config import get_cfg  # noqa: E402
 from detectron2.layers import ShapeSpec  # noqa: E402
+from detectron2.modeling import FPN as D2FPN  # noqa: E402
 from detectron2.modeling import build_backbone, build_model  # noqa: E402
+from detectron2.modeling.backbone.fpn import LastLevelP6P7  # noqa: E402
 from detectron2.structures import ImageList  # noqa: E402
 from detectron2.utils.events import EventStorage  # noqa: E402
 from fvcore.common.config import CfgNode  # noqa: E402
@@ -35,7 +38,9 @@ from resnet_backbone.models.resnet import (
 )
 from tests.helpers import quickly  # noqa: E402
 
-SINGLE, FPN, RETINANET = (f"build_imagenet_{kind}backbone" for kind in ("", "fpn_", "retinanet_fpn_"))
+SINGLE, FPN, RETINANET, FCOS = (
+    f"build_imagenet_{kind}backbone" for kind in ("", "fpn_", "retinanet_fpn_", "fcos_fpn_")
+)
 MODELS = [arch for arch in resnet_backbone.list_models() if not arch.startswith("cifar_")]  # of detectors
 SIZES = ((97, 131), (64, 90))
 
@@ -100,7 +105,11 @@ def test_single_scale_builds_nothing_after_its_last_feature():
 
 @pytest.mark.parametrize(
     ("builder", "count", "levels"),
-    [(FPN, 4, ["p2", "p3", "p4", "p5", "p6"]), (RETINANET, 3, ["p3", "p4", "p5", "p6", "p7"])],
+    [
+        (FPN, 4, ["p2", "p3", "p4", "p5", "p6"]),
+        (RETINANET, 3, ["p3", "p4", "p5", "p6", "p7"]),
+        (FCOS, 3, ["p3", "p4", "p5", "p6", "p7"]),
+    ],
 )
 @pytest.mark.parametrize("arch", quickly(MODELS))
 def test_pyramids(arch, builder, count, levels):
@@ -135,6 +144,25 @@ def test_p6_reads_the_last_feature_with_its_channels(arch, channels):
     with torch.device("meta"):
         top = build_backbone(config(RETINANET, arch, last_features(arch, 3))).top_block
     assert (top.in_feature, top.p6.in_channels) == (last_features(arch, 1)[0], channels)
+
+
+@pytest.mark.parametrize(("arch", "features"), [("resnet18", ["res3", "res4", "res5"]), ("vgg16", ["conv4", "conv5"])])
+def test_p6_and_p7_of_fcos_come_from_the_last_level(arch, features):
+    """As Detectron2's own FCOS config says it."""
+    backbone = build_backbone(config(FCOS, arch, features, "MODEL.FPN.OUT_CHANNELS", 16)).eval()
+    last = list(backbone.output_shape())[-3]
+    stock = D2FPN(backbone.bottom_up, features, 16, top_block=LastLevelP6P7(16, 16, in_feature=last)).eval()
+    stock.load_state_dict(backbone.state_dict())
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected, levels = stock(images), backbone(images)
+    assert list(levels) == list(expected) and all(torch.equal(levels[name], expected[name]) for name in levels)
+
+
+def test_retinanets_pyramid_under_fcos_is_told(caplog):
+    with torch.device("meta"), caplog.at_level(logging.WARNING):
+        build_backbone(config(RETINANET, "resnet18", ["res5"], "MODEL.PROPOSAL_GENERATOR.NAME", "FCOS"))
+    assert "those of FCOS come from p5: write build_imagenet_fcos_fpn_backbone" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -64,10 +64,11 @@ def test_the_keys_build_deeplabs_trunk(both, stem, multi_grid):
     ],
 )
 def test_contradictions_are_refused_with_the_lines_to_write(key, theirs, our_key, ours):
-    """The defaults of ``add_deeplab_config`` are a choice of the project's: they count."""
+    """With DeepLab's heads, the defaults of ``add_deeplab_config`` are a choice of the project's: they count."""
     agreeing = {"STEM_TYPE": "basic", "RES5_MULTI_GRID": [1, 1, 1]}
     build_backbone(deeplab_config(**agreeing))
     cfg = deeplab_config(**{**agreeing, key: theirs})
+    cfg.MODEL.SEM_SEG_HEAD.NAME = "DeepLabV3PlusHead"
     with pytest.raises(ValueError) as refused:
         build_backbone(cfg)
     for line in (f"MODEL.RESNET_BACKBONE.{our_key}: {theirs}", f"MODEL.RESNETS.{key}: {ours}"):
@@ -78,6 +79,12 @@ def test_contradictions_are_refused_with_the_lines_to_write(key, theirs, our_key
         if our_key == "RES4_DILATION":
             mended.MODEL.RESNET_BACKBONE.RES5_DILATION = 4 if node == "RESNET_BACKBONE" else 1
         build_backbone(mended)
+
+
+def test_a_project_may_call_add_deeplab_config_for_its_schedule_alone():
+    build_backbone(deeplab_config())
+    with pytest.raises(ValueError, match="write MODEL.RESNET_BACKBONE.RES4_DILATION: 2"):
+        build_backbone(deeplab_config(RES4_DILATION=2))
 
 
 def test_a_tuple_says_the_same_as_a_list():

@@ -18,6 +18,7 @@ from resnet_backbone.config import config_folder  # noqa: E402
 from resnet_backbone.detectron2_plugin import add_resnet_backbone_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.lazy import (  # noqa: E402
     build_res5,
+    fcos_fpn_node,
     feature_channels,
     fpn_node,
     res5_node,
@@ -116,6 +117,13 @@ def test_retinanet_is_the_yaml_one(arch, same_models):
     node = ["MODEL.RESNET_BACKBONE.ARCH", arch, "MODEL.RESNET_BACKBONE.NORM", norm]
     levels = ["MODEL.RESNET_BACKBONE.OUT_FEATURES", list(features), "MODEL.FPN.IN_FEATURES", list(features)]
     same_models(instantiate(cfg.model), from_yaml("Base-RetinaNet.yaml", *node, *levels))
+
+
+def test_pyramids_with_p7_differ_in_what_p6_is_made_of():
+    trunk = trunk_node("resnet18", RESNET[1:])
+    with torch.device("meta"):
+        tops = [instantiate(node(trunk, out_channels=8)).top_block for node in (retinanet_fpn_node, fcos_fpn_node)]
+    assert [(top.in_feature, top.p6.in_channels) for top in tops] == [("res5", 512), ("p5", 8)]
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])

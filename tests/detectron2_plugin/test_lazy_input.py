@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 pytest.importorskip("detectron2", reason="Detectron2 is not installed: it comes from its own repository")
 pytest.importorskip("omegaconf", reason="omegaconf, which Detectron2's LazyConfig needs, is not installed")
 
-from detectron2.config import LazyConfig, instantiate  # noqa: E402
+from detectron2.config import LazyCall, LazyConfig, instantiate  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
 from resnet_backbone.detectron2_plugin.lazy import (  # noqa: E402
@@ -127,9 +128,6 @@ def test_what_cannot_be_set_is_refused():
     cfg = resnet50()
     with pytest.raises(ValueError, match="my.pth does not say which input it was trained on. Package it"):
         use_weights("my.pth", model=cfg.model, train=cfg.train, dataloader=cfg.dataloader)
-    del cfg.dataloader.train.mapper.image_format
-    with pytest.raises(ValueError, match="mapper has no image_format, which imagenet://.* needs to be 'RGB'"):
-        use_weights(V1, model=cfg.model, train=cfg.train, dataloader=cfg.dataloader)
     stock = stock_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
     with pytest.raises(ValueError, match=r"still Detectron2's own; first write model.backbone = trunk_node"):
         use_weights(V1, model=stock.model, train=stock.train, dataloader=stock.dataloader)
@@ -147,6 +145,98 @@ def test_random_layers_that_never_train_are_told(options, frozen, caplog):
     with caplog.at_level(logging.WARNING, LOGGER):
         build(cfg.model.backbone)
     assert ("layers stay random and never train" in caplog.text) is frozen
+
+
+class DetrMapper:
+    """Takes what the mappers of detrex take."""
+
+    def __init__(self, augmentation, is_train=True, img_format="RGB"):
+        raise NotImplementedError("no test reads images")
+
+
+def detr(weights=V1, **mapper):
+    """A config as those of detrex are: another argument of the mapper, a trunk without a pyramid, no input_format."""
+    cfg = stock_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
+    cfg.model.backbone = trunk_node("resnet50", RESNET[1:], freeze_at=1)
+    cfg.model.input_format = None
+    cfg.dataloader.train.mapper = LazyCall(DetrMapper)(augmentation=[], **mapper)
+    cfg.dataloader.test.mapper = LazyCall(DetrMapper)(augmentation=[], is_train=False, **mapper)
+    use_weights(weights, model=cfg.model, train=cfg.train, dataloader=cfg.dataloader)
+    return cfg
+
+
+@pytest.mark.parametrize("mapper", [{"img_format": "BGR"}, {}], ids=["written", "a default"])
+def test_weights_set_the_mappers_of_detrex(mapper, tmp_path):
+    cfg = detr(MSRA, **mapper)
+    assert [cfg.dataloader[name].mapper.img_format for name in ("train", "test")] == ["BGR", "BGR"]
+    build(cfg.model.backbone)
+    cfg = detr(V1, **mapper)
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    for config in (cfg, LazyConfig.load(str(tmp_path / "config.yaml"))):
+        build(config.model.backbone)
+        config.dataloader.test.mapper.img_format = "BGR"
+        with pytest.raises(
+            ValueError, match="write\n  dataloader.test.mapper.img_format = 'RGB'   # the config has 'BGR'"
+        ):
+            build(config.model.backbone)
+
+
+def test_the_default_of_a_mapper_counts():
+    cfg = detr(MSRA)
+    del cfg.dataloader.train.mapper.img_format
+    with pytest.raises(
+        ValueError, match="write\n  dataloader.train.mapper.img_format = 'BGR'   # the config has 'RGB'"
+    ):
+        build(cfg.model.backbone)
+
+
+def test_an_argument_without_a_default_is_written():
+    cfg = resnet50()
+    del cfg.dataloader.train.mapper.image_format, cfg.dataloader.test.mapper.image_format
+    with pytest.raises(ValueError, match="dataloader.train.mapper.image_format = 'RGB'   # the config has None"):
+        build(cfg.model.backbone)
+    use_weights(V1, model=cfg.model, train=cfg.train, dataloader=cfg.dataloader)
+    assert mappers(cfg) == ["RGB", "RGB"]
+
+
+def test_every_place_counts(caplog):
+    """Augmentations of MaskDINO's say the colours, too; a config may have several loaders."""
+    cfg = detr()
+    augmentation = LazyCall(DetrMapper)(augmentation=[], img_format="BGR")
+    cfg.dataloader.train.mapper.augmentation = [augmentation]
+    cfg.dataloader.test = [cfg.dataloader.test, cfg.dataloader.test.copy()]
+    cfg.dataloader.test[1].mapper.img_format = "BGR"
+    with pytest.raises(ValueError) as refused:
+        build(cfg.model.backbone)
+    for place in ("train.mapper.augmentation[0].img_format", "test[1].mapper.img_format"):
+        assert f"  dataloader.{place} = 'RGB'   # the config has 'BGR'" in str(refused.value)
+    assert str(refused.value).count("\n") == 2
+    use_weights(V1, model=cfg.model, train=cfg.train, dataloader=cfg.dataloader)
+    with caplog.at_level(logging.WARNING, LOGGER):
+        build(cfg.model.backbone)
+    assert not caplog.records
+
+
+def test_a_mapper_that_says_no_colours_is_told(caplog):
+    cfg = detr()
+    augmentation = LazyCall(DetrMapper)(augmentation=[], img_format="RGB")
+    cfg.dataloader.test.mapper = LazyCall(SimpleNamespace)(augmentations=[augmentation], img_format="jpg")
+    with caplog.at_level(logging.WARNING, LOGGER):
+        use_weights(V1, model=cfg.model, train=cfg.train, dataloader=cfg.dataloader)
+        build(cfg.model.backbone)
+    assert [record.getMessage() for record in caplog.records] == 2 * [
+        f"cannot see in which order of colours dataloader.test.mapper reads images, which {V1} needs to be RGB: it has "
+        "none of image_format, img_format, input_format"
+    ]
+
+
+def test_a_trunk_is_found_where_a_project_has_it():
+    cfg = resnet50()
+    cfg.model.backbone = LazyCall(SimpleNamespace)(
+        joined=LazyCall(SimpleNamespace)(net=trunk_node("resnet50", RESNET[1:], stride_in_1x1=True))
+    )
+    use_weights(V1, model=cfg.model, train=cfg.train, dataloader=cfg.dataloader)
+    assert cfg.model.backbone.joined.net.stride_in_1x1 is False
 
 
 def test_a_mapper_out_of_sight_is_told(caplog):

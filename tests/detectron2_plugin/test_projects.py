@@ -230,7 +230,7 @@ def add_two_lines(script: str) -> str:
     """Do to a script what examples/README.md shows."""
     lines = []
     for line in script.splitlines(keepends=True):
-        if line.startswith("from detectron2.config import"):
+        if line.startswith("from ") and ".config import" in line and "get_cfg" in line:
             lines.append(IMPORT)
         lines.append(line)
         if line.strip() == "cfg = get_cfg()":
@@ -287,17 +287,22 @@ def train(case: Case, checkout: Path, datasets: Path, folder: Path, *options: st
         words = [*TINY, *case.options, *options, "MODEL.WEIGHTS", folder / "weights.pth", "OUTPUT_DIR", output]
     printed = run(script.parent, script.name, "--config-file", config, *words, datasets=datasets, fails=fails)
     if not fails:
-        check_training(output, weights, case)
+        check_loss(output)
+        model = torch.load(output / "model_final.pth", weights_only=True)["model"]
+        prefix = "backbone.bottom_up." if "backbone.bottom_up.stem.conv1.weight" in model else "backbone."
+        check_trunk(model, prefix, weights, case)
     return printed
 
 
-def check_training(output: Path, weights: dict[str, torch.Tensor], case: Case) -> None:
-    """The loss is finite; every parameter of the trunk that is to train has changed, and nothing else has."""
+def check_loss(output: Path) -> None:
+    """The loss of the second iteration is there, and finite."""
     metrics = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     (last,) = (entry for entry in metrics if "total_loss" in entry)
     assert last["iteration"] == 1 and math.isfinite(last["total_loss"])
-    model = torch.load(output / "model_final.pth", weights_only=True)["model"]
-    prefix = "backbone.bottom_up." if "backbone.bottom_up.stem.conv1.weight" in model else "backbone."
+
+
+def check_trunk(model: dict[str, torch.Tensor], prefix: str, weights: dict[str, torch.Tensor], case: Case) -> None:
+    """Every parameter of the trunk that is to train has changed; all else is as in the file that it started from."""
     trunk = {name for name in weights if not name.startswith("linear.") and not name.endswith("num_batches_tracked")}
     assert {name for name in trunk if prefix + name not in model} == set()
     fixed = {name for name in trunk if name.startswith(case.frozen)}

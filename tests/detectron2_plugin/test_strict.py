@@ -14,6 +14,9 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 from detectron2.checkpoint import DetectionCheckpointer  # noqa: E402
 from detectron2.layers import ShapeSpec  # noqa: E402
 from detectron2.modeling import BACKBONE_REGISTRY  # noqa: E402
+from detectron2.utils.logger import setup_logger  # noqa: E402
+
+from resnet_backbone.detectron2_plugin import load_trunk_weights  # noqa: E402
 
 TRUNK = {"num_classes": 0}
 
@@ -128,3 +131,58 @@ def test_zoo_pickle_of_another_depth(tmp_path, small_model, numbered):
     arrays = {name: tensor.numpy() for name, tensor in numbered("resnet34", "backbone.bottom_up.", **TRUNK).items()}
     (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
     assert "Is it of another depth?" in refusal(small_model("resnet18"), tmp_path / "w.pkl")
+
+
+class Pair(torch.nn.Module):
+    """Teacher and student of one config, as unbiased-teacher saves them."""
+
+    def __init__(self, teacher, student):
+        super().__init__()
+        self.modelTeacher, self.modelStudent = teacher, student
+
+
+@pytest.fixture
+def teacher_and_student(small_model):
+    head = [
+        *("MODEL.RESNET_BACKBONE.OUT_FEATURES", "['res4']", "MODEL.BACKBONE.NAME", "build_imagenet_backbone"),
+        *("MODEL.ROI_HEADS.NAME", "ImageNetRes5ROIHeads", "MODEL.ROI_HEADS.IN_FEATURES", "['res4']"),
+        *("MODEL.RPN.IN_FEATURES", "['res4']", "MODEL.ANCHOR_GENERATOR.SIZES", "[[32]]"),
+    ]
+    return Pair(*(small_model("resnet18", *head, device="cpu") for _ in range(2)))
+
+
+def test_one_file_fills_teacher_and_student(tmp_path, teacher_and_student, numbered, checkpoint):
+    """Detectron2's matching knows one network; each has its trunk and its res5 head."""
+    state = numbered("resnet18")
+    path = checkpoint(tmp_path / "w.pth", state)
+    with pytest.raises(ValueError, match="Cannot match one checkpoint key to multiple keys"):
+        DetectionCheckpointer(teacher_and_student).load(path)
+    load_trunk_weights(teacher_and_student, path)
+    for model in (teacher_and_student.modelTeacher, teacher_and_student.modelStudent):
+        filled = {**model.backbone.state_dict(), **model.roi_heads.res5.state_dict(prefix="res5.")}
+        assert filled.keys() == {name for name in state if "linear" not in name and "num_batches" not in name}
+        assert all(torch.equal(filled[name], state[name]) for name in filled)
+
+
+def test_weights_that_do_not_fit_teacher_and_student(tmp_path, teacher_and_student, numbered, checkpoint):
+    with pytest.raises(WeightsError, match="resnet34"):
+        load_trunk_weights(teacher_and_student, checkpoint(tmp_path / "w.pth", numbered("resnet34")))
+    torch.save({"model": numbered("resnet18", "backbone."), "iteration": 9}, tmp_path / "detector.pth")
+    with pytest.raises(ValueError, match="is a detector, not a classifier; load it by the checkpointer of the project"):
+        load_trunk_weights(teacher_and_student, str(tmp_path / "detector.pth"))
+    with pytest.raises(ValueError, match="no backbone of resnet_backbone to fill"):
+        load_trunk_weights(torch.nn.Linear(1, 1), str(tmp_path / "w.pth"))
+
+
+def test_what_is_said_stands_in_the_log_of_the_host(tmp_path, small_model, numbered, checkpoint):
+    """Beside fvcore's lists of what is not found and not used."""
+    setup_logger.cache_clear()
+    for name in ("detectron2", "fvcore"):
+        setup_logger(str(tmp_path), name=name)
+    path = checkpoint(tmp_path / "w.pth", numbered("resnet18"))
+    DetectionCheckpointer(small_model("resnet18", device="cpu")).load(path)
+    log = (tmp_path / "log.txt").read_text()
+    ours = log.index(
+        "INFO: resnet18: the checkpoint fills all 100 tensors of backbone.bottom_up; what is called not found"
+    )
+    assert ours < log.index("Some model parameters or buffers are not found in the checkpoint")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -16,10 +16,12 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from detectron2.config import get_cfg  # noqa: E402
 from detectron2.layers import ShapeSpec  # noqa: E402
-from detectron2.modeling import FPN, build_backbone, build_model  # noqa: E402
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, ROI_HEADS_REGISTRY, build_backbone, build_model  # noqa: E402
+from detectron2.modeling.roi_heads import Res5ROIHeads  # noqa: E402
 from detectron2.solver import build_optimizer  # noqa: E402
 
-from resnet_backbone.detectron2_plugin import add_resnet_backbone_config  # noqa: E402
+from resnet_backbone.detectron2_plugin import ImageNetRes5ROIHeads, add_resnet_backbone_config  # noqa: E402
+from resnet_backbone.detectron2_plugin import build_imagenet_backbone as build_resnet_backbone  # noqa: E402
 from resnet_backbone.detectron2_plugin.backbone import TrunkBackbone  # noqa: E402
 
 RGB = {
@@ -166,6 +168,54 @@ def test_trap_res5_head_of_plain_bottlenecks_on_another_network(trunk, ours):
     trunk({**values, "MODEL.ROI_HEADS.NAME": "ImageNetRes5ROIHeads"})
     if ours.get("ARCH") == "resnext50_32x4d":
         trunk({**values, "MODEL.RESNETS.NUM_GROUPS": 32, "MODEL.RESNETS.WIDTH_PER_GROUP": 4})
+
+
+@pytest.fixture
+def their_heads() -> Iterator[type[Res5ROIHeads]]:
+    """Heads that a project has made from Res5ROIHeads, as Detic has."""
+
+    class TheirRes5ROIHeads(Res5ROIHeads):
+        pass
+
+    ROI_HEADS_REGISTRY.register(TheirRes5ROIHeads)
+    yield TheirRes5ROIHeads
+    del ROI_HEADS_REGISTRY._obj_map["TheirRes5ROIHeads"]
+
+
+def test_trap_res5_head_of_bottlenecks_in_heads_of_other_projects(trunk, their_heads):
+    values = {"MODEL.RESNET_BACKBONE.ARCH": "resnet34", "MODEL.ROI_HEADS.NAME": "TheirRes5ROIHeads"}
+    with pytest.raises(
+        ValueError, match="TheirRes5ROIHeads builds the bottlenecks .* wrong for resnet34; write"
+    ) as caught:
+        trunk(values)
+    assert "TheirRes5ROIHeads._build_res5_block = ImageNetRes5ROIHeads._build_res5_block" in str(caught.value)
+    their_heads._build_res5_block = ImageNetRes5ROIHeads._build_res5_block
+    trunk(values)
+    cfg = get_cfg()
+    add_resnet_backbone_config(cfg)
+    cfg.merge_from_list([item for pair in values.items() for item in pair])
+    with torch.device("meta"):
+        heads = their_heads(cfg, {"res4": ShapeSpec(channels=256, stride=16)})
+    assert heads.res5[0].conv1.in_channels == 256 and heads.box_predictor.cls_score.in_features == 512
+
+
+def test_a_pyramid_of_another_projects_around_the_trunk(trunk):
+    """Its heads read levels that only the project knows."""
+
+    def build_their_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
+        return build_resnet_backbone(cfg, input_shape)
+
+    values = {"MODEL.ROI_HEADS.NAME": "StandardROIHeads", "MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4"]}
+    with pytest.raises(ValueError, match="build_imagenet_fpn_backbone, which makes levels p2"):
+        trunk(values)
+    BACKBONE_REGISTRY.register(build_their_fpn_backbone)
+    try:
+        built = trunk({**values, "MODEL.BACKBONE.NAME": "build_their_fpn_backbone"})
+        with pytest.raises(ValueError, match="the input does not match the weights"):
+            trunk({**values, "MODEL.BACKBONE.NAME": "build_their_fpn_backbone", "MODEL.WEIGHTS": PUBLISHED})
+    finally:
+        del BACKBONE_REGISTRY._obj_map["build_their_fpn_backbone"]
+    assert list(built.output_shape()) == ["res4"]
 
 
 def test_trap_res5_head_with_another_norm_than_the_trunk(trunk):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from resnet_backbone.torchvision_plugin.detector import build_detector
+from resnet_backbone.torchvision_plugin.detector import build_backbone, build_detector
 
 SMALL = ["MODEL.FPN.OUT_CHANNELS", "16", "MODEL.WEIGHTS", "", "MODEL.RETINANET.NUM_CLASSES", "3"]
 
@@ -61,6 +61,24 @@ def pair(tiny):
             state[to_detectron2(key)].copy_(value)
     assert len(state) == len(ours.state_dict()) - 1
     return ours, theirs
+
+
+@pytest.mark.parametrize(("kind", "of_p6"), [("fcos", "p5"), ("retinanet", "res5")])
+def test_what_p6_and_p7_are_made_of(tiny, kind, of_p6):
+    """The level of FCOS's pyramid has as many channels as the trunk's last map here: shapes alone would not tell."""
+    cfg = tiny("retinanet/r18_fpn.yaml", "MODEL.BACKBONE.NAME", f"build_imagenet_{kind}_fpn_backbone")
+    cfg.MODEL.FPN.OUT_CHANNELS = 512
+    backbone = build_backbone(cfg, None).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        levels = backbone(images)
+        below = levels | backbone.bottom_up.forward_features(images)
+        top = backbone.fpn.extra_blocks
+        p6 = F.conv2d(below[of_p6], top.p6.weight, top.p6.bias, stride=2, padding=1)
+        p7 = F.conv2d(p6.relu(), top.p7.weight, top.p7.bias, stride=2, padding=1)
+    assert list(levels) == ["p3", "p4", "p5", "p6", "p7"]
+    torch.testing.assert_close(levels["p6"], p6)
+    torch.testing.assert_close(levels["p7"], p7)
 
 
 def test_losses_and_gradients_are_detectron2s(pair):
