@@ -39,7 +39,7 @@ CHUNK_BYTES = 1 << 20
 MATCHING = "?matching_heuristics=True"  # behind a file: Detectron2's way to ask for its name matching
 _DETECTRON2_ADDRESSES = ("detectron2://", "https://dl.fbaipublicfiles.com/detectron2/")
 _HUB = "hf://"
-_HUB_FILE = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/([\w./-]+)")
+_HUB_FILE = re.compile(r"hf://([\w.-]+/[\w.-]+(?:@[\w.-]+)?)/([\w./-]+)")
 _SHA256 = "sha256="
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WORTH_ANOTHER_TRY = (408, 429, 500, 502, 503, 504)
@@ -290,11 +290,11 @@ def cached_weights_path(entry: WeightsEntry) -> Path:
     """Return where the file of an entry is or will be.
 
     That is ``weights`` below :func:`cache_folder`; a file that torch.hub has already fetched to its own ``checkpoints``
-    folder is used from there if its hash is right.
+    folder is used from there if its hash is right, and one of the hub from the cache of the hub's own tools.
     """
     ours = cache_folder() / "weights" / entry.file_name
     if ours.is_file() or not entry.sha256:
-        return ours
+        return ours if ours.is_file() else _cached_by_hub(entry.url) or ours
     of_torch_hub = Path(torch.hub.get_dir()) / "checkpoints" / entry.file_name
     if of_torch_hub.is_file() and file_hash(of_torch_hub, "sha256").startswith(entry.sha256):
         return of_torch_hub
@@ -375,9 +375,15 @@ def _download_address(address: str, sha256: str) -> Path:
     prefix, url = _DETECTRON2_ADDRESSES
     url = url + address.removeprefix(prefix) if address.startswith(prefix) else address
     if address.startswith(_HUB):
-        if (cached := _cached_by_hub(address)) is not None:
+        match = _HUB_FILE.fullmatch(address)
+        if match is None:
+            raise WeightsError(
+                f"{address!r} names no file of a hub; write hf://OWNER/REPO/FILE or hf://OWNER/REPO@REVISION/FILE, as in "
+                "hf://timm/resnet50.a1_in1k/model.safetensors"
+            )
+        url = hub_url(*match.groups())
+        if (cached := _cached_by_hub(url)) is not None:
             return cached
-        url = _hub_url(address)
     name = urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])
     folder = cache_folder() / "weights" / hashlib.sha256(url.encode()).hexdigest()[:16]
     path = folder / (re.sub(r"[^\w.-]", "_", name)[-100:] or "weights")
@@ -400,20 +406,16 @@ def _download_address(address: str, sha256: str) -> Path:
     return path
 
 
-def _hub_url(address: str) -> str:
-    match = _HUB_FILE.fullmatch(address)
-    if match is None:
-        raise WeightsError(
-            f"{address!r} names no file of a hub; write hf://OWNER/REPO/FILE or hf://OWNER/REPO@REVISION/FILE, as in "
-            "hf://timm/resnet50.a1_in1k/model.safetensors"
-        )
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    return f"{endpoint}/{match[1]}/resolve/{match[2] or 'main'}/{match[3]}"
+def hub_url(repository: str, file: str) -> str:
+    """Return the address of a file of ``OWNER/REPO`` or ``OWNER/REPO@REVISION`` on the hub, ``$HF_ENDPOINT``."""
+    place, _, revision = repository.partition("@")
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    return f"{hub.rstrip('/')}/{place}/resolve/{revision or 'main'}/{file}"
 
 
-def _cached_by_hub(address: str) -> Path | None:
+def _cached_by_hub(url: str) -> Path | None:
     """Where the hub's own tools (timm, ``hf download``) have put a file on this machine, private ones too."""
-    match = _HUB_FILE.fullmatch(address)
+    match = re.fullmatch(r".*/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", url)
     if match is None or importlib.util.find_spec("huggingface_hub") is None:
         return None
     from huggingface_hub import try_to_load_from_cache

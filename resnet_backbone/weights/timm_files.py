@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-import os
 import re
 import sys
 from collections import Counter
@@ -32,7 +31,7 @@ from resnet_backbone.weights.catalog import (
     TestTransform,
     WeightsEntry,
 )
-from resnet_backbone.weights.download import cache_folder, download
+from resnet_backbone.weights.download import cache_folder, download, hub_url
 from resnet_backbone.weights.errors import WeightsError
 from resnet_backbone.weights.names import without_wrapper_names
 
@@ -151,7 +150,7 @@ def timm_entry(source: str, *, fetch: bool = True) -> TimmEntry:
             f"which input {source} needs is in its config.json, and building a network downloads nothing; fetch it "
             f"first: python tools/package_weights.py {source} OUT.pth, and name OUT.pth or {source}"
         )
-    facts = read_json(download(_address(repository, "config.json"), path, max_bytes=1 << 20))
+    facts = read_json(download(hub_url(repository, "config.json"), path, max_bytes=1 << 20))
     try:
         arguments = {*(facts.get("model_args") or ())} - _HARMLESS
         values = {**facts, **facts.get("pretrained_cfg", {}), "hf_hub_id": repository, "hf_hub_filename": None}
@@ -165,18 +164,12 @@ def timm_entry(source: str, *, fetch: bool = True) -> TimmEntry:
     return _entry(config, name, source)
 
 
-def _address(repository: str, file: str) -> str:
-    place, _, revision = repository.partition("@")
-    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    return f"{hub.rstrip('/')}/{place}/resolve/{revision or 'main'}/{file}"
-
-
 def _entry(config: Any, name: str, written: str) -> TimmEntry:
     """Bring timm's ``PretrainedCfg`` to our facts; it is a stranger's where it comes from the hub."""
     try:
         url = config.url
         if config.hf_hub_id:
-            url = _address(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+            url = hub_url(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
         if config.custom_load and (config.custom_load == "hf" or not config.hf_hub_id):
             raise ValueError("it is published in a format of its own, not as a state dict; take another tag")
         channels, *side = config.input_size
