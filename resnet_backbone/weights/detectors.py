@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from resnet_backbone.weights.catalog import MSRA_BGR, InputFormat
+from resnet_backbone.weights.catalog import FAIR_BGR, MSRA_BGR, InputFormat
 
 # Detectron2's name, the torchvision engine's, and the second one's number: factor times the first one's plus this. Of
 # a pyramid the number is counted from its first level.
@@ -49,15 +49,12 @@ class DetectorEntry:
         url: of the file.
         config: the config of this project that describes it, below ``configs/``.
         box_ap, mask_ap: on COCO val2017, in percent; None without masks.
-        input_format, stride_in_1x1: as of MSRA's trunk, from which it was trained.
     """
 
     url: str
     config: str
     box_ap: float
     mask_ap: float | None = None
-    input_format: InputFormat = MSRA_BGR
-    stride_in_1x1: bool = True
 
     @property
     def sha256(self) -> str:
@@ -67,7 +64,17 @@ class DetectorEntry:
     @property
     def arch(self) -> str:
         """Of the trunk."""
-        return "resnet" + re.sub(r".*/r(\d+)_.*", r"\1", self.config)
+        return "resnext101_32x8d" if "/x101_" in self.config else "resnet" + re.sub(r".*/r(\d+)_.*", r"\1", self.config)
+
+    @property
+    def input_format(self) -> InputFormat:
+        """Of the classifier from which it was trained: MSRA's, or Facebook's ResNeXt."""
+        return FAIR_BGR if self.arch.startswith("resnext") else MSRA_BGR
+
+    @property
+    def stride_in_1x1(self) -> bool:
+        """As of that classifier."""
+        return not self.arch.startswith("resnext")
 
 
 @cache

@@ -378,8 +378,8 @@ def _download_address(address: str, sha256: str) -> Path:
         match = _HUB_FILE.fullmatch(address)
         if match is None:
             raise WeightsError(
-                f"{address!r} names no file of a hub; write hf://OWNER/REPO/FILE or hf://OWNER/REPO@REVISION/FILE, as in "
-                "hf://timm/resnet50.a1_in1k/model.safetensors"
+                f"{address!r} names no file of a hub; write hf://OWNER/REPO/FILE or hf://OWNER/REPO@REVISION/FILE, "
+                "as in hf://timm/resnet50.a1_in1k/model.safetensors"
             )
         url = hub_url(*match.groups())
         if (cached := _cached_by_hub(url)) is not None:
