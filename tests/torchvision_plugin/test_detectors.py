@@ -222,7 +222,11 @@ def test_freeze_at_counts_stages_of_the_backbone_and_not_the_c4_head(tiny):
         ),
         ("quickstart.yaml", ["MODEL.ROI_BOX_HEAD.NUM_FC", "0"], "NUM_FC must be 1 or more"),
         ("Base-RCNN-VGG-C5.yaml", ["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "14"], "POOLER_RESOLUTION: 7"),
-        ("Base-RCNN-VGG-C5.yaml", ["MODEL.ROI_HEADS.NAME", "ImageNetRes5ROIHeads"], r"needs a ResNet \(not .*vgg16\)"),
+        (
+            "Base-RCNN-VGG-C5.yaml",
+            ["MODEL.ROI_HEADS.NAME", "ImageNetRes5ROIHeads"],
+            r"of our own \(not .*vgg16\)",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -85,7 +85,7 @@ def leading(state, stages):
         ("resnet50d", ("stem", "res2"), {"resnet50d", "resnet101d", "resnet152d"}),
         ("resnet18d", ("stem", "res2", "res3"), {"resnet18d"}),
         ("resnext101_32x4d", ("stem", "res2", "res3"), {"resnext50_32x4d", "resnext101_32x4d"}),
-        ("resnext101_32x8d", ("stem", "res2"), {"resnext101_32x8d"}),
+        ("resnext101_32x8d", ("stem", "res2"), {"resnext101_32x8d", "resnext152_32x8d"}),
         ("wide_resnet50_2", ("res2",), {"wide_resnet50_2", "wide_resnet101_2"}),
         ("resnet50", ("stem", "res2"), {"resnet50", "resnet101", "resnet152"}),
         ("resnet50", ("stem", "res2", "res3"), {"resnet50", "resnet101"}),
