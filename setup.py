@@ -10,7 +10,7 @@ VERSION = runpy.run_path(str(ROOT / "resnet_backbone" / "version.py"))["__versio
 
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 TIMM = ["timm>=1.0.15"]
-TEST = ["pytest>=8", "hypothesis", "pytest-xdist", "build", "setuptools>=68", *EXPORT]
+TEST = ["pytest>=8", "hypothesis", "pytest-xdist", "build", "setuptools>=68", *EXPORT, *TIMM]
 
 setup(
     name="resnet_backbone",
@@ -56,6 +56,6 @@ setup(
         "export": EXPORT,  # tools/export.py to ONNX
         "test": TEST,
         "fuzz": ["atheris"],  # make fuzz; Linux and macOS
-        "dev": [*TEST, *TIMM, "ruff==0.17.6", "mypy==2.4.1"],
+        "dev": [*TEST, "ruff==0.17.6", "mypy==2.4.1"],
     },
 )
