@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from resnet_backbone.models.registry import create_model, load_weights
 from resnet_backbone.models.timm_trunk import TimmTrunk
+from resnet_backbone.models.trunk import OptionError
 from resnet_backbone.torchvision_plugin.detector import FPNBackbone
 from resnet_backbone.weights.timm_files import timm_network
 
@@ -193,20 +194,32 @@ def _freezing(trunk: TimmTrunk) -> tuple[int, list[str]]:
             faults.append(f"{stage} is not what its map needs: {wrong[:3]}")
     if not counted:
         return 0, faults
-    frozen = copy.deepcopy(trunk)
-    count = len(frozen.stage_names) - 1
-    frozen.freeze_stages(count)
+    frozen, count = _frozen(trunk)
+    if not count:
+        return 0, faults
     rest = {name for name, one in frozen.named_parameters() if one.requires_grad}
-    expected = {names[id(one)] for one in _parameters(trunk, trunk.stage_names[-1])}
+    expected = {names[id(one)] for stage in trunk.stage_names[count:] for one in _parameters(trunk, stage)}
     before = {name: buffer.clone() for name, buffer in frozen.named_buffers()}
     frozen.train()(_images(trunk))
     moved = [n for n, b in frozen.named_buffers() if b is not None and not torch.equal(b, before[n])]
     last = {name.rpartition(".")[0] for name in expected}
     if rest != expected:
-        faults.append(f"frozen up to {frozen.stage_names[-2]}, trained are {sorted(rest ^ expected)[:3]}")
+        faults.append(f"frozen up to {frozen.stage_names[count - 1]}, trained are {sorted(rest ^ expected)[:3]}")
     if wrong := [name for name in moved if name.rpartition(".")[0] not in last]:
         faults.append(f"frozen statistics moved: {wrong[:3]}")
     return count + 1, faults
+
+
+def _frozen(trunk: TimmTrunk) -> tuple[TimmTrunk, int]:
+    """Freeze a copy as far as it says that it can, but for its last stage."""
+    for count in range(len(trunk.stage_names) - 1, 0, -1):
+        frozen = copy.deepcopy(trunk)
+        try:
+            frozen.freeze_stages(count)
+        except OptionError:
+            continue
+        return frozen, count
+    return trunk, 0
 
 
 def table(rows: Sequence[Row]) -> str:
