@@ -263,4 +263,4 @@ def _freeze_norms(modules: Any, only: nn.Module | None = None) -> None:
             if child is only if only else isinstance(child, _BatchNorm):
                 module._modules[name] = frozen.setdefault(id(child), freeze_batch_norm_2d(child))
     if any(isinstance(norm, _BatchNorm) for norm in frozen.values()):
-        raise OptionError("timm does not freeze its batch norms of vectors: write freeze_at 0 and norm ''", "freeze_at")
+        raise OptionError("timm does not freeze its batch norms of vectors: write a lower freeze_at, and norm ''", "freeze_at")
