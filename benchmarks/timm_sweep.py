@@ -233,12 +233,18 @@ def table(rows: Sequence[Row]) -> str:
         f"Of those that passed, {sum(row.odd == 'equal' for row in passed)} take odd sizes as they are, and "
         f"{sum(row.frozen > 0 for row in passed)} have stages to freeze.",
         "",
+        "Without stages to freeze: " + ", ".join(sorted(row.name for row in passed if not row.frozen)) + ".",
+        "",
+        "Images are padded to multiples of more than 32 pixels for "
+        + ", ".join(sorted(f"{row.name} ({row.multiple})" for row in passed if row.multiple > 32))
+        + ".",
+        "",
         "| network | M parameters | | why |",
         "|---|---:|---|---|",
     ]
     for row in sorted(asked, key=lambda row: (row.status, row.name)):
         if row.status != PASSED:
-            reason = row.reason.replace("|", "/").replace("\n", " ")
+            reason = row.reason.replace("|", "/").replace("\n", " ")[:150]
             lines.append(f"| {row.name} | {row.millions:.1f} | {row.status} | {reason} |")
     return "\n".join(lines) + "\n"
 
