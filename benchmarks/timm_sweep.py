@@ -244,7 +244,7 @@ def table(rows: Sequence[Row]) -> str:
     ]
     for row in sorted(asked, key=lambda row: (row.status, row.name)):
         if row.status != PASSED:
-            reason = row.reason.replace("|", "/").replace("\n", " ")[:150]
+            reason = row.reason.replace("|", "/").replace("\n", " ")
             lines.append(f"| {row.name} | {row.millions:.1f} | {row.status} | {reason} |")
     return "\n".join(lines) + "\n"
 
