@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from resnet_backbone.data.transforms import InputImage, train_transforms  # noqa
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.datasets import register_datasets  # noqa: E402
 from resnet_backbone.detectron2_plugin.evaluation import CocoEvaluator, evaluate  # noqa: E402
-from resnet_backbone.detectron2_plugin.mapper import TensorMapper, train_mapper  # noqa: E402
+from resnet_backbone.detectron2_plugin.mapper import ResumableLoader, TensorMapper, train_mapper  # noqa: E402
 from resnet_backbone.detectron2_plugin.network_input import open_network_input  # noqa: E402
 from resnet_backbone.torchvision_plugin.config import load_config as load_torchvision_config  # noqa: E402
 from resnet_backbone.torchvision_plugin.datasets import open_train_set  # noqa: E402
@@ -355,6 +356,19 @@ def test_training_with_augmentation(augmentation, masks, tmp_path):
     words += ["INPUT.LARGE_SCALE_JITTER.SCALE", "[0.7, 0.7]", "INPUT.CROP.SIZE", "[100, 100]"]
     cfgs = configs(tmp_path, *words, "DATASETS.TRAIN", f"('{own['NAME']}',)")
     assert_same_input(cfgs, training=True, count=KEPT_IN_TRAINING)
+
+
+def test_a_resumed_run_draws_on(tmp_path):
+    own = write_set(tmp_path / "resumed", masks="polygon", ugly=True)
+    words = (*JITTER, "INPUT.COLOR_JITTER", "[0.4, 0.4, 0.4, 0.1]", "DATASETS.OWN", f"[{own}]", "DATASETS.TEST", "()")
+    cfg = configs(tmp_path, *words, "DATASETS.TRAIN", f"('{own['NAME']}',)")[1]
+    register_datasets(cfg, training=True)
+    loaders = ResumableLoader(cfg), ResumableLoader(cfg)
+    loaders[1].start = 3
+    whole, later = (list(islice(loader, count)) for loader, count in zip(loaders, (6, 3), strict=True))
+    for (one,), (other,) in zip(whole[3:], later, strict=True):
+        assert torch.equal(one["image"], other["image"])
+        assert torch.equal(one["instances"].gt_boxes.tensor, other["instances"].gt_boxes.tensor)
 
 
 def test_padding_is_of_no_object_and_ignored_by_labels(tmp_path):
