@@ -47,6 +47,7 @@ setup(
         "numpy",
         "pillow>=10.1",  # ImageFont.load_default(size=...)
         "pyyaml",
+        "shapely>=2",  # fvcore cuts polygons with it
         "tabulate",
     ],
     extras_require={

@@ -24,6 +24,9 @@ TINY = [
     *("INPUT.MIN_SIZE_TRAIN", "(64, 81)", "INPUT.MAX_SIZE_TRAIN", "128"),
     *("SOLVER.IMS_PER_BATCH", "3", "SOLVER.MAX_ITER", "1", "SOLVER.CHECKPOINT_PERIOD", "5"),
 ]
+COLORS = ("INPUT.COLOR_JITTER", "[0.4, 0.4, 0.4, 0.1]")
+CROP = ("INPUT.CROP.ENABLED", "True", "INPUT.CROP.SIZE", "[0.3, 0.3]")
+JITTER = ("INPUT.LARGE_SCALE_JITTER.ENABLED", "True", "INPUT.LARGE_SCALE_JITTER.SIZE", "96")
 ENGINES = ("torchvision", "detectron2")
 MASKS = ("MODEL.MASK_ON", "True", "INPUT.MASK_FORMAT", "bitmask", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8")
 
@@ -67,10 +70,13 @@ def fed_to_the_network(engine: Any, cfg: CfgNode) -> tuple[torch.Tensor, list[to
     return fed.value.args[0], [i.gt_boxes.tensor for i in instances], [i.gt_classes for i in instances]
 
 
-@pytest.mark.parametrize("channel_order", ["RGB", "BGR"])
-def test_the_first_pictures_are_the_first_batch_of_the_training(engine, tmp_path, channel_order):
+@pytest.mark.parametrize(
+    ("channel_order", "augmentation"),
+    [("RGB", ()), ("BGR", ()), ("RGB", (*CROP, *COLORS)), ("BGR", (*JITTER, *COLORS))],
+)
+def test_the_first_pictures_are_the_first_batch_of_the_training(engine, tmp_path, channel_order, augmentation):
     """With its padding, to the pixel; and the boxes."""
-    keys = [*TINY, "INPUT.FORMAT", channel_order, "OUTPUT_DIR", str(tmp_path / "run")]
+    keys = [*TINY, "INPUT.FORMAT", channel_order, "OUTPUT_DIR", str(tmp_path / "run"), *augmentation]
     cfg = engine.config.load_config("quickstart.yaml", keys)
     batch, boxes, labels = fed_to_the_network(engine, cfg)
     seen = list(islice(engine.network_input.open_network_input(cfg, training=True).images, 3))
@@ -82,7 +88,9 @@ def test_the_first_pictures_are_the_first_batch_of_the_training(engine, tmp_path
         torch.testing.assert_close(normalised[inside], row[inside], rtol=0, atol=1e-4)
         torch.testing.assert_close(normalised, row, rtol=0, atol=0.51 / float(std.min()))  # the mean is no whole number
         assert torch.equal(image.boxes, own_boxes) and torch.equal(image.labels, own_labels)
-        assert image.masks is None and image.annotated == len(own_boxes)
+        assert image.masks is None
+        assert image.annotated >= len(own_boxes) if augmentation else image.annotated == len(own_boxes)
+        assert image.size == (96, 96) or augmentation[:4] != JITTER
     assert len({image.image_id for image in seen}) == 3
 
 
@@ -97,8 +105,9 @@ def test_the_seed_decides_and_a_second_look_is_the_same(engine):
     assert [image.image_id for image in first] != [image.image_id for image in other]
 
 
-def test_masks_lie_in_their_boxes(engine):
-    cfg = engine.config.load_config("quickstart.yaml", [*TINY, *MASKS])
+@pytest.mark.parametrize("augmentation", [(), CROP, JITTER])
+def test_masks_lie_in_their_boxes(engine, augmentation):
+    cfg = engine.config.load_config("quickstart.yaml", [*TINY, *MASKS, *augmentation])
     for image in islice(engine.network_input.open_network_input(cfg, training=True).images, 6):
         assert image.masks.dtype == torch.bool and image.masks.shape == (len(image.boxes), *image.pixels.shape[1:])
         check_masks(image)

@@ -166,6 +166,7 @@ def check_detector(cfg: CfgNode) -> None:
     """Raise ConfigError for values of a detector's config that undo each other, on every engine."""
     check_precision(cfg)
     _check_sizes(cfg)
+    _check_augmentation(cfg)
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and cfg.MODEL.MASK_ON:
         raise ConfigError(
             "MODEL.MASK_ON is True, and MODEL.META_ARCHITECTURE RetinaNet has no masks: write False",
@@ -244,6 +245,22 @@ def _check_sizes(cfg: CfgNode) -> None:
                 f"{least} or more",
                 *(f"INPUT.MIN_SIZE_{key}", f"INPUT.MAX_SIZE_{key}"),
             )
+
+
+def _check_augmentation(cfg: CfgNode) -> None:
+    crop, size, hue = cfg.INPUT.CROP, list(cfg.INPUT.CROP.SIZE), cfg.INPUT.COLOR_JITTER[-1]
+    wanted, valid = "parts up to 1.0, such as [0.9, 0.9]", max(size) <= 1
+    if crop.TYPE.startswith("absolute"):
+        wanted, valid = "whole numbers of pixels, such as [384, 600]", all(isinstance(side, int) for side in size)
+    if crop.ENABLED and (not valid or (crop.TYPE == "absolute_range" and size != sorted(size))):
+        text = f"INPUT.CROP.SIZE is {size}, and INPUT.CROP.TYPE {crop.TYPE} wants {wanted}"
+        raise ConfigError(text, "INPUT.CROP.SIZE", "INPUT.CROP.TYPE")
+    if crop.ENABLED and cfg.INPUT.LARGE_SCALE_JITTER.ENABLED:
+        text = "INPUT.CROP and INPUT.LARGE_SCALE_JITTER, which crops by itself, are both ENABLED; write False for one"
+        raise ConfigError(text, "INPUT.CROP.ENABLED", "INPUT.LARGE_SCALE_JITTER.ENABLED")
+    if hue > 0.5:
+        text = f"INPUT.COLOR_JITTER ends with {hue}, the part of a turn of the hue; write 0.5 or less"
+        raise ConfigError(text, "INPUT.COLOR_JITTER")
 
 
 def is_improved(cfg: CfgNode) -> bool:

@@ -218,6 +218,9 @@ SHARED = (
     Key("INPUT.MIN_SIZE_TEST", 800, "pixels of the shorter side; 0: as large as the files are", NOT_NEGATIVE),
     Key("INPUT.MAX_SIZE_TEST", 1333, "most pixels of the longer side", COUNT),
     Key("INPUT.RANDOM_FLIP", "horizontal", choices=("horizontal", "vertical", "none")),
+    Key("INPUT.CROP.ENABLED", False, "cut out a random part of each image before the resize"),
+    Key("INPUT.CROP.TYPE", "relative_range", choices=("relative", "relative_range", "absolute", "absolute_range")),
+    Key("INPUT.CROP.SIZE", [0.9, 0.9], "of the part, as TYPE says", POSITIVE, length=2),
     Key("INPUT.FORMAT", "BGR", "order of the channels", choices=("BGR", "RGB")),
     Key("INPUT.MASK_FORMAT", "polygon", "of annotations", choices=("polygon", "bitmask")),
     Key("DATASETS.TRAIN", [], "names", element="my_train"),
@@ -285,6 +288,10 @@ ADDED = (
     Key("MODEL.RESNET_BACKBONE.CHECKPOINT_STAGES", [], "computed again in the backward pass", element="res4"),
     Key("MODEL.ROI_BOX_HEAD.DROPOUT", 0.0, "after fc6 and fc7 of VGGBoxHead", BELOW_ONE),
     Key("MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT", False, "the image's vector behind each region's"),
+    Key("INPUT.LARGE_SCALE_JITTER.ENABLED", False, "scale, crop and pad to a square, in place of MIN_SIZE_TRAIN"),
+    Key("INPUT.LARGE_SCALE_JITTER.SCALE", [0.1, 2.0], "of SIZE", Range(above=0, order="ascending"), length=2),
+    Key("INPUT.LARGE_SCALE_JITTER.SIZE", 1024, "side of the square in pixels", COUNT),
+    Key("INPUT.COLOR_JITTER", [0.0] * 4, "brightness, contrast, saturation, hue; 0 leaves it", FRACTION, length=4),
     Key(
         "DATASETS.OWN",
         [],
@@ -318,7 +325,6 @@ _DETECTRON2_CHECKED = (
     Key("MODEL.KEYPOINT_ON", False, choices=(False,)),
     Key("MODEL.LOAD_PROPOSALS", False, choices=(False,)),
     Key("MODEL.ANCHOR_GENERATOR.ANGLES", [[-90, 0, 90]], element=[0.0]),
-    Key("INPUT.CROP.TYPE", "relative_range", choices=("relative", "relative_range", "absolute", "absolute_range")),
     Key("DATASETS.PROPOSAL_FILES_TRAIN", (), element="proposals.pkl"),
     Key("DATASETS.PROPOSAL_FILES_TEST", (), element="proposals.pkl"),
     Key("TEST.EXPECTED_RESULTS", [], choices=([],)),
@@ -330,7 +336,6 @@ VIS_PERIOD
 DATALOADER: REPEAT_SQRT REPEAT_THRESHOLD
 DATASETS: PRECOMPUTED_PROPOSAL_TOPK_TEST PRECOMPUTED_PROPOSAL_TOPK_TRAIN
 GLOBAL: HACK
-INPUT.CROP: ENABLED SIZE
 MODEL.PANOPTIC_FPN.COMBINE: ENABLED INSTANCES_CONFIDENCE_THRESH OVERLAP_THRESH STUFF_AREA_LIMIT
 MODEL.PANOPTIC_FPN: INSTANCE_LOSS_WEIGHT
 MODEL.PROPOSAL_GENERATOR: MIN_SIZE

@@ -273,6 +273,7 @@ def _check_lengths(cfg: CfgNode) -> None:
     """How many values a list has depends on other keys; boxes that turn have one more number than the others."""
     model = cfg.MODEL
     lengths = {"MODEL.PIXEL_STD": len(model.PIXEL_MEAN), "MODEL.RETINANET.BBOX_REG_WEIGHTS": 4, "INPUT.CROP.SIZE": 2}
+    lengths |= {"INPUT.LARGE_SCALE_JITTER.SCALE": 2, "INPUT.COLOR_JITTER": 4}
     for part in ("RPN", "ROI_HEADS", "RETINANET"):
         lengths[f"MODEL.{part}.IOU_THRESHOLDS"] = len(model[part].IOU_LABELS) - 1
     if model.PROPOSAL_GENERATOR.NAME != "RRPN" and model.ROI_HEADS.NAME != "RROIHeads":

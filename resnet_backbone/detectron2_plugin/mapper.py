@@ -2,7 +2,7 @@
 
     loader = build_detection_train_loader(cfg, mapper=TensorMapper(cfg, is_train=True))
 
-The mapper reads no key of this package's, and so serves any project of Detectron2's.
+The mapper reads no key of this package's, and so serves any project of Detectron2's; :func:`train_mapper` reads them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from detectron2.utils.logger import log_first_n
 from fvcore.common.config import CfgNode
 from PIL import Image
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from resnet_backbone.data.images.read import open_image, read_interleaved
@@ -57,7 +59,8 @@ class TensorMapper(DatasetMapper):
     * images are read by ``data/images/read.py``, as on the torchvision engine: one of 16 bits keeps its high
       byte; an EXIF orientation is applied unless the record has the size of the stored pixels; formats are bounded;
     * in training, ``ResizeTransform`` on uint8 images of three channels is torchvision's antialiased bilinear filter,
-      on tensors. It is Pillow's filter in other rounding: pixels differ by 1 of 255 levels at most;
+      on tensors. It is Pillow's filter in other rounding: pixels differ by 2 of 255 levels at most, and seldom by 2;
+    * masks that are given as RLE are padded with 0 (Detectron2 pads them, too, with what a label image is padded with);
     * boxes and polygons of whole numbers are moved to fractions of a pixel (Detectron2 rounds them down);
     * annotations whose box has a negative width or height are left out (Detectron2 turns such a box round);
     * of label images with a palette the indices count, not the lightness of their colors.
@@ -126,6 +129,8 @@ class TensorMapper(DatasetMapper):
     ) -> None:
         """Replace ``annotations`` by ``instances``. Source: the method of this name of Detectron2's."""
         notes = dataset_dict.pop("annotations")
+        for padding in (step for step in transforms.transforms if isinstance(step, T.PadTransform)):
+            padding.seg_pad_value = 0  # label images have been padded already
         if _boxes_suffice(notes):
             instances = _move_boxes(notes, transforms, image_shape)
         else:
@@ -136,7 +141,7 @@ class TensorMapper(DatasetMapper):
                 for note in notes
             ]
             instances = utils.annotations_to_instances(moved, image_shape, mask_format=self.instance_mask_format)
-        if self.recompute_boxes:
+        if self.recompute_boxes and instances.has("gt_masks"):  # without an instance there are none
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         dataset_dict["instances"] = utils.filter_empty_instances(instances)
 
@@ -169,11 +174,26 @@ class TensorAugInput(T.AugInput):
         if type(tfm) is not T.ResizeTransform or not _is_resizable(image, tfm):
             super().transform(tfm)
             return
-        self.image = _resize(image, tfm.new_h, tfm.new_w)
+        self.image = _by_tensor(partial(F.resize, size=[tfm.new_h, tfm.new_w], antialias=True), image)
         if self.boxes is not None:
             self.boxes = tfm.apply_box(self.boxes)
         if self.sem_seg is not None:
             self.sem_seg = tfm.apply_segmentation(self.sem_seg)
+
+
+def train_mapper(cfg: CfgNode) -> TensorMapper:
+    """Build the mapper of a training, with INPUT.LARGE_SCALE_JITTER and COLOR_JITTER, which Detectron2 has not."""
+    arguments = DatasetMapper.from_config(cfg, is_train=True)
+    augmentations, jitter = arguments["augmentations"], cfg.INPUT.LARGE_SCALE_JITTER
+    if jitter.ENABLED:
+        square, ignored = (jitter.SIZE, jitter.SIZE), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        augmentations[:1] = [T.ResizeScale(*jitter.SCALE, *square), T.FixedSizeCrop(square, seg_pad_value=ignored)]
+        arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
+    if any(cfg.INPUT.COLOR_JITTER):
+        step = -1 if cfg.INPUT.FORMAT == "BGR" else 1
+        change = partial(_jitter, by=v2.ColorJitter(*cfg.INPUT.COLOR_JITTER), step=step)
+        augmentations.insert(0, T.ColorTransform(change))  # which draws as on the torchvision engine
+    return TensorMapper(**arguments)
 
 
 def boxes_of(notes: list[dict[str, Any]]) -> torch.Tensor:
@@ -237,11 +257,15 @@ def _is_resizable(image: np.ndarray, tfm: T.ResizeTransform) -> bool:
     return is_color and image.shape[:2] == (tfm.h, tfm.w) and tfm.interp == Image.Resampling.BILINEAR
 
 
-def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    if image.strides[2] < 0:  # a tensor has no negative strides; each channel is resized by itself
-        return _resize(image[..., ::-1], height, width)[..., ::-1]
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    return F.resize(pixels, [height, width], antialias=True).permute(1, 2, 0).numpy()
+def _by_tensor(change: Callable[[torch.Tensor], torch.Tensor], image: np.ndarray) -> np.ndarray:
+    """Change an array (H, W, 3) as a tensor (3, H, W) of its channels in the order in which they lie in memory."""
+    if image.strides[2] < 0:  # a tensor has no negative strides; each channel is changed by itself
+        return _by_tensor(change, image[..., ::-1])[..., ::-1]
+    return change(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+
+
+def _jitter(image: np.ndarray, by: v2.ColorJitter, step: int) -> np.ndarray:
+    return _by_tensor(by, np.ascontiguousarray(image[..., ::step]))[..., ::step]  # of RGB
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
@@ -296,7 +320,7 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 class ResumableLoader:
     """Endless batches of one process. Detectron2's own loader begins with its first image again after a resume.
 
-    Other samplers than TrainingSampler are Detectron2's, and do that. ``mapper`` is by default a ``TensorMapper``.
+    Other samplers than TrainingSampler are Detectron2's, and do that. ``mapper`` is by default a :func:`train_mapper`.
 
     Attributes:
         seed: of the order and of all that is random, the same in all processes.
@@ -306,7 +330,7 @@ class ResumableLoader:
 
     def __init__(self, cfg: CfgNode, mapper: Mapper | None = None) -> None:
         self.cfg = cfg
-        self.mapper = TensorMapper(cfg, is_train=True) if mapper is None else mapper
+        self.mapper = train_mapper(cfg) if mapper is None else mapper
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.start = 0
         self.image_ids: list[Any] = []

@@ -17,7 +17,7 @@ from resnet_backbone.data.coco.masks import draw_masks
 from resnet_backbone.data.transforms import InputImage, InputImages, pad_masks, restore_pixels
 from resnet_backbone.detectron2_plugin.checkpoint import build_detector
 from resnet_backbone.detectron2_plugin.datasets import register_datasets, set_num_classes
-from resnet_backbone.detectron2_plugin.mapper import ResumableLoader, TensorMapper, boxes_of
+from resnet_backbone.detectron2_plugin.mapper import ResumableLoader, TensorMapper, boxes_of, train_mapper
 
 
 def open_network_input(cfg: CfgNode, *, training: bool) -> InputImages:
@@ -58,7 +58,7 @@ def _images(cfg: CfgNode, model: nn.Module, *, training: bool) -> Iterator[Input
 
 def _batches(cfg: CfgNode, *, training: bool) -> Iterator[list[dict[str, Any]]]:
     """Yield those of the run; beside what the mapper returns, the annotations that went in, crowds left out."""
-    mapper = TensorMapper(cfg, is_train=training)
+    mapper = train_mapper(cfg) if training else TensorMapper(cfg, is_train=False)
 
     def keeping(record: dict[str, Any]) -> dict[str, Any]:
         notes = [note for note in record.get("annotations", []) if not note.get("iscrowd")]

@@ -50,11 +50,15 @@ def open_train_set(cfg: CfgNode) -> TrainSet:
         ValueError: a malformed file (with MODEL.MASK_ON, one without masks, or masks that are not of
             INPUT.MASK_FORMAT), sets of different classes, or no image with a box.
     """
+    crop, jitter = cfg.INPUT.CROP, cfg.INPUT.LARGE_SCALE_JITTER
     transforms = train_transforms(
         cfg.INPUT.MIN_SIZE_TRAIN,
         cfg.INPUT.MAX_SIZE_TRAIN,
         cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
         cfg.INPUT.RANDOM_FLIP,
+        crop=(crop.TYPE, crop.SIZE) if crop.ENABLED else None,
+        large_scale_jitter=(*jitter.SCALE, jitter.SIZE) if jitter.ENABLED else None,
+        color_jitter=cfg.INPUT.COLOR_JITTER,
     )
     parts: list[CocoDataset] = []
     for name in cfg.DATASETS.TRAIN:

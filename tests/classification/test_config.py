@@ -64,6 +64,8 @@ def test_keys_that_detectors_have_mean_the_same():
         ),
         (["MODEL.PIXEL_MEAN", "[0.5]"], "must have 3 values"),
         (["MODEL.ROI_HEADS.NUM_CLASSES", "3"], "does not obey the key"),
+        (["INPUT.LARGE_SCALE_JITTER.ENABLED", "True"], "does not obey the key"),
+        (["INPUT.COLOR_JITTER", "[0.4, 0.4, 0.4, 0.1]"], "does not obey the key.*COLOR_AUGMENTATION"),
         (["TEST.VIEWS", "2-crop"], "knows only '1-crop'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Resize and flip against Detectron2's arithmetic, Pillow and NumPy."""
+"""Resize, crop, flip and colours against Detectron2's arithmetic, Pillow and NumPy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from resnet_backbone.data.transforms import (
     RemoveVanished,
@@ -301,3 +302,152 @@ def test_no_instance_at_all():
     empty["masks"] = tv_tensors.Mask(target["masks"][:0])
     _, after = train_transforms((45,), 1000)(image, empty)
     assert after["boxes"].shape == (0, 4) and after["masks"].shape == (0, 45, 75) and len(after["labels"]) == 0
+
+
+def coordinates_sample(height=30, width=50):
+    """Pixels that say where they are: x, y and 200; two boxes, each with a triangle in it."""
+    _, target = sample(height, width, with_masks=False)
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    image = tv_tensors.Image(torch.from_numpy(np.stack([x, y, np.full_like(x, 200)]).astype(np.uint8)))
+    boxes = torch.tensor([[2.0, 3.0, 20.0, 25.0], [25.5, 10.25, 48.0, 28.0]])
+    frame = {"format": "XYXY", "canvas_size": (height, width)}
+    corners = [torch.tensor([[x0, y0], [x1, y0], [x1, y1]]).double() for x0, y0, x1, y1 in boxes.tolist()]
+    target["polygons"] = [[tv_tensors.BoundingBoxes(points.repeat(1, 2), **frame)] for points in corners]
+    return image, {**target, "boxes": tv_tensors.BoundingBoxes(boxes, **frame), "labels": torch.tensor([5, 7])}
+
+
+def clipped_triangle(corners, window):
+    """The part of a triangle with a right angle at (x1, y0) in a window, by a fine grid: its box, None for nothing."""
+    (x0, y0), (x1, _), (_, y1) = corners
+    left, top, right, bottom = window
+    x, y = np.meshgrid(np.linspace(left, right, 401), np.linspace(top, bottom, 401))
+    inside = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1) & ((x - x0) * (y1 - y0) >= (y - y0) * (x1 - x0))
+    return [x[inside].min(), y[inside].min(), x[inside].max(), y[inside].max()] if inside.any() else None
+
+
+@pytest.mark.parametrize(
+    ("crop", "least", "most"),
+    [
+        (("relative", (0.5, 0.3)), (15, 15), (15, 15)),
+        (("relative_range", (0.5, 0.3)), (15, 15), (30, 50)),
+        (("absolute", (12, 400)), (12, 50), (12, 50)),
+        (("absolute_range", (8, 40)), (8, 8), (30, 40)),
+    ],
+)
+def test_a_random_crop_is_a_window(crop, least, most):
+    transform = train_transforms((0,), 1000, flip="none", crop=crop)
+    image, target = coordinates_sample()
+    triangles = [polygons[0][:, :2].tolist() for polygons in target["polygons"]]
+    sizes, places, vanished = set(), set(), 0
+    for seed in range(40):
+        torch.manual_seed(seed)
+        cut, after = transform(image, target)
+        height, width = cut.shape[1:]
+        left, top = cut[0, 0, 0].item(), cut[1, 0, 0].item()
+        assert torch.equal(cut, image[:, top : top + height, left : left + width]) and isinstance(cut, tv_tensors.Image)
+        assert (np.array([height, width]) >= least).all() and (np.array([height, width]) <= most).all()
+        sizes.add((height, width))
+        places.add((left, top))
+        window = (left, top, left + width, top + height)
+        expected = {label: clipped_triangle(t, window) for label, t in zip((5, 7), triangles, strict=True)}
+        found = dict(zip(after["labels"].tolist(), after["boxes"].tolist(), strict=True))
+        for label in expected.keys() - found.keys():
+            assert expected[label] is None or np.subtract(expected[label][2:], expected[label][:2]).min() < 0.3
+            vanished += 1
+        for label, box in found.items():
+            np.testing.assert_allclose(np.add(box, [left, top] * 2), expected[label], atol=0.3)
+        points = [np.concatenate(polygons).reshape(-1, 2) for polygons in after["polygons"]]
+        for polygon, box in zip(points, after["boxes"].numpy(), strict=True):
+            np.testing.assert_allclose([*polygon.min(0), *polygon.max(0)], box, atol=1e-5)
+    assert len(places) > (5 if crop[0] == "absolute" else 20) and (len(sizes) == 1) == (least == most)
+    assert vanished > 0 or crop[0] == "absolute"
+
+
+def test_boxes_alone_are_cut_at_the_window():
+    transform = train_transforms((0,), 1000, flip="none", crop=("absolute", (20, 30)))
+    image, target = coordinates_sample()
+    del target["polygons"]
+    for seed in range(10):
+        torch.manual_seed(seed)
+        cut, after = transform(image, target)
+        corner = torch.tensor([cut[0, 0, 0].item(), cut[1, 0, 0].item()]).repeat(2)
+        moved = torch.minimum((target["boxes"] - corner).clamp(min=0), torch.tensor([30.0, 20, 30, 20]))
+        kept = (moved[:, 2:] > moved[:, :2]).all(1)
+        assert torch.equal(after["boxes"].as_subclass(torch.Tensor), moved[kept])
+        assert after["boxes"].canvas_size == (20, 30) and torch.equal(after["labels"], target["labels"][kept])
+
+
+def test_large_scale_jitter_scales_the_square_and_pads_with_gray():
+    transform = train_transforms((0,), 1000, flip="none", large_scale_jitter=(0.1, 2.0, 100))
+    image, target = coordinates_sample()
+    widths, offsets = [], set()
+    for seed in range(60):
+        torch.manual_seed(seed)
+        after, moved = transform(image, target)
+        assert after.shape == (3, 100, 100) and moved["boxes"].canvas_size == (100, 100)
+        padded = (after == 128).all(0)
+        rows, columns = (~padded).any(1).sum().item(), (~padded).any(0).sum().item()
+        assert (after[2, :rows, :columns] == 200).all() and padded[rows:].all() and padded[:, columns:].all()
+        torch.manual_seed(seed)
+        ideal = 100 * (0.1 + 1.9 * torch.rand((), dtype=torch.float64).item())  # of the longer side
+        assert columns == min(round(ideal), 100) and rows == min(round(ideal * 30 / 50), 100)
+        widths.append(ideal)
+        if ideal <= 100:  # nothing is cut
+            expected = target["boxes"].numpy() * ([columns / 50, rows / 30] * 2)
+            np.testing.assert_allclose(moved["boxes"].numpy(), expected, atol=1e-3)
+        else:
+            offsets.add(after[0, 0, 0].item())
+    assert min(widths) < 20 and max(widths) > 180 and len(offsets) > 10
+
+
+def test_masks_are_cut_as_the_image_is():
+    image, target = sample()
+    plain = {key: value for key, value in target.items() if key != "masks"}
+    for options in ({"crop": ("relative", (0.6, 0.6))}, {"large_scale_jitter": (0.5, 2.0, 40)}):
+        transform = train_transforms((0,), 1000, **options)
+        for seed in range(12):
+            torch.manual_seed(seed)
+            after, moved = transform(image, target)
+            assert moved["masks"].shape[1:] == after.shape[1:] and isinstance(moved["masks"], tv_tensors.Mask)
+            for mask, box in zip(moved["masks"], moved["boxes"].tolist(), strict=True):
+                ys, xs = torch.where(mask)
+                assert box == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+            torch.manual_seed(seed)
+            again, boxes_alone = transform(image, plain)
+            assert torch.equal(after, again) and set(moved["labels"].tolist()) <= set(boxes_alone["labels"].tolist())
+
+
+def test_colors_are_torchvisions_and_boxes_stay():
+    factors = (0.4, 0.4, 0.4, 0.1)
+    transform = train_transforms((0,), 1000, flip="none", color_jitter=factors)
+    image, target = sample()
+    seen = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        after, moved = transform(image, target)
+        torch.manual_seed(seed)
+        assert torch.equal(after, v2.ColorJitter(*factors)(image)) and after.dtype == torch.uint8
+        assert torch.equal(moved["boxes"], target["boxes"]) and torch.equal(moved["masks"], target["masks"])
+        seen.append(after.float().mean().item())
+    assert np.ptp(seen) > 5
+
+
+@pytest.mark.parametrize("options", [{"crop": ("relative", (0.01, 0.01))}, {"large_scale_jitter": (0.001, 0.001, 64)}])
+def test_a_pixel_is_left_and_no_instance(options):
+    image, target = sample(2, 400)
+    image = tv_tensors.Image(image.permute(1, 2, 0).contiguous().permute(2, 0, 1))  # as images are read
+    after, moved = train_transforms((0,), 1000, **options)(image, target)
+    assert min(after.shape[1:]) >= 1 and len(moved["labels"]) == len(moved["boxes"]) == len(moved["masks"])
+
+
+@pytest.mark.parametrize("options", [{"crop": ("absolute", (10, 10))}, {"large_scale_jitter": (0.1, 2.0, 64)}])
+def test_augmentation_without_an_instance(options):
+    image, target = sample()
+    empty = {
+        **target,
+        "boxes": tv_tensors.wrap(target["boxes"][:0], like=target["boxes"]),
+        "labels": target["labels"][:0],
+        "masks": tv_tensors.Mask(target["masks"][:0]),
+    }
+    after, moved = train_transforms((0,), 1000, **options)(image, empty)
+    assert moved["boxes"].shape == (0, 4) and moved["masks"].shape == (0, *after.shape[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ from resnet_backbone.data.transforms import InputImage, train_transforms  # noqa
 from resnet_backbone.detectron2_plugin.config import load_config  # noqa: E402
 from resnet_backbone.detectron2_plugin.datasets import register_datasets  # noqa: E402
 from resnet_backbone.detectron2_plugin.evaluation import CocoEvaluator, evaluate  # noqa: E402
-from resnet_backbone.detectron2_plugin.mapper import TensorMapper  # noqa: E402
+from resnet_backbone.detectron2_plugin.mapper import ResumableLoader, TensorMapper, train_mapper  # noqa: E402
 from resnet_backbone.detectron2_plugin.network_input import open_network_input  # noqa: E402
 from resnet_backbone.torchvision_plugin.config import load_config as load_torchvision_config  # noqa: E402
+from resnet_backbone.torchvision_plugin.datasets import open_train_set  # noqa: E402
 from resnet_backbone.torchvision_plugin.network_input import open_network_input as open_torchvision_input  # noqa: E402
 
 HEIGHT, WIDTH = 60, 91
@@ -215,6 +217,19 @@ def test_what_cannot_be_evaluated_is_refused_by_both(tmp_path):
             opened(cfg, training=False)
 
 
+def assert_same_sample(image: torch.Tensor, target: dict[str, Any], sample: dict[str, Any], levels: int = 1) -> None:
+    """Compare what our transforms return, RGB, with what a mapper returns, whose pixels may differ by ``levels``."""
+    instances = sample["instances"]
+    assert image.shape == sample["image"].shape and (image.int() - sample["image"].int()).abs().max() <= levels
+    assert torch.equal(target["boxes"].as_subclass(torch.Tensor), instances.gt_boxes.tensor)
+    assert torch.equal(target["labels"], instances.gt_classes)
+    if "masks" in target:
+        assert torch.equal(target["masks"].as_subclass(torch.Tensor).bool(), instances.gt_masks.tensor)
+    elif "polygons" in target:
+        for one, other in zip(target["polygons"], instances.gt_masks.polygons, strict=True):
+            assert all(map(np.array_equal, one, other)) and len(one) == len(other)
+
+
 @pytest.mark.parametrize("masks", ["polygon", "bitmask"])
 @pytest.mark.parametrize("flip", ["horizontal", "vertical"])
 @pytest.mark.parametrize("size", [33, 80])
@@ -239,15 +254,146 @@ def test_flipped_and_resized(masks, flip, size, tmp_path):
         if record["file_name"].endswith("plain.jpg"):  # which Detectron2's own mapper reads as we do
             mapped.append(theirs(record))
         for sample in mapped:
-            instances = sample["instances"]
-            assert (image.int() - sample["image"].int()).abs().max() <= 1
-            assert torch.equal(target["boxes"].as_subclass(torch.Tensor), instances.gt_boxes.tensor)
-            assert torch.equal(target["labels"], instances.gt_classes) and len(instances) >= 3
-            if masks == "bitmask":
-                assert torch.equal(target["masks"].as_subclass(torch.Tensor).bool(), instances.gt_masks.tensor)
-            else:
-                for one, other in zip(target["polygons"], instances.gt_masks.polygons, strict=True):
-                    assert all(map(np.array_equal, one, other)) and len(one) == len(other)
+            assert_same_sample(image, target, sample)
+            assert len(sample["instances"]) >= 3
+
+
+CROP = ("INPUT.CROP.ENABLED", "True", "INPUT.CROP.TYPE")
+JITTER = ("INPUT.LARGE_SCALE_JITTER.ENABLED", "True", "INPUT.LARGE_SCALE_JITTER.SIZE", "64")
+AUGMENTATIONS = {
+    "relative": (*CROP, "relative", "INPUT.CROP.SIZE", "[0.5, 0.3]"),
+    "relative_range": (*CROP, "relative_range", "INPUT.CROP.SIZE", "[0.1, 0.3]"),
+    "absolute": (*CROP, "absolute", "INPUT.CROP.SIZE", "[100, 30]"),  # higher than the images are
+    "absolute_range": (*CROP, "absolute_range", "INPUT.CROP.SIZE", "[5, 80]"),
+    "large scale jitter": JITTER,
+    "smaller": (*JITTER, "INPUT.LARGE_SCALE_JITTER.SCALE", "[0.1, 0.9]"),
+    "larger": (*JITTER, "INPUT.LARGE_SCALE_JITTER.SCALE", "[2.0, 5.0]"),
+}
+
+
+def draw_from_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Detectron2's transforms draw what ours draw."""
+
+    def uniform(low: float = 0.0, high: float = 1.0) -> float:
+        return low + (high - low) * float(torch.rand((), dtype=torch.float64))
+
+    def randint(low: int, high: int | None = None) -> int:
+        return int(torch.randint(*((0, low) if high is None else (low, high)), ()))
+
+    monkeypatch.setattr(np.random, "uniform", uniform)
+    monkeypatch.setattr(np.random, "randint", randint)
+    monkeypatch.setattr(np.random, "rand", lambda count: torch.rand(count, dtype=torch.float64).numpy())
+    monkeypatch.setattr(np.random, "choice", lambda values: values[randint(len(values))])
+
+
+@pytest.mark.parametrize("masks", ["polygon", "bitmask", "none"])
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_augmented_by_the_same_draws(augmentation, masks, tmp_path, monkeypatch):
+    own = write_set(tmp_path / "set", masks="bitmask" if masks == "bitmask" else "polygon", ugly=True)
+    words = ["INPUT.MASK_FORMAT", "bitmask" if masks == "bitmask" else "polygon", "MODEL.MASK_ON", str(masks != "none")]
+    words += ["INPUT.FORMAT", "BGR", "INPUT.MIN_SIZE_TRAIN", "(33, 77)", "INPUT.COLOR_JITTER", "[0.5, 0.5, 0.5, 0.1]"]
+    words += ["DATASETS.OWN", f"[{own}]", "DATASETS.TRAIN", f"('{own['NAME']}',)", "DATASETS.TEST", "()"]
+    ours, cfg = configs(tmp_path, *AUGMENTATIONS[augmentation], *words)
+    dataset = open_train_set(ours).dataset
+    register_datasets(cfg, training=True)
+    mapper = train_mapper(cfg)
+    stock = DatasetMapper(
+        True,
+        augmentations=mapper.augmentations.augs,
+        image_format="BGR",
+        use_instance_mask=cfg.MODEL.MASK_ON,
+        instance_mask_format=cfg.INPUT.MASK_FORMAT,
+        recompute_boxes=cfg.MODEL.MASK_ON,
+    )
+    pads_masks = "INPUT.LARGE_SCALE_JITTER.SIZE" in AUGMENTATIONS[augmentation] and masks == "bitmask"
+    draw_from_torch(monkeypatch)
+    sizes, counts = set(), set()
+    for index, record in enumerate(DatasetCatalog.get(own["NAME"])):
+        # Detectron2's own mapper reads this file as we do; masks given as RLE it pads with ones.
+        also_stock = record["file_name"].endswith("plain.jpg") and not pads_masks
+        for seed in range(6 if also_stock else 2):
+            torch.manual_seed(seed)
+            image, target = dataset[index]
+            for one in (mapper, stock) if also_stock else (mapper,):
+                torch.manual_seed(seed)
+                sample = one(record)
+                levels = 0 if one is mapper else 2  # of Pillow's resize
+                assert_same_sample(image, target, {**sample, "image": sample["image"].flip(0)}, levels)
+            sizes.add(tuple(image.shape[1:]))
+            counts.add(len(target["labels"]))
+    assert sizes == {(64, 64)} if augmentation in ("large scale jitter", "smaller", "larger") else len(sizes) > 1
+    assert max(counts) >= 2 and len(counts) > 1
+
+
+def test_colors_are_those_of_the_other_engine(tmp_path):
+    """From their own loaders: the jitter draws before everything else, and its numbers are torch's."""
+    own = write_set(tmp_path / "colors", masks="polygon", ugly=True)
+    words = (
+        "DATASETS.OWN",
+        f"[{own}]",
+        "DATASETS.TRAIN",
+        f"('{own['NAME']}',)",
+        "INPUT.COLOR_JITTER",
+        "[0.9, 0.9, 0, 0.5]",
+    )
+    for order in ("BGR", "RGB"):
+        cfgs = configs(tmp_path, *words, "INPUT.FORMAT", order)
+        assert_same_input(cfgs, training=True, count=KEPT_IN_TRAINING)
+    plain = configs(tmp_path, *words, "INPUT.COLOR_JITTER", "[0.0, 0.0, 0.0, 0.0]")
+    jittered, usual = (
+        by_id(open_torchvision_input(cfg, training=True).images, KEPT_IN_TRAINING) for cfg in (cfgs[0], plain[0])
+    )
+    shifts = [(jittered[key].pixels.float() - usual[key].pixels.float()).mean().item() for key in usual]
+    assert min(map(abs, shifts)) > 1 and np.std(shifts) > 5
+
+
+@pytest.mark.parametrize("masks", ["polygon", "bitmask"])
+@pytest.mark.parametrize("augmentation", ["absolute", "smaller"])
+def test_training_with_augmentation(augmentation, masks, tmp_path):
+    """Where nothing is left to draw: from their own loaders, and so in pictures, boxes and masks are the same."""
+    own = write_set(tmp_path / masks, masks=masks, ugly=True)
+    words = [*AUGMENTATIONS[augmentation], "INPUT.MASK_FORMAT", masks, "DATASETS.OWN", f"[{own}]"]
+    words += ["INPUT.LARGE_SCALE_JITTER.SCALE", "[0.7, 0.7]", "INPUT.CROP.SIZE", "[100, 100]"]
+    cfgs = configs(tmp_path, *words, "DATASETS.TRAIN", f"('{own['NAME']}',)")
+    assert_same_input(cfgs, training=True, count=KEPT_IN_TRAINING)
+
+
+def test_a_resumed_run_draws_on(tmp_path):
+    own = write_set(tmp_path / "resumed", masks="polygon", ugly=True)
+    words = (*JITTER, "INPUT.COLOR_JITTER", "[0.4, 0.4, 0.4, 0.1]", "DATASETS.OWN", f"[{own}]", "DATASETS.TEST", "()")
+    cfg = configs(tmp_path, *words, "DATASETS.TRAIN", f"('{own['NAME']}',)")[1]
+    register_datasets(cfg, training=True)
+    loaders = ResumableLoader(cfg), ResumableLoader(cfg)
+    loaders[1].start = 3
+    whole, later = (list(islice(loader, count)) for loader, count in zip(loaders, (6, 3), strict=True))
+    for (one,), (other,) in zip(whole[3:], later, strict=True):
+        assert torch.equal(one["image"], other["image"])
+        assert torch.equal(one["instances"].gt_boxes.tensor, other["instances"].gt_boxes.tensor)
+
+
+def test_padding_is_of_no_object_and_ignored_by_labels(tmp_path):
+    own = write_set(tmp_path / "padded", masks="bitmask", ugly=False)
+    Image.fromarray(np.full((HEIGHT, WIDTH), 7, np.uint8)).save(tmp_path / "labels.png")
+    words = (*AUGMENTATIONS["smaller"], "INPUT.MASK_FORMAT", "bitmask", "DATASETS.OWN", f"[{own}]")
+    cfg = configs(tmp_path, *words, "DATASETS.TRAIN", f"('{own['NAME']}',)", "DATASETS.TEST", "()")[1]
+    register_datasets(cfg, training=True)
+    record = next(record for record in DatasetCatalog.get(own["NAME"]) if record["image_id"] == 0)
+    sample = train_mapper(cfg)({**record, "sem_seg_file_name": str(tmp_path / "labels.png")})
+    padded = sample["sem_seg"] == 255
+    assert 0 < padded.sum() < 64 * 64 and (sample["sem_seg"][~padded] == 7).all()
+    assert (sample["image"][:, padded] == 128).all()
+    given_as_rle = sample["instances"].gt_masks.tensor[sample["instances"].gt_classes == 0]
+    assert given_as_rle.any() and not (given_as_rle & padded).any()
+
+
+@pytest.mark.parametrize("augmentation", ["relative", "large scale jitter"])
+def test_augmented_images_without_a_box(augmentation, tmp_path):
+    own = write_set(tmp_path / "empty", masks="polygon", ugly=True)
+    words = (*AUGMENTATIONS[augmentation], "DATASETS.OWN", f"[{own}]", "DATASETS.TRAIN", f"('{own['NAME']}',)")
+    cfg = configs(tmp_path, *words)[1]
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    seen = by_id(open_network_input(cfg, training=True).images, len(FILES))
+    assert len(seen[100].boxes) == 0 and sum(len(image.boxes) for image in seen.values()) > 4
 
 
 def test_a_set_that_is_trained_on_and_evaluated(tmp_path):

@@ -50,10 +50,15 @@ def test_another_seed_is_another_order():
     assert take(6) != take(6, seed=1)
 
 
+CROP = ("INPUT.CROP.ENABLED", "True")
+JITTER = ("INPUT.LARGE_SCALE_JITTER.ENABLED", "True", "INPUT.LARGE_SCALE_JITTER.SIZE", "96")
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_batch_depends_on_seed_and_number_alone(tiny, workers):
+@pytest.mark.parametrize("augmentation", [(), (*CROP, "INPUT.COLOR_JITTER", "[0.5, 0.5, 0.5, 0.1]"), JITTER])
+def test_a_batch_depends_on_seed_and_number_alone(tiny, workers, augmentation):
     """Not on where the run started, nor on the global random state."""
-    cfg = tiny("quickstart.yaml", "DATALOADER.NUM_WORKERS", workers)
+    cfg = tiny("quickstart.yaml", "DATALOADER.NUM_WORKERS", workers, *augmentation)
     data = open_train_set(cfg)
 
     def batches(start: int, number: int) -> list:
@@ -96,9 +101,10 @@ def test_channel_order(size, interleaved):
 
 
 @pytest.mark.parametrize("channel_order", ["RGB", "BGR"])
-def test_images_reach_the_training_as_decoders_write_them(tiny, channel_order):
+@pytest.mark.parametrize("augmentation", [(), CROP, JITTER])
+def test_images_reach_the_training_as_decoders_write_them(tiny, channel_order, augmentation):
     """Nothing in between copies them into another layout."""
-    cfg = tiny("quickstart.yaml", "DATALOADER.NUM_WORKERS", "1", "INPUT.FORMAT", channel_order)
+    cfg = tiny("quickstart.yaml", "DATALOADER.NUM_WORKERS", "1", "INPUT.FORMAT", channel_order, *augmentation)
     data = open_train_set(cfg)
     loader = build_train_loader(cfg, data.dataset, data.sizes, seed=3, rank=0, world_size=1, start=0)
     images, _ = next(iter(loader))

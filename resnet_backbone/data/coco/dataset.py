@@ -139,7 +139,7 @@ class CocoDataset(Dataset[Sample]):
             1), or ``polygons``: for each instance a list of ``tv_tensors.BoundingBoxes``, float64 (points, 4), whose
             boxes x y x y are the points, so that transforms move them. Masks are drawn after the transforms, at the
             size that the image has then: until :func:`draw_masks`, ``target["to_draw"]`` holds polygons in that form,
-            none for an instance with an RLE, and ``masks`` those with an RLE alone.
+            None for an instance with an RLE, and ``masks`` those with an RLE alone.
 
         Raises:
             IndexError: ``index`` is not in 0..len-1.
@@ -162,7 +162,7 @@ class CocoDataset(Dataset[Sample]):
         segmentations = notes.segmentations if self.gives_masks else None
         if segmentations is not None and self.mask_format == "polygon":
             target["polygons"] = [
-                [_as_points(polygon, size) for polygon in json.loads(segmentations[entry])]
+                [as_points(polygon, size) for polygon in json.loads(segmentations[entry])]
                 for entry in range(own.start, own.stop)
             ]
         elif segmentations is not None:
@@ -171,7 +171,7 @@ class CocoDataset(Dataset[Sample]):
             masks = np.stack(decoded) if decoded else np.zeros((0, height, width), dtype=np.uint8)
             target["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
             target["to_draw"] = [
-                [] if isinstance(each, dict) else [_as_points(polygon, size) for polygon in each] for each in found
+                None if isinstance(each, dict) else [as_points(polygon, size) for polygon in each] for each in found
             ]
         if not self.training:
             target["iscrowd"] = torch.tensor(notes.is_crowd[own])
@@ -192,7 +192,10 @@ def draw_masks(target: Target, size: tuple[int, int]) -> Target:
     masks = np.zeros((len(target["to_draw"]), *size), dtype=np.uint8)
     decoded = iter(target["masks"].numpy())
     for mask, polygons in zip(masks, target["to_draw"], strict=True):
-        mask[:] = decode_segmentation(list(map(coordinates, polygons)), *size) if polygons else next(decoded)
+        if polygons is None:
+            mask[:] = next(decoded)
+        elif polygons:  # a crop may have left none
+            mask[:] = decode_segmentation(list(map(coordinates, polygons)), *size)
     drawn = {**target, "masks": tv_tensors.Mask(torch.from_numpy(masks))}
     del drawn["to_draw"]
     return drawn
@@ -203,7 +206,8 @@ def coordinates(points: torch.Tensor) -> np.ndarray:
     return points[:, :2].numpy().reshape(-1)
 
 
-def _as_points(polygon: list[float], size: tuple[int, int]) -> tv_tensors.BoundingBoxes:
+def as_points(polygon: list[float] | np.ndarray, size: tuple[int, int]) -> tv_tensors.BoundingBoxes:
+    """Return a polygon as a target's ``polygons`` has it, on an image of ``size``, (height, width)."""
     points = torch.tensor(polygon, dtype=torch.float64).reshape(-1, 2)
     return tv_tensors.BoundingBoxes(
         points.repeat(1, 2), format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=size, dtype=torch.float64
