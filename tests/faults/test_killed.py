@@ -44,25 +44,27 @@ def undisturbed(folder: Path, *keys: str) -> TinyRun:
     return run
 
 
-def kill_once(run: TinyRun, number: signal.Signals, dice: random.Random, in_a_write: bool) -> int | None:
-    """Resume the run and send it a signal; return its exit status, None where it had ended before."""
+def kill_once(run: TinyRun, number: signal.Signals, behind: str, seconds: float) -> int | None:
+    """Resume the run, and send it a signal so long after a file is there; return its exit status, None if it ended."""
     process = run.start("--resume")
-    if in_a_write:
-        run.wait_for(".model_*.part", process)
-    else:
-        time.sleep(dice.uniform(0, 4))
+    run.wait_for(behind, process)
+    time.sleep(seconds)
     process.send(number)
     return process.finish()[0] or None
 
 
 def check_killed(expected: TinyRun, folder: Path, number: signal.Signals, kills: int) -> None:
+    """Kill after a checkpoint, the last of all first; in a write; and at any moment, that of the start included."""
     dice = random.Random(int(number))
     seen: list[int] = []
+    checkpoints = sorted(path.name for path in expected.output.glob("model_0*.pth"))
     while len(seen) < kills:
         run = TinyRun(folder, *expected.keys)
         left = kills - len(seen)
         for k in range(left):
-            status = kill_once(run, number, dice, in_a_write=k % 3 == 1)
+            saved = checkpoints[-1 - len(seen) // 3 % len(checkpoints)]
+            behind, longest = ((saved, 0.5), (".model_*.part", 0), ("*", 4))[k % 3]
+            status = kill_once(run, number, behind, dice.uniform(0, longest))
             if status is None:
                 break
             seen.append(status)
