@@ -13,10 +13,12 @@ from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import config_folder, required_by_source
 from resnet_backbone.config.reader import leaves, value_of
+from resnet_backbone.config.weights_input import required_input
 from resnet_backbone.engine.solver import build_optimizer as torchvision_optimizer
 from resnet_backbone.torchvision_plugin.config import load_config as torchvision_config
 from resnet_backbone.torchvision_plugin.detector import build_detector as torchvision_detector
 from resnet_backbone.weights.catalog import parse_source
+from resnet_backbone.weights.detectors import published_detectors
 
 # What a backbone forces upon the detector around it, and why.
 FORCED = {
@@ -121,6 +123,24 @@ PAPER = {
     "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 1.0,  # Girshick, 2.3
 }
 
+# mmdetection's schedule_1x, and what it found best for each of two files of weights: configs/resnet_strikes_back and
+# configs/faster_rcnn.
+STRONG = {
+    "INPUT.MIN_SIZE_TRAIN": [800],
+    "INPUT.MAX_SIZE_TRAIN": 1333,
+    "SOLVER.OPTIMIZER": "AdamW",
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.STEPS": [8 * 7330, 11 * 7330],  # of 12 epochs
+    "SOLVER.MAX_ITER": 12 * 7330,
+    "SOLVER.GAMMA": 0.1,
+    "SOLVER.WARMUP_ITERS": 500,
+    "SOLVER.WARMUP_FACTOR": 0.001,
+    "SOLVER.WEIGHT_DECAY_NORM": 0.0,
+    "SOLVER.CLIP_GRADIENTS.ENABLED": False,
+    "MODEL.BACKBONE.FREEZE_AT": 2,  # frozen_stages 1: the stem does not count
+}
+STRONG_RATES = {"r50_a1": (0.0002, 0.05), "r101_a1": (0.0002, 0.05), "r50_v2": (0.0001, 0.1)}
+
 PAGE = (Path(__file__).resolve().parents[1] / "configs" / "README.md").read_text(encoding="utf-8")
 
 Load = Callable[..., CfgNode]
@@ -185,6 +205,37 @@ def test_the_papers_figures(load, name):
     cfg = load(name)
     assert {key: plain(value_of(cfg, key)) for key in PAPER} == PAPER
     assert math.isclose(cfg.MODEL.RPN.SMOOTH_L1_BETA, 1 / 9)  # py-faster-rcnn: sigma 3
+
+
+@pytest.mark.parametrize("name", STRONG_RATES)
+def test_mmdetections_figures(load, name):
+    cfg = load(f"strong/{name}.yaml")
+    assert {key: plain(value_of(cfg, key)) for key in STRONG} == STRONG
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY) == STRONG_RATES[name]
+
+
+def assert_input(cfg: CfgNode, required: dict[str, object]) -> None:
+    assert len(required) == 4
+    assert {key: value_of(cfg, key) for key in required} == required
+
+
+@pytest.mark.parametrize("name", STRONG_RATES)
+def test_the_input_is_that_of_the_weights(name):
+    cfg = torchvision_config(f"strong/{name}.yaml")
+    assert_input(cfg, required_by_source(cfg.MODEL.WEIGHTS, cfg.MODEL.RESNET_BACKBONE.ARCH))
+
+
+def test_own_data_starts_from_a_detector_of_the_same_shape():
+    cfg = torchvision_config("strong/own_data.yaml")
+    (entry,) = [one for one in published_detectors() if one.url.endswith(cfg.MODEL.WEIGHTS.partition("://")[2])]
+    assert entry.box_ap == 40.2
+    assert_input(cfg, required_input(entry.arch, entry.input_format, entry.stride_in_1x1))
+    with torch.device("meta"):
+        ours, theirs = (
+            {name: tensor.shape for name, tensor in torchvision_detector(_on(one, "meta")).state_dict().items()}
+            for one in (cfg, torchvision_config(entry.config))
+        )
+    assert ours == theirs
 
 
 @pytest.mark.parametrize(
@@ -282,6 +333,7 @@ def _on(cfg: CfgNode, device: str) -> CfgNode:
 
 # One map and a pyramid, with each kind of trunk.
 STEP = ["paper/frcnn_vgg16.yaml", "paper/frcnn_r101_context.yaml", "bccd_r18_context.yaml", "bccd_vgg16.yaml"]
+STEP += ["strong/r50_a1.yaml"]
 TINY = [
     *("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.BACKBONE.FREEZE_AT", "0", "SEED", "7"),
     *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8"),
@@ -313,11 +365,11 @@ def test_it_takes_a_step(engine, load, name, shapes: Path, load_script, monkeypa
 
 def detectron2_forward(cfg: CfgNode) -> tuple[torch.nn.Module, torch.optim.Optimizer, dict[str, torch.Tensor]]:
     from detectron2.data import build_detection_train_loader
-    from detectron2.solver import build_optimizer
     from detectron2.utils.events import EventStorage
 
     from resnet_backbone.detectron2_plugin.run import Run
+    from resnet_backbone.detectron2_plugin.trainer import Trainer
 
     model = Run(cfg).model.train()
     with EventStorage():
-        return model, build_optimizer(cfg, model), model(next(iter(build_detection_train_loader(cfg))))
+        return model, Trainer.build_optimizer(cfg, model), model(next(iter(build_detection_train_loader(cfg))))

@@ -132,6 +132,7 @@ class TrunkFacts(NamedTuple):
     features: Features
     stages: tuple[str, ...]
     size_divisibility: int
+    tells_stages_apart: bool
 
 
 def trunk_facts(cfg: CfgNode, out_features: Sequence[str] | None = None) -> TrunkFacts:
@@ -158,7 +159,9 @@ def _facts(model: str) -> TrunkFacts:
     node = cfg.MODEL.RESNET_BACKBONE
     with torch.device("meta"), nullcontext() if node.ARCH.startswith(TIMM) else _SkipInit():
         trunk = build_trunk(cfg, out_features=node.OUT_FEATURES)
-    return TrunkFacts(dict(trunk.feature_info), trunk.stage_names, trunk.size_divisibility)
+    return TrunkFacts(
+        dict(trunk.feature_info), trunk.stage_names, trunk.size_divisibility, bool(trunk.stage_of("conv.weight"))
+    )
 
 
 class _SkipInit(TorchFunctionMode):
@@ -397,6 +400,12 @@ def _check_stages(cfg: CfgNode, trunk: TrunkFacts) -> None:
                 f"{', '.join(left_out)} out; write {key}: {off}, or OUT_FEATURES: [{left_out[-1]}]",
                 *(f"{_TRUNK}.{key}", f"{_TRUNK}.OUT_FEATURES"),
             )
+    if cfg.SOLVER.LAYER_DECAY < 1 and not trunk.tells_stages_apart:
+        raise ConfigError(
+            f"SOLVER.LAYER_DECAY is {cfg.SOLVER.LAYER_DECAY}, from stage to stage, and timm does not tell those of "
+            f"{_TRUNK}.ARCH {node.ARCH} apart; write 1.0",
+            *("SOLVER.LAYER_DECAY", f"{_TRUNK}.ARCH"),
+        )
 
 
 def _check_acceleration(cfg: CfgNode, trunk: TrunkFacts, features: Features) -> None:

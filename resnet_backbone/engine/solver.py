@@ -62,16 +62,19 @@ def trunk_lr_factor(cfg: CfgNode, model: nn.Module) -> Callable[[str], float]:
     """Return the factor on the learning rate of a parameter, by its name in a detector.
 
     It is 1 but for the trunk, res5 in the heads of a C4 detector included: SOLVER.TRUNK_LR_FACTOR, times LAYER_DECAY
-    for the last stage, its square for the one before, and so on.
+    for the last stage, its square for the one before, and so on. Stages are those of ``Trunk.stage_of``; in a backbone
+    of another project, what its names begin with.
 
     Source: layer-wise decay, Clark et al. 2020 (arXiv 2003.10555), Bao et al. 2021 (2106.08254), by stages here.
     """
-    solver = cfg.SOLVER
+    solver, backbone = cfg.SOLVER, getattr(model, "backbone", None)
     factor, decay = solver.get("TRUNK_LR_FACTOR", 1.0), solver.get("LAYER_DECAY", 1.0)
     inner = {name: match[1] or match[2] for name, _ in model.named_parameters() if (match := _OF_TRUNK.match(name))}
-    stages = list(dict.fromkeys(stage_of(name) for name in inner.values()))
+    find_stage = getattr(getattr(backbone, "bottom_up", backbone), "stage_of", stage_of)
+    stage_by_name = {name: stage_of(of) if of.startswith("res5.") else find_stage(of) for name, of in inner.items()}
+    stages = list(dict.fromkeys(stage_by_name.values()))
     factors = {stage: factor * decay ** (len(stages) - number) for number, stage in enumerate(stages)}
-    return lambda name: factors[stage_of(inner[name])] if name in inner else 1.0
+    return lambda name: factors[stage_by_name[name]] if name in inner else 1.0
 
 
 def build_schedule(cfg: CfgNode) -> Callable[[int], float]:

@@ -178,7 +178,7 @@ class TimmTrunk(Trunk):
     def freeze_stages(self, count: int) -> None:
         """Take the first ``count`` stages out of training, batch norms with them; ValueError where that cannot be."""
         check_freeze_at(count, self.stage_names)
-        if count and not any(self.stage_modules.values()):
+        if count and not self.stage_of("conv.weight"):
             raise OptionError(f"freeze_at={count}: timm does not tell its stages apart; write 0", "freeze_at")
         for name in [name for stage in self.stage_names[:count] for name in self.stage_modules[stage]]:
             module = self.get_submodule(name)
@@ -186,6 +186,11 @@ class TimmTrunk(Trunk):
                 parameter.requires_grad_(False)
             if isinstance(module, _BatchNorm):
                 _freeze_norms((*self.modules(), *self._root.modules()), module)
+
+    def stage_of(self, name: str) -> str:
+        """See :meth:`Trunk.stage_of`; what stands behind the last stage counts as of it."""
+        module, last = name.rpartition(".")[0], self.stage_names[-1] if any(self.stage_modules.values()) else ""
+        return next((stage for stage, modules in self.stage_modules.items() if module in modules), last)
 
     @property
     def size_divisibility(self) -> int:

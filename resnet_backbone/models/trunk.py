@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from resnet_backbone.models.acceleration import Accelerated
 from resnet_backbone.models.layers import fold_norms
-from resnet_backbone.weights.architecture import LAST_LINEAR
+from resnet_backbone.weights.architecture import LAST_LINEAR, stage_of
 
 
 @contextmanager
@@ -100,6 +100,10 @@ class Trunk(Accelerated):
         position has the logits of :meth:`forward_head`. Source: Simonyan & Zisserman 2014 (arXiv 1409.1556), section
         3.2, "applied densely".
         """
+
+    def stage_of(self, name: str) -> str:
+        """Return the stage that one of this network's tensors is of; ``""`` where its stages are not told apart."""
+        return stage_of(name)
 
     def fold_norms(self) -> int:
         """Fold every batch norm into its convolution, in place: see ``fold_norms`` of :mod:`.layers`."""

@@ -21,7 +21,8 @@ from resnet_backbone.files.checkpoints import last_checkpoint
 from resnet_backbone.metrics.run_facts import read_facts
 from resnet_backbone.models.registry import create_model
 from resnet_backbone.weights import read_weights
-from tests.helpers import assert_same_tensors, json_lines, stopping_at
+from tests.faults.runs import equal
+from tests.helpers import json_lines, stopping_at
 from tests.processes import Forked, script
 
 
@@ -31,10 +32,8 @@ def run(cfg, **options):
 
 def assert_same_end(first: Path, second: Path) -> None:
     a, b = (load_checkpoint(folder / "model_final.pth") for folder in (first, second))
-    assert_same_tensors(a["model"], b["model"])
-    for x, y in zip(a["optimizer"]["state"].values(), b["optimizer"]["state"].values(), strict=True):
-        assert torch.equal(x["momentum_buffer"], y["momentum_buffer"])
-    assert a["iteration"] == b["iteration"]
+    for key in ("model", "unaveraged", "optimizer", "iteration", "best"):
+        assert equal(a.get(key), b.get(key)), key
 
 
 def test_it_learns_and_leaves_what_it_should(tiny, tmp_path):
@@ -105,6 +104,7 @@ VARIANTS = {
     "stochastic depth": ["MODEL.STOCHASTIC_DEPTH", "0.5"],
     "bfloat16": ["SOLVER.AMP.ENABLED", "True"],
     "in parts": ["SOLVER.ACCUMULATION_STEPS", "2"],
+    "AdamW, averaged": ["SOLVER.OPTIMIZER", "AdamW", "SOLVER.EMA.ENABLED", "True", "SOLVER.EMA.DECAY", "0.5"],
 }
 
 
@@ -137,9 +137,13 @@ def test_images_that_changed_class_are_told_on_resume(tiny, tmp_path, colors, ca
     assert f"DATASETS.TRAIN {data} is not what it was when the checkpoint was written" in capsys.readouterr().out
 
 
-def test_a_process_killed_at_any_moment_goes_on_to_the_same_weights(tiny, tmp_path):
+PATIENT = [*VARIANTS["AdamW, averaged"], "TEST.EVAL_PERIOD", "3", "TEST.PATIENCE", "4", "SOLVER.BASE_LR", "0.0001"]
+
+
+@pytest.mark.parametrize("more", [[], PATIENT], ids=["SGD", "AdamW, averaged, patient"])
+def test_a_process_killed_at_any_moment_goes_on_to_the_same_weights(tiny, tmp_path, more):
     """SIGKILL after random times, a checkpoint every second iteration: whatever was being done is done again."""
-    keys = ["SOLVER.MAX_ITER", "30", "SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.STEPS", "(20,)"]
+    keys = ["SOLVER.MAX_ITER", "30", "SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.STEPS", "(20,)", *more]
     whole = tiny("cifar10_resnet20.yaml", *keys, "OUTPUT_DIR", str(tmp_path / "whole"))
     run(whole)
     cfg = tiny("cifar10_resnet20.yaml", *keys, "OUTPUT_DIR", str(tmp_path / "killed"))

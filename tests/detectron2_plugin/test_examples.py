@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from resnet_backbone import create_model
 from resnet_backbone.data.prepare.shapes import generate_shapes
@@ -98,6 +99,21 @@ def test_train_your_own(weights, tmp_path):
     assert torch.equal(trained["backbone.bottom_up.stem.conv1.weight"], given["stem.conv1.weight"])
     config = (tmp_path / "output" / "config.yaml").read_text()
     assert "FORMAT: BGR" in config and "STRIDE_IN_1X1: true" in config, "the input is that of the weights"
+
+
+def test_track(tmp_path):
+    """With the tracker that is always there; iteration 39 was done again, and 59 is of an earlier, longer training."""
+    records = [(59, "total_loss", 7.0), (19, "total_loss", 3.0), (39, "total_loss", 9.0), (39, "val/bbox/AP", 0.5)]
+    records += [(39, "total_loss", 2.0), (39, "val/bbox/AP", 1.5)]
+    lines = [json.dumps({"iteration": iteration, name: value}) for iteration, name, value in records]
+    (tmp_path / "metrics.json").write_text("\n".join(lines))
+    (tmp_path / "config.yaml").write_text("SOLVER: {BASE_LR: 0.01, STEPS: [4]}")
+    assert "2 records" in run("track.py", tmp_path, "tensorboard", folder=tmp_path)
+    (folder,) = (tmp_path / "tensorboard").iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    found = {name: [(one.step, one.value) for one in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    assert found == {"total_loss": [(19, 3.0), (39, 2.0)], "val/bbox/AP": [(39, 1.5)]}
+    assert "SOLVER.BASE_LR: '0.01'" in next(folder.rglob("hparams.yml")).read_text()
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

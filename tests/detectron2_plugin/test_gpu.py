@@ -22,7 +22,8 @@ STUFF = (
     "classification/",
     "panoptic/",
     "semantic/",
-)  # no detectors, or need more than boxes and masks: test_evaluators.py
+    "strong/own_data",
+)  # no detectors, need more than boxes and masks (test_evaluators.py), or the other engine
 CONFIGS = sorted(
     name
     for path in config_folder().rglob("*.yaml")

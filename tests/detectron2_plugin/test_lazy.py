@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("omegaconf", reason="omegaconf, which Detectron2's LazyConfi
 from detectron2.config import LazyConfig, get_cfg, instantiate  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
+from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
 
 from resnet_backbone.config import config_folder  # noqa: E402
 from resnet_backbone.detectron2_plugin import add_resnet_backbone_config  # noqa: E402
@@ -149,6 +151,18 @@ def test_mask_rcnn_r50_fpn_is_detectron2s(stride_in_1x1, same_models):
     trainable = [[name for name, p in model.named_parameters() if p.requires_grad] for model in (ours, stock)]
     assert sorted(trainable[0]) == sorted(trainable[1])
     same_models(ours, stock)
+
+
+def test_the_new_baseline_is_detectron2s(same_models):
+    """Its norms learn, and everything is trained, from random weights."""
+    stock, cfg = stock_config("new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py"), example("mask_rcnn_R_50_FPN_100ep_LSJ")
+    ours, theirs = instantiate(cfg.model), instantiate(stock.model)
+    assert all(p.requires_grad for p in ours.parameters())
+    norms = [Counter(type(m) for m in model.modules() if isinstance(m, _BatchNorm)) for model in (ours, theirs)]
+    assert norms[0] == norms[1] and len(norms[0]) == 2
+    same_models(ours, theirs)
+    for key in ("train", "dataloader", "optimizer", "lr_multiplier"):
+        assert cfg[key] == stock[key], key
 
 
 def test_mask_rcnn_r50_c4_is_detectron2s(same_models):

@@ -20,6 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from detectron2.data.datasets import register_coco_instances  # noqa: E402
 from detectron2.engine import SimpleTrainer, hooks  # noqa: E402
 from detectron2.evaluation import inference_on_dataset  # noqa: E402
+from pycocotools.coco import COCO  # noqa: E402
 
 from resnet_backbone.detectron2_plugin.lazy import use_weights  # noqa: E402
 from resnet_backbone.models.registry import create_model  # noqa: E402
@@ -129,6 +130,32 @@ def test_two_iterations_and_evaluation(name, registered, tmp_path):
     results = inference_on_dataset(again, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator))
     assert all(0 <= figures["AP50"] <= 100 for figures in results.values())
     assert list(results) == (["bbox"] if name.startswith("retinanet") else ["bbox", "segm"])
+
+
+def test_a_step_of_the_new_baseline(registered, few_images):
+    """Large scale jitter, from random weights; in float32, as there is no GPU, and on RLE: polygons need shapely."""
+    path = few_images / "coco/annotations/instances_train2017.json"
+    coco = COCO(str(path))
+    for row in coco.dataset["annotations"]:
+        rle = coco.annToRLE(row)
+        row["segmentation"] = {**rle, "counts": rle["counts"].decode()}
+    path.write_text(json.dumps(coco.dataset), encoding="utf-8")
+    cfg = LazyConfig.load(str(ROOT / "examples/lazy/mask_rcnn_R_50_FPN_100ep_LSJ.py"))
+    LazyConfig.apply_overrides(cfg, [*SMALL, "dataloader.train.mapper.instance_mask_format=bitmask"])
+    jitter, crop, _ = cfg.dataloader.train.mapper.augmentations
+    jitter.target_height = jitter.target_width = 96
+    crop.crop_size = (96, 96)
+    cfg.model.roi_heads.batch_size_per_image = 16
+    cfg.dataloader.train.dataset.names = registered["train"]
+    model = instantiate(cfg.model).train()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    cfg.optimizer.params.model = model
+    trainer = SimpleTrainer(model, instantiate(cfg.dataloader.train), instantiate(cfg.optimizer))
+    trainer.train(0, 1)
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    still = [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
+    # Scales of norms are 1, to which so small a step may add nothing.
+    assert not [name for name in still if name.endswith("weight") and ".norm." not in name]
 
 
 def test_detectron2s_own_script(few_images, tmp_path):

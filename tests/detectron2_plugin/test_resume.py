@@ -19,7 +19,7 @@ from resnet_backbone.engine.batches import DataError  # noqa: E402
 from resnet_backbone.engine.command_line import Interrupted  # noqa: E402
 from resnet_backbone.engine.signals import catching_signals  # noqa: E402
 from resnet_backbone.files.checkpoints import last_checkpoint, write_checkpoint  # noqa: E402
-from tests.faults.runs import SMALL  # noqa: E402
+from tests.faults.runs import SMALL, equal  # noqa: E402
 from tests.helpers import own_sets  # noqa: E402
 
 KEYS = ["SOLVER.MAX_ITER", "8", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "6", "SOLVER.STEPS", "(6,)"]
@@ -48,11 +48,8 @@ def run(cfg, **options) -> Path:
 
 def assert_the_same(a: Path, b: Path) -> None:
     one, other = (torch.load(folder / "model_final.pth", weights_only=True) for folder in (a, b))
-    for key, tensor in one["model"].items():
-        assert torch.equal(tensor, other["model"][key]), key
-    states = [file["trainer"]["_trainer"]["optimizer"]["state"] for file in (one, other)]
-    for x, y in zip(*(state.values() for state in states), strict=True):
-        assert torch.equal(x["momentum_buffer"], y["momentum_buffer"])
+    assert equal(one["model"], other["model"])
+    assert equal(*(file["trainer"]["_trainer"]["optimizer"]["state"] for file in (one, other)))
     assert one["iteration"] == other["iteration"] and one["best"] == other["best"] is not None
     for folder in (a, b):
         numbers = [json.loads(line)["iteration"] for line in (folder / "metrics.json").read_text().splitlines()]
@@ -106,8 +103,9 @@ ON_SHAPES = [
         ("quickstart.yaml", 4, ()),
         ("quickstart.yaml", 6, ("TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "2")),
         ("retinanet/r18_fpn.yaml", 4, ON_SHAPES),
+        ("quickstart.yaml", 4, ("SOLVER.OPTIMIZER", "AdamW", "SOLVER.LAYER_DECAY", "0.8", "SOLVER.BASE_LR", "0.0002")),
     ],
-    ids=["faster", "precise_bn", "retinanet"],
+    ids=["faster", "precise_bn", "retinanet", "AdamW"],
 )
 def test_asked_to_end(config, monkeypatch, file, iteration, words):
     whole = run(config("whole", *words, file=file))

@@ -7,9 +7,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from resnet_backbone.config.schema import ConfigError
 from resnet_backbone.engine.solver import build_optimizer, build_schedule, clip_gradients
 from resnet_backbone.models.registry import create_model
-from resnet_backbone.torchvision_plugin.config import get_cfg
+from resnet_backbone.torchvision_plugin.config import get_cfg, load_config
+from resnet_backbone.torchvision_plugin.detector import build_detector
 
 SCHEDULES = [
     ["SOLVER.MAX_ITER", 100, "SOLVER.STEPS", (60, 80), "SOLVER.WARMUP_ITERS", 10],
@@ -104,6 +106,65 @@ def test_the_trunk_learns_at_a_rate_of_its_own(optimizer):
         for name, (rate, _) in rates_and_decays(built, model).items():
             power = next((power for prefix, power in powers.items() if name.startswith(prefix)), None)
             assert rate == pytest.approx(1.0 if power is None else 0.5 * 0.1**power), name
+
+
+@pytest.fixture(params=["torchvision", "detectron2"])
+def of_engine(request):
+    """How an engine loads a config, and builds its detector."""
+    if request.param == "torchvision":
+        return load_config, build_detector
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from resnet_backbone.detectron2_plugin.checkpoint import build_detector as build
+    from resnet_backbone.detectron2_plugin.config import load_config as load
+
+    return load, build
+
+
+def on_timm(name: str, *keys: str) -> list[str]:
+    backbone = {"ARCH": f"timm/{name}", "NORM": ""}
+    words = [word for key, value in backbone.items() for word in (f"MODEL.RESNET_BACKBONE.{key}", value)]
+    return ["MODEL.DEVICE", "cpu", *words, *keys]
+
+
+# What the names of timm's parameters begin with, from the stage of stride 32 to the stem.
+STAGES = {
+    "resnet18": ["layer4", "layer3", "layer2", "layer1", "conv1 bn1"],
+    "convnext_atto": ["stages.3", "stages.2", "stages.1", "stages.0", "stem"],
+    "swin_tiny_patch4_window7_224": ["layers.3", "layers.2", "layers.1", "layers.0", "patch_embed"],
+    "mobilenetv3_small_100": ["blocks.4 blocks.5", "blocks.2 blocks.3", "blocks.1", "blocks.0", "conv_stem bn1"],
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_timms_stages_learn_at_rates_of_their_own(of_engine, name):
+    pytest.importorskip("timm", reason="timm is not installed")
+    load, build = of_engine
+    keys = ["SOLVER.BASE_LR", "1.0", "SOLVER.TRUNK_LR_FACTOR", "0.5", "SOLVER.LAYER_DECAY", "0.1"]
+    cfg = load("quickstart.yaml", on_timm(name, *keys))
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build(cfg)
+    expected = {
+        f"backbone.bottom_up.{start}.": 0.5 * 0.1**power
+        for power, starts in enumerate(STAGES[name], 1)
+        for start in starts.split()
+    }
+    rates = rates_and_decays(build_optimizer(cfg, model), model)
+    for parameter, (rate, _) in rates.items():
+        if parameter.startswith("backbone.bottom_up."):
+            (factor,) = [factor for start, factor in expected.items() if parameter.startswith(start)]
+        else:
+            factor = 1.0
+        assert rate == pytest.approx(factor), parameter
+    assert all(any(parameter.startswith(start) for parameter in rates) for start in expected)
+
+
+def test_layer_decay_without_stages_is_refused(of_engine):
+    pytest.importorskip("timm", reason="timm is not installed")
+    load, _ = of_engine
+    load("quickstart.yaml", on_timm("hrnet_w18_small"))
+    with pytest.raises(ConfigError, match="SOLVER.LAYER_DECAY is 0.9, .*ARCH timm/hrnet_w18_small apart; write 1.0"):
+        load("quickstart.yaml", on_timm("hrnet_w18_small", "SOLVER.LAYER_DECAY", "0.9"))
 
 
 @pytest.mark.parametrize("kind", ["value", "norm", "full_model"])
