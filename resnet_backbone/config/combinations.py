@@ -159,9 +159,7 @@ def _facts(model: str) -> TrunkFacts:
     node = cfg.MODEL.RESNET_BACKBONE
     with torch.device("meta"), nullcontext() if node.ARCH.startswith(TIMM) else _SkipInit():
         trunk = build_trunk(cfg, out_features=node.OUT_FEATURES)
-    return TrunkFacts(
-        dict(trunk.feature_info), trunk.stage_names, trunk.size_divisibility, bool(trunk.stage_of("conv.weight"))
-    )
+    return TrunkFacts(dict(trunk.feature_info), trunk.stage_names, trunk.size_divisibility, trunk.tells_stages_apart)
 
 
 class _SkipInit(TorchFunctionMode):

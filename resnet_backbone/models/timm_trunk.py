@@ -178,7 +178,7 @@ class TimmTrunk(Trunk):
     def freeze_stages(self, count: int) -> None:
         """Take the first ``count`` stages out of training, batch norms with them; ValueError where that cannot be."""
         check_freeze_at(count, self.stage_names)
-        if count and not self.stage_of("conv.weight"):
+        if count and not self.tells_stages_apart:
             raise OptionError(f"freeze_at={count}: timm does not tell its stages apart; write 0", "freeze_at")
         for name in [name for stage in self.stage_names[:count] for name in self.stage_modules[stage]]:
             module = self.get_submodule(name)
@@ -189,8 +189,13 @@ class TimmTrunk(Trunk):
 
     def stage_of(self, name: str) -> str:
         """See :meth:`Trunk.stage_of`; what stands behind the last stage counts as of it."""
-        module, last = name.rpartition(".")[0], self.stage_names[-1] if any(self.stage_modules.values()) else ""
+        module = name.rpartition(".")[0]
+        last = self.stage_names[-1] if self.tells_stages_apart else ""
         return next((stage for stage, modules in self.stage_modules.items() if module in modules), last)
+
+    @property
+    def tells_stages_apart(self) -> bool:
+        return any(self.stage_modules.values())
 
     @property
     def size_divisibility(self) -> int:
@@ -268,4 +273,6 @@ def _freeze_norms(modules: Any, only: nn.Module | None = None) -> None:
             if child is only if only else isinstance(child, _BatchNorm):
                 module._modules[name] = frozen.setdefault(id(child), freeze_batch_norm_2d(child))
     if any(isinstance(norm, _BatchNorm) for norm in frozen.values()):
-        raise OptionError("timm does not freeze its batch norms of vectors: write a lower freeze_at, and norm ''", "freeze_at")
+        raise OptionError(
+            "timm does not freeze its batch norms of vectors: write a lower freeze_at, and norm ''", "freeze_at"
+        )

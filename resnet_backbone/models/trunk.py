@@ -101,6 +101,11 @@ class Trunk(Accelerated):
         3.2, "applied densely".
         """
 
+    @property
+    def tells_stages_apart(self) -> bool:
+        """Whether it is known which of its tensors is of which stage."""
+        return True
+
     def stage_of(self, name: str) -> str:
         """Return the stage that one of this network's tensors is of; ``""`` where its stages are not told apart."""
         return stage_of(name)
