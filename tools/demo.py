@@ -6,10 +6,13 @@ Examples:
     python tools/demo.py --run output/bccd_r18 --input 'photos/*.jpg' clip.mp4 --output found --score 0.7
     python tools/demo.py --run output/bccd_r18 --input photo.jpg --json
     python tools/demo.py --run output/bccd_r18 --input 0 --show
+    python tools/demo.py --weights torchvision://fasterrcnn_resnet50_fpn_v2/COCO_V1 --input photo.jpg
     python tools/demo.py --config-file configs/frcnn_r101.yaml --input photo.jpg -- MODEL.WEIGHTS model_final.pth
 
 --run is the output folder of a training. The engine is the one that wrote its checkpoint, or the one that MODEL.WEIGHTS
-names on the command line; the class names are in it.
+names on the command line; the class names are in it. --weights is a detector that torchvision or Detectron2 publishes
+(resnet_backbone/weights/detectors.yaml), on the torchvision engine; it is downloaded the first time, with its config at
+hand.
 A folder is searched with all that is below it. What cannot be read is reported and left out.
 
 With --json, one line of JSON a file, and of a video one a frame, is all that is printed to standard output:
@@ -51,6 +54,7 @@ from resnet_backbone.engine.checkpoint import engine_of, find_run
 from resnet_backbone.engine.command_line import ENGINES, choose_engine, reports_errors, run_command_line
 from resnet_backbone.metrics.drawing import draw_detections
 from resnet_backbone.metrics.results import Detections, Predictor
+from resnet_backbone.weights.detectors import named_detector
 
 PICTURES = (".jpg", ".jpeg", ".png")  # what keeps its name; other images are saved as PNG
 WINDOW = "resnet_backbone: any key for the next, q to end"
@@ -90,6 +94,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     detector = parser.add_mutually_exclusive_group(required=True)
     detector.add_argument("--run", type=Path, metavar="DIR", help="output folder of a training")
     detector.add_argument("--config-file", metavar="FILE", help="a config, with MODEL.WEIGHTS in it or as KEY VALUE")
+    detector.add_argument("--weights", metavar="NAME", help="a published detector, torchvision:// or detectron2://")
     parser.add_argument(
         "--input", nargs="+", required=True, metavar="WHAT", help="files, folders, patterns, a camera's number"
     )
@@ -120,11 +125,14 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
         run = find_run(args.run)
         overrides = [*device_of(run.config_file), "MODEL.WEIGHTS", str(run.weights), *overrides]
         config_file = run.config_file
+    if args.weights is not None:
+        config_file = f"configs/{named_detector(args.weights).config}"
+        overrides = ["MODEL.WEIGHTS", args.weights, *overrides]
     named = dict(zip(overrides[::2], overrides[1::2], strict=False)).get("MODEL.WEIGHTS", "")
     wrote = engine_of(Path(named)) if Path(named).is_file() else None
     if wrote is not None and args.engine not in ("auto", wrote):
         raise ValueError(f"{named} is of the {wrote} engine; write --engine {wrote}, or leave it out")
-    if (wrote or choose_engine(args.engine)) == "detectron2":
+    if args.weights is None and (wrote or choose_engine(args.engine)) == "detectron2":
         from resnet_backbone.detectron2_plugin import config, improvements
 
         return improvements.Predictor(config.load_config(config_file, overrides))

@@ -13,7 +13,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch.overrides import TorchFunctionMode
 
-from resnet_backbone.config.schema import ConfigError
+from resnet_backbone.config.schema import DEFAULT_ANCHORS, TORCHVISION_ANCHORS, ConfigError
 from resnet_backbone.models.acceleration import CUDA_GRAPH_MODES
 from resnet_backbone.models.registry import create_model, list_models
 from resnet_backbone.models.trunk import FeatureInfo, OptionError, Trunk
@@ -200,6 +200,11 @@ def check_combinations(cfg: CfgNode) -> None:
     if model.META_ARCHITECTURE in _WITH_RPN and model.PROPOSAL_GENERATOR.NAME == "RPN":
         check_read("MODEL.RPN.IN_FEATURES", model.RPN.IN_FEATURES, cfg, features, same_channels=True)
         _check_anchors(cfg, "MODEL.RPN.IN_FEATURES", model.RPN.IN_FEATURES)
+        if 0 in model.RPN.CONV_DIMS:
+            raise ConfigError(
+                f"MODEL.RPN.CONV_DIMS is {list(model.RPN.CONV_DIMS)}; write channels, or -1 for as many as before",
+                "MODEL.RPN.CONV_DIMS",
+            )
     if model.META_ARCHITECTURE in _WITH_HEADS:
         _check_heads(cfg, features)
     if model.BACKBONE.NAME == TRUNK_ALONE:
@@ -275,7 +280,7 @@ def check_read(key: str, names: Sequence[str], cfg: CfgNode, features: Features,
 def _check_anchors(cfg: CfgNode, key: str, names: Sequence[str]) -> None:
     """As many lists of sizes and shapes as there are levels, or one for all; as many anchors on each."""
     node = cfg.MODEL.ANCHOR_GENERATOR
-    if node.NAME != "DefaultAnchorGenerator":
+    if node.NAME not in (DEFAULT_ANCHORS, TORCHVISION_ANCHORS):
         return
     levels = len(names)
     for name in ("SIZES", "ASPECT_RATIOS"):
@@ -346,9 +351,9 @@ def _check_box_head(cfg: CfgNode, channels: int) -> None:
         )
     if box.NAME == "FastRCNNConvFCHead" and box.NUM_FC + box.NUM_CONV < 1:
         raise ConfigError(
-            "MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead has no layers: MODEL.ROI_BOX_HEAD.NUM_FC must be 1 or more, "
-            f"got {box.NUM_FC}",
-            *("MODEL.ROI_BOX_HEAD.NAME", "MODEL.ROI_BOX_HEAD.NUM_FC"),
+            "MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead has no layers: MODEL.ROI_BOX_HEAD.NUM_FC or NUM_CONV must be 1 "
+            f"or more, got {box.NUM_FC} and {box.NUM_CONV}",
+            *("MODEL.ROI_BOX_HEAD.NAME", "MODEL.ROI_BOX_HEAD.NUM_FC", "MODEL.ROI_BOX_HEAD.NUM_CONV"),
         )
 
 

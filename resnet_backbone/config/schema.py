@@ -131,6 +131,7 @@ OVERLAPS = Range(least=0, most=1, order="ascending")
 LENGTHS = Range(least=1, order="increasing", nonempty=True)
 PYRAMIDS = tuple(f"build_imagenet_{kind}fpn_backbone" for kind in ("", "retinanet_", "fcos_"))
 POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool")
+DEFAULT_ANCHORS, TORCHVISION_ANCHORS = "DefaultAnchorGenerator", "AnchorGenerator"  # the second is torchvision's
 
 # Keys of Detectron2's (after v0.6, config/defaults.py) that both engines obey.
 SHARED = (
@@ -149,15 +150,16 @@ SHARED = (
     Key("MODEL.RESNETS.STRIDE_IN_1X1", True, "whether a bottleneck's first convolution has its stride"),
     Key("MODEL.FPN.IN_FEATURES", [], "feature maps that the pyramid reads", element="res4"),
     Key("MODEL.FPN.OUT_CHANNELS", 256, "of every level", COUNT),
-    Key("MODEL.FPN.NORM", "", torchvision=("",)),
+    Key("MODEL.FPN.NORM", "", "behind its convolutions", torchvision=NORMS),
     Key("MODEL.FPN.FUSE_TYPE", "sum", torchvision=("sum",), detectron2=("sum", "avg")),
     Key("MODEL.PROPOSAL_GENERATOR.NAME", "RPN", torchvision=("RPN",)),
-    Key("MODEL.ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator", torchvision=("DefaultAnchorGenerator",)),
+    Key("MODEL.ANCHOR_GENERATOR.NAME", DEFAULT_ANCHORS, torchvision=(DEFAULT_ANCHORS, TORCHVISION_ANCHORS)),
     Key("MODEL.ANCHOR_GENERATOR.SIZES", [[32, 64, 128, 256, 512]], "pixels, a list for each level", element=[32.0]),
     Key("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.5, 1.0, 2.0]], "height / width, a list for each level"),
     Key("MODEL.ANCHOR_GENERATOR.OFFSET", 0.0, "of the first centre in its cell, in cells", FRACTION),
     Key("MODEL.RPN.HEAD_NAME", "StandardRPNHead", torchvision=("StandardRPNHead",)),
     Key("MODEL.RPN.IN_FEATURES", ["res4"], "feature maps that it reads"),
+    Key("MODEL.RPN.CONV_DIMS", [-1], "channels of its convolutions; -1: as before", Range(least=-1, nonempty=True)),
     Key("MODEL.RPN.BOUNDARY_THRESH", -1, torchvision=(-1,)),
     Key("MODEL.RPN.IOU_THRESHOLDS", [0.3, 0.7], "IoU: background below, object above", OVERLAPS, length=2),
     Key("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 256, "anchors in the losses", COUNT),
@@ -184,23 +186,25 @@ SHARED = (
     Key("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 1.0, "of the box loss"),
     Key("MODEL.ROI_BOX_HEAD.NUM_FC", 0, "hidden layers of FastRCNNConvFCHead", NOT_NEGATIVE),
     Key("MODEL.ROI_BOX_HEAD.FC_DIM", 1024, "their width", COUNT),
-    Key("MODEL.ROI_BOX_HEAD.NUM_CONV", 0, torchvision=(0,)),
+    Key("MODEL.ROI_BOX_HEAD.NUM_CONV", 0, "convolutions of FastRCNNConvFCHead before these", NOT_NEGATIVE),
+    Key("MODEL.ROI_BOX_HEAD.CONV_DIM", 256, "their width", COUNT),
+    Key("MODEL.ROI_BOX_HEAD.NORM", "", "behind these convolutions", torchvision=NORMS),
     Key("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 14, "side of the crops, in cells", COUNT),
     Key("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 0, "samples per cell side; 0 adapts to the box", NOT_NEGATIVE),
     Key("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlignV2", torchvision=POOLERS),
-    Key("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", False, torchvision=(False,)),
+    Key("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", False, "one box for all classes"),
     Key("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead", torchvision=("MaskRCNNConvUpsampleHead",)),
     Key("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", 14, "side of the crops, in cells", COUNT),
     Key("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", 0, "samples per cell side; 0 adapts to the box", NOT_NEGATIVE),
     Key("MODEL.ROI_MASK_HEAD.POOLER_TYPE", "ROIAlignV2", torchvision=POOLERS),
     Key("MODEL.ROI_MASK_HEAD.NUM_CONV", 0, "convolutions before the upsampling", NOT_NEGATIVE),
     Key("MODEL.ROI_MASK_HEAD.CONV_DIM", 256, "their width", COUNT),
-    Key("MODEL.ROI_MASK_HEAD.NORM", "", torchvision=("",)),
+    Key("MODEL.ROI_MASK_HEAD.NORM", "", "behind these convolutions", torchvision=NORMS),
     Key("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", False, "one mask for all classes"),
     Key("MODEL.RETINANET.NUM_CLASSES", 80, "written from the data", COUNT),
     Key("MODEL.RETINANET.IN_FEATURES", ["p3", "p4", "p5", "p6", "p7"], "levels that the heads read"),
-    Key("MODEL.RETINANET.NUM_CONVS", 4, torchvision=(4,)),
-    Key("MODEL.RETINANET.NORM", "", torchvision=("",)),
+    Key("MODEL.RETINANET.NUM_CONVS", 4, "hidden layers of both heads", COUNT),
+    Key("MODEL.RETINANET.NORM", "", "behind these", torchvision=("", "GN")),
     Key("MODEL.RETINANET.IOU_THRESHOLDS", [0.4, 0.5], "IoU: background below, object above", OVERLAPS, length=2),
     Key("MODEL.RETINANET.IOU_LABELS", [0, -1, 1], torchvision=([0, -1, 1],)),
     Key("MODEL.RETINANET.PRIOR_PROB", 0.01, "the score that training starts from", Range(above=0, below=1)),
@@ -286,6 +290,7 @@ ADDED = (
     Key("MODEL.RESNET_BACKBONE.COMPILE", "", "a mode of torch.compile", choices=COMPILE_MODES),
     Key("MODEL.RESNET_BACKBONE.PAD_TO", 0, "pad images to multiples of so many pixels", NOT_NEGATIVE),
     Key("MODEL.RESNET_BACKBONE.CHECKPOINT_STAGES", [], "computed again in the backward pass", element="res4"),
+    Key("MODEL.RETINANET.CLIP_BEFORE_NMS", False, "cut boxes at the image's edge, as torchvision", detectron2=(False,)),
     Key("MODEL.ROI_BOX_HEAD.DROPOUT", 0.0, "after fc6 and fc7 of VGGBoxHead", BELOW_ONE),
     Key("MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT", False, "the image's vector behind each region's"),
     Key("INPUT.LARGE_SCALE_JITTER.ENABLED", False, "scale, crop and pad to a square, in place of MIN_SIZE_TRAIN"),
@@ -342,12 +347,12 @@ MODEL.PROPOSAL_GENERATOR: MIN_SIZE
 MODEL.RESNETS: DEFORM_MODULATED DEFORM_NUM_GROUPS DEFORM_ON_PER_STAGE DEPTH NORM NUM_GROUPS OUT_FEATURES
   RES2_OUT_CHANNELS RES5_DILATION STEM_OUT_CHANNELS WIDTH_PER_GROUP
 MODEL.ROI_BOX_CASCADE_HEAD: BBOX_REG_WEIGHTS IOUS
-MODEL.ROI_BOX_HEAD: BBOX_REG_LOSS_TYPE CONV_DIM FED_LOSS_FREQ_WEIGHT_POWER FED_LOSS_NUM_CLASSES NORM
+MODEL.ROI_BOX_HEAD: BBOX_REG_LOSS_TYPE FED_LOSS_FREQ_WEIGHT_POWER FED_LOSS_NUM_CLASSES
   TRAIN_ON_PRED_BOXES USE_FED_LOSS USE_SIGMOID_CE
 MODEL.ROI_HEADS: IOU_LABELS PROPOSAL_APPEND_GT
 MODEL.ROI_KEYPOINT_HEAD: CONV_DIMS LOSS_WEIGHT MIN_KEYPOINTS_PER_IMAGE NAME NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS
   NUM_KEYPOINTS POOLER_RESOLUTION POOLER_SAMPLING_RATIO POOLER_TYPE
-MODEL.RPN: BBOX_REG_LOSS_TYPE BBOX_REG_WEIGHTS CONV_DIMS IOU_LABELS
+MODEL.RPN: BBOX_REG_LOSS_TYPE BBOX_REG_WEIGHTS IOU_LABELS
 MODEL.SEM_SEG_HEAD: COMMON_STRIDE CONVS_DIM IGNORE_VALUE IN_FEATURES LOSS_WEIGHT NAME NORM NUM_CLASSES
 SOLVER: NUM_DECAYS REFERENCE_WORLD_SIZE RESCALE_INTERVAL
 TEST.AUG: ENABLED FLIP MAX_SIZE MIN_SIZES

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.reader import value_of
-from resnet_backbone.config.schema import TORCHVISION_KEYS
+from resnet_backbone.config.schema import TORCHVISION_ANCHORS
+from resnet_backbone.config.schema import TORCHVISION_KEYS as _KEYS
 from resnet_backbone.weights import InputFormat, Weights, WeightsError
 from resnet_backbone.weights.architecture import has_bottlenecks
-from resnet_backbone.weights.catalog import SCHEMES, find_entry_by_address, parse_source
+from resnet_backbone.weights.catalog import SCHEMES, TORCHVISION_RGB, find_entry_by_address, parse_source
+from resnet_backbone.weights.detectors import (
+    TORCHVISION_KEYS,
+    find_detector,
+    from_torchvision,
+    is_of_torchvision,
+    torchvision_config,
+    torchvision_keys,
+)
 from resnet_backbone.weights.download import MATCHING
-from resnet_backbone.weights.read import SAFETENSORS, TORCH, check_readable, read_file, split_part
+from resnet_backbone.weights.read import SAFETENSORS, TORCH, RawFile, check_readable, read_file, split_part
 from resnet_backbone.weights.source import PACKAGE_KEY, package_facts
 
 logger = logging.getLogger(__name__)
@@ -55,7 +65,7 @@ def required_by_source(source: str, arch: str) -> dict[str, object]:
     if not path.is_file():
         return {}
     try:
-        metadata = read_file(file).metadata if check_readable(path) in (TORCH, SAFETENSORS) else {}
+        metadata = read_torchvision(read_file(file)).metadata if check_readable(path) in (TORCH, SAFETENSORS) else {}
     except WeightsError as error:
         logger.warning("cannot check which input %s needs: %s", path, error)
         return {}
@@ -70,6 +80,27 @@ def required_by_metadata(metadata: Mapping[str, Any], source: str, arch: str) ->
         return required_input(arch, facts["input_format"], facts["stride_in_1x1"])
     told = metadata.get("input")
     return {key: told[key] for key in INPUT_KEYS if key in told} if isinstance(told, Mapping) else {}
+
+
+def read_torchvision(raw: RawFile) -> RawFile:
+    """Return a detector of torchvision's own as the torchvision engine writes its checkpoints; other files as they are.
+
+    That is with its names, and as metadata ``input``, :func:`required_input` and the keys of torchvision's arithmetic,
+    and ``class_names``, empty where nobody knows them. Who has built it with another mean, std or arithmetic than
+    torchvision's builders have says so in the config.
+
+    Raises:
+        WeightsError: its trunk is none that we know, or layers are missing.
+    """
+    if not is_of_torchvision(raw.tensors):
+        return raw
+    try:
+        tensors, class_names = from_torchvision(raw.tensors, find_detector(raw.sha256))
+    except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:
+        raise WeightsError(f"{raw.source} is no complete detector of torchvision's: {error}") from error
+    keys = torchvision_keys(torchvision_config(raw.tensors))
+    needed = {**required_input("resnet50", TORCHVISION_RGB, stride_in_1x1=False), **keys}
+    return replace(raw, tensors=tensors, metadata={"input": needed, "class_names": class_names})
 
 
 def required_by(weights: Weights, cfg: CfgNode) -> dict[str, object]:
@@ -126,7 +157,8 @@ def differing_keys(found: Mapping[str, object], required: Mapping[str, object]) 
 
 def input_of(cfg: CfgNode) -> dict[str, object]:
     """Return the keys that a detector trained with ``cfg`` needs again, in plain containers, for its checkpoints."""
-    values = {key: value_of(cfg, key) for key in INPUT_KEYS}
+    arithmetic = TORCHVISION_KEYS if cfg.MODEL.ANCHOR_GENERATOR.NAME == TORCHVISION_ANCHORS else ()
+    values = {key: value_of(cfg, key) for key in (*INPUT_KEYS, *arithmetic)}
     return {key: list(value) if isinstance(value, list | tuple) else value for key, value in values.items()}
 
 
@@ -135,7 +167,7 @@ def fit_num_classes(cfg: CfgNode, section: str, num_classes: int) -> None:
     node = cfg.MODEL[section]
     if node.NUM_CLASSES == num_classes:
         return
-    is_default = node.NUM_CLASSES == TORCHVISION_KEYS[f"MODEL.{section}.NUM_CLASSES"].default
+    is_default = node.NUM_CLASSES == _KEYS[f"MODEL.{section}.NUM_CLASSES"].default
     text = "MODEL.%s.NUM_CLASSES: %d, from the data; the config says %d: write %d, or take the line out"
     values = (section, num_classes, node.NUM_CLASSES, num_classes)
     logger.log(logging.INFO if is_default else logging.WARNING, text, *values)

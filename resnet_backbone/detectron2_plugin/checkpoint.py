@@ -24,9 +24,9 @@ from resnet_backbone.detectron2_plugin.datasets import set_num_classes
 from resnet_backbone.engine.divergence import broken_tensors
 from resnet_backbone.files.checkpoints import BEST, last_checkpoint, write_checkpoint
 from resnet_backbone.models.acceleration import accelerate_heads, finish_for_inference
-from resnet_backbone.weights import Weights, read_weights
+from resnet_backbone.weights import Weights, WeightsError, read_weights
 from resnet_backbone.weights.catalog import SCHEMES, parse_source
-from resnet_backbone.weights.detectors import is_of_torchvision_engine, to_detectron2
+from resnet_backbone.weights.detectors import is_of_torchvision, is_of_torchvision_engine, to_detectron2
 from resnet_backbone.weights.download import MATCHING, resolve
 from resnet_backbone.weights.errors import shorten
 from resnet_backbone.weights.match import COUNTER, Match
@@ -57,6 +57,10 @@ class WeightsFile:
         self._arch = arch
         self.path, self.part = split_part(self._local)
         self.raw = read_file(self._local)
+        if is_of_torchvision(self.raw.tensors):
+            raise WeightsError(
+                f"{source} is a detector of torchvision's own, with its arithmetic: --engine torchvision"
+            )
         if is_of_torchvision_engine(self.raw.tensors):
             self.raw = replace(self.raw, tensors=to_detectron2(self.raw.tensors))
         self.is_detector = holds_detector(self.raw.tensors)

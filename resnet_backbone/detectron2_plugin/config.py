@@ -36,7 +36,14 @@ from resnet_backbone.config.combinations import (
 )
 from resnet_backbone.config.merge import check_with_origins
 from resnet_backbone.config.reader import value_of
-from resnet_backbone.config.schema import DETECTRON2, DETECTRON2_KEYS, FLOAT32_PRECISION, TF32, ConfigError
+from resnet_backbone.config.schema import (
+    DETECTRON2,
+    DETECTRON2_KEYS,
+    FLOAT32_PRECISION,
+    TF32,
+    TORCHVISION_ANCHORS,
+    ConfigError,
+)
 from resnet_backbone.models.trunk import FeatureInfo
 from resnet_backbone.weights.architecture import LAYOUTS, has_bottlenecks, has_res5
 
@@ -217,8 +224,9 @@ def check_config(cfg: CfgNode) -> None:
         if name and name not in registry:
             known = sorted(known for known, _ in registry)
             near = difflib.get_close_matches(name, known, n=4, cutoff=0.4) or known
+            other = " --engine torchvision does." if name == TORCHVISION_ANCHORS else ""
             raise ConfigError(
-                f"{key} is {name!r}, which Detectron2 does not know; did you mean {', '.join(near)}?", key
+                f"{key} is {name!r}, which Detectron2 does not know; did you mean {', '.join(near)}?{other}", key
             )
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR":

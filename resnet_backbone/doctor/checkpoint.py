@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resnet_backbone.config import required_input
 from resnet_backbone.config.combinations import FCOS_PYRAMID, RETINANET_PYRAMID, RPN_PYRAMID, TRUNK_ALONE
-from resnet_backbone.config.weights_input import INPUT_KEYS
+from resnet_backbone.config.weights_input import INPUT_KEYS, read_torchvision
 from resnet_backbone.weights import InputFormat, Weights, WeightsEntry, WeightsError, find_entry_by_sha256, read_weights
 from resnet_backbone.weights.architecture import candidate_archs
 from resnet_backbone.weights.catalog import SCHEMES, find_entry_by_address, parse_source
@@ -102,7 +102,7 @@ def read_checkpoint(source: str, arch: str | None = None, written: str = "") -> 
         WeightsError: it is damaged, holds values that are not finite, or is of another architecture.
     """
     file = resolve(source)
-    raw = read_file(file) if split_part(file)[0].is_file() else RawFile({}, {})
+    raw = read_torchvision(read_file(file)) if split_part(file)[0].is_file() else RawFile({}, {})
     weights = read_weights(raw if raw.source else source, arch)
     if holds_detector(raw.tensors):
         return _read_detector(written or source, weights, raw)

@@ -121,7 +121,7 @@ class SingleImageRetinaNet(SingleImageDetector):
         for feature, anchors in zip(maps, detector.anchor_generator.by_level(maps), strict=True):
             outputs = detector.head([feature])
             logits, deltas = outputs["cls_logits"][0], outputs["bbox_regression"][0]
-            levels.append(detector.decode_level(logits, deltas, anchors, self.score_threshold))
+            levels.append(detector.decode_level(logits, deltas, anchors, self.score_threshold, size))
         boxes, scores, labels = (torch.cat(parts) for parts in zip(*levels, strict=True))
         keep = nms_by_class(boxes, scores, labels, self.num_classes, detector.nms_thresh)
         keep = keep[best(scores[keep], detector.detections_per_img)]

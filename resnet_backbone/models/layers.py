@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,6 +69,11 @@ _NORMS: dict[str, Callable[[int], nn.Module | None]] = {
     "": lambda channels: None,
 }
 NORMS = tuple(_NORMS)
+
+
+def norm_layer(name: str) -> Callable[[int], nn.Module | None] | None:
+    """Return what makes a norm for so many channels, as torchvision's builders take it; None for ``""``."""
+    return partial(make_norm, name) if name else None
 
 
 def make_norm(name: str, channels: int) -> nn.Module | None:
@@ -213,7 +219,7 @@ _FOLDED = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
 
 @torch.no_grad()
 def fold_norms(module: nn.Module) -> int:
-    """Fold every batch norm behind a convolution of :mod:`resnet_backbone.models` into it, in place.
+    """Fold every batch norm behind a convolution of :mod:`resnet_backbone.models`, or in a Sequential, in place.
 
     Each such convolution then has a weight and a bias and no norm, and is not trained any more. Outputs are those of
     evaluation mode up to rounding. The state dict changes, so load weights before; loading others afterwards fails.
@@ -226,14 +232,22 @@ def fold_norms(module: nn.Module) -> int:
         ValueError: a batch norm is in training mode, so that its statistics are still moving.
     """
     convolutions = [m for m in module.modules() if isinstance(m, ConvNormActivation) and isinstance(m.norm, _FOLDED)]
-    if any(m.norm.training for m in convolutions if isinstance(m.norm, nn.BatchNorm2d | nn.SyncBatchNorm)):
+    rows = [m for m in module.modules() if isinstance(m, nn.Sequential) and len(m) > 1]  # torchvision's layers
+    rows = [row for row in rows if type(row[0]) is nn.Conv2d and isinstance(row[1], _FOLDED)]
+    pairs: list[tuple[Any, Any]] = [(m, m.norm) for m in convolutions]
+    pairs += [(row[0], row[1]) for row in rows]
+    if any(norm.training for _, norm in pairs if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)):
         raise ValueError("the batch norms are in training mode, and what is folded is not trained: call eval() first")
+    for convolution, norm in pairs:
+        _fold(convolution, norm)
     for convolution in convolutions:
-        _fold(convolution, convolution.norm)
-    return len(convolutions)
+        convolution.norm = None
+    for row in rows:
+        row[1] = nn.Identity()
+    return len(pairs)
 
 
-def _fold(convolution: ConvNormActivation, norm: Any) -> None:
+def _fold(convolution: nn.Conv2d, norm: Any) -> None:
     # In float64, rounded once: a folded layer is as near to the exact one as the layers that it replaces.
     weight, bias = fuse_conv_bn_weights(
         convolution.weight.double(),
@@ -247,7 +261,6 @@ def _fold(convolution: ConvNormActivation, norm: Any) -> None:
     layout = torch.empty_like(convolution.weight)
     convolution.weight = nn.Parameter(layout.copy_(weight), requires_grad=False)
     convolution.bias = nn.Parameter(bias.to(layout.dtype), requires_grad=False)
-    convolution.norm = None
 
 
 def scale_weights(module: nn.Module, enabled: bool = True) -> None:

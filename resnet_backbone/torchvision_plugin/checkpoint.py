@@ -10,14 +10,21 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from resnet_backbone.config import fit_input, warn_of_random_weights
-from resnet_backbone.config.weights_input import refuse_unknown_input, required_by, required_input
+from resnet_backbone.config.weights_input import read_torchvision, refuse_unknown_input, required_by, required_input
 from resnet_backbone.engine.checkpoint import is_checkpoint, read_checkpoint
 from resnet_backbone.models.acceleration import finish_for_inference
 from resnet_backbone.torchvision_plugin.datasets import set_num_classes
 from resnet_backbone.torchvision_plugin.detector import Detector, build_detector
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
 from resnet_backbone.weights import Weights, read_weights
-from resnet_backbone.weights.detectors import coco_classes, find_detector, from_detectron2, is_of_detectron2
+from resnet_backbone.weights.detectors import (
+    coco_classes,
+    find_detector,
+    from_detectron2,
+    is_of_detectron2,
+    is_of_torchvision,
+    torchvision_config,
+)
 from resnet_backbone.weights.download import resolve
 from resnet_backbone.weights.match import match_tensors
 from resnet_backbone.weights.read import read_file, split_part
@@ -25,6 +32,7 @@ from resnet_backbone.weights.read import read_file, split_part
 logger = logging.getLogger(__name__)
 
 _HEADS = ("roi_heads.", "head.")  # of the two kinds of detectors
+_UNNAMED = "does not name its classes: start a training from it, or use one of Detectron2's by --engine detectron2"
 _PREDICTORS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.", "head.classification_head.cls_logits.")
 
 
@@ -44,7 +52,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_detector(source: str) -> dict[str, Any] | None:
-    """Read a trained detector onto the CPU: this engine's, Detectron2's in its names, or one that Detectron2 publishes.
+    """Read a trained detector onto the CPU: of this engine, Detectron2 or torchvision itself, also a published one.
 
     Returns:
         ``model``, the tensors in this engine's names; ``input``, the config keys that they need, and ``class_names``,
@@ -60,6 +68,10 @@ def read_detector(source: str) -> dict[str, Any] | None:
     if not part and is_own_checkpoint(path):
         return {"source": source, **load_checkpoint(path)}
     raw = read_file(resolved)
+    if is_of_torchvision(raw.tensors):
+        own = read_torchvision(raw)
+        source = f"{source} (of configs/{torchvision_config(raw.tensors)})"
+        return {"source": source, "model": own.tensors, **own.metadata}
     if not is_of_detectron2(raw.tensors):
         return None
     facts = raw.metadata
@@ -115,7 +127,7 @@ def read_initial_weights(cfg: CfgNode, *, eval_only: bool = False) -> dict[str, 
     detector = read_detector(source) if source else None
     if detector is not None:
         if eval_only and not detector["class_names"]:
-            raise ValueError(f"{source} does not name its classes; evaluate it by --engine detectron2")
+            raise ValueError(f"{source} {_UNNAMED}")
         return detector
     if eval_only:
         raise ValueError(f"--eval-only needs a trained detector in MODEL.WEIGHTS, found {source!r}")
@@ -154,7 +166,7 @@ def load_trained(cfg: CfgNode) -> tuple[CfgNode, Detector | RetinaNet, tuple[str
             raise FileNotFoundError(f"MODEL.WEIGHTS {source!r}: no such file; name the checkpoint of a training")
         raise ValueError(f"MODEL.WEIGHTS {source!r} is no trained detector; name the checkpoint of a training")
     if not state["class_names"]:
-        raise ValueError(f"{source} does not name its classes; use it by --engine detectron2")
+        raise ValueError(f"{source} {_UNNAMED}")
     cfg = cfg.clone()
     fit_input(cfg, state["input"], source)
     class_names = tuple(state["class_names"])

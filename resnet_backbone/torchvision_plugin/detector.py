@@ -22,6 +22,7 @@ from resnet_backbone.config import build_trunk
 from resnet_backbone.config.acceleration import acceleration_of
 from resnet_backbone.config.combinations import CONVOLVED_TOP, FCOS_PYRAMID, RPN_PYRAMID, TRUNK_ALONE, pyramid_levels
 from resnet_backbone.models.acceleration import Accelerated, accelerate, accelerate_heads
+from resnet_backbone.models.layers import norm_layer
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.torchvision_plugin.retinanet import RetinaNet
 from resnet_backbone.torchvision_plugin.roi_heads import build_roi_heads
@@ -40,13 +41,20 @@ class FPNBackbone(Accelerated):
         in_features: names of its feature maps, whose strides double from one to the next.
         out_channels: channels of every level.
         builder: of MODEL.BACKBONE.NAME, which says the levels on top.
+        norm: behind each convolution but those of the levels on top, as for ``make_norm``.
 
     Raises:
         ValueError: unknown features, or strides that do not double.
     """
 
     def __init__(
-        self, bottom_up: Trunk, in_features: Sequence[str], out_channels: int, *, builder: str = RPN_PYRAMID
+        self,
+        bottom_up: Trunk,
+        in_features: Sequence[str],
+        out_channels: int,
+        *,
+        builder: str = RPN_PYRAMID,
+        norm: str = "",
     ) -> None:
         super().__init__()
         convolved_top, infos = builder in CONVOLVED_TOP, bottom_up.feature_info
@@ -60,7 +68,7 @@ class FPNBackbone(Accelerated):
             from_p5 = builder == FCOS_PYRAMID
             top = LastLevelP6P7(out_channels if from_p5 else channels[-1], out_channels)
             top.use_P5 = from_p5  # torchvision's own choice: where that has as many channels as the trunk's last
-        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=top)
+        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks=top, norm_layer=norm_layer(norm))
         self.size_divisibility = bottom_up.size_divisibility
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -160,6 +168,6 @@ def build_backbone(cfg: CfgNode, weights: Weights | None) -> FPNBackbone | Trunk
     name, node = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.FPN
     backbone: FPNBackbone | Trunk = trunk
     if name != TRUNK_ALONE:
-        backbone = FPNBackbone(trunk, node.IN_FEATURES, node.OUT_CHANNELS, builder=name)
+        backbone = FPNBackbone(trunk, node.IN_FEATURES, node.OUT_CHANNELS, builder=name, norm=node.NORM)
     accelerate(backbone, acceleration_of(cfg), needed=backbone.size_divisibility)
     return backbone

@@ -14,6 +14,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.ops import roi_align
 
 from resnet_backbone.data.coco.masks import crop_polygons
+from resnet_backbone.models.layers import norm_layer
 
 # Of one image: masks (N, H, W), 0 or 1, or for each instance its polygons [x1, y1, x2, y2, ...].
 InstanceMasks = Tensor | Sequence[Sequence[np.ndarray]]
@@ -30,9 +31,10 @@ class MaskHead(nn.Sequential):
         num_conv: 3x3 convolutions before the transposed one, from 0 up.
         conv_dim: their channels, and the transposed one's.
         num_masks: the classes without background; 1 where one mask serves all.
+        norm: behind each of the 3x3 convolutions, as for ``make_norm``.
     """
 
-    def __init__(self, in_channels: int, num_conv: int, conv_dim: int, num_masks: int) -> None:
+    def __init__(self, in_channels: int, num_conv: int, conv_dim: int, num_masks: int, norm: str = "") -> None:
         deconv = nn.ConvTranspose2d(conv_dim if num_conv else in_channels, conv_dim, 2, stride=2)
         nn.init.kaiming_normal_(deconv.weight, mode="fan_out", nonlinearity="relu")
         predictor = nn.Conv2d(conv_dim, num_masks, 1)
@@ -42,7 +44,7 @@ class MaskHead(nn.Sequential):
                 nn.init.zeros_(layer.bias)
         super().__init__(
             OrderedDict(
-                convs=MaskRCNNHeads(in_channels, [conv_dim] * num_conv, dilation=1),
+                convs=MaskRCNNHeads(in_channels, [conv_dim] * num_conv, dilation=1, norm_layer=norm_layer(norm)),
                 deconv=deconv,
                 relu=nn.ReLU(inplace=True),
                 predictor=predictor,
@@ -58,7 +60,7 @@ def build_mask_head(cfg: CfgNode, in_channels: int) -> MaskHead:
     """Build the head that MODEL.ROI_MASK_HEAD describes."""
     node = cfg.MODEL.ROI_MASK_HEAD
     num_masks = 1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    return MaskHead(in_channels, node.NUM_CONV, node.CONV_DIM, num_masks)
+    return MaskHead(in_channels, node.NUM_CONV, node.CONV_DIM, num_masks, node.NORM)
 
 
 def mask_loss(

@@ -10,9 +10,10 @@ import torchvision.models.detection.retinanet as tv
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
-from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, sigmoid_focal_loss
+from torchvision.ops import Conv2dNormActivation, batched_nms, box_iou, clip_boxes_to_image, sigmoid_focal_loss
 
 from resnet_backbone.engine.processes import mean_over_processes
+from resnet_backbone.models.layers import norm_layer
 from resnet_backbone.models.trunk import FeatureInfo
 from resnet_backbone.torchvision_plugin.rpn import build_anchors
 
@@ -21,11 +22,27 @@ _INITIAL_NORMALIZER = 100.0
 
 
 class Float32Head(tv.RetinaNetHead):
-    """torchvision's head, with the prior of MODEL.RETINANET; its outputs stay float32 under mixed precision."""
+    """torchvision's head, with what MODEL.RETINANET says; its outputs stay float32 under mixed precision.
 
-    def __init__(self, in_channels: int, num_anchors: int, num_classes: int, prior_prob: float) -> None:
-        super().__init__(in_channels, num_anchors, num_classes)
-        self.classification_head = tv.RetinaNetClassificationHead(in_channels, num_anchors, num_classes, prior_prob)
+    As in Detectron2, and unlike torchvision's, a convolution with a norm behind it has a bias all the same.
+    """
+
+    def __init__(self, in_channels: int, num_anchors: int, node: CfgNode) -> None:
+        super().__init__(in_channels, num_anchors, node.NUM_CLASSES)
+        self.classification_head = tv.RetinaNetClassificationHead(
+            in_channels, num_anchors, node.NUM_CLASSES, node.PRIOR_PROB
+        )
+        if (node.NORM, node.NUM_CONVS) == ("", 4):  # torchvision's own
+            return
+        for head in (self.classification_head, self.regression_head):
+            layers = [
+                Conv2dNormActivation(in_channels, in_channels, norm_layer=norm_layer(node.NORM), bias=True)
+                for _ in range(node.NUM_CONVS)
+            ]
+            head.conv = nn.Sequential(*layers)
+            for layer in layers:
+                nn.init.normal_(layer[0].weight, std=0.01)
+                nn.init.zeros_(layer[0].bias)
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
         return {name: value.float() for name, value in super().forward(x).items()}
@@ -36,9 +53,8 @@ class RetinaNet(tv.RetinaNet):
 
     It is called as :class:`~resnet_backbone.torchvision_plugin.detector.Detector` is. Against torchvision's, as in
     Detectron2: losses are divided by a running mean of the number of positive anchors, not by each image's own number;
-    boxes are cut at the image's edge after NMS, not before; anchors are not rounded. Unlike
-    Detectron2, the running mean is one for all processes and part of the checkpoint, so that a resumed run is the one
-    that never stopped.
+    boxes are cut at the image's edge after NMS, not before it, but with CLIP_BEFORE_NMS. Unlike Detectron2, the running
+    mean is one for all processes and part of the checkpoint, so that a resumed run is the one that never stopped.
 
     Args:
         cfg: reads MODEL.RETINANET, ANCHOR_GENERATOR and TEST.DETECTIONS_PER_IMAGE.
@@ -56,7 +72,7 @@ class RetinaNet(tv.RetinaNet):
         levels = list(feature_info.values())
         anchors = build_anchors(cfg, levels)
         background, foreground = node.IOU_THRESHOLDS
-        head = Float32Head(levels[0].channels, anchors.num_anchors_per_location()[0], node.NUM_CLASSES, node.PRIOR_PROB)
+        head = Float32Head(levels[0].channels, anchors.num_anchors_per_location()[0], node)
         super().__init__(
             backbone,
             node.NUM_CLASSES,
@@ -70,6 +86,7 @@ class RetinaNet(tv.RetinaNet):
         self.anchor_generator = anchors
         self.transform = transform
         self.box_coder = BoxCoder(tuple(node.BBOX_REG_WEIGHTS))
+        self.clip_before_nms = node.CLIP_BEFORE_NMS
         self.alpha = node.FOCAL_LOSS_ALPHA
         self.gamma = node.FOCAL_LOSS_GAMMA
         self.smooth_l1_beta = node.SMOOTH_L1_LOSS_BETA
@@ -114,7 +131,7 @@ class RetinaNet(tv.RetinaNet):
         for index, image_shape in enumerate(image_shapes):
             levels = zip(head_outputs["cls_logits"], head_outputs["bbox_regression"], anchors[index], strict=True)
             parts = [
-                self.decode_level(logits[index], deltas[index], anchor, self.score_thresh)
+                self.decode_level(logits[index], deltas[index], anchor, self.score_thresh, image_shape)
                 for logits, deltas, anchor in levels
             ]
             boxes, scores, labels = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -124,7 +141,12 @@ class RetinaNet(tv.RetinaNet):
         return detections
 
     def decode_level(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor, score_threshold: float | Tensor
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: Tensor,
+        score_threshold: float | Tensor,
+        image_shape: tuple[int, int],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return boxes, scores and labels, from 0, of the best candidates of one level, (anchors, K or 4)."""
         scores = logits.sigmoid()
@@ -132,4 +154,5 @@ class RetinaNet(tv.RetinaNet):
         scores = scores[candidates[:, 0], candidates[:, 1]]
         scores, best = scores.topk(torch.sym_min(self.topk_candidates, scores.shape[0]))
         places, labels = candidates[best].unbind(dim=1)
-        return self.box_coder.decode_single(deltas[places], anchors[places]), scores, labels
+        boxes = self.box_coder.decode_single(deltas[places], anchors[places])
+        return clip_boxes_to_image(boxes, image_shape) if self.clip_before_nms else boxes, scores, labels

@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import clip_boxes_to_image, roi_align, roi_pool
 from torchvision.ops.boxes import box_area
 
 from resnet_backbone.config import build_trunk
+from resnet_backbone.models.layers import norm_layer
 from resnet_backbone.models.trunk import FeatureInfo
 from resnet_backbone.torchvision_plugin.mask_heads import MaskHead, build_mask_head, mask_loss, masks_of
 from resnet_backbone.weights import Weights
@@ -96,23 +98,27 @@ class BoxHead(nn.Module):
 
 
 class FastRCNNConvFCHead(BoxHead):
-    """New fully connected layers of FC_DIM units on a feature pyramid's crops; its initialisation is Detectron2's."""
+    """New layers on a feature pyramid's crops; its initialisation is Detectron2's.
 
-    def __init__(self, in_channels: int, resolution: int, num_fc: int, fc_dim: int) -> None:
+    NUM_CONV convolutions of CONV_DIM channels, NORM behind each, then NUM_FC fully connected layers of FC_DIM units.
+    """
+
+    def __init__(self, in_channels: int, box: CfgNode) -> None:
         super().__init__()
+        self.convs = MaskRCNNHeads(in_channels, [box.CONV_DIM] * box.NUM_CONV, 1, norm_layer=norm_layer(box.NORM))
         layers: list[nn.Module] = [nn.Flatten()]
-        size = in_channels * resolution**2
-        for _ in range(num_fc):
-            linear = nn.Linear(size, fc_dim)
+        size = (box.CONV_DIM if box.NUM_CONV else in_channels) * box.POOLER_RESOLUTION**2
+        for _ in range(box.NUM_FC):
+            linear = nn.Linear(size, box.FC_DIM)
             nn.init.kaiming_uniform_(linear.weight, a=1)
             nn.init.zeros_(linear.bias)
             layers += [linear, nn.ReLU()]
-            size = fc_dim
+            size = box.FC_DIM
         self.layers = nn.Sequential(*layers)
-        self.out_channels = fc_dim
+        self.out_channels = size
 
     def to_vectors(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        return self.layers(self.convs(x))
 
 
 class Res5BoxHead(BoxHead):
@@ -155,19 +161,23 @@ class VGGBoxHead(BoxHead):
 
 
 class BoxPredictor(nn.Module):
-    """Class logits (R, num_classes + 1), background first, and box deltas (R, 4 * (num_classes + 1)), float32."""
+    """Class logits (R, num_classes + 1), background first, and box deltas (R, 4 * (num_classes + 1)), float32.
 
-    def __init__(self, in_channels: int, num_classes: int) -> None:
+    With ``agnostic`` these are the same for all classes, and its layer has 4 outputs; a single class has its own.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, *, agnostic: bool = False) -> None:
         super().__init__()
+        self.repeats = num_classes + 1 if agnostic and num_classes > 1 else 1
         self.cls_score = nn.Linear(in_channels, num_classes + 1)
-        self.bbox_pred = nn.Linear(in_channels, 4 * (num_classes + 1))
+        self.bbox_pred = nn.Linear(in_channels, 4 * (num_classes + 1) // self.repeats)
         nn.init.normal_(self.cls_score.weight, std=0.01)
         nn.init.normal_(self.bbox_pred.weight, std=0.001)
         nn.init.zeros_(self.cls_score.bias)
         nn.init.zeros_(self.bbox_pred.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.cls_score(x).float(), self.bbox_pred(x).float()
+        return self.cls_score(x).float(), self.bbox_pred(x).float().repeat(1, self.repeats)
 
 
 class ROIHeads(RoIHeads):
@@ -194,7 +204,7 @@ class ROIHeads(RoIHeads):
         super().__init__(
             _build_pooler(cfg, feature_info, box),
             box_head,
-            BoxPredictor(length, heads.NUM_CLASSES),
+            BoxPredictor(length, heads.NUM_CLASSES, agnostic=box.CLS_AGNOSTIC_BBOX_REG),
             fg_iou_thresh=heads.IOU_THRESHOLDS[0],
             bg_iou_thresh=heads.IOU_THRESHOLDS[0],
             batch_size_per_image=heads.BATCH_SIZE_PER_IMAGE,
@@ -342,4 +352,4 @@ def _build_box_head(cfg: CfgNode, in_channels: int, weights: Weights | None) -> 
         num_classes = weights.num_classes if weights is not None else IMAGENET_CLASSES
         classifier = build_trunk(cfg, out_features=["pool5"], num_classes=num_classes, weights=weights)
         return VGGBoxHead(classifier.get_submodule("fc6"), classifier.get_submodule("fc7"), box.DROPOUT)
-    return FastRCNNConvFCHead(in_channels, box.POOLER_RESOLUTION, box.NUM_FC, box.FC_DIM)
+    return FastRCNNConvFCHead(in_channels, box)

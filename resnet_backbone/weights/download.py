@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from resnet_backbone.files.atomic import check_free, file_hash, locked
 from resnet_backbone.weights.catalog import SCHEMES, WeightsEntry, find_entry_by_address
+from resnet_backbone.weights.detectors import DETECTRON2_URL, TORCHVISION, DetectorEntry, named_detector
 from resnet_backbone.weights.errors import WeightsError
 from resnet_backbone.weights.read import PART, SHARDS, check_readable, shards_of
 
@@ -37,7 +38,7 @@ TIMEOUT_S = 30
 MAX_BYTES = 4 << 30  # of a file whose size nobody said beforehand; the largest published weights have half a gigabyte
 CHUNK_BYTES = 1 << 20
 MATCHING = "?matching_heuristics=True"  # behind a file: Detectron2's way to ask for its name matching
-_DETECTRON2_ADDRESSES = ("detectron2://", "https://dl.fbaipublicfiles.com/detectron2/")
+_DETECTRON2_ADDRESSES = ("detectron2://", DETECTRON2_URL)
 _HUB = "hf://"
 _HUB_FILE = re.compile(r"hf://([\w.-]+/[\w.-]+(?:@[\w.-]+)?)/([\w./-]+)")
 _SHA256 = "sha256="
@@ -286,7 +287,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("RESNET_BACKBONE_CACHE") or "~/.cache/resnet_backbone").expanduser()
 
 
-def cached_weights_path(entry: WeightsEntry) -> Path:
+def cached_weights_path(entry: WeightsEntry | DetectorEntry) -> Path:
     """Return where the file of an entry is or will be.
 
     That is ``weights`` below :func:`cache_folder`; a file that torch.hub has already fetched to its own ``checkpoints``
@@ -301,7 +302,7 @@ def cached_weights_path(entry: WeightsEntry) -> Path:
     return ours
 
 
-def download_weights(entry: WeightsEntry) -> Path:
+def download_weights(entry: WeightsEntry | DetectorEntry) -> Path:
     """Return the file of an entry, fetching it the first time.
 
     Raises:
@@ -324,8 +325,9 @@ def resolve(source: str) -> str:
     """Return what a user names as weights as the readers take it: an address becomes the file that it was fetched to.
 
     Args:
-        source: an address, ``https://``, ``detectron2://`` or ``hf://OWNER/REPO/FILE`` (``REPO@REVISION`` for another
-            than ``main``; ``$HF_ENDPOINT`` is the hub, whose own cache is looked into first); or a file, or a name of
+        source: an address, ``https://``, ``detectron2://``, ``torchvision://BUILDER/WEIGHTS`` of one of its detectors,
+            or ``hf://OWNER/REPO/FILE`` (``REPO@REVISION`` for another than ``main``; ``$HF_ENDPOINT`` is the hub, whose
+            own cache is looked into first); or a file, or a name of
             the catalog, which stay as they are. ``#sha256=DIGITS`` behind it is checked, ``#PART`` names one of the
             networks in the file, see :func:`~resnet_backbone.weights.read.read_file`; both are joined by ``&``.
 
@@ -372,6 +374,8 @@ def _split(source: str) -> tuple[str, str, str]:
 
 
 def _download_address(address: str, sha256: str) -> Path:
+    if address.startswith(TORCHVISION):
+        return download_weights(named_detector(address))
     prefix, url = _DETECTRON2_ADDRESSES
     url = url + address.removeprefix(prefix) if address.startswith(prefix) else address
     if address.startswith(_HUB):

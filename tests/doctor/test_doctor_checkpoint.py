@@ -162,7 +162,7 @@ def test_a_detector_of_detectron2s_zoo(doctor, tmp_path):
     assert status == 0 and "unchecked" in report["sections"]["input"]["warnings"][0]
     assert "265 tensors" in report["sections"]["weights"]["ok"][-1]
     status, report = doctor("--engine", "torchvision", *words)
-    assert status == 1 and "the trunk alone" in report["sections"]["weights"]["warnings"][0]
+    assert status == 1 and "INPUT_FROM_WEIGHTS: False" in report["sections"]["input"]["wrong"][0]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ ONE_MAP = [
     *("MODEL.RESNET_BACKBONE.OUT_FEATURES", "['res5']", "MODEL.FPN.IN_FEATURES", "['res5']"),
     *("MODEL.RETINANET.IN_FEATURES", "['p5', 'p6', 'p7']", "MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64], [128]]"),
 ]
+GN = ["MODEL.FPN.OUT_CHANNELS", "32"]
 CONTEXT = ["MODEL.ROI_BOX_HEAD.GLOBAL_CONTEXT", "True", "INPUT.FORMAT", "BGR"]
 ROI_POOL = [
     *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.NUM_FC", "1"),
@@ -43,6 +44,8 @@ DETECTORS = {
     "mask_c4_context": ("mask/r50_c4.yaml", [*R18, *CONTEXT], 1),
     "dc5": ("Base-RCNN-DC5.yaml", [*R18, "MODEL.RESNET_BACKBONE.NORM", "BN"], 20),
     "vgg_c5_roi_pool": ("Base-RCNN-VGG-C5.yaml", ROI_POOL, 100),
+    "torchvision_mask": ("torchvision/maskrcnn_resnet50_fpn_v2.yaml", [*R18, *TWO_LEVELS], 20),
+    "torchvision_retinanet": ("torchvision/retinanet_resnet50_fpn_v2.yaml", [*R18, *GN, *ONE_MAP], 10),
     "retinanet": ("retinanet/r18_fpn.yaml", ONE_MAP, 100_000),
 }
 

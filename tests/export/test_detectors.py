@@ -48,6 +48,8 @@ def assert_same(expected: list[torch.Tensor], actual: list[torch.Tensor]) -> Non
         pytest.param("dc5", "torch", marks=pytest.mark.slow),
         pytest.param("retinanet", "onnx", marks=pytest.mark.slow),
         pytest.param("mask_fpn", "torch", marks=pytest.mark.slow),
+        pytest.param("torchvision_mask", "onnx", marks=pytest.mark.slow),
+        pytest.param("torchvision_retinanet", "torch", marks=pytest.mark.slow),
         pytest.param("mask_c4_context", "torch", marks=pytest.mark.slow),
         pytest.param("vgg_c5_roi_pool", "onnx", marks=pytest.mark.slow),
     ],

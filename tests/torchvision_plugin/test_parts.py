@@ -108,7 +108,8 @@ def test_preprocessing_normalises_and_pads_with_zeros(divisibility):
 def test_the_box_loss_is_l1_or_smooth_l1_over_all_samples(beta):
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", beta, "MODEL.ROI_HEADS.NUM_CLASSES", 2])
-    heads = ROIHeads(cfg, {"res4": FeatureInfo(8, 16)}, FastRCNNConvFCHead(8, 14, 1, 16))
+    cfg.MODEL.ROI_BOX_HEAD.NUM_FC = 1
+    heads = ROIHeads(cfg, {"res4": FeatureInfo(8, 16)}, FastRCNNConvFCHead(8, cfg.MODEL.ROI_BOX_HEAD))
     logits, deltas, targets = torch.randn(5, 3), torch.randn(5, 12), torch.randn(5, 4)
     labels = torch.tensor([0, 2, 1, 0, 2])
     losses = heads._losses(logits, deltas, labels, targets)
