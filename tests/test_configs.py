@@ -214,6 +214,20 @@ def test_mmdetections_figures(load, name):
     assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY) == STRONG_RATES[name]
 
 
+@pytest.mark.parametrize(
+    ("name", "per_step", "epochs"), [("torchvision_v2", 117_266, 400), ("mask_r50_lsj", 118_000, 100)]
+)
+def test_from_random_weights_every_image_is_seen_as_often_as_published(load, name, per_step, epochs):
+    if name == "torchvision_v2" and "detectron2" in load.__module__:
+        pytest.skip("for torchvision alone")
+    cfg = load(f"strong/{name}.yaml")
+    seen = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
+    assert seen == pytest.approx(per_step * epochs, rel=1e-3)
+    assert cfg.MODEL.WEIGHTS == "" and cfg.MODEL.BACKBONE.FREEZE_AT == 0
+    assert cfg.INPUT.LARGE_SCALE_JITTER.ENABLED and list(cfg.INPUT.LARGE_SCALE_JITTER.SCALE) == [0.1, 2.0]
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY) == (0.1, 0.00004)
+
+
 def assert_input(cfg: CfgNode, required: dict[str, object]) -> None:
     assert len(required) == 4
     assert {key: value_of(cfg, key) for key in required} == required

@@ -197,7 +197,10 @@ def test_broken_files_end_in_nothing_but_errors_of_ours(load, write):
 
 
 ALL = sorted(path.relative_to(config_folder()).as_posix() for path in config_folder().rglob("*.yaml"))
-OF_ONE_ENGINE = {"torchvision": ("strong/own_data",), "detectron2": ("cascade/", "panoptic/", "semantic/")}
+OF_ONE_ENGINE = {
+    "torchvision": ("strong/own_data", "strong/torchvision_v2", "torchvision/"),
+    "detectron2": ("cascade/", "panoptic/", "semantic/"),
+}
 RUNS = [name for name in ALL if not name.startswith("classification/")]
 
 

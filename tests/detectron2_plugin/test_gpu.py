@@ -23,6 +23,8 @@ STUFF = (
     "panoptic/",
     "semantic/",
     "strong/own_data",
+    "strong/torchvision_v2",
+    "torchvision/",
 )  # no detectors, need more than boxes and masks (test_evaluators.py), or the other engine
 CONFIGS = sorted(
     name
