@@ -261,11 +261,8 @@ class TrunkBackbone(StrictModule, Accelerated, Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """0 without PAD_TO for a ResNet, whose feature maps are rounded up as those of Detectron2's own are.
-
-        For VGG and timm's networks what they need: rounding down, a rest of the image would be lost.
-        """
-        return self.padded_to(self.trunk.size_divisibility if self.trunk.rounds_down else 0)
+        """PAD_TO, or ``Trunk.padding_alone``."""
+        return self.padded_to(self.trunk.padding_alone)
 
     @property
     def padding_constraints(self) -> dict[str, int]:

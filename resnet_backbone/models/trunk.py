@@ -78,6 +78,15 @@ class Trunk(Accelerated):
         """Pixels that height and width should be multiples of, so that no feature map loses a part of the image."""
         return max(info.stride for info in self.feature_info.values())
 
+    @property
+    def padding_alone(self) -> int:
+        """Pixels that images are padded to multiples of where no pyramid reads the maps; 0 for none.
+
+        Where odd sizes are rounded up, as by Detectron2's own ResNets, nothing is lost; where they are rounded down it
+        is :attr:`size_divisibility`.
+        """
+        return self.size_divisibility if self.rounds_down else 0
+
     @abstractmethod
     def forward_features(self, x: Tensor) -> dict[str, Tensor]:
         """Map images (N, in_channels, H, W) to ``{name: (N, channels, H / stride, W / stride)}``.

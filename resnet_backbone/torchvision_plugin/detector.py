@@ -150,8 +150,7 @@ def build_detector(cfg: CfgNode, weights: Weights | None = None) -> Detector | R
         ValueError: parts that do not fit each other, or weights that do not fit the architecture.
     """
     backbone = build_backbone(cfg, weights)
-    divisor = backbone.padded_to(backbone.size_divisibility)
-    preprocess = Preprocess(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, divisor)
+    preprocess = build_preprocess(cfg, backbone)
     detector: Detector | RetinaNet
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
         detector = RetinaNet(cfg, backbone, backbone.feature_info, preprocess)
@@ -160,6 +159,12 @@ def build_detector(cfg: CfgNode, weights: Weights | None = None) -> Detector | R
         detector = Detector(backbone, rpn, build_roi_heads(cfg, backbone.feature_info, weights), preprocess)
     accelerate_heads(detector, backbone.acceleration)
     return detector
+
+
+def build_preprocess(cfg: CfgNode, backbone: FPNBackbone | Trunk) -> Preprocess:
+    """Build what stands before ``backbone``."""
+    needed = backbone.padding_alone if isinstance(backbone, Trunk) else backbone.size_divisibility
+    return Preprocess(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, max(1, backbone.padded_to(needed)))
 
 
 def build_backbone(cfg: CfgNode, weights: Weights | None) -> FPNBackbone | Trunk:

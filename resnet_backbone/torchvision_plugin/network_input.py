@@ -23,7 +23,7 @@ from resnet_backbone.torchvision_plugin.datasets import (
     open_test_sets,
     open_train_set,
 )
-from resnet_backbone.torchvision_plugin.detector import Preprocess, build_backbone
+from resnet_backbone.torchvision_plugin.detector import Preprocess, build_backbone, build_preprocess
 
 
 def open_network_input(cfg: CfgNode, *, training: bool) -> InputImages:
@@ -42,8 +42,7 @@ def open_network_input(cfg: CfgNode, *, training: bool) -> InputImages:
         cfg.DATASETS.TEST = ()
     check_files(cfg, training=training)
     fit_input(cfg, required_by_source(cfg.MODEL.WEIGHTS, cfg.MODEL.RESNET_BACKBONE.ARCH), cfg.MODEL.WEIGHTS)
-    divisibility = build_backbone(cfg, None).size_divisibility
-    preprocess = Preprocess(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, divisibility)
+    preprocess = build_preprocess(cfg, build_backbone(cfg, None))
     return _training_images(cfg, preprocess) if training else _test_images(cfg, preprocess)
 
 
