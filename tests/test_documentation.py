@@ -85,6 +85,7 @@ def commands() -> list[str]:
 
 COMMANDS = commands()
 SCRIPTS = [command for command in COMMANDS if command.startswith(("tools/", "datasets/"))]
+RUN = [command for command in COMMANDS if not any(re.search(need, command) for need in NEEDS)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -124,18 +125,25 @@ def test_files_and_make_targets_exist(page):
     assert [name for name in modules if not (ROOT / name.replace(".", "/")).with_suffix(".py").is_file()] == []
 
 
+def test_every_command_is_run_or_needs_what_is_not_here():
+    assert [command for command in RUN if command not in [*SCRIPTS, "make train"]] == []
+    assert [need for need in NEEDS if not any(re.search(need, command) for command in COMMANDS)] == []
+
+
 class Parsed(Exception):
     """The words of a command line were understood, and nothing was done."""
 
 
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_options_and_keys_of_commands_are_known(command, load_script, monkeypatch):
-    for name in ("parse_args", "parse_intermixed_args"):
-
-        def parse_only(self, args=None, namespace=None, *, parse=getattr(argparse.ArgumentParser, name)):
+    def stopping(parse):
+        def parse_only(self, args=None, namespace=None):
             raise Parsed(parse(self, args, namespace))
 
-        monkeypatch.setattr(argparse.ArgumentParser, name, parse_only)
+        return parse_only
+
+    for name in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, name, stopping(getattr(argparse.ArgumentParser, name)))
     path, *words = shlex.split(command)
     with pytest.raises(Parsed) as caught:
         load_script(path).main(words)
@@ -152,7 +160,9 @@ def test_the_configs_of_the_pages_load(block, tmp_path):
     values = {"_BASE_": "Base-RCNN-FPN.yaml", **yaml.safe_load(block)}
     values["_BASE_"] = str(ROOT / "configs" / values["_BASE_"])
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    assert load_config(tmp_path / "mine.yaml").MODEL.WEIGHTS.startswith("imagenet://")
+    cfg = load_config(tmp_path / "mine.yaml")
+    assert cfg.MODEL.WEIGHTS.startswith("imagenet://") and cfg.MODEL.RESNET_BACKBONE.ARCH in cfg.MODEL.WEIGHTS
+    assert cfg.DATASETS.TRAIN == values.get("DATASETS", {}).get("TRAIN", cfg.DATASETS.TRAIN)
 
 
 def test_the_networks_in_python(tmp_path, monkeypatch):
@@ -197,10 +207,9 @@ def test_commands_run(folder):
     """In the order of the pages, on less data and with fewer steps, unless they need what is not here."""
     (recipe,) = re.findall(r"^train:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     train = [line.replace("$(RUN)", "").replace("$(ARGS)", "").strip() for line in recipe.splitlines()]
-    left_out = {command for command in COMMANDS if any(re.search(need, command) for need in NEEDS)}
     environment = {"DETECTRON2_DATASETS": str(folder / "datasets"), "PYTHONPATH": str(ROOT)}
-    for command in COMMANDS:
-        for line in train if command == "make train" else [command] if command not in left_out else []:
+    for command in RUN:
+        for line in train if command == "make train" else [command]:
             path, *words = shlex.split(line)
             words = [*words, *SHORTER.get(path, [])]
             status, output = Forked(script(path, *words), folder=folder, environment=environment).finish()

@@ -67,7 +67,9 @@ def test_the_source_archive_is_complete(archives):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     scripts = {f"{p.parent.name}/{p.name}" for folder in ("tools", "datasets") for p in (ROOT / folder).glob("*.py")}
-    assert expected_modules() | expected_configs() | expected_templates() | scripts <= names
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} | {"README.md", "MODEL_ZOO.md"}
+    assert expected_modules() | expected_configs() | expected_templates() | scripts | pages <= names
+    assert pages != {"README.md", "MODEL_ZOO.md"}, "there is something to look for"
     assert {
         "LICENSE",
         "CHANGELOG.md",

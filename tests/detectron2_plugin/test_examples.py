@@ -125,9 +125,11 @@ def test_a_page_shows_its_configs_as_they_are(config):
 
 
 @pytest.mark.parametrize(
-    "block", yaml_blocks(EXAMPLES / "README.md"), ids=lambda block: re.search("ARCH: (.*?)[,}]", block)[1]
+    "block",
+    yaml_blocks(EXAMPLES / "README.md") + yaml_blocks(ROOT / "README.md"),
+    ids=lambda block: re.search("ARCH: (.*?)[,}]", block)[1],
 )
-def test_the_configs_of_the_first_page_build(block):
+def test_the_configs_of_the_first_pages_build(block):
     """Over the four features that Detectron2's own FPN configs name; the input is held against the weights."""
     config = pytest.importorskip("detectron2.config", reason="Detectron2 is not installed")
     modeling = pytest.importorskip("detectron2.modeling", reason="Detectron2 is not installed")
