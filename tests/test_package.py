@@ -44,6 +44,10 @@ def expected_modules():
     return {path.relative_to(ROOT).as_posix() for path in (ROOT / "resnet_backbone").rglob("*.py")}
 
 
+def scripts():
+    return {f"{p.parent.name}/{p.name}" for folder in ("tools", "datasets") for p in (ROOT / folder).glob("*.py")}
+
+
 def expected_configs():
     return {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
 
@@ -59,15 +63,16 @@ def test_the_wheel_holds_every_module_config_and_template_and_nothing_else(archi
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert expected_modules() and expected_configs() and expected_templates(), "there is something to look for"
     configs = {f"resnet_backbone/{name}" for name in expected_configs()}
-    assert names == expected_modules() | expected_templates() | configs
+    assert names == expected_modules() | expected_templates() | configs | {
+        f"resnet_backbone/{name}" for name in scripts()
+    }
 
 
 def test_the_source_archive_is_complete(archives):
     sdist, _ = archives
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    scripts = {f"{p.parent.name}/{p.name}" for folder in ("tools", "datasets") for p in (ROOT / folder).glob("*.py")}
-    assert expected_modules() | expected_configs() | expected_templates() | scripts <= names
+    assert expected_modules() | expected_configs() | expected_templates() | scripts() <= names
     assert {
         "LICENSE",
         "CHANGELOG.md",
