@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = runpy.run_path(str(ROOT / "resnet_backbone" / "version.py"))["__version__"]
 
+TOP = ("configs", "tools", "datasets")
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 TIMM = ["timm>=1.0.15"]
 TEST = ["pytest>=8", "hypothesis", "pytest-xdist", "build", "setuptools>=68", *EXPORT, *TIMM]
@@ -18,9 +19,13 @@ setup(
     description="ImageNet classifiers (ResNet, VGG) as detection backbones for Detectron2 and torchvision",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
-    packages=[*find_packages(include=["resnet_backbone", "resnet_backbone.*"]), "resnet_backbone.configs"],
-    # The configs stand at the top, where a reader looks for them, and are installed inside the package.
-    package_dir={"resnet_backbone.configs": "configs"},
+    packages=[
+        *find_packages(include=["resnet_backbone", "resnet_backbone.*"]),
+        *(f"resnet_backbone.{name}" for name in TOP),
+    ],
+    # They stand at the top, where a reader looks for them, and are installed inside the package.
+    package_dir={f"resnet_backbone.{name}": name for name in TOP},
+    entry_points={"console_scripts": ["resnet-backbone = resnet_backbone.command:main"]},
     package_data={
         "resnet_backbone.configs": ["*.yaml", "**/*.yaml"],
         "resnet_backbone.compare": ["*.j2"],

@@ -1,10 +1,21 @@
 """ImageNet classifiers as detection backbones, for Detectron2 and torchvision.
 
-Importing this package imports neither detectron2 nor torchvision's detectors.
+Importing this package imports neither torch nor anything else that is heavy; its functions do.
 """
 
-from resnet_backbone.models.registry import create_model, list_models
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from resnet_backbone.version import __version__
-from resnet_backbone.weights import list_weights, load_weights
+
+if TYPE_CHECKING:
+    from resnet_backbone.models.registry import create_model, list_models
+    from resnet_backbone.weights import list_weights, load_weights
 
 __all__ = ["__version__", "create_model", "list_models", "list_weights", "load_weights"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{'weights' if 'weights' in name else 'models.registry'}"), name)

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "engine": CONFIG,
     "doctor": CONFIG,
     "evaluation": {"metrics"},
+    "command": {"version", "__init__", "engine"},
     "reproduce": CONFIG,
     "__init__": {"version", "weights", "models"},
     "classification": PLUGIN_MAY,
@@ -130,7 +131,17 @@ import sys
 import resnet_backbone
 print(*(name for name in {heavy!r} if name in sys.modules))
 """
-HEAVY = ("detectron2", "torchvision.models.detection", "accelerate", "cv2", "matplotlib", "pycocotools", "tensorboard")
+HEAVY = (
+    "torch",
+    "numpy",
+    "detectron2",
+    "torchvision.models.detection",
+    "accelerate",
+    "cv2",
+    "matplotlib",
+    "pycocotools",
+    "tensorboard",
+)
 
 
 def test_importing_the_package_is_cheap():

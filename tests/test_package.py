@@ -44,6 +44,10 @@ def expected_modules():
     return {path.relative_to(ROOT).as_posix() for path in (ROOT / "resnet_backbone").rglob("*.py")}
 
 
+def scripts():
+    return {f"{p.parent.name}/{p.name}" for folder in ("tools", "datasets") for p in (ROOT / folder).glob("*.py")}
+
+
 def expected_configs():
     return {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
 
@@ -59,16 +63,17 @@ def test_the_wheel_holds_every_module_config_and_template_and_nothing_else(archi
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert expected_modules() and expected_configs() and expected_templates(), "there is something to look for"
     configs = {f"resnet_backbone/{name}" for name in expected_configs()}
-    assert names == expected_modules() | expected_templates() | configs
+    assert names == expected_modules() | expected_templates() | configs | {
+        f"resnet_backbone/{name}" for name in scripts()
+    }
 
 
 def test_the_source_archive_is_complete(archives):
     sdist, _ = archives
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    scripts = {f"{p.parent.name}/{p.name}" for folder in ("tools", "datasets") for p in (ROOT / folder).glob("*.py")}
     pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} | {"README.md", "MODEL_ZOO.md"}
-    assert expected_modules() | expected_configs() | expected_templates() | scripts | pages <= names
+    assert expected_modules() | expected_configs() | expected_templates() | scripts() | pages <= names
     assert pages != {"README.md", "MODEL_ZOO.md"}, "there is something to look for"
     assert {
         "LICENSE",
@@ -92,6 +97,12 @@ def test_metadata(archives):
     assert any(line.startswith("detectron2 @ git+https://github.com/facebookresearch/detectron2") for line in required)
 
 
+RUN_COMMAND = """
+from resnet_backbone.command import main
+status = main()
+print(sys.modules["resnet_backbone.datasets.prepare_shapes"].__file__)
+sys.exit(status)
+"""
 FIND_CONFIG = """
 import resnet_backbone.config
 print(resnet_backbone.config.__file__)
@@ -105,6 +116,17 @@ def test_an_installed_wheel_finds_its_configs(archives, tmp_path):
     printed = run("-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{FIND_CONFIG}", cwd=tmp_path.parent)
     assert printed.startswith(str(tmp_path))
     assert (ROOT / "configs" / "frcnn_r101.yaml").read_text() in printed
+
+
+def test_an_installed_wheel_has_the_console_command(archives, tmp_path):
+    _, wheel = archives
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    entry = (tmp_path / f"resnet_backbone-{__version__}.dist-info" / "entry_points.txt").read_text()
+    assert "resnet-backbone = resnet_backbone.command:main" in entry
+    words = ["prepare", "shapes", "--output", str(tmp_path / "shapes"), "--train", "2", "--val", "2"]
+    printed = run("-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{RUN_COMMAND}", *words, cwd=tmp_path)
+    assert f"{tmp_path}/resnet_backbone/datasets/prepare_shapes.py" in printed
+    assert (tmp_path / "shapes" / "annotations" / "val.json").is_file()
 
 
 def test_an_editable_install_finds_its_configs(source, tmp_path):

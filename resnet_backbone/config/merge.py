@@ -96,12 +96,13 @@ def config_folder() -> Path:
 
 
 def find_config_file(name: str) -> Path:
-    """Return the path of a config file, given as a path or as a name inside :func:`config_folder`.
+    """Return the path of a config file, given as a path or as a name inside :func:`config_folder`, ".yaml" or not.
 
     Raises:
         FileNotFoundError: neither exists; the message names the nearest of the project's configs.
     """
-    for path in (Path(name), config_folder() / name.removeprefix("configs/")):
+    own = config_folder() / name.removeprefix("configs/")
+    for path in (Path(name), own, own.with_name(f"{own.name}.yaml")):
         if path.is_file():
             return path
     known = sorted(path.relative_to(config_folder()).as_posix() for path in config_folder().rglob("*.yaml"))

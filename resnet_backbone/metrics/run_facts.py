@@ -187,10 +187,12 @@ def write_facts(
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Return versions, commit, command and device of this process, by the names of :class:`RunFacts`."""
+    program, *words = sys.argv
+    program = program if program.startswith("resnet-backbone ") else shlex.join(["python", program])
     return {
         "resnet_backbone": __version__,
         "commit": git_commit(),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": f"{program} {shlex.join(words)}",
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "device": device_name(device),

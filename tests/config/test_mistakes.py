@@ -216,7 +216,11 @@ COMBINATIONS = [
     ("quickstart.yaml", "MODEL: {ANCHOR_GENERATOR: {SIZES: [[-32]]}}", "SIZES ..-32.. must hold numbers above 0"),
     ("quickstart.yaml", "MODEL: {ANCHOR_GENERATOR: {SIZES: [[1], [1], [1], [1], [1, 2]]}}", "same number of anchors"),
     ("quickstart.yaml", 'MODEL: {ROI_BOX_HEAD: {NAME: ""}}', "StandardROIHeads needs MODEL.ROI_BOX_HEAD.NAME: Fast"),
-    ("quickstart.yaml", "MODEL: {ROI_BOX_HEAD: {NUM_FC: 0}}", "MODEL.ROI_BOX_HEAD.NUM_FC must be 1 or more, got 0"),
+    (
+        "quickstart.yaml",
+        "MODEL: {ROI_BOX_HEAD: {NUM_FC: 0}}",
+        "MODEL.ROI_BOX_HEAD.NUM_FC or NUM_CONV must be 1 or more",
+    ),
     (
         "quickstart.yaml",
         "MODEL: {ROI_BOX_HEAD: {NAME: VGGBoxHead}}",

@@ -220,7 +220,7 @@ def test_freeze_at_counts_stages_of_the_backbone_and_not_the_c4_head(tiny):
             ["MODEL.BACKBONE.FREEZE_AT", "7"],
             r"freeze_at=7 must be 0 .*freeze_at is MODEL.BACKBONE.FREEZE_AT",
         ),
-        ("quickstart.yaml", ["MODEL.ROI_BOX_HEAD.NUM_FC", "0"], "NUM_FC must be 1 or more"),
+        ("quickstart.yaml", ["MODEL.ROI_BOX_HEAD.NUM_FC", "0"], "NUM_FC or NUM_CONV must be 1 or more"),
         ("Base-RCNN-VGG-C5.yaml", ["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "14"], "POOLER_RESOLUTION: 7"),
         (
             "Base-RCNN-VGG-C5.yaml",
