@@ -40,7 +40,6 @@ MORE_FAMILIES = [
     "swin_tiny_patch4_window7_224",
     "bat_resnext26ts",
     "caformer_s18",
-    "coatnext_nano_rw_224",
     "convnextv2_atto",
     "cs3darknet_focus_s",
     "cspnext_tiny",
@@ -98,7 +97,7 @@ def test_a_family(name):
     assert row.frozen == (0 if name in ("hrnet_w18_small", "mvitv2_tiny", "twins_svt_small", "xception41p") else 5)
 
 
-@pytest.mark.parametrize("name", ["efficientformerv2_s0", "botnet26t_256"])
+@pytest.mark.parametrize("name", ["efficientformerv2_s0", "botnet26t_256", "coatnext_nano_rw_224"])
 def test_networks_for_one_size_are_refused_before_they_are_built(name):
     row = check(name)
     assert row.status == REFUSED and "does not take images of any size" in row.reason
