@@ -217,8 +217,8 @@ def test_mmdetections_figures(load, name):
 @pytest.mark.parametrize(
     ("name", "per_step", "epochs"), [("torchvision_v2", 117_266, 400), ("mask_r50_lsj", 118_000, 100)]
 )
-def test_from_random_weights_every_image_is_seen_as_often_as_published(load, name, per_step, epochs):
-    if name == "torchvision_v2" and "detectron2" in load.__module__:
+def test_from_random_weights_every_image_is_seen_as_often_as_published(load, engine, name, per_step, epochs):
+    if name == "torchvision_v2" and engine != "torchvision":
         pytest.skip("for torchvision alone")
     cfg = load(f"strong/{name}.yaml")
     seen = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
