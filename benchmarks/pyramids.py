@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from resnet_backbone import create_model, load_weights
+from resnet_backbone.config.acceleration import keep_freed_memory
 from resnet_backbone.models.acceleration import Acceleration, accelerate, finish_for_inference
 from resnet_backbone.torchvision_plugin.detector import FPNBackbone
 
@@ -86,12 +87,16 @@ def inference(
 ) -> Callable[[], list[Any]]:
     """Return a call that maps random images, (N, height, width), to the levels, as float32 arrays of NumPy.
 
+    All keep freed memory, as our tools do: what else a process gives back to the system between two calls, and gets
+    again page by page, differs by chance and by more than the networks do.
+
     Args:
         build: the pyramid.
         size: of the images.
         autocast: run in bfloat16 by autocast.
         device: where.
     """
+    keep_freed_memory()
     model = build().to(device).eval()
     number, height, width = size
     images = torch.randn(number, 3, height, width, generator=torch.Generator().manual_seed(2)).to(device)

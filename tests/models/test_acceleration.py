@@ -81,6 +81,25 @@ def test_finished_for_inference_it_computes_what_it_did_before(precision, norm):
         assert (found[name] - feature).abs().max() < tolerance * feature.abs().max(), name
 
 
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+@pytest.mark.parametrize("arch", ["timm/convnext_tiny", "timm/swin_tiny_patch4_window7_224", "timm/mambaout_femto"])
+def test_networks_of_linear_layers_compute_the_same_finished_for_inference(arch, precision):
+    pytest.importorskip("timm")
+    _, fast = pair(arch, Acceleration(scale_weights=True, channels_last=True, precision=precision))
+    names = fast.state_dict().keys()
+    with torch.inference_mode():
+        expected = fast(images(224, 224))
+        finish_for_inference(fast)
+        found = fast(images(224, 224))
+    linear = [module for module in fast.modules() if isinstance(module, torch.nn.Linear)]
+    assert linear
+    assert all((type(module) is torch.nn.Linear) == (precision is not None) for module in linear)
+    assert {module.weight.dtype for module in linear} == {precision or torch.float32}
+    assert fast.state_dict().keys() == names
+    for name, feature in expected.items():
+        assert (found[name] - feature).abs().max() <= 1e-5 * feature.abs().max(), name
+
+
 def test_without_folding_the_norms_stay_in_inference_too():
     _, fast = pair("resnet18", Acceleration())
     finish_for_inference(fast)
