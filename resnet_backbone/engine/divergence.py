@@ -25,8 +25,8 @@ def explain_divergence(
     """
     solver = cfg.SOLVER
     causes = (
-        f"the learning rate: SOLVER.BASE_LR is {solver.BASE_LR:g}; the linear rule for IMS_PER_BATCH "
-        f"{solver.IMS_PER_BATCH} gives {usual_rate(cfg):g}, half of it for VGG; a longer WARMUP_ITERS "
+        f"the learning rate: SOLVER.BASE_LR is {solver.BASE_LR:g}; usual for {solver.OPTIMIZER} and "
+        f"IMS_PER_BATCH {solver.IMS_PER_BATCH} is {usual_rate(cfg):g}; a longer WARMUP_ITERS "
         f"(now {solver.WARMUP_ITERS}) or SOLVER.CLIP_GRADIENTS helps, too",
         f"the input: INPUT.FORMAT {cfg.INPUT.FORMAT}, MODEL.PIXEL_MEAN {list(cfg.MODEL.PIXEL_MEAN)} and "
         f"PIXEL_STD {list(cfg.MODEL.PIXEL_STD)} must be those that the weights were trained with",

@@ -124,7 +124,7 @@ VALUES = [
     ("SOLVER: {CLIP_GRADIENTS: {ENABLED: True, CLIP_TYPE: norm, NORM_TYPE: -1.0}}", "NORM_TYPE is -1.0"),
     ("SOLVER: {WEIGHT_DECAY: -0.1}", "SOLVER.WEIGHT_DECAY is -0.1; it must be 0 or more"),
     ("SOLVER: {MOMENTUM: 1.0}", "SOLVER.MOMENTUM is 1.0; it must be 0 or more, and below 1"),
-    ("SOLVER: {MOMENTUM: 0.0, NESTEROV: True}", "SOLVER.NESTEROV is True, and SOLVER.MOMENTUM is 0"),
+    ("SOLVER: {OPTIMIZER: SGD, MOMENTUM: 0.0, NESTEROV: True}", "SOLVER.NESTEROV is True, and SOLVER.MOMENTUM is 0"),
     ("SOLVER: {STEPS: [5, 5]}", "SOLVER.STEPS is .5, 5.; its numbers must be 1 or more, and increase"),
     ("SOLVER: {STEPS: [0, 5]}", "SOLVER.STEPS is .0, 5.; its numbers must be 1 or more, and increase"),
     ("SOLVER: {WARMUP_FACTOR: 2.0}", "SOLVER.WARMUP_FACTOR is 2.0; it must lie between 0 and 1"),
@@ -377,7 +377,7 @@ def test_what_is_meant_is_taken(load, tmp_path, text, key, value):
 
 
 SUSPICIOUS = [
-    ("SOLVER.BASE_LR", 0.5, "SOLVER.BASE_LR 0.5 is 25 times the usual 0.02 for SOLVER.IMS_PER_BATCH 16"),
+    ("SOLVER.BASE_LR", 0.5, "SOLVER.BASE_LR 0.5 is 25 times the usual 0.02 for SGD and SOLVER.IMS_PER_BATCH 16"),
     ("SOLVER.MAX_ITER", 20_000, r"SOLVER.STEPS \[30000\]: \[30000\] never come, .*SOLVER.STEPS \"\[13333, 17778\]\""),
     ("SOLVER.WARMUP_ITERS", 50_000, "SOLVER.WARMUP_ITERS 50000 is more than SOLVER.MAX_ITER 40000"),
     ("MODEL.PIXEL_MEAN", [0.485, 0.456, 0.406], r"PIXEL_MEAN .*from 0 to 255; write \[123.675, 116.28, 103.53\]"),
@@ -408,6 +408,16 @@ def test_weights_that_bring_their_input_leave_nothing_to_suspect():
     assert suspicions(cfg) == []
     cfg.MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS = False
     assert len(suspicions(cfg)) == 1
+
+
+@pytest.mark.parametrize(("weights", "usual"), [("", 0.001), ("imagenet://resnet50/MSRA", 0.0001)])
+def test_a_rate_of_sgd_is_told_under_adamw(weights, usual):
+    cfg = get_cfg()
+    cfg.SOLVER.OPTIMIZER, cfg.MODEL.WEIGHTS, cfg.SOLVER.BASE_LR = "AdamW", weights, 4 * usual
+    assert suspicions(cfg) == []
+    cfg.SOLVER.BASE_LR = 0.02
+    (text,) = suspicions(cfg)
+    assert f"is {0.02 / usual:.0f} times the usual {usual:g} for AdamW" in text
 
 
 @pytest.mark.parametrize(

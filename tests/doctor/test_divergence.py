@@ -73,6 +73,6 @@ def test_the_message(cfg):
     text = explain_divergence(
         cfg, "the loss is not finite at iteration 3", [8, 9], Path("out/model_2.pth"), ["so it is"]
     )
-    for part in ("at iteration 3 on images [8, 9].", "SOLVER.BASE_LR 1 is 200 times", "- so it is", "out/model_2.pth"):
+    for part in ("at iteration 3 on images [8, 9].", "SOLVER.BASE_LR 1 is 1000 times", "- so it is", "out/model_2.pth"):
         assert part in text
     assert "There is no checkpoint yet" in explain_divergence(cfg, "x", [], None)
