@@ -125,8 +125,8 @@ def test_the_linear_rule_is_that_of_detectron2():
 
 
 def test_a_rate_of_one_is_a_rate():
-    """0.02 for 4 images; as a word, 1 would be no rate but a whole number, which the config refuses."""
-    assert next(iter(jobs_of("bccd", images_per_step=200))).cfg.SOLVER.BASE_LR == 1.0
+    """0.001 for 16 images; as a word, 1 would be no rate but a whole number, which the config refuses."""
+    assert next(iter(jobs_of("8", images_per_step=16_000))).cfg.SOLVER.BASE_LR == 1.0
 
 
 def test_images_that_cannot_be_shared_are_refused():
