@@ -17,7 +17,7 @@ PARALLEL := -n $(WORKERS) --dist worksteal --durations=20 --durations-min=1
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest $(PARALLEL)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-versions faults fuzz benchmark lint wheel clean
+.PHONY: help setup train test test-slow test-desk test-versions faults fuzz benchmark lint wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: setup ## run the tests, without the slow ones (WORKERS=2 processes, ARGS="
 
 test-slow: setup ## run the tests that train for minutes
 	$(PYTEST) -m slow $(ARGS)
+
+test-desk: setup ## run the tests nearly as on Windows: processes by spawn, no fcntl, no resource (ARGS="tests/data")
+	RESNET_BACKBONE_DESK=1 $(PYTEST) -m "not slow" $(ARGS)
 
 test-versions: ## run the tests with the oldest and the newest supported versions (VERSIONS="python:torch:torchvision ...")
 	@for entry in $(VERSIONS); do \

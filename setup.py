@@ -11,7 +11,8 @@ VERSION = runpy.run_path(str(ROOT / "resnet_backbone" / "version.py"))["__versio
 TOP = ("configs", "tools", "datasets")
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 TIMM = ["timm>=1.0.15"]
-TEST = ["pytest>=8", "hypothesis", "pytest-xdist", "build", "setuptools>=68", *EXPORT, *TIMM]
+COMPLETION = ["argcomplete>=3"]
+TEST = ["pytest>=8", "hypothesis", "pytest-xdist", "build", "setuptools>=68", *EXPORT, *TIMM, *COMPLETION]
 
 setup(
     name="resnet_backbone",
@@ -50,6 +51,7 @@ setup(
         "jinja2",
         "tqdm",
         "numpy",
+        "psutil; sys_platform == 'win32'",  # peak memory
         "pillow>=10.1",  # ImageFont.load_default(size=...)
         "pyyaml",
         "shapely>=2",  # fvcore cuts polygons with it
@@ -60,6 +62,7 @@ setup(
         "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git", "setuptools<81"],
         "timm": TIMM,  # ARCH timm/NAME, weights timm:// and hf-hub:
         "export": EXPORT,  # tools/export.py to ONNX
+        "completion": COMPLETION,  # of words of the command resnet-backbone, in a shell
         "test": TEST,
         "fuzz": ["atheris"],  # make fuzz; Linux and macOS
         "dev": [*TEST, "ruff==0.17.6", "mypy==2.4.1"],

@@ -5,10 +5,13 @@ A script is imported when its verb is called, and no earlier: it has one definit
 
 from __future__ import annotations
 
+import argparse
 import ast
 import difflib
 import importlib
 import importlib.util
+import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +47,8 @@ SCRIPTS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb with the arguments behind it, and return the exit status; 2 where there is no such verb."""
+    if "_ARGCOMPLETE" in os.environ:
+        _complete()
     words = sys.argv[1:] if argv is None else list(argv)
     return run_command_line(lambda: _run(words), keeps_running=words[:1] in (["train"], ["classify"], ["reproduce"]))
 
@@ -80,9 +85,33 @@ def _help() -> str:
     _find_scripts()
     lines = [f"usage: {NAME} VERB ...    ({NAME} VERB --help says more)\n"]
     for verb, name in SCRIPTS.items():
-        spec = importlib.util.find_spec(f"resnet_backbone.{name}")
-        text = Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else ""
-        lines.append(f"  {verb:20} {(ast.get_docstring(ast.parse(text)) or '').partition(chr(10))[0]}")
+        lines.append(f"  {verb:20} {(ast.get_docstring(ast.parse(_text(name))) or '').partition(chr(10))[0]}")
     lines.append(f"  {'weights':20} List the published weights that MODEL.WEIGHTS takes by name, of ARCH or of all.\n")
     lines.append("Configs go by name: --config-file frcnn_r101. In a checkout each verb is a script of tools/, too.")
     return "\n".join(lines)
+
+
+def _text(name: str) -> str:
+    spec = importlib.util.find_spec(f"resnet_backbone.{name}")
+    return Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else ""
+
+
+def _complete() -> None:
+    """Tell a shell, by argcomplete, which verbs, options and configs there are: scripts are read for it, not run."""
+    import argcomplete
+
+    _find_scripts()
+    parser = argparse.ArgumentParser(NAME)
+    groups = {"": parser.add_subparsers()}
+    folder = Path(next(iter(importlib.import_module("resnet_backbone.configs").__path__)))
+    configs = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
+    for verb, name in {**SCRIPTS, "weights": "version"}.items():
+        group, _, last = verb.rpartition(" ")
+        if group not in groups:
+            groups[group] = groups[""].add_parser(group).add_subparsers()
+        script, text = groups[group].add_parser(last), _text(name)
+        text += _text("engine.command_line") * ("add_run_arguments" in text)
+        for option in set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', text)):
+            script.add_argument(option, nargs="?", choices=configs if option == "--config-file" else None)
+        script.add_argument("words", nargs="*")
+    argcomplete.autocomplete(parser)

@@ -1,4 +1,8 @@
-"""What every test may use: the real images beside the project, its scripts, and one thread a process."""
+"""What every test may use: the real images beside the project, its scripts, and one thread a process.
+
+With RESNET_BACKBONE_DESK=1 (``make test-desk``) tests run nearly as on Windows: whoever starts processes without saying
+how gets new ones, by "spawn", and the modules that only Unix has are absent.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import importlib.util
 import itertools
 import json
 import multiprocessing
-import resource
+import os
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -18,12 +22,23 @@ import torch
 
 from resnet_backbone.data.prepare.shapes import generate_shapes
 from resnet_backbone.metrics.voc import SUBMISSION_FOLDER, evaluate_voc
-from tests.processes import forget_log
+from tests.processes import FORKS, forget_log
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+# Signals, limits, full disks and killed processes are tested on Linux; what needs nothing else of it runs everywhere.
+_OF_LINUX = """faults fuzz hostile config/test_command_line.py config/test_interruption.py engine/test_launch.py
+files/test_atomic.py files/test_lock.py weights/test_download.py"""
+_DESK = bool(os.environ.get("RESNET_BACKBONE_DESK"))
+collect_ignore = _OF_LINUX.split() if _DESK or not FORKS else []
 
 torch.set_num_threads(1)
+if _DESK:
+    multiprocessing.set_start_method("spawn", force=True)
+    for name in ("filelock", "portalocker", "psutil"):  # which need what Windows has not
+        importlib.import_module(name)
+    for name in ("fcntl", "resource"):
+        sys.modules[name] = None  # type: ignore[assignment]
 
 
 def _shared(name: str) -> Path:
@@ -139,10 +154,15 @@ def small_files() -> Callable[..., str]:
     """Calls a function in a process that cannot write files beyond so many bytes; returns its error, "" for none."""
 
     def call(limit: int, function: Callable[[], object]) -> str:
+        if not FORKS:
+            pytest.skip("limits the size of files of a process that it forks, for Linux only")
         context = multiprocessing.get_context("fork")
         receiver, sender = context.Pipe(duplex=False)
 
         def child() -> None:
+            sys.modules.pop("resource", None)
+            import resource
+
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             try:
                 function()
@@ -177,6 +197,8 @@ def in_two_processes(tmp_path: Path) -> Callable[[Callable[[int, Path], object]]
     meetings = itertools.count()
 
     def call(function: Callable[[int, Path], object]) -> list[object]:
+        if not FORKS:
+            pytest.skip("forks processes that have loaded torch, for Linux only")
         context = multiprocessing.get_context("fork")
         meeting = str(tmp_path / f"meeting{next(meetings)}")
         receivers, processes = [], []

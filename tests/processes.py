@@ -1,4 +1,7 @@
-"""Scripts in processes of their own, forked from the tests': what they import is there already, which takes seconds."""
+"""Scripts in processes of their own, forked from the tests': what they import is there already, which takes seconds.
+
+Only Linux forks safely once torch is loaded: elsewhere scripts start anew, and tests that need more are skipped.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
+FORKS = sys.platform == "linux"
 
 
 class Forked:
@@ -36,6 +42,8 @@ class Forked:
         environment: Mapping[str, str] | None = None,
         together: bool = True,
     ) -> None:
+        if not FORKS:
+            pytest.skip("forks a process that has loaded torch, for Linux only")
         self._out = tempfile.TemporaryFile()  # noqa: SIM115
         self._err = self._out if together else tempfile.TemporaryFile()  # noqa: SIM115
 
@@ -128,6 +136,10 @@ def script(path: str | Path, *words: str | Path) -> Callable[[], object]:
 
 def run_script(path: str | Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a script of the project to its end."""
+    if not FORKS:
+        command = [sys.executable, str(ROOT / path), *map(str, words)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+        return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", errors="replace")
     process = Forked(script(path, *words), environment={"PYTHONPATH": str(ROOT)}, together=False)
     status, output = process.finish()
     return subprocess.CompletedProcess([str(path), *map(str, words)], status, output, process.errors)

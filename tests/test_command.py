@@ -1,5 +1,7 @@
 """The console command: every script has a verb, is found wherever it is installed, and is the script itself."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ COMMAND = "import sys; from resnet_backbone.command import main; sys.exit(main()
 
 
 def run(*words, cwd=ROOT, status=0):
-    environment = {"PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", COMMAND, *words], cwd=cwd, env=environment, capture_output=True, text=True
     )
@@ -68,3 +70,28 @@ def test_a_verb_is_its_script_and_runs_anywhere(tmp_path):
     assert run("prepare", "shapes", "--help", cwd=tmp_path).startswith("usage: resnet-backbone prepare shapes ")
     printed = run("train", "--config-file", "frcnn_r10", "--engine", "torchvision", cwd=tmp_path, status=1)
     assert "did you mean frcnn_r101.yaml" in printed
+
+
+@pytest.mark.parametrize(
+    ("line", "expected", "absent"),
+    [
+        ("", {"train", "check", "prepare", "weights", "evaluate-voc"}, {"prepare bccd"}),
+        ("tr", {"train"}, {"predict"}),
+        ("prepare ", {"bccd", "shapes"}, {"train"}),
+        ("prepare shapes --", {"--output", "--val"}, {"--config-file"}),
+        ("train --", {"--engine", "--config-file", "--resume"}, {"--views"}),
+        ("train --config-file frcnn_", {"frcnn_r101", "frcnn_vgg16"}, {"quickstart", "Base-RCNN-FPN"}),
+        ("predict --", {"--run", "--input"}, {"--num-gpus"}),
+    ],
+)
+def test_a_shell_completes_verbs_options_and_configs(line, expected, absent, tmp_path):
+    """By the protocol of argcomplete: https://github.com/kislyuk/argcomplete, ``argcomplete/bash_completion.d``."""
+    pytest.importorskip("argcomplete")
+    words, answer = f"resnet-backbone {line}", tmp_path / "answer"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": words, "COMP_POINT": str(len(words)), "_ARGCOMPLETE_IFS": "\n"}
+    environment = {**os.environ, **asked, "PYTHONPATH": str(ROOT), "_ARGCOMPLETE_STDOUT_FILENAME": str(answer)}
+    command = [sys.executable, "-X", "importtime", "-c", COMMAND]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE), "which takes seconds"
+    found = {word.strip() for word in answer.read_text().splitlines()}
+    assert expected <= found and not absent & found, found

@@ -150,29 +150,67 @@ def test_importing_the_package_is_cheap():
     assert probe.stdout.strip() == ""
 
 
-WITHOUT_UNIX = """
-import importlib, pkgutil, signal, sys
+# Modules and attributes that Windows, or macOS, lacks.
+_ABSENT = {
+    "os": "fork killpg getuid geteuid getpgid setsid statvfs sched_getaffinity sysconf mkfifo uname",
+    "signal": "SIGHUP SIGALRM SIGCHLD SIGKILL SIGUSR1 SIGUSR2 SIGPIPE setitimer alarm pthread_sigmask",
+}
+WITHOUT_UNIX = f"""
+import importlib, os, pkgutil, psutil, signal, sys
+from pathlib import Path
 import resnet_backbone
+from resnet_backbone.command import SCRIPTS, _find_scripts
+left_out, folder = sys.argv[1].split(), Path(sys.argv[2])
 names = [module.name for module in pkgutil.walk_packages(resnet_backbone.__path__, "resnet_backbone.")]
-names = [name for name in names if name not in sys.argv[1:]]
+_find_scripts()
+names = [name for name in [*names, *(f"resnet_backbone.{{name}}" for name in SCRIPTS.values())] if name not in left_out]
 for name in names:  # and with them what others bring
     importlib.import_module(name)
 for name in [name for name in sys.modules if name.split(".")[0] == "resnet_backbone"]:
     del sys.modules[name]
 sys.modules["fcntl"] = sys.modules["resource"] = None
-del signal.SIGHUP, signal.SIGALRM, signal.setitimer
+for module, absent in {_ABSENT!r}.items():
+    for name in absent.split():
+        delattr(sys.modules[module], name)
+import resnet_backbone
+_find_scripts.__globals__["resnet_backbone"] = resnet_backbone
+_find_scripts()
 for name in names:
     importlib.import_module(name)
-print(len(names))
+
+import torch
+from resnet_backbone.config.acceleration import keep_freed_memory
+from resnet_backbone.engine.batches import restore_sigchld
+from resnet_backbone.engine.run import check_output_dir
+from resnet_backbone.engine.signals import catching_signals, deferring_signals, outlive_signal, was_asked_to_stop
+from resnet_backbone.files.atomic import write_text, writing_alone
+from resnet_backbone.files.checkpoints import last_checkpoint, write_checkpoint
+from resnet_backbone.metrics.run_facts import peak_memory_mib
+from resnet_backbone.tools.reproduce import end_as_by_ctrl_c
+
+with catching_signals(), deferring_signals(), writing_alone(folder):
+    check_output_dir(folder)
+    write_text(folder / "text", "a\\nb\\n")
+    write_checkpoint(folder, "model.pth", {{"model": torch.ones(2)}})
+    restore_sigchld()
+    assert not was_asked_to_stop()
+assert last_checkpoint(folder) == folder / "model.pth" and (folder / "text").read_bytes() == b"a\\nb\\n"
+end_as_by_ctrl_c()
+outlive_signal(0)
+keep_freed_memory()
+assert peak_memory_mib(torch.device("cpu")) > 10
+print(*names)
 """
 
 
-def test_every_module_can_be_imported_where_unix_modules_are_absent():
+def test_everything_can_be_imported_and_basic_steps_work_where_unix_is_absent(tmp_path):
     """As on Windows."""
     have_detectron2 = importlib.util.find_spec("detectron2") is not None
-    modules = [module_name(path) for path in PACKAGE.rglob("*.py")]
-    left_out = [name for name in modules if "detectron2_plugin" in name and not have_detectron2]
-    command = [sys.executable, "-c", WITHOUT_UNIX, *left_out]
+    modules = {module_name(path) for path in PACKAGE.rglob("*.py")} - {"resnet_backbone"}
+    scripts = [path for name in ("tools", "datasets") for path in (ROOT / name).glob("*.py")]
+    modules |= {f"resnet_backbone.{module_name(path)}" for path in scripts}
+    left_out = {name for name in modules if "detectron2_plugin" in name and not have_detectron2}
+    command = [sys.executable, "-c", WITHOUT_UNIX, " ".join(left_out), str(tmp_path)]
     probe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert probe.returncode == 0, probe.stderr
-    assert int(probe.stdout) == len(modules) - len(left_out) - 1  # the package itself
+    assert set(probe.stdout.split()) == modules - left_out

@@ -42,12 +42,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 import yaml
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from resnet_backbone.config.acceleration import has_device
 from resnet_backbone.data.images.media import Medium, VideoReader, VideoWriter, find_media
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.engine.checkpoint import engine_of, find_run
@@ -143,9 +143,9 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
 
 
 def device_of(config_file: Path) -> list[str]:
-    """Return the keys that bring a run from a machine with a GPU to one without; nothing where there is one."""
+    """Return the keys that bring a run from a machine with a GPU to one without it; nothing where it is there."""
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    if torch.cuda.is_available() or not str(config["MODEL"]["DEVICE"]).startswith("cuda"):
+    if has_device(str(config["MODEL"]["DEVICE"])):
         return []
     print("the run was on a GPU, and there is none here: using the CPU", file=sys.stderr)
     return ["MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "False"]

@@ -32,6 +32,7 @@ from resnet_backbone.classification.evaluate import (
 from resnet_backbone.classification.network import weights_file
 from resnet_backbone.classification.predict import DTYPES
 from resnet_backbone.classification.transforms import KINDS, SCALES, Views
+from resnet_backbone.config.acceleration import default_device, has_device
 from resnet_backbone.data.images.classes import open_classes
 from resnet_backbone.engine.command_line import reports_errors, run_command_line
 from resnet_backbone.weights import TestTransform
@@ -76,8 +77,8 @@ def views_of(args: argparse.Namespace) -> Views:
 
 
 def device_of(args: argparse.Namespace) -> torch.device:
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no GPU here; write --device cpu")
+    if not has_device(args.device):
+        raise ValueError(f"--device {args.device}: torch finds no GPU here; write --device cpu")
     return torch.device(args.device)
 
 
@@ -113,8 +114,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images, or crops, at once (default: %(default)s)")
     parser.add_argument("--num-workers", type=int, default=4, help="processes that read images (default: %(default)s)")
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", choices=("cpu", "cuda"), default=default, help="(default: %(default)s)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda", "mps"), default=default_device(), help="(default: %(default)s)"
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the network (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write metrics, facts and predictions there")
     given = parser.add_argument_group("for weight files that do not say how their images are prepared")

@@ -111,7 +111,7 @@ def refuse_a_cpu(jobs: Jobs, args: argparse.Namespace) -> None:
 
 def end_as_by_ctrl_c() -> None:
     """Let other signals that end the process end its commands, too."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # Windows has no SIGHUP
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup's
             signal.signal(number, signal.default_int_handler)
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.classification.transforms import KINDS, SCALES
 from resnet_backbone.config import merge_config
+from resnet_backbone.config.acceleration import default_device
 from resnet_backbone.config.checks import check_batches, check_values
 from resnet_backbone.config.merge import check_with_origins
 from resnet_backbone.config.schema import (
@@ -92,9 +92,9 @@ KEYS: Mapping[str, Key] = {
 
 
 def get_cfg() -> CfgNode:
-    """Return the tree with its default values; MODEL.DEVICE is ``cuda`` where there is a GPU, else ``cpu``."""
+    """Return the tree with its default values; MODEL.DEVICE is that of ``default_device``."""
     cfg = add_keys(CfgNode(), KEYS.values())
-    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg.MODEL.DEVICE = default_device()
     return cfg
 
 

@@ -28,10 +28,11 @@ from resnet_backbone.classification.predict import Classifier, evaluating, load_
 from resnet_backbone.classification.transforms import one_crop
 from resnet_backbone.compare.plots import GRID, RUN_COLORS
 from resnet_backbone.compare.runs import distinct_names
+from resnet_backbone.config.acceleration import default_device
 from resnet_backbone.data.images.classes import ClassDataset
 from resnet_backbone.files.atomic import write_text
 from resnet_backbone.metrics.run_facts import Series, TrainingCurves, read_training
-from resnet_backbone.models.layers import ConvNormActivation
+from resnet_backbone.models.layers import ConvNormActivation, precise
 from resnet_backbone.models.trunk import Trunk
 from resnet_backbone.weights import TestTransform
 
@@ -207,7 +208,7 @@ def measure_responses(model: Trunk, batches: Iterable[Tensor], name: str = "") -
 
 
 class _Meter:
-    """Mean and standard deviation of all values that were added, in float64.
+    """Mean and standard deviation of all values that were added, see ``precise``.
 
     Source: Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
     """
@@ -225,7 +226,7 @@ class _Meter:
     def add(self, values: Tensor) -> None:
         """Add a batch, in parts: float64 takes twice the memory."""
         for part in values.split(max(1, _MOST_AT_ONCE // max(1, values[:1].numel()))):
-            variance, mean = torch.var_mean(part.double(), correction=0)
+            variance, mean = torch.var_mean(precise(part), correction=0)
             added = part.numel()
             total = self.count + added
             step = mean.item() - self.mean
@@ -283,7 +284,7 @@ def measure_sources(
     labels = distinct_names(names, [_usual_name(source) for source in sources], "networks")
     files = [weights_file(source) for source in sources]
     indices = spread(len(dataset), num_images)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(default_device())
     measured = []
     for file, label in zip(files, labels, strict=True):
         classifier = load_classifier(file, test_transform=test_transform)

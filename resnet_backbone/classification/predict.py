@@ -172,10 +172,10 @@ def predict(
             if views.kind == "multi-scale":
                 probabilities = _of_scales(model, [scaled.to(device) for scaled in images], window)
             elif views.kind == "10-crop":
-                crops = images.to(device, non_blocking=True)  # (N, 10, 3, H, W)
+                crops = images.to(device, non_blocking=images.is_pinned())  # (N, 10, 3, H, W)
                 probabilities = _softmax(model(crops.flatten(0, 1))).unflatten(0, crops.shape[:2]).mean(1)
             else:
-                probabilities = _softmax(model(images.to(device, non_blocking=True)))
+                probabilities = _softmax(model(images.to(device, non_blocking=images.is_pinned())))
             parts.append(probabilities.cpu())
             bar.update(len(probabilities))
     return torch.tensor(numbers, dtype=torch.int64), torch.cat(parts)

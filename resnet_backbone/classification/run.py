@@ -93,10 +93,10 @@ class Trainer(TrainingLoop):
 
     def _to_device(self, images: Tensor, labels: Tensor) -> Batch:
         device = self.accelerator.device
-        images = images.to(device, non_blocking=True)
+        images = images.to(device, non_blocking=images.is_pinned())
         if self.cfg.MODEL.CHANNELS_LAST:
             images = images.contiguous(memory_format=torch.channels_last)
-        return images, labels.to(device, non_blocking=True)
+        return images, labels.to(device, non_blocking=labels.is_pinned())
 
     def check(self) -> None:
         self._check_loss()
@@ -233,7 +233,7 @@ class Run(LoopRun):
             SeededDataset(transformed, seed, cfg.INPUT.FORMAT),
             batch_sampler=BatchSampler([1.0] * len(transformed), batch_size, group=False, seed=seed, **place),
             num_workers=self._num_workers,
-            pin_memory=cfg.MODEL.DEVICE != "cpu",
+            pin_memory=cfg.MODEL.DEVICE == "cuda",
             worker_init_fn=outlive_signal,
         )
         return iter(loader)

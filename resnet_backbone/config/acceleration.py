@@ -10,6 +10,7 @@ import shutil
 import sys
 
 import torch
+import torchvision
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.reader import value_of
@@ -20,6 +21,24 @@ logger = logging.getLogger(__name__)
 
 _PRECISIONS = {"": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
+
+
+def has_device(device: str) -> bool:
+    """Return whether this machine has what MODEL.DEVICE names: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``."""
+    backend = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device.partition(":")[0])
+    return backend is None or backend.is_available()
+
+
+def default_device() -> str:
+    """Return ``cuda`` where there is such a GPU, ``mps`` on a Mac where its results are right, else ``cpu``."""
+    return next(one for one in ("cuda", "mps", "cpu") if has_device(one) and not (one == "mps" and mps_problem()))
+
+
+def mps_problem() -> str:
+    """Say what is wrong on this machine's MPS; "" for nothing. Source: https://github.com/pytorch/vision/pull/9510."""
+    if not has_device("mps") or tuple(map(int, torchvision.__version__.split(".")[:2])) >= (0, 29):
+        return ""
+    return f"torchvision {torchvision.__version__} has wrong RoIAlign gradients on MPS: take 0.29, or MODEL.DEVICE cpu"
 
 
 def set_up_process(cfg: CfgNode) -> None:
@@ -47,7 +66,7 @@ def keep_freed_memory() -> None:
     memory in use does not grow; it stays at its peak between steps. For the C library of Linux (glibc's mallopt);
     others are left as they are.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         logger.debug("KEEP_FREED_MEMORY is for glibc: nothing changes here")
         return
     mallopt = ctypes.CDLL(None).mallopt
@@ -62,8 +81,8 @@ def acceleration_of(cfg: CfgNode) -> Acceleration:
         ConfigError: a value that the key does not know: those who call registered builders have not checked it.
     """
     check_precision(cfg)
-    node, on_cpu = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.DEVICE == "cpu"
-    auto = node.MEMORY_FORMAT == "auto" and (on_cpu or bool(node.PRECISION) or cfg.SOLVER.AMP.ENABLED)
+    node, on_cpu, on_mps = cfg.MODEL.RESNET_BACKBONE, cfg.MODEL.DEVICE == "cpu", cfg.MODEL.DEVICE == "mps"
+    auto = node.MEMORY_FORMAT == "auto" and (on_cpu or (not on_mps and bool(node.PRECISION or cfg.SOLVER.AMP.ENABLED)))
     return Acceleration(
         scale_weights=node.FOLD_NORMS,
         channels_last=auto or node.MEMORY_FORMAT == "channels_last",
@@ -92,7 +111,7 @@ def check_compiler(cfg: CfgNode, key: str) -> None:
         cfg: reads MODEL.DEVICE and ``key``.
         key: MODEL.RESNET_BACKBONE.COMPILE, or of a classifier MODEL.COMPILE.
     """
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     if value_of(cfg, key) and cfg.MODEL.DEVICE == "cpu" and shutil.which(compiler) is None:
         off = "False" if value_of(cfg, key) is True else "''"
         raise ConfigError(
@@ -103,7 +122,9 @@ def check_compiler(cfg: CfgNode, key: str) -> None:
 
 
 def check_training_precision(cfg: CfgNode) -> None:
-    """Raise ConfigError for a training whose gradients would vanish: float16 without the scaler of SOLVER.AMP."""
+    """Raise ConfigError for gradients that vanish, in float16 without the scaler of SOLVER.AMP, or are wrong on MPS."""
+    if cfg.MODEL.DEVICE == "mps" and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and mps_problem():
+        raise ConfigError(mps_problem(), "MODEL.DEVICE")
     if cfg.MODEL.RESNET_BACKBONE.PRECISION == "float16" and not cfg.SOLVER.AMP.ENABLED:
         raise ConfigError(
             "MODEL.RESNET_BACKBONE.PRECISION float16 is for inference; to train write SOLVER.AMP.ENABLED True, which "

@@ -7,10 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from fvcore.common.config import CfgNode
 
-from resnet_backbone.config.acceleration import check_precision
+from resnet_backbone.config.acceleration import check_precision, has_device
 from resnet_backbone.config.reader import literal, shown, value_of
 from resnet_backbone.config.schema import TORCHVISION_KEYS, ConfigError, Key
 
@@ -184,9 +183,9 @@ def check_detector(cfg: CfgNode) -> None:
 def check_training(cfg: CfgNode) -> None:
     """Raise ConfigError for a device that is not there, or a schedule that goes back."""
     solver = cfg.SOLVER
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+    if not has_device(cfg.MODEL.DEVICE):
         raise ConfigError(
-            "MODEL.DEVICE is 'cuda', and torch finds no GPU that it can use; write MODEL.DEVICE cpu", "MODEL.DEVICE"
+            f"MODEL.DEVICE {cfg.MODEL.DEVICE}: torch has no such GPU; write MODEL.DEVICE cpu", "MODEL.DEVICE"
         )
     if solver.NESTEROV and solver.OPTIMIZER != "SGD":
         raise ConfigError(

@@ -141,7 +141,7 @@ SHARED = (
     Key("CUDNN_BENCHMARK", False, "try cuDNN's algorithms on each size of images"),
     Key("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", torchvision=("GeneralizedRCNN", "RetinaNet")),
     Key("MODEL.WEIGHTS", "", "what to start from: a catalog name, a file or an address; empty: random"),
-    Key("MODEL.DEVICE", "cuda", torchvision=("cpu", "cuda")),
+    Key("MODEL.DEVICE", "cuda", torchvision=("cpu", "cuda", "mps")),
     Key("MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675], "per channel, of images from 0 to 255", length=3),
     Key("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], "images are divided by it", Range(above=0, nonempty=True), length=3),
     Key("MODEL.MASK_ON", False, "whether there are masks"),

@@ -11,6 +11,7 @@ import torch
 import torchvision
 from fvcore.common.config import CfgNode
 
+from resnet_backbone.config.acceleration import has_device, mps_problem
 from resnet_backbone.config.combinations import BUILDERS
 from resnet_backbone.config.reader import value_of
 from resnet_backbone.config.weights_input import fit_input, input_of, required_by, required_input
@@ -42,14 +43,15 @@ def check_versions(section: Section) -> None:
     }
     section.ok(
         f"resnet_backbone {__version__}, Python {platform.python_version()}, torch {torch.__version__}, torchvision "
-        f"{torchvision.__version__}, " + (f"CUDA {torch.version.cuda}, {', '.join(gpus)}" if gpus else "no GPU")
+        f"{torchvision.__version__}, "
+        + (f"CUDA {torch.version.cuda}, {', '.join(gpus)}" if gpus else "MPS" if has_device("mps") else "no GPU")
     )
     if not hasattr(torch.ops.torchvision, "nms"):
         section.wrong(
             f"torchvision {torchvision.__version__} has no compiled operators for torch {torch.__version__}; install "
             "both in one command and from one index"
         )
-    elif problem := pair_problem(torch.__version__, torchvision.__version__):
+    elif problem := pair_problem(torch.__version__, torchvision.__version__) or mps_problem():
         section.warning(problem)
 
 

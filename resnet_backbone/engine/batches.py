@@ -188,5 +188,5 @@ def restore_sigchld() -> None:
 
     :func:`fetch` finds a dead worker within seconds, and always between two steps. To be called once loaders run.
     """
-    if threading.current_thread() is threading.main_thread():
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

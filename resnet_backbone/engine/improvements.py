@@ -18,6 +18,7 @@ from torchvision.ops import batched_nms, box_area, box_iou, clip_boxes_to_image,
 from resnet_backbone.data.transforms import shortest_edge_size
 from resnet_backbone.engine.checkpoint import engine_of, find_run
 from resnet_backbone.metrics.results import Detections
+from resnet_backbone.models.layers import precise
 
 _CLASSIFIER_AREA = 224**2  # pixels: what the classifier was trained on
 Size = tuple[int, int]  # height and width in pixels
@@ -109,10 +110,10 @@ def box_voting(kept: Detections, voters: Detections, threshold: float) -> Tensor
     Source: Gidaris & Komodakis 2015 (arXiv 1505.01749), section 5, "Box voting".
     """
     votes = (box_iou(kept.boxes, voters.boxes) >= threshold) & (kept.labels[:, None] == voters.labels)
-    weights = votes * voters.scores.double()  # which mixed precision leaves alone
+    weights = votes * precise(voters.scores)  # which mixed precision leaves alone
     total = weights.sum(dim=1, keepdim=True)
     # A box without area overlaps nothing, not even itself.
-    return torch.where(total > 0, weights @ voters.boxes.double() / total, kept.boxes.double()).to(kept.boxes)
+    return torch.where(total > 0, weights @ precise(voters.boxes) / total, precise(kept.boxes)).to(kept.boxes)
 
 
 def resized(size: Size, short_edge: int, max_size: int) -> Size:
@@ -140,8 +141,9 @@ def adjacent_scales(boxes: Tensor, size: Size, sizes: Sequence[Size]) -> Tensor:
     Source: He et al. 2014, "Spatial Pyramid Pooling" (arXiv 1406.4729), section 4.1; Ren et al. 2015, "Object Detection
     Networks on Convolutional Feature Maps" (arXiv 1504.06066), "Maxout for Scale Selection".
     """
-    factors = torch.tensor([h * w / (size[0] * size[1]) for h, w in sizes], dtype=torch.float64, device=boxes.device)
-    distances = (box_area(boxes).double()[:, None] * factors - _CLASSIFIER_AREA).abs()
+    areas = precise(box_area(boxes))
+    factors = areas.new_tensor([h * w / (size[0] * size[1]) for h, w in sizes])
+    distances = (areas[:, None] * factors - _CLASSIFIER_AREA).abs()
     best = distances.argmin(dim=1, keepdim=True)
     if len(sizes) == 1:
         return best

@@ -58,6 +58,8 @@ def check_processes(cfg: CfgNode, num_processes: int, *, norm: str) -> None:
     """Raise ValueError for a training that so many processes cannot share; ``norm`` is the key of the trunk's norm."""
     images_per_pass(cfg, num_processes)
     together = num_processes > 1 or torch.distributed.is_initialized()
+    if together and cfg.MODEL.DEVICE == "mps":
+        raise ValueError("MODEL.DEVICE mps is one GPU, for one process; write --num-gpus 1, or MODEL.DEVICE cpu")
     if together and cfg.MODEL.DEVICE == "cpu" and value_of(cfg, norm) == "SyncBN":
         raise ValueError(f"{norm} SyncBN brings processes together on GPUs only; on the CPU write {norm} BN")
 

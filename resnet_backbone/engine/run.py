@@ -248,7 +248,7 @@ def check_output_dir(output_dir: Path) -> None:
         raise ValueError(f"OUTPUT_DIR {output_dir} is a file; name a folder")
     place = existing_folder(output_dir)
     if not os.access(place, os.W_OK | os.X_OK):
-        read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+        read_only = hasattr(os, "statvfs") and os.statvfs(place).f_flag & os.ST_RDONLY
         why = "the disk is mounted read-only" if read_only else "this user may not write there"
         raise PermissionError(f"OUTPUT_DIR {output_dir} cannot be written to: {place}: {why}; name another OUTPUT_DIR")
 

@@ -86,6 +86,8 @@ def outlive_signal(worker_id: int) -> None:
     The parent needs it for the batches until it stops. For ``worker_init_fn`` of a ``DataLoader``.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "SIGALRM"):  # Windows, where Ctrl-C alone reaches both
+        return
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if not _is_under_nohup(number):

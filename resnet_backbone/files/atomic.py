@@ -39,11 +39,11 @@ def replacing(path: Path, doing: str = "writing", *, durable: bool = True) -> It
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         if durable:
-            _flush_to_disk(part)
+            _flush_to_disk(part, os.O_RDWR)  # Windows flushes nothing that is open for reading
         part.replace(path)
         if durable:
             with suppress(OSError):  # not every file system can do that with a folder
-                _flush_to_disk(path.parent)
+                _flush_to_disk(path.parent, os.O_RDONLY)
     except OSError as error:
         raise _explained(error, doing, path) from error
     finally:
@@ -54,7 +54,7 @@ def replacing(path: Path, doing: str = "writing", *, durable: bool = True) -> It
 def write_text(path: Path, text: str) -> None:
     """Write a text file, UTF-8, folders included; see :func:`replacing`. File names that are not UTF-8 are escaped."""
     with replacing(path) as part:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def copy_file(source: Path, path: Path) -> None:
@@ -92,8 +92,8 @@ def file_hash(path: Path, algorithm: str) -> str:
     return digest.hexdigest()
 
 
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _flush_to_disk(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

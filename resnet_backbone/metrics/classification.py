@@ -88,7 +88,7 @@ def score_classes(probabilities: Tensor, labels: Tensor) -> ClassificationMetric
             f"the probabilities of {len(not_finite)} images are not finite, of image {int(not_finite[0])} first: the "
             f"network's outputs overflow or its weights are damaged; with float16 try bfloat16 or float32"
         )
-    probabilities, labels = probabilities.double().cpu(), labels.long().cpu()
+    probabilities, labels = probabilities.cpu().double(), labels.long().cpu()
     num_images, num_classes = probabilities.shape
     true = probabilities.gather(1, labels[:, None])
     ahead = (probabilities >= true).sum(1) - 1  # classes as likely as the true one, which is itself among them

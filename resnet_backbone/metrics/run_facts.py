@@ -26,20 +26,20 @@ from resnet_backbone.files.atomic import file_hash, write_text
 from resnet_backbone.files.text import brief, read_json
 from resnet_backbone.version import __version__
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
-
 _COUNTED = 4  # calls whose multiply-adds are counted; they warm the detector up and are not timed
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Return the peak memory so far in MiB: of tensors on a GPU, of the whole process on the CPU; NaN on Windows."""
+    """Return the peak memory so far in MiB: of tensors on a GPU, else of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    if resource is None:
-        return math.nan
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
@@ -115,8 +115,8 @@ class CostMeter:
             self._counting = False
 
     def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
         return time.perf_counter()
 
 
@@ -247,10 +247,10 @@ def read_figures(path: Path) -> dict[str, dict[str, float | None]]:
 
 
 def device_name(device: torch.device) -> str:
-    """``NVIDIA H200``, or of a CPU its name and the number of threads in use."""
+    """``NVIDIA H200``, ``arm, GPU``, or of a CPU its name and the number of threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+    return f"{_cpu_name()}, " + ("GPU" if device.type == "mps" else f"{torch.get_num_threads()} threads")
 
 
 def git_commit() -> str | None:

@@ -176,6 +176,11 @@ class NormActivation(nn.Module):
         return F.relu(x) if self.norm is None else F.relu_(self.norm(x))
 
 
+def precise(numbers: Tensor) -> Tensor:
+    """Return ``numbers`` in float64, or on MPS, which has none, in float32."""
+    return numbers.float() if numbers.device.type == "mps" else numbers.double()
+
+
 def _scale_weight(weight: Tensor, scale: Tensor) -> Tensor:
     """Return ``weight * scale``; under autocast rounded once, to its precision, without a product in float32."""
     device = weight.device.type
@@ -249,15 +254,9 @@ def fold_norms(module: nn.Module) -> int:
 
 def _fold(convolution: nn.Conv2d, norm: Any) -> None:
     # In float64, rounded once: a folded layer is as near to the exact one as the layers that it replaces.
-    weight, bias = fuse_conv_bn_weights(
-        convolution.weight.double(),
-        None if convolution.bias is None else convolution.bias.double(),
-        norm.running_mean.double(),
-        norm.running_var.double(),
-        norm.eps,
-        norm.weight.double(),
-        norm.bias.double(),
-    )
+    tensors: list[Any] = [convolution.weight, convolution.bias, norm.running_mean, norm.running_var]
+    tensors = [None if tensor is None else precise(tensor) for tensor in tensors]
+    weight, bias = fuse_conv_bn_weights(*tensors, norm.eps, precise(norm.weight), precise(norm.bias))
     layout = torch.empty_like(convolution.weight)
     convolution.weight = nn.Parameter(layout.copy_(weight), requires_grad=False)
     convolution.bias = nn.Parameter(bias.to(layout.dtype), requires_grad=False)

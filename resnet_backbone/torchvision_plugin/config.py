@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config import merge_config
+from resnet_backbone.config.acceleration import default_device
 from resnet_backbone.config.checks import check_batches, check_detector, check_values
 from resnet_backbone.config.combinations import (
     CONVOLVED_TOP,
@@ -25,9 +25,9 @@ ENGINE = "torchvision"
 
 
 def get_cfg() -> CfgNode:
-    """Return the tree with its default values; MODEL.DEVICE is ``cuda`` where there is a GPU, else ``cpu``."""
+    """Return the tree with its default values; MODEL.DEVICE is that of ``default_device``."""
     cfg = add_keys(CfgNode(), TORCHVISION_KEYS.values())
-    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg.MODEL.DEVICE = default_device()
     return cfg
 
 

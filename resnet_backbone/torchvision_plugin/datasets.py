@@ -151,7 +151,7 @@ def build_train_loader(
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_collate,
         worker_init_fn=outlive_signal,
-        pin_memory=cfg.MODEL.DEVICE != "cpu",
+        pin_memory=cfg.MODEL.DEVICE == "cuda",
     )
 
 

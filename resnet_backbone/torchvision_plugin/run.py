@@ -74,7 +74,7 @@ class Trainer(TrainingLoop):
 
     def _to_device(self, images: list[Tensor], targets: list[dict[str, Any]]) -> tuple[list[Tensor], list[dict]]:
         def move(value: Tensor) -> Tensor:
-            return value.as_subclass(Tensor).to(self.accelerator.device, non_blocking=True)
+            return value.as_subclass(Tensor).to(self.accelerator.device, non_blocking=value.is_pinned())
 
         moved: list[dict[str, Any]] = []
         for target in targets:

@@ -191,6 +191,7 @@ def test_nearest_looks_counts_bits():
     assert distances.tolist() == differing.min(axis=1).tolist() and places.tolist() == differing.argmin(axis=1).tolist()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes among its files")
 def test_what_is_no_regular_file_is_missing(tmp_path):
     """A pipe would be waited for without end."""
     os.mkfifo(tmp_path / "pipe.png")

@@ -112,6 +112,7 @@ def test_pixels_of_no_known_range_are_refused(folders):
         open_classes(str(folders))[0]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes among its files")
 def test_a_pipe_is_not_waited_for(folders):
     (folders / "n01" / "a.png").unlink()
     os.mkfifo(folders / "n01" / "a.png")

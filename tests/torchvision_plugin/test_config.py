@@ -78,7 +78,8 @@ def test_own_data_is_one_entry(tmp_path):
 
 
 def test_the_device_is_the_gpu_where_there_is_one():
-    assert get_cfg().MODEL.DEVICE == ("cuda" if torch.cuda.is_available() else "cpu")
+    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert get_cfg().MODEL.DEVICE == expected
     check_config(load_config("quickstart.yaml"))
 
 
