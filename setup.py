@@ -45,6 +45,7 @@ setup(
         "faster-coco-eval>=1.8",
         "opencv-python",
         "accelerate>=1.0",
+        "psutil",
         "safetensors",
         "tensorboard",
         "matplotlib",

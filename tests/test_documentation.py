@@ -38,7 +38,7 @@ NEEDS = {
     r"frcnn_": "GPUs",
     r"make test": "what this is a part of",
     r"torchvision://": "a download",
-    r"\b(FILE|JSON|SOURCE)\b": "names of files of one's own",
+    r"\b(FILE|FOLDER|JSON|SOURCE)\b": "names of files of one's own",
 }
 # Words that make a command one of seconds.
 STEPS = ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "[]"]

@@ -1,10 +1,16 @@
 #!/usr/bin/env python
-"""Train and evaluate a detector from a config.
+"""Train and evaluate a detector from a config, or from a folder of images and labels alone.
 
 Examples:
+    python tools/train_net.py --data FOLDER --dry-run
     python tools/train_net.py --config-file configs/frcnn_r101.yaml --num-gpus 8
     python tools/train_net.py --config-file configs/frcnn_r101.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
     python tools/train_net.py --config-file configs/quickstart.yaml SOLVER.MAX_ITER 100 OUTPUT_DIR runs/short
+
+--data takes a folder as Roboflow, CVAT, Label Studio or Pascal VOC have it (COCO JSON, VOC XML, YOLO text): it is
+checked, and a training chosen that fits it and this machine, each choice printed with its reason; KEY VALUE pairs
+override. OUTPUT_DIR, by default output/NAME OF THE FOLDER, gets data/ (the annotations as COCO JSON) and plan.yaml, the
+config that --config-file takes to do the same again.
 
 One process a GPU: --num-gpus starts them; on the torchvision engine torchrun may. Where there is a test set, the
 last line printed is JSON: the figures of every one, in percent, every digit.
@@ -17,8 +23,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from resnet_backbone.engine.command_line import (
@@ -38,7 +46,42 @@ from resnet_backbone.engine.command_line import (
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parse_args(argv)
-    return launch_detectron2(args) if choose_engine(args.engine) == "detectron2" else run_torchvision(args, argv)
+    engine = choose_engine(args.engine)
+    if args.data is not None:
+        try:
+            args.config_file = plan_folder(args, engine)
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            return failed(error)
+        if args.dry_run:
+            return 0
+        flags = ["--resume"] * args.resume + ["--eval-only"] * args.eval_only
+        argv = ["--engine", engine, *flags, "--config-file", args.config_file, *args.opts]
+    return launch_detectron2(args) if engine == "detectron2" else run_torchvision(args, argv)
+
+
+def plan_folder(args: argparse.Namespace, engine: str) -> str:
+    """Print what is chosen for the folder; write it unless it is a trial, and return the config's path."""
+    from resnet_backbone.doctor.plan import PLAN, output_folder, plan_training
+
+    if args.num_machines > 1 or "LOCAL_RANK" in os.environ:
+        raise ValueError(f"--data plans in one process, on one machine; then give all --config-file OUTPUT_DIR/{PLAN}")
+    written = output_folder(args.data, args.opts) / PLAN
+    if (args.resume or args.eval_only) and written.is_file():
+        print(f"continuing with {written}")
+        return str(written)
+    if engine == "detectron2":
+        from resnet_backbone.detectron2_plugin.config import load_config
+    else:
+        from resnet_backbone.torchvision_plugin.config import load_config
+    plan = plan_training(
+        args.data, args.opts, load_config, engine=engine, group_by=args.group_by, processes=args.num_gpus
+    )
+    print("\n".join(plan.lines))
+    if args.dry_run:
+        return ""
+    path = str(plan.write())
+    print(f"wrote {path}, which does the same again by --config-file")
+    return path
 
 
 def run_torchvision(args: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -105,8 +148,19 @@ def run_detectron2(args: argparse.Namespace) -> None:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=ENGINES, default="auto")
-    add_run_arguments(parser)
-    return parser.parse_args(argv)
+    what = add_run_arguments(parser)
+    what.add_argument("--data", type=Path, metavar="FOLDER", help="images and labels to plan a training for")
+    parser.add_argument("--dry-run", action="store_true", help="with --data: print the plan, write nothing")
+    parser.add_argument(
+        "--group-by",
+        metavar="PATTERN",
+        help="with --data without a split: regular expression whose first group, in the names of images, names what is "
+        "trained on or evaluated as a whole",
+    )
+    args = parser.parse_args(argv)
+    if args.data is None and (args.dry_run or args.group_by is not None):
+        parser.error("--dry-run and --group-by go with --data")
+    return args
 
 
 if __name__ == "__main__":

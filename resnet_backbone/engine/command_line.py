@@ -140,11 +140,11 @@ def choose_engine(asked: str) -> str:
     return "detectron2" if importlib.util.find_spec("detectron2") else "torchvision"
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the config, the number of processes and ``KEY VALUE`` pairs to ``parser``."""
-    parser.add_argument(
-        "--config-file", required=True, metavar="FILE", help="a YAML file, or the name of one in configs/"
-    )
+def add_run_arguments(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Add the config, the number of processes and ``KEY VALUE`` pairs to ``parser``; return the group of the config,
+    to which what may stand in its place is added."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config-file", metavar="FILE", help="a YAML file, or the name of one in configs/")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine (default: %(default)s)")
@@ -154,6 +154,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--dist-url", metavar="tcp://ADDRESS:PORT", help="of the machine of rank 0, where there are several machines"
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
+    return what
 
 
 def plain_text(error: BaseException) -> str:

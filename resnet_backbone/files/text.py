@@ -76,8 +76,8 @@ class _Loader(yaml.SafeLoader):
         super().flatten_mapping(node)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds: plain values under keys that are text, of a bearable size.
+def read_yaml(path: Path, keys: tuple[type, ...] = (str,)) -> dict[Any, Any]:
+    """Return the mapping that a YAML file holds: plain values under ``keys``, by default text, of a bearable size.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -99,7 +99,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         for value in walk(values, [MAX_VALUES], MAX_DEPTH):
             if isinstance(value, dict):
-                if no_text := [key for key in value if not isinstance(key, str)]:
+                if no_text := [key for key in value if not isinstance(key, keys)]:
                     raise ValueError(f"the key {str(no_text[0])[:80]} is no text")
             elif not isinstance(value, (*_PLAIN, list, tuple)):
                 raise ValueError(f"it holds a {type(value).__name__}")

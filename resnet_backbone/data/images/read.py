@@ -140,6 +140,20 @@ def exif_orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) in pixels of an image file as :func:`read_image` gives it, from its head alone.
+
+    Raises:
+        OSError: the file is not an image.
+    """
+    try:
+        with open_image(path) as image:
+            width, height = image.size[::-1] if exif_orientation(image) in _SWAPS_SIDES else image.size
+    except Exception as error:  # of a broken file Pillow raises nearly anything
+        raise OSError(f"{path}: cannot be read as an image ({str(error)[:300]}); replace it or take it out") from error
+    return height, width
+
+
 def to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
     """Convert an image of any mode as :func:`read_image` does.
 
