@@ -52,7 +52,6 @@ setup(
         "jinja2",
         "tqdm",
         "numpy",
-        "psutil; sys_platform == 'win32'",  # peak memory
         "pillow>=10.1",  # ImageFont.load_default(size=...)
         "pyyaml",
         "shapely>=2",  # fvcore cuts polygons with it

@@ -303,9 +303,9 @@ def suspicions(cfg: CfgNode, *, training: bool = True) -> list[str]:
 def usual_rate(cfg: CfgNode) -> float:
     """Return the learning rate that a detector usually trains with.
 
-    By AdamW 0.0001 from trained weights, as in mmdetection's recipes, and 0.001 from random ones, as in MODEL_ZOO.md. By
-    SGD what SOLVER.IMS_PER_BATCH asks for by the linear rule (Goyal et al. 2017, 1706.02677): for 16 images Detectron2
-    has 0.02 for R-CNNs and 0.01 for RetinaNet; a network without norms bears half as much.
+    By AdamW 0.0001 from trained weights, as in mmdetection's recipes, and 0.001 from random ones, as in MODEL_ZOO.md.
+    By SGD what SOLVER.IMS_PER_BATCH asks for by the linear rule (Goyal et al. 2017, 1706.02677): for 16 images
+    Detectron2 has 0.02 for R-CNNs and 0.01 for RetinaNet; a network without norms bears half as much.
     """
     if cfg.SOLVER.OPTIMIZER == "AdamW":
         return 0.0001 if cfg.MODEL.WEIGHTS else 0.001
@@ -319,7 +319,8 @@ def _rate(cfg: CfgNode) -> list[str]:
         return []
     return [
         f"SOLVER.BASE_LR {rate:g} is {rate / usual:.0f} times the usual {usual:g} for {cfg.SOLVER.OPTIMIZER} and "
-        f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH}, and the loss may diverge; if it does, write SOLVER.BASE_LR {usual:g}"
+        f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH}, and the loss may diverge; if it does, write "
+        f"SOLVER.BASE_LR {usual:g}"
     ]
 
 

@@ -254,9 +254,15 @@ def fold_norms(module: nn.Module) -> int:
 
 def _fold(convolution: nn.Conv2d, norm: Any) -> None:
     # In float64, rounded once: a folded layer is as near to the exact one as the layers that it replaces.
-    tensors: list[Any] = [convolution.weight, convolution.bias, norm.running_mean, norm.running_var]
-    tensors = [None if tensor is None else precise(tensor) for tensor in tensors]
-    weight, bias = fuse_conv_bn_weights(*tensors, norm.eps, precise(norm.weight), precise(norm.bias))
+    weight, bias = fuse_conv_bn_weights(
+        precise(convolution.weight),
+        None if convolution.bias is None else precise(convolution.bias),
+        precise(norm.running_mean),
+        precise(norm.running_var),
+        norm.eps,
+        precise(norm.weight),
+        precise(norm.bias),
+    )
     layout = torch.empty_like(convolution.weight)
     convolution.weight = nn.Parameter(layout.copy_(weight), requires_grad=False)
     convolution.bias = nn.Parameter(bias.to(layout.dtype), requires_grad=False)
