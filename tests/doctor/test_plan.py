@@ -52,15 +52,11 @@ def planned(folder, *overrides, **options):
 
 
 def test_bccd_on_a_cpu_is_the_recipe_that_was_measured(bccd):
-    """configs/bccd_r18.yaml, with the better optimizer."""
+    """configs/bccd_r18.yaml."""
     plan = planned(bccd)
     recipe = load_config("bccd_r18.yaml", CPU)
-    for section in ("MODEL", "INPUT"):
+    for section in ("MODEL", "INPUT", "SOLVER"):
         assert plan.cfg[section] == recipe[section]
-    assert plan.cfg.SOLVER.pop("OPTIMIZER") == "AdamW" and recipe.SOLVER.pop("OPTIMIZER") == "SGD"
-    assert (plan.cfg.SOLVER.pop("BASE_LR"), plan.cfg.SOLVER.pop("WEIGHT_DECAY")) == (0.001, 0.05)
-    del recipe.SOLVER["BASE_LR"], recipe.SOLVER["WEIGHT_DECAY"]
-    assert plan.cfg.SOLVER == recipe.SOLVER
     starts = [line.partition(":")[0] for line in plan.lines[:5]]
     assert starts == ["images", "boxes", "classes", "sizes of boxes", "check"]
     assert plan.lines[0].startswith("images: 292 to train on, 72 to evaluate (test), mostly 640 x 480 pixels")

@@ -54,7 +54,7 @@ def test_different_commands_are_refused_by_all(in_two_processes):
     for answer in commands():
         assert "--resume is True in process 0, False in process 1" in answer
     for answer in commands("SOLVER.BASE_LR", "0.5", resume=True):
-        assert "SOLVER.BASE_LR is 0.01 in process 0, 0.5 in process 1" in answer
+        assert "SOLVER.BASE_LR is 0.001 in process 0, 0.5 in process 1" in answer
 
 
 def test_the_main_process_decides_which_checkpoint_is_resumed_from(in_two_processes, tmp_path):
