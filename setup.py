@@ -12,7 +12,8 @@ TOP = ("configs", "tools", "datasets")
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 TIMM = ["timm>=1.0.15"]
 COMPLETION = ["argcomplete>=3"]
-TEST = ["pytest>=8", "hypothesis", "pytest-xdist", "build", "setuptools>=68", *EXPORT, *TIMM, *COMPLETION]
+RESULTS = ["supervision", "pandas"]
+TEST = ["pytest>=8", "hypothesis", "pytest-xdist", "build", "setuptools>=68", *EXPORT, *TIMM, *COMPLETION, *RESULTS]
 
 setup(
     name="resnet_backbone",
@@ -63,6 +64,7 @@ setup(
         "timm": TIMM,  # ARCH timm/NAME, weights timm:// and hf-hub:
         "export": EXPORT,  # tools/export.py to ONNX
         "completion": COMPLETION,  # of words of the command resnet-backbone, in a shell
+        "results": RESULTS,  # that predictions convert to
         "test": TEST,
         "fuzz": ["atheris"],  # make fuzz; Linux and macOS
         "dev": [*TEST, "ruff==0.17.6", "mypy==2.4.1"],

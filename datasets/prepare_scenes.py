@@ -19,6 +19,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from resnet_backbone.data.catalog import datasets_root
 from resnet_backbone.data.images.classes import missing_classes
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--image-size", type=int, default=usual.image_size, metavar="PIXELS", help="default: %(default)s"
     )
-    two = {"nargs": 2, "type": int, "metavar": ("LOW", "HIGH")}
+    two: dict[str, Any] = {"nargs": 2, "type": int, "metavar": ("LOW", "HIGH")}
     parser.add_argument("--objects", **two, default=usual.objects, help="in an image (default: %(default)s)")
     parser.add_argument("--sizes", **two, default=usual.sizes, help="of photographs, pixels (default: %(default)s)")
     parser.add_argument(

@@ -206,13 +206,13 @@ def test_a_config_with_weights_in_place_of_a_run(load_script, run_folder, photo,
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_run_from_a_machine_with_a_gpu(demo, run_folder, photo, tmp_path):
+def test_a_run_from_a_machine_with_a_gpu(demo, run_folder, photo, tmp_path, caplog):
     shutil.copytree(run_folder, tmp_path / "gpu")
     config = yaml.safe_load((run_folder / "config.yaml").read_text())
     config["MODEL"]["DEVICE"], config["SOLVER"]["AMP"] = "cuda", {"ENABLED": True, "DTYPE": "float16"}
     (tmp_path / "gpu" / "config.yaml").write_text(yaml.safe_dump(config))
-    status, _, err = demo("--input", photo, "--output", tmp_path / "o", run=tmp_path / "gpu")
-    assert status == 0 and "there is none here: using the CPU" in err
+    status, _, _ = demo("--input", photo, "--output", tmp_path / "o", run=tmp_path / "gpu")
+    assert status == 0 and "there is none here: using the CPU" in caplog.text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a display without a server is X11's")

@@ -42,19 +42,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import yaml
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from resnet_backbone.config.acceleration import has_device
+from resnet_backbone.api import load_detector
 from resnet_backbone.data.images.media import Medium, VideoReader, VideoWriter, find_media
 from resnet_backbone.data.images.read import read_image
-from resnet_backbone.engine.checkpoint import engine_of, find_run
-from resnet_backbone.engine.command_line import ENGINES, choose_engine, reports_errors, run_command_line
+from resnet_backbone.engine.command_line import ENGINES, reports_errors, run_command_line
 from resnet_backbone.metrics.drawing import draw_detections
 from resnet_backbone.metrics.results import Detections, Predictor
-from resnet_backbone.weights.detectors import named_detector
 
 PICTURES = (".jpg", ".jpeg", ".png")  # what keeps its name; other images are saved as PNG
 WINDOW = "resnet_backbone: any key for the next, q to end"
@@ -68,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     targets = plan_targets(media, args)
     if args.show:
         check_display()
-    predictor = load_predictor(args)
+    detector = load_detector(
+        args.run or args.weights, config_file=args.config_file, overrides=args.opts, engine=args.engine
+    )
+    predictor = detector.predictor
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it cannot read is said here, once
     failed = 0
     try:
@@ -116,39 +116,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.output is None and not args.show:
         args.output = (args.run or Path("output")) / "demo"
     return args
-
-
-def load_predictor(args: argparse.Namespace) -> Predictor:
-    """Build the detector on the engine that wrote its checkpoint."""
-    config_file, overrides = args.config_file, list(args.opts)
-    if args.run is not None:
-        run = find_run(args.run)
-        overrides = [*device_of(run.config_file), "MODEL.WEIGHTS", str(run.weights), *overrides]
-        config_file = run.config_file
-    if args.weights is not None:
-        config_file = f"configs/{named_detector(args.weights).config}"
-        overrides = ["MODEL.WEIGHTS", args.weights, *overrides]
-    named = dict(zip(overrides[::2], overrides[1::2], strict=False)).get("MODEL.WEIGHTS", "")
-    wrote = engine_of(Path(named)) if Path(named).is_file() else None
-    if wrote is not None and args.engine not in ("auto", wrote):
-        raise ValueError(f"{named} is of the {wrote} engine; write --engine {wrote}, or leave it out")
-    if args.weights is None and (wrote or choose_engine(args.engine)) == "detectron2":
-        from resnet_backbone.detectron2_plugin import config, improvements
-
-        return improvements.Predictor(config.load_config(config_file, overrides))
-    from resnet_backbone.torchvision_plugin.config import load_config
-    from resnet_backbone.torchvision_plugin.inference import Predictor as TorchvisionPredictor
-
-    return TorchvisionPredictor(load_config(config_file, overrides))
-
-
-def device_of(config_file: Path) -> list[str]:
-    """Return the keys that bring a run from a machine with a GPU to one without it; nothing where it is there."""
-    config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    if has_device(str(config["MODEL"]["DEVICE"])):
-        return []
-    print("the run was on a GPU, and there is none here: using the CPU", file=sys.stderr)
-    return ["MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "False"]
 
 
 def plan_targets(media: Sequence[Medium], args: argparse.Namespace) -> list[Path | None]:

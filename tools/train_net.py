@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     engine = choose_engine(args.engine)
     if args.data is not None:
         try:
-            args.config_file = plan_folder(args, engine)
+            args.config_file = plan_config(args, engine)
         except (ValueError, TypeError, OSError, ImportError) as error:
             return failed(error)
         if args.dry_run:
@@ -59,23 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return launch_detectron2(args) if engine == "detectron2" else run_torchvision(args, argv)
 
 
-def plan_folder(args: argparse.Namespace, engine: str) -> str:
+def plan_config(args: argparse.Namespace, engine: str) -> str:
     """Print what is chosen for the folder; write it unless it is a trial, and return the config's path."""
-    from resnet_backbone.doctor.plan import PLAN, output_folder, plan_training
+    from resnet_backbone.api import plan_folder
+    from resnet_backbone.doctor.plan import PLAN, written_plan
 
     if args.num_machines > 1 or "LOCAL_RANK" in os.environ:
         raise ValueError(f"--data plans in one process, on one machine; then give all --config-file OUTPUT_DIR/{PLAN}")
-    written = output_folder(args.data, args.opts) / PLAN
+    written = written_plan(args.data, args.opts)
     if (args.resume or args.eval_only) and written.is_file():
         print(f"continuing with {written}")
         return str(written)
-    if engine == "detectron2":
-        from resnet_backbone.detectron2_plugin.config import load_config
-    else:
-        from resnet_backbone.torchvision_plugin.config import load_config
-    plan = plan_training(
-        args.data, args.opts, load_config, engine=engine, group_by=args.group_by, processes=args.num_gpus
-    )
+    plan = plan_folder(args.data, args.opts, engine=engine, group_by=args.group_by, processes=args.num_gpus)
     print("\n".join(plan.lines))
     if args.dry_run:
         return ""

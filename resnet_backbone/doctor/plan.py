@@ -57,6 +57,11 @@ class Plan:
         return folder / PLAN
 
 
+def written_plan(root: Path, overrides: Sequence[str]) -> Path:
+    """Return where :meth:`Plan.write` puts the config of a training planned for the folder ``root``."""
+    return output_folder(root, overrides) / PLAN
+
+
 def output_folder(root: Path, overrides: Sequence[str]) -> Path:
     """Return OUTPUT_DIR of ``KEY VALUE`` words, by default ``output`` and the name of the folder of data."""
     return Path(_pairs(overrides).get("OUTPUT_DIR") or Path("output", root.resolve().name or DATA))
