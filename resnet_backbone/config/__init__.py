@@ -4,7 +4,8 @@ The keys have Detectron2's names and meaning; ``add_backbone_keys`` adds the few
 """
 
 from resnet_backbone.config.combinations import build_trunk
-from resnet_backbone.config.merge import config_folder, find_config_file, merge_config
+from resnet_backbone.config.merge import find_config_file, merge_config
+from resnet_backbone.config.reader import config_folder
 from resnet_backbone.config.schema import add_backbone_keys, add_run_keys
 from resnet_backbone.config.weights_input import (
     check_input,

@@ -12,7 +12,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from resnet_backbone.config.checks import fit
-from resnet_backbone.config.reader import Setting, leaves, read_settings, shown, value_of
+from resnet_backbone.config.reader import Setting, config_folder, leaves, read_settings, shown, value_of
 from resnet_backbone.config.schema import ConfigError, Key
 from resnet_backbone.files.text import read_yaml
 
@@ -87,12 +87,6 @@ def _section_wanted(cfg: CfgNode, key: str, value: object) -> str:
     some = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
     found = "nothing is below it: take it out, or write keys below it" if value is None else f"found {shown(value)}"
     return f"is a section, of the keys {some}; {found}"
-
-
-def config_folder() -> Path:
-    """Return the folder of the project's configs: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
 
 
 def find_config_file(name: str) -> Path:

@@ -66,8 +66,14 @@ class Setting(NamedTuple):
     origin: str
 
 
+def config_folder() -> Path:
+    """Return the folder of the project's configs: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
 def read_settings(path: Path) -> dict[str, Setting]:
-    """Read a config file over its ``_BASE_`` files.
+    """Read a config file over its ``_BASE_`` files, named by a path relative to it or inside :func:`config_folder`.
 
     Returns:
         Dotted keys in the order of the files. A section without keys stands there as ``{}`` or None.
@@ -120,9 +126,14 @@ class _Reader:
         if "://" in base:
             raise ValueError(f"{place}: {BASE} is {shown(base)}; download the file, and write its path")
         found = path.parent / (Path(base).expanduser() if base.startswith("~") else base)
-        links = " -> ".join(shown_path(link) for link in (*chain, found))
         if not found.is_file():
-            raise FileNotFoundError(f"{place}: {BASE} is {shown(base)}, and there is no file {shown_path(found)}")
+            missing, found = found, config_folder() / base.removeprefix("configs/")
+            if not found.is_file():
+                raise FileNotFoundError(
+                    f"{place}: {BASE} is {shown(base)}, and there is no file {shown_path(missing)}, nor a config of "
+                    f"this package by that name"
+                )
+        links = " -> ".join(shown_path(link) for link in (*chain, found))
         if any(found.samefile(link) for link in chain):
             raise ValueError(f"{place}: {BASE} goes round in a circle: {links}")
         if len(chain) >= _DEPTH:

@@ -95,6 +95,14 @@ def test_what_is_no_config_is_told(load, write, match, content, message):
     assert len(str(caught.value)) < 5000
 
 
+def test_a_base_by_the_name_of_a_config_of_the_package(load, write):
+    """As whoever has the wheel alone names it; a file beside the config goes before."""
+    assert load(write("_BASE_: quickstart.yaml\nSEED: 3")).MODEL.RESNET_BACKBONE.ARCH == "resnet18"
+    assert load(write("_BASE_: configs/quickstart.yaml", "other.yaml")).SEED == 0
+    write("_BASE_: configs/quickstart.yaml\nSEED: 11", "quickstart.yaml")
+    assert load(write("_BASE_: quickstart.yaml")).SEED == 11
+
+
 def test_a_base_that_is_not_there(load, write):
     with pytest.raises(
         FileNotFoundError, match=r"mine.yaml, line 2: _BASE_ is 'no/base.yaml', and there is no file .*no"
