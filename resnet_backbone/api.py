@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,41 +101,28 @@ def plain_figures(figures: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What a detector found in one image, best first: N boxes ``[x0, y0, x1, y1]`` in pixels, of K classes.
+class Prediction(Detections):
+    """What a detector found in one image: ``boxes``, ``scores``, ``labels`` and ``masks`` of
+    :class:`~resnet_backbone.metrics.results.Detections`, and what they are of."""
 
-    ``source`` is the image as it was given; a file is read again to be drawn on.
-    """
-
-    source: Path | Tensor
-    size: tuple[int, int]  # height and width of the image, in pixels
-    detections: (
-        Detections  # boxes (N, 4), scores (N,) from 0 to 1, labels (N,) from 0 to K - 1, masks (N, H, W) or None
-    )
-    class_names: tuple[str, ...]  # K
-
-    def __len__(self) -> int:
-        return len(self.detections)
+    source: Path | Tensor = field(kw_only=True)  # the image; a file is read again to be drawn on
+    size: tuple[int, int] = field(kw_only=True)  # its height and width, in pixels
+    class_names: tuple[str, ...] = field(kw_only=True)  # of all K classes
 
     @property
     def names(self) -> list[str]:
         """The N names of the classes."""
-        return [self.class_names[label] for label in self.detections.labels.tolist()]
-
-    def to_dict(self) -> dict[str, list[Any]]:
-        """Return plain values; see :meth:`~resnet_backbone.metrics.results.Detections.to_dict`."""
-        return self.detections.to_dict(self.class_names)
+        return [self.class_names[label] for label in self.labels.tolist()]
 
     def to_supervision(self) -> SupervisionDetections:
         """Return ``supervision.Detections``, names in ``data["class_name"]``; ImportError without the library."""
         from supervision import Detections as SupervisionDetections
 
-        found = self.detections
         return SupervisionDetections(
-            xyxy=found.boxes.numpy(),
-            confidence=found.scores.numpy(),
-            class_id=found.labels.numpy(),
-            mask=None if found.masks is None else found.masks.numpy(),
+            xyxy=self.boxes.numpy(),
+            confidence=self.scores.numpy(),
+            class_id=self.labels.numpy(),
+            mask=None if self.masks is None else self.masks.numpy(),
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
@@ -143,8 +130,8 @@ class Prediction:
         """Return a table with the columns x0, y0, x1, y1, score, label, name; ImportError without pandas."""
         from pandas import DataFrame
 
-        table = DataFrame(self.detections.boxes.numpy(), columns=["x0", "y0", "x1", "y1"])
-        return table.assign(score=self.detections.scores.numpy(), label=self.detections.labels.numpy(), name=self.names)
+        table = DataFrame(self.boxes.numpy(), columns=["x0", "y0", "x1", "y1"])
+        return table.assign(score=self.scores.numpy(), label=self.labels.numpy(), name=self.names)
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """Return records of COCO's result format, masks as RLE.
@@ -156,14 +143,12 @@ class Prediction:
         ids = range(1, len(self.class_names) + 1) if category_ids is None else category_ids
         if len(ids) != len(self.class_names):
             raise ValueError(f"expected {len(self.class_names)} category_ids, one a class, got {len(ids)}")
-        found = self.detections
-        held = ImageResults.hold(image_id, found.boxes, found.scores, found.labels, len(ids), found.masks)
-        return held.records(ids)
+        return ImageResults.hold(image_id, self.boxes, self.scores, self.labels, len(ids), self.masks).records(ids)
 
     def draw(self, max_size: int | None = None) -> Image.Image:
         """Return the image with boxes, masks, names and scores; ``max_size`` limits its longer side, in pixels."""
         image = read_image(str(self.source)) if isinstance(self.source, Path) else self.source
-        return draw_detections(image, self.detections, self.class_names, max_size)
+        return draw_detections(image, self, self.class_names, max_size)
 
 
 class Detector:
@@ -192,7 +177,8 @@ class Detector:
         for source in [source for picture in given for source in _sources(picture)]:
             image = read_image(str(source)) if isinstance(source, Path) else source
             height, width = image.shape[-2:]
-            found.append(Prediction(source, (height, width), self.predictor(image).scored(score), self.class_names))
+            parts = vars(self.predictor(image).scored(score))
+            found.append(Prediction(**parts, source=source, size=(height, width), class_names=self.class_names))
         return found
 
 

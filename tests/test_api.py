@@ -87,7 +87,7 @@ def test_every_name_of_a_detector(trained, folder):
         resnet_backbone.load_detector(config_file=output / "config.yaml", overrides=weights),
     ):
         (found,) = detector.predict(photo, score=0.0)
-        assert same(found.detections, expected.detections) and len(found) > 5
+        assert same(found, expected) and len(found) > 5
 
 
 def test_resuming_a_finished_training_keeps_it(trained, folder):
@@ -105,25 +105,27 @@ def test_every_kind_of_picture(trained, folder):
     kinds = [str(photos[0]), photos[0], image, array, Image.fromarray(array)]
     found = detector.predict(kinds, score=0.0)
     assert len(found) == len(kinds) and len(found[0]) > 5
-    assert all(same(one.detections, found[0].detections) for one in found)
+    assert all(same(one, found[0]) for one in found)
     assert all(np.array_equal(one.draw(), found[0].draw()) for one in found)
     in_folder = detector.predict(folder / "images/val")
     assert [one.source for one in in_folder] == photos
     assert [one.source for one in detector.predict(str(folder / "images/val/*"))] == photos
-    assert all((one.detections.scores >= 0.5).all() for one in in_folder)
+    assert all((one.scores >= 0.5).all() for one in in_folder)
 
 
 @pytest.fixture(params=[True, False], ids=["masks", "boxes"])
 def prediction(request) -> Prediction:
     masks = torch.zeros(2, 30, 40, dtype=torch.bool)
     masks[0, 2:9, 3:11] = masks[1, 20:, 5:] = True
-    found = Detections(
+    return Prediction(
         torch.tensor([[3.0, 2.0, 11.0, 9.0], [5.0, 20.0, 40.0, 30.0]]),
         torch.tensor([0.75, 0.5]),
         torch.tensor([2, 0]),
         masks if request.param else None,
+        source=torch.zeros(3, 30, 40, dtype=torch.uint8),
+        size=(30, 40),
+        class_names=("cat", "dog", "cow"),
     )
-    return Prediction(torch.zeros(3, 30, 40, dtype=torch.uint8), (30, 40), found, ("cat", "dog", "cow"))
 
 
 def test_as_other_libraries_take_it(prediction):
@@ -133,7 +135,7 @@ def test_as_other_libraries_take_it(prediction):
     assert found.xyxy.tolist() == [[3, 2, 11, 9], [5, 20, 40, 30]]
     assert found.data["class_name"].tolist() == ["cow", "cat"] == prediction.names
     assert found.class_id.tolist() == [2, 0] and found.confidence.tolist() == [0.75, 0.5]
-    masks = prediction.detections.masks
+    masks = prediction.masks
     assert (found.mask is None) if masks is None else np.array_equal(found.mask, masks.numpy())
     assert len(found[found.confidence > 0.6]) == 1
 
@@ -147,16 +149,16 @@ def test_as_coco_takes_it(prediction):
     records = prediction.to_coco(7)
     assert [(record["image_id"], record["category_id"]) for record in records] == [(7, 3), (7, 1)]
     assert [record["bbox"] for record in records] == [[3, 2, 8, 7], [5, 20, 35, 10]]
-    if prediction.detections.masks is not None:
+    if prediction.masks is not None:
         rles = [record["segmentation"] for record in records]
-        assert torch.equal(decode_masks(rles, 30, 40), prediction.detections.masks)
+        assert torch.equal(decode_masks(rles, 30, 40), prediction.masks)
     with pytest.raises(ValueError, match="expected 3 category_ids, one a class, got 2"):
         prediction.to_coco(7, [1, 2])
 
 
 def test_nothing_found(prediction):
-    none = Prediction(prediction.source, prediction.size, prediction.detections.scored(0.9), prediction.class_names)
-    assert len(none) == 0 and none.names == [] and none.to_coco(1) == [] and none.to_dict()["boxes"] == []
+    none = Prediction(**{**vars(prediction), **vars(prediction.scored(0.9))})
+    assert len(none) == 0 and none.names == [] and none.to_coco(1) == []
     pytest.importorskip("supervision")
     pytest.importorskip("pandas")
     assert len(none.to_supervision()) == 0 and none.to_pandas().empty

@@ -6,7 +6,9 @@ import argparse
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import yaml
 from PIL import Image
 
 from resnet_backbone.classification.config import load_config as load_classification_config
+from resnet_backbone.command import SCRIPTS as VERBS
 from resnet_backbone.data.images.media import VideoWriter
 from resnet_backbone.data.prepare.shapes import generate_shapes
 from resnet_backbone.torchvision_plugin.config import load_config
@@ -78,9 +81,17 @@ def commands() -> list[str]:
     lines = [shlex.join(shlex.split(line, comments=True)).replace(" '&&' ", " && ") for line in lines]
     texts = [without_blocks(TEXT[page]) for page in MANUAL]
     inline = [" ".join(span.split()) for text in texts for span in re.findall(r"`([^`]+)`", text)]
-    inline = [span for span in inline if re.match(r"(python )?(tools|datasets)/\w+\.py \S", span)]
+    inline = [
+        span for span in inline if re.match(r"(python )?(tools|datasets)/\w+\.py \S|resnet-backbone \S+ \S", span)
+    ]
     found = [part for line in [*lines, *inline] for part in line.split(" && ")]
+    found = [re.sub(r"^resnet-backbone ((?:prepare )?\S+)", as_script, part) for part in found]
     return list(dict.fromkeys(re.sub(r"^(\.venv/bin/)?(python )?(?=(tools|datasets)/)", "", part) for part in found))
+
+
+def as_script(verb: re.Match[str]) -> str:
+    """The script that a verb runs, as a path; KeyError for one that is not there."""
+    return f"{VERBS[verb[1]].replace('.', '/')}.py"
 
 
 COMMANDS = commands()
@@ -163,6 +174,25 @@ def test_the_configs_of_the_pages_load(block, tmp_path):
     cfg = load_config(tmp_path / "mine.yaml")
     assert cfg.MODEL.WEIGHTS.startswith("imagenet://") and cfg.MODEL.RESNET_BACKBONE.ARCH in cfg.MODEL.WEIGHTS
     assert cfg.DATASETS.TRAIN == values.get("DATASETS", {}).get("TRAIN", cfg.DATASETS.TRAIN)
+
+
+def test_train_load_and_predict_in_python(shapes, tmp_path, monkeypatch):
+    """The block as it stands, on less data and with fewer steps."""
+    (block,) = (block for block in blocks("python") if "load_detector" in block)
+    for split in ("train", "val"):
+        shutil.copytree(shapes / "shapes" / split, tmp_path / "FOLDER" / split)
+        shutil.copy(shapes / f"shapes/annotations/{split}.json", tmp_path / "FOLDER" / split)
+    shutil.copytree(shapes / "shapes/val", tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip("supervision")
+    pytest.importorskip("pandas")
+    words = [*TINY, "SOLVER.MAX_ITER", "2", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+    short = block.replace('{"SOLVER.MAX_ITER": 1000}', repr(words) + ', engine="torchvision"').replace("0.5", "0.0")
+    assert short != block
+    names: dict[str, Any] = {}
+    exec(compile(short, "python.md", "exec"), names)
+    assert len(names["table"]) == len(names["detections"]) == len(names["records"]) > 0
+    assert (tmp_path / "found.png").is_file() and (tmp_path / "output/FOLDER/plan.yaml").is_file()
 
 
 def test_the_networks_in_python(tmp_path, monkeypatch):
