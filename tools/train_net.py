@@ -7,7 +7,7 @@ Examples:
     python tools/train_net.py --config-file configs/frcnn_r101.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
     python tools/train_net.py --config-file configs/quickstart.yaml SOLVER.MAX_ITER 100 OUTPUT_DIR runs/short
 
---data takes a folder as Roboflow, CVAT, Label Studio or Pascal VOC have it (COCO JSON, VOC XML, YOLO text): it is
+--data takes a folder as Roboflow, CVAT, Label Studio, labelme or Pascal VOC have it (COCO JSON, XML, YOLO text): it is
 checked, and a training chosen that fits it and this machine, each choice printed with its reason; KEY VALUE pairs
 override. OUTPUT_DIR, by default output/NAME OF THE FOLDER, gets data/ (the annotations as COCO JSON) and plan.yaml, the
 config that --config-file takes to do the same again.

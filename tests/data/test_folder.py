@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from resnet_backbone.data.prepare.folder import COCO, VOC, YOLO, read_folder
+from resnet_backbone.data.prepare.folder import COCO, LABELME, VOC, YOLO, read_folder
 from resnet_backbone.data.prepare.voc_xml import voc_to_coco
 
 NAMES = ["cat", "dog"]
@@ -154,6 +154,86 @@ class TestBccd:
         assert (data.layout, list(data.parts)) == (YOLO, ["train", "test"])
         for split, part in data.parts.items():
             assert_same(boxes(part), expected[split], within=2e-3)  # six digits of 640 pixels
+
+    def test_as_labelme(self, bccd, cells, expected, tmp_path):
+        for split, document in cells.items():
+            linked(tmp_path / split, document, bccd)
+            to_labelme(document, tmp_path / split)
+        data = read_folder(tmp_path)
+        assert (data.layout, list(data.parts), data.notes) == (LABELME, ["test", "train"], [])
+        for split, part in data.parts.items():
+            assert_same(boxes(part), expected[split])
+
+
+def to_labelme(document, folder):
+    """A file for each image, each box by its two corners."""
+    names = {category["id"]: category["name"] for category in document["categories"]}
+    for image in document["images"]:
+        own = [one for one in document["annotations"] if one["image_id"] == image["id"]]
+        shapes = [labelme_shape(names[one["category_id"]], corners(one["bbox"])) for one in own]
+        write(folder / Path(image["file_name"]).with_suffix(".json").name, labelme(image["file_name"], shapes))
+
+
+def corners(box):
+    x, y, w, h = box
+    return [[x, y], [x + w, y + h]]
+
+
+def labelme_shape(label, points, kind="rectangle", group=None):
+    return {"label": label, "points": points, "group_id": group, "shape_type": kind, "flags": {}}
+
+
+def labelme(image, shapes, **more):
+    return {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": image, "imageData": None, **more}
+
+
+def test_shapes_of_labelme(tmp_path):
+    """Images in a folder of their own, named as on Windows; shapes of a group are one object; boxes are drawn."""
+    for number in range(3):
+        photo(tmp_path / f"images/{number}.jpg")
+    triangle = [[5, 5], [15, 5], [5, 25]]
+    shapes = [
+        labelme_shape("dog", triangle, "polygon", group=1),
+        labelme_shape("dog", [[20, 5], [30, 5], [30, 9]], "polygon", group=1),
+        labelme_shape("dog", triangle, "polygon"),
+        labelme_shape("cat", [[10, 10], [13, 14]], "circle"),
+        labelme_shape("cat", [[30, 20], [10, 5]]),  # from any corner to the opposite one
+    ]
+    write(tmp_path / "labels/0.json", labelme("..\\images\\0.jpg", shapes, imageHeight=30, imageWidth=40))
+    write(tmp_path / "labels/1.json", labelme("../images/1.jpg", []))
+    data = read_folder(tmp_path)
+    documents = [part.document for part in data.parts.values()]
+    assert any("1 of 3 images have no file of labelme: left out" in note for note in data.notes)
+    assert [category["name"] for category in documents[0]["categories"]] == ["cat", "dog"]
+    found = [one for document in documents for one in document["annotations"]]
+    assert [one["category_id"] for one in found] == [2, 2, 1, 1]
+    assert [one["bbox"] for one in found] == [[5, 5, 25, 20], [5, 5, 10, 20], [5, 5, 10, 10], [10, 5, 20, 15]]
+    assert [one["area"] for one in found] == [100 + 20, 100, 100, 300]
+    assert [len(one.get("segmentation", [])) for one in found] == [2, 1, 0, 0]
+    assert found[1]["segmentation"] == [[5, 5, 15, 5, 5, 25]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (labelme("b.jpg", []), "imagePath is 'b.jpg', and there is no image .*b.jpg"),
+        (labelme("a.jpg", [], imageHeight=40, imageWidth=30), "says 30 x 40 pixels, and .*a.jpg has 40 x 30"),
+        (labelme("a.jpg", {}), "shapes is {}; expected a list"),
+        (labelme("a.jpg", [{"points": []}]), "a shape has the label None; expected label, points"),
+        (
+            labelme("a.jpg", [labelme_shape("cat", [[1, 2]], "point")]),
+            "'cat' is a 'point' with the points .*shape_type",
+        ),
+        (labelme("a.jpg", [labelme_shape("cat", [[1, 2]])]), "'cat' is a 'rectangle' with the points"),
+        (labelme("a.jpg", [labelme_shape("cat", [[1, "x"], [3, 4]])]), "'cat' is a 'rectangle' with the points"),
+        (labelme("a.jpg", [labelme_shape("cat", [[1, float("nan")], [3, 4]])]), "'cat' is a 'rectangle'|NaN"),
+    ],
+)
+def test_malformed_labelme(tmp_path, content, message):
+    photo(tmp_path / "a.jpg")
+    write(tmp_path / "a.json", content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_folder(tmp_path)
 
 
 def yolo(root, labels="0 0.5 0.5 0.25 0.2\n", yaml="train: images\nnames: {0: cat, 1: dog}\n", count=5, size=(40, 30)):

@@ -13,18 +13,20 @@ from typing import Any, NamedTuple
 from resnet_backbone.data.coco.findings import refuse_findings
 from resnet_backbone.data.coco.read import check_coco_json
 from resnet_backbone.data.images.files import find_spellings
-from resnet_backbone.data.images.media import is_hidden
+from resnet_backbone.data.images.media import image_endings, is_hidden
+from resnet_backbone.data.prepare.labelme import labels_of, read_labelme
 from resnet_backbone.data.prepare.voc_folder import VocFolder
 from resnet_backbone.data.prepare.voc_xml import find_class_names, stems_to_coco
 from resnet_backbone.data.prepare.yolo import CLASSES, read_yolo
 from resnet_backbone.files.text import brief, read_json, read_yaml
 
-COCO, VOC, YOLO = "COCO JSON", "Pascal VOC XML", "YOLO text files"
+COCO, VOC, YOLO, LABELME = "COCO JSON", "Pascal VOC XML", "YOLO text files", "labelme JSON"
 _EXPECTED = f"""expected one of
   {COCO}: train/_annotations.coco.json beside its images, and valid/; annotations/instances_*.json and images/;
     result.json and images/; or one JSON file beside the images
   {VOC}: Annotations/ and JPEGImages/ (or images/), with lists in ImageSets/Main or without; or XML beside images
-  {YOLO}: data.yaml with names, train and val; images/ and labels/"""
+  {YOLO}: data.yaml with names, train and val; images/ and labels/
+  {LABELME}: one file an image, beside it or not"""
 _SPLITS = {"trainval": "train", "train": "train", "val": "val", "test": "test", "dev": "val"}
 _SPLIT = re.compile(r"(?<![a-z])(trainval|train|val|test|dev)(?:ing|id|idation)?(?![a-z])")
 SHARE, SEED = 0.2, 0  # of the images that are evaluated where the folder has no split, and how they are drawn
@@ -57,7 +59,7 @@ def read_folder(root: Path, group_by: str | None = None) -> FolderData:
     """Read a folder of annotated images; nothing is written, and images stay where they are.
 
     Args:
-        root: of COCO's JSON (as of Roboflow, CVAT, Label Studio), of Pascal VOC's XML, or of YOLO's text files.
+        root: of COCO's JSON (as of Roboflow, CVAT, Label Studio), Pascal VOC's XML, YOLO's text files or labelme's.
         group_by: where there is no split, a regular expression whose first group, in the name of an image, names what
             must not be in both parts, such as a patient or a video: ``"^([^_]+)_"``.
 
@@ -76,6 +78,8 @@ def read_folder(root: Path, group_by: str | None = None) -> FolderData:
         data.parts = _read_coco(root, files, data.notes)
     elif layout == VOC:
         data.parts = _read_voc(root, files, data.notes)
+    elif layout == LABELME:
+        data.parts = _read_labelme(root, files, data.notes)
     else:
         (source,) = _one("data.yaml", files)
         data.parts = {split: Part(*part, source) for split, part in read_yolo(source).items()}
@@ -95,7 +99,7 @@ def _find(root: Path) -> dict[str, dict[Path, Any]]:
     """The files that tell each format that is there, and what the JSON files among them hold."""
     visible = (path for path in sorted((*root.glob("*"), *root.glob("*/*"))) if path.is_file())
     files = [path for path in visible if not any(map(is_hidden, path.relative_to(root).parts))]
-    coco, broken = {}, []
+    coco, labelme, broken = {}, {}, []
     for path in (path for path in files if path.suffix.lower() == ".json"):
         try:
             content = read_json(path)
@@ -104,6 +108,8 @@ def _find(root: Path) -> dict[str, dict[Path, Any]]:
             continue
         if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
             coco[path] = content
+        elif isinstance(content, dict) and {"shapes", "imagePath"} <= content.keys():
+            labelme[path] = content
     named = {path.parent for path in coco if path.name.startswith("instances_")}  # beside captions, key points
     coco = {path: one for path, one in coco.items() if path.parent not in named or path.name.startswith("instances_")}
     yamls = [path for path in files if path.parent == root and path.suffix.lower() in (".yaml", ".yml")]
@@ -112,6 +118,7 @@ def _find(root: Path) -> dict[str, dict[Path, Any]]:
         yolo = [path for path in files if path == root / CLASSES]
     xml = [path for path in files if path.suffix.lower() == ".xml"]
     found: dict[str, dict[Path, Any]] = {COCO: coco, VOC: dict.fromkeys(xml), YOLO: dict.fromkeys(yolo)}
+    found[LABELME] = labelme
     if broken and not any(found.values()):
         raise broken[0]
     return {layout: paths for layout, paths in found.items() if paths}
@@ -222,11 +229,7 @@ def _read_voc(root: Path, files: Mapping[Path, Any], notes: list[str]) -> dict[s
         lists = [(_SPLITS[name], folder, name) for name in there] or [("", folder, None)]
         notes += [f"ImageSets/Main: {' and '.join(there)} are used"] if len(there) > 1 else []
     else:
-        splits = [_split_named(folder / "name", root) for folder in folders]
-        if len(set(splits)) < len(folders) or ("" in splits and folders != [root]):
-            names = [f"{folder.relative_to(root)}/" for folder in folders]
-            raise ValueError(f"{root}: holds {VOC} in {', '.join(names)}; {_EXPECTED}")
-        lists = [(split, VocFolder(folder), None) for split, folder in zip(splits, folders, strict=True)]
+        lists = [(split, VocFolder(folder), None) for split, folder in _folders_of_splits(root, folders, VOC).items()]
     places = {folder.annotations: folder for _, folder, _ in lists}.values()
     classes = sorted({name for folder in places for name in find_class_names(folder)})
     parts = {}
@@ -237,6 +240,28 @@ def _read_voc(root: Path, files: Mapping[Path, Any], notes: list[str]) -> dict[s
         for what, entries in (("left out", report.dropped), ("clipped", report.clipped)):
             notes += [f"{split or root.name}: {len(entries)} boxes {what}, such as {entries[0]}"] if entries else []
         parts[split] = Part(document, report.image_folder, folder.annotations)
+    return parts
+
+
+def _folders_of_splits(root: Path, folders: Sequence[Path], layout: str) -> dict[str, Path]:
+    """The folder of each split; one folder alone may be of none, ""."""
+    splits = [_split_named(folder / "name", root) for folder in folders]
+    if len(set(splits)) < len(folders) or ("" in splits and len(folders) > 1):
+        names = [f"{folder.relative_to(root)}/" for folder in folders]
+        raise ValueError(f"{root}: holds {layout} in {', '.join(names)}; {_EXPECTED}")
+    return dict(zip(splits, folders, strict=True))
+
+
+def _read_labelme(root: Path, files: Mapping[Path, Any], notes: list[str]) -> dict[str, Part]:
+    folders = _folders_of_splits(root, sorted({path.parent for path in files}), LABELME)
+    names = sorted({label for path, content in files.items() for label in labels_of(path, content)})
+    parts = {}
+    for split, folder in folders.items():
+        document, images = read_labelme({path: one for path, one in files.items() if path.parent == folder}, names)
+        parts[split] = Part(document, images, folder)
+        there = [image for image in images.glob("*") if image.suffix.lower() in image_endings()]
+        if left_out := len(there) - len(document["images"]):
+            notes.append(f"{images}: {left_out} of {len(there)} images have no file of labelme: left out")
     return parts
 
 

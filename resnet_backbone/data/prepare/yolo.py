@@ -173,7 +173,11 @@ def _shape(values: np.ndarray, width: int, height: int) -> dict[str, Any]:
     if len(values) == 4:
         x, y, w, h = values * (width, height, width, height)
         return {"bbox": [x - w / 2, y - h / 2, w, h], "area": w * h}
-    points = values.reshape(-1, 2) * (width, height)
+    return polygon_entry(values.reshape(-1, 2) * (width, height))
+
+
+def polygon_entry(points: np.ndarray) -> dict[str, Any]:
+    """Return ``bbox``, ``area`` and ``segmentation`` of a polygon of three or more corners (N, 2), in pixels."""
     (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
     x, y = points.T
     area = abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2  # of a polygon by its corners
