@@ -19,7 +19,17 @@ from resnet_backbone.engine.checkpoint import engine_of
 from resnet_backbone.metrics.results import Detections, decode_masks
 from tests.helpers import TINY, results_of
 
-WORDS = [*TINY, "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+WORDS = [
+    *TINY,
+    "SOLVER.MAX_ITER",
+    "2",
+    "SOLVER.IMS_PER_BATCH",
+    "2",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+    "0.0",
+    "MODEL.WEIGHTS",
+    "",
+]
 OVERRIDES = dict(zip(WORDS[::2], WORDS[1::2], strict=True))
 ENGINES = [
     "torchvision",

@@ -186,7 +186,7 @@ def test_train_load_and_predict_in_python(shapes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pytest.importorskip("supervision")
     pytest.importorskip("pandas")
-    words = [*TINY, "SOLVER.MAX_ITER", "2", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+    words = [*TINY, "SOLVER.MAX_ITER", "2", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.WEIGHTS", ""]
     short = block.replace('{"SOLVER.MAX_ITER": 1000}', repr(words) + ', engine="torchvision"').replace("0.5", "0.0")
     assert short != block
     names: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
@@ -25,8 +25,15 @@ from resnet_backbone.data.prepare.folder import FolderData, read_folder
 from resnet_backbone.doctor.dataset_report import CheckedSet, DatasetReport, SetToCheck, check_sets
 from resnet_backbone.files.atomic import write_text, writing_alone
 from resnet_backbone.weights.catalog import WeightsEntry, get_entry, list_weights
-from resnet_backbone.weights.detectors import DetectorEntry, torchvision_detectors
-from resnet_backbone.weights.download import cached_weights_path
+from resnet_backbone.weights.detectors import (
+    DETECTRON2_URL,
+    DetectorEntry,
+    published_detectors,
+    torchvision_detectors,
+)
+from resnet_backbone.weights.download import cached_weights_path, is_offered
+
+_Entry = TypeVar("_Entry", DetectorEntry, WeightsEntry)
 
 PLAN, DATA = "plan.yaml", "data"  # in OUTPUT_DIR: the config, and the annotations
 BYTES_PER_PIXEL = 4000  # of a training step in float32, estimated to be enough
@@ -158,6 +165,25 @@ def _sides(checked: Checked) -> np.ndarray:
     return np.sqrt(np.prod(corners[:, 2:] - corners[:, :2], axis=1))
 
 
+def _detectors(engine: str, *, best: bool) -> dict[str, DetectorEntry]:
+    """Published Faster R-CNNs with a pyramid on ResNet-50 that the engine reads, the best or the plainest first."""
+    if engine == "torchvision":
+        found = {name: entry for name, entry in torchvision_detectors().items() if "fasterrcnn" in name}
+    else:
+        entries = (entry for entry in published_detectors() if entry.config == "faster/r50_fpn.yaml")
+        found = {entry.url.replace(DETECTRON2_URL, "detectron2://"): entry for entry in entries}
+    return dict(sorted(found.items(), key=lambda item: item[1].box_ap, reverse=best))
+
+
+def _at_hand(entries: Mapping[str, _Entry]) -> tuple[str, _Entry, str] | None:
+    """The first that is on this disk, or else the first of all if it can be downloaded, and which of both."""
+    for name, entry in entries.items():
+        if cached_weights_path(entry).is_file():
+            return name, entry, "on this disk"
+    name, entry = next(iter(entries.items()))
+    return (name, entry, "that is downloaded") if is_offered(entry.url) else None
+
+
 @dataclass
 class _Planner:
     """Chooses key by key; a key that is ``given`` is not chosen, and what follows from it uses the given value."""
@@ -192,31 +218,31 @@ class _Planner:
     def _start(self) -> tuple[str, str]:
         """Choose weights, and what they need; return the config, and what is started from."""
         base = _ON_GPU if self.on_gpu else _ON_CPU
-        if "MODEL.WEIGHTS" in self.given or "MODEL.RESNET_BACKBONE.ARCH" in self.given:
+        archs = ("resnet50", "resnet34", "resnet18") if self.on_gpu else ("resnet18", "resnet34", "resnet50")
+        weights = self.given.get("MODEL.WEIGHTS")
+        if weights or (weights is None and "MODEL.RESNET_BACKBONE.ARCH" in self.given):
             return base, "classifier"
-        detectors = torchvision_detectors() if self.engine == "torchvision" else {}  # of which Detectron2 reads none
-        for name, detector in sorted(detectors.items(), key=lambda item: -item[1].box_ap):
-            if "fasterrcnn" in name and cached_weights_path(detector).is_file():
-                self._choose("MODEL.WEIGHTS", name, f"a detector on this disk, box AP {detector.box_ap} on COCO")
+        if weights is None:
+            if found := _at_hand(_detectors(self.engine, best=self.on_gpu)):
+                name, detector, where = found
+                self._choose("MODEL.WEIGHTS", name, f"a detector {where}, box AP {detector.box_ap} on COCO")
                 self._input(detector)
                 return detector.config, "detector"
-        archs = ("resnet50", "resnet34", "resnet18") if self.on_gpu else ("resnet18", "resnet34", "resnet50")
-        for entry in (get_entry(*name.split("/")) for arch in archs for name in list_weights(arch)):
-            if entry.uri.startswith("imagenet://") and cached_weights_path(entry).is_file():
-                self._choose("MODEL.WEIGHTS", entry.uri, "a classifier on this disk; no trained detector is there")
+            entries = (get_entry(*name.split("/")) for arch in archs for name in list_weights(arch))
+            classifiers = {entry.uri: entry for entry in entries if entry.name.startswith("IMAGENET1K")}
+            if usual := _at_hand(classifiers):
+                name, entry, where = usual
+                self._choose("MODEL.WEIGHTS", name, f"a classifier {where}; a trained detector is not")
                 self._choose("MODEL.RESNET_BACKBONE.ARCH", entry.arch, "that classifier's")
                 self._choose("MODEL.RESNET_BACKBONE.NORM", "FrozenBN", "its norms, as batches are small")
                 self._choose("MODEL.BACKBONE.FREEZE_AT", 2, "its first layers fit all photographs")
                 self._input(entry)
                 return base, "classifier"
-        self._choose("MODEL.WEIGHTS", "", "no trained network is on this disk")
-        self._choose("MODEL.RESNET_BACKBONE.ARCH", archs[0], "the usual one for a " + ("GPU" if self.on_gpu else "CPU"))
+            self._choose("MODEL.WEIGHTS", "", "no trained network is on this disk, and none can be downloaded")
+            self.warnings.append("warning: from random weights, which takes longer and ends lower")
+        self._choose("MODEL.RESNET_BACKBONE.ARCH", archs[0], "usual on a " + ("GPU" if self.on_gpu else "CPU"))
         self._choose("MODEL.RESNET_BACKBONE.NORM", "BN", "random weights need norms that learn")
         self._choose("MODEL.BACKBONE.FREEZE_AT", 0, "random layers must all learn")
-        self.warnings.append(
-            "warning: from random weights, which takes longer and ends lower; with a connection, add MODEL.WEIGHTS "
-            f"imagenet://{archs[0]}/IMAGENET1K_V1, which is downloaded"
-        )
         return base, "scratch"
 
     def _input(self, entry: DetectorEntry | WeightsEntry) -> None:

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 5
 BACKOFF_S = 0.5  # doubled after each attempt that brought nothing
 TIMEOUT_S = 30
+ANSWER_S = 3
 MAX_BYTES = 4 << 30  # of a file whose size nobody said beforehand; the largest published weights have half a gigabyte
 CHUNK_BYTES = 1 << 20
 MATCHING = "?matching_heuristics=True"  # behind a file: Detectron2's way to ask for its name matching
@@ -100,6 +101,15 @@ def download(
     except OSError as error:
         raise _failure(url, destination, f"{error.strerror or error} ({error.filename or destination})") from error
     return destination
+
+
+def is_offered(url: str) -> bool:
+    """Return whether a server says, within :data:`ANSWER_S`, that it has a file; nothing is fetched."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=ANSWER_S):
+            return True
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def _check_url(url: str) -> None:

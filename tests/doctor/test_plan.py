@@ -44,6 +44,7 @@ def as_yolo(tmp_path_factory):
 def _no_weights_on_this_disk(tmp_path, monkeypatch):
     monkeypatch.setenv("RESNET_BACKBONE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    monkeypatch.setattr(planning, "is_offered", lambda url: False)  # with or without a connection
     monkeypatch.chdir(tmp_path)
 
 
@@ -112,6 +113,42 @@ def test_weights_on_the_disk_are_started_from(as_yolo, tmp_path, file, weights, 
     assert plan.cfg.MODEL.WEIGHTS == weights and plan.cfg.SOLVER.BASE_LR == 0.0001
     assert any(f"plan, over configs/{base}" in line for line in plan.lines)
     assert not any(line.startswith("warning") for line in plan.lines)
+
+
+@pytest.mark.parametrize(
+    ("engine", "weights"),
+    [
+        ("torchvision", "torchvision://fasterrcnn_resnet50_fpn/COCO_V1"),
+        ("detectron2", "detectron2://COCO-Detection/faster_rcnn_R_50_FPN_1x/137257794/model_final_b275ba.pkl"),
+    ],
+)
+def test_a_detector_that_can_be_downloaded_is_started_from(as_yolo, monkeypatch, engine, weights):
+    monkeypatch.setattr(planning, "is_offered", lambda url: "resnet50_fpn" in url or "faster_rcnn" in url)
+    load = load_config if engine == "torchvision" else pytest.importorskip("detectron2") and load_on_detectron2()
+    plan = plan_training(as_yolo, CPU, load, engine=engine)
+    assert plan.cfg.MODEL.WEIGHTS == weights
+    assert any("a detector that is downloaded, box AP 37" in line for line in plan.lines)
+
+
+def load_on_detectron2():
+    from resnet_backbone.detectron2_plugin.config import load_config
+
+    return load_config
+
+
+def test_a_classifier_where_no_detector_is_offered(as_yolo, monkeypatch):
+    monkeypatch.setattr(planning, "is_offered", lambda url: "resnet18" in url)
+    plan = planned(as_yolo)
+    assert plan.cfg.MODEL.WEIGHTS == "imagenet://resnet18/IMAGENET1K_V1"
+    assert (plan.cfg.MODEL.RESNET_BACKBONE.ARCH, plan.cfg.MODEL.RESNET_BACKBONE.NORM) == ("resnet18", "FrozenBN")
+
+
+def test_random_weights_can_be_asked_for(as_yolo, monkeypatch):
+    monkeypatch.setattr(planning, "is_offered", lambda url: pytest.fail("asked a server"))
+    plan = planned(as_yolo, "MODEL.WEIGHTS", "", "MODEL.RESNET_BACKBONE.ARCH", "resnet34")
+    model = plan.cfg.MODEL
+    assert (model.WEIGHTS, model.RESNET_BACKBONE.ARCH, model.BACKBONE.FREEZE_AT) == ("", "resnet34", 0)
+    assert plan.cfg.SOLVER.BASE_LR == 0.001 and not any(line.startswith("warning") for line in plan.lines)
 
 
 def test_batches_fit_the_memory(as_yolo, monkeypatch):

@@ -1,5 +1,6 @@
 """A real server on this machine, with the faults that servers have."""
 
+import functools
 import hashlib
 import http.server
 import multiprocessing
@@ -10,7 +11,13 @@ import pytest
 
 from resnet_backbone.files.atomic import file_hash
 from resnet_backbone.weights.catalog import get_entry
-from resnet_backbone.weights.download import DownloadError, cached_weights_path, download, download_weights
+from resnet_backbone.weights.download import (
+    DownloadError,
+    cached_weights_path,
+    download,
+    download_weights,
+    is_offered,
+)
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -326,3 +333,14 @@ def test_a_file_of_torch_hub_is_used_if_it_is_the_right_one(site, entry, empty_h
     assert path.read_bytes() == CONTENT
     assert (path == theirs) == (asked == 0)
     assert len(site.asked) == asked
+
+
+def test_what_a_server_offers(tmp_path):
+    (tmp_path / "there.pth").touch()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        assert is_offered(f"{url}/there.pth") and not is_offered(f"{url}/missing.pth")
+        server.shutdown()
+    assert not is_offered(f"{url}/there.pth")
