@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+_NO_FOLDER = r'[<>:"/\\|?*\x00-\x1f]|^\.+$'  # what names of folders cannot have, on Windows or anywhere
 _OWN_KEYS = ("NAME", "JSON", "IMAGES")
 _OWN_EXAMPLE = "DATASETS: {OWN: [{NAME: my_train, JSON: path/to/train.json, IMAGES: path/to/images}]}"
 
@@ -161,4 +163,6 @@ def _own_spec(entry: Mapping[str, Any], where: str) -> DatasetSpec:
     for key in _OWN_KEYS:
         if not isinstance(entry[key], str) or not entry[key]:
             raise TypeError(f"{where}: {key} is {entry[key]!r}; expected a text that is not empty")
+    if re.search(_NO_FOLDER, entry["NAME"]):
+        raise ValueError(f"{where}: NAME {entry['NAME']!r} names a folder of results, too; write letters, digits and _")
     return DatasetSpec(entry["NAME"], Path(entry["JSON"]).expanduser(), Path(entry["IMAGES"]).expanduser(), "")

@@ -142,3 +142,11 @@ def test_missing_own_files(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"DATASETS\.OWN") as error:
         check_dataset_files(get_dataset("cells", [OWN]))
     assert str(tmp_path / "cells/train.json") in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["../other", "day:night", "a\\b", "..", "who?", "a\nb"])
+def test_names_that_are_no_folder_are_refused(name):
+    """Results of several test sets lie in folders of their names, on every system."""
+    with pytest.raises(ValueError, match="names a folder of results, too; write letters, digits and _"):
+        get_dataset("my_train", [{"NAME": name, "JSON": "a.json", "IMAGES": "images"}])
+    assert get_dataset("mine (2) été", [{"NAME": "mine (2) été", "JSON": "a.json", "IMAGES": "i"}]).name
