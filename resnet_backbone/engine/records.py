@@ -66,11 +66,13 @@ def begin_records(cfg: CfgNode, accelerator: Accelerator, *, keeps_config: bool)
     output_dir.mkdir(parents=True, exist_ok=True)
     set_up_logging(output_dir)
     remove_unfinished(output_dir)
-    if not keeps_config:
-        write_text(output_dir / CONFIG, cfg.dump())
     logger.info("resnet_backbone %s, torch %s", __version__, torch.__version__)
     logger.info("%d process(es), %s", accelerator.num_processes, accelerator.device)
-    logger.info("config:\n%s", cfg.dump())
+    if keeps_config:
+        logger.info("config:\n%s", cfg.dump())
+    else:
+        write_text(output_dir / CONFIG, cfg.dump())
+        logger.info("every setting: %s", output_dir / CONFIG)
 
 
 class RunWriter:
