@@ -57,7 +57,7 @@ fuzz: setup ## let a fuzzer look for files that break the readers (MINUTES=10 ea
 	done
 
 benchmark: setup ## measure speed and memory beside the peers that are installed, and make benchmarks/RESULTS.md: 40 minutes
-	@for name in trunk_inference training_step detector_step switches loader evaluation startup; do \
+	@for name in trunk_inference training_step detector_step detector_inference switches loader evaluation startup; do \
 		$(RUN) -m benchmarks.$$name --output benchmarks/results/$$name.json || exit 1; \
 	done
 	$(RUN) -m benchmarks.report
