@@ -5,7 +5,8 @@ Example: python -m benchmarks.detector_inference --detector torchvision/fasterrc
 
 All have the weights of one detector, drawn at random so that scores and boxes vary, and the settings of its builder or
 of Detectron2's zoo. Images have their final size already. Ours is finished for inference, as tools/demo.py has it; all
-keep freed memory, of which those of faster/r101_c4, left out by default, have several GB each. ONNX Runtime runs the file that tools/export.py writes. The best twenty boxes are compared.
+keep freed memory, several GB each of faster/r101_c4, which is left out by default. ONNX Runtime runs the file that
+tools/export.py writes. The best twenty boxes are compared.
 """
 
 from __future__ import annotations
