@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import webbrowser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -15,8 +16,10 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
+from resnet_backbone.compare.report import write_run_pages
 from resnet_backbone.config.acceleration import has_device
 from resnet_backbone.config.merge import CONFIG
+from resnet_backbone.data.catalog import datasets_root
 from resnet_backbone.data.images.media import find_media
 from resnet_backbone.data.images.read import read_image
 from resnet_backbone.doctor.plan import Plan, plan_training, written_plan
@@ -44,6 +47,7 @@ class TrainedRun:
 
     output_dir: Path
     metrics: dict[str, dict[str, Any]]  # of each test set, in percent, as the last line of a training has them
+    pages: list[Path]  # HTML that shows them, one a test set
 
 
 def train(
@@ -86,7 +90,25 @@ def train(
     with catching_signals():
         run = module.Run(_load_config(engine, str(config_file), words), resume=resume)
         figures = run.start()
-    return TrainedRun(run.output_dir, {name: plain_figures(found) for name, found in (figures or {}).items()})
+    pages = write_pages(run.output_dir) if figures else []
+    return TrainedRun(run.output_dir, {name: plain_figures(found) for name, found in (figures or {}).items()}, pages)
+
+
+def write_pages(output_dir: Path, *, show: bool = False) -> list[Path]:
+    """Write the page of a finished run, one a test set, and return them; a warning where they cannot be written.
+
+    With ``show`` they are opened in a browser. A run's end is no place to fail: its figures and weights are there.
+    """
+    try:
+        pages = write_run_pages(output_dir, read_image=read_image, data_root=datasets_root())
+    except (ValueError, OSError) as error:
+        logger.warning("no page shows this run: %s", error)
+        return []
+    for page in pages:
+        logger.info("wrote %s, which shows the result", page)
+        if show and not webbrowser.open(page.absolute().as_uri()):
+            logger.warning("no browser is found here: open %s in one", page)
+    return pages
 
 
 def plan_folder(data: Path, words: Sequence[str], *, engine: str, group_by: str | None, processes: int = 1) -> Plan:

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Compare finished runs on the same data: a page for the browser, and JSON. The first run is the baseline.
+"""Compare finished runs on the same data, or show one: a page for the browser, and JSON. The first is the baseline.
 
 Examples:
     python tools/compare.py output/frcnn_vgg16 output/frcnn_r101
+    python tools/compare.py output/frcnn_r101 --output shown
     python tools/compare.py output/vgg output/res --names VGG-16 ResNet-101 --output vgg_and_resnet
     python tools/compare.py output/vgg_s0 output/vgg_s1 output/res_s0 output/res_s1 --seeds 2 --names VGG ResNet
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of two or more finished runs")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
     parser.add_argument(
         "--output", type=Path, default=Path("output/comparison"), metavar="DIR", help="default: %(default)s"
     )

@@ -12,8 +12,9 @@ checked, and a training chosen that fits it and this machine, each choice printe
 override. OUTPUT_DIR, by default output/NAME OF THE FOLDER, gets data/ (the annotations as COCO JSON) and plan.yaml, the
 config that --config-file takes to do the same again.
 
-One process a GPU: --num-gpus starts them; on the torchvision engine torchrun may. Where there is a test set, the
-last line printed is JSON: the figures of every one, in percent, every digit.
+One process a GPU: --num-gpus starts them; on the torchvision engine torchrun may. Where there is a test set, index.html
+in OUTPUT_DIR shows the result (of several, in inference/NAME OF THE SET); --open opens it in a browser. The last line
+printed is JSON: the figures of every set, in percent, every digit.
 
 Exit status: 0; 1 after an error; 75 after SIGTERM, Ctrl-C or the end of its terminal, when what was
 learned is saved and --resume continues. Where only the reader of its output ends, the run continues without it.
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return failed(error)
         if args.dry_run:
             return 0
-        flags = ["--resume"] * args.resume + ["--eval-only"] * args.eval_only
+        flags = ["--resume"] * args.resume + ["--eval-only"] * args.eval_only + ["--open"] * args.open
         argv = ["--engine", engine, *flags, "--config-file", args.config_file, *args.opts]
     return launch_detectron2(args) if engine == "detectron2" else run_torchvision(args, argv)
 
@@ -95,6 +96,7 @@ def run_torchvision(args: argparse.Namespace, argv: Sequence[str]) -> int:
     def report(run: Run, figures: dict[str, Any]) -> None:
         run.accelerator.end_training()
         if figures:  # on the main process
+            show_result(run.output_dir, args)
             print(json.dumps({name: metrics.to_dict() for name, metrics in figures.items()}))
 
     return run_here(build, report)
@@ -134,10 +136,17 @@ def run_detectron2(args: argparse.Namespace) -> None:
 
     def report(run: Run, figures: dict[str, Any]) -> None:
         if figures:  # on the main process
+            show_result(run.output_dir, args)
             print(json.dumps(figures))
 
     if status := run_here(build, report):
         sys.exit(status)
+
+
+def show_result(output_dir: Path, args: argparse.Namespace) -> None:
+    from resnet_backbone.api import write_pages
+
+    write_pages(output_dir, show=args.open)
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -145,6 +154,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--engine", choices=ENGINES, default="auto")
     what = add_run_arguments(parser)
     what.add_argument("--data", type=Path, metavar="FOLDER", help="images and labels to plan a training for")
+    parser.add_argument("--open", action="store_true", help="show the page of the result in a browser")
     parser.add_argument("--dry-run", action="store_true", help="with --data: print the plan, write nothing")
     parser.add_argument(
         "--group-by",

@@ -18,6 +18,7 @@ from resnet_backbone.data.coco.read import GroundTruth, IouType, read_ground_tru
 from resnet_backbone.files.atomic import file_hash
 from resnet_backbone.metrics.bootstrap import Bootstrap, bootstrap
 from resnet_backbone.metrics.coco import ALL, IOU_50
+from resnet_backbone.metrics.confusion import confusion_matrix
 from resnet_backbone.metrics.drawing import PICTURE_SCORE, draw_objects
 from resnet_backbone.metrics.error_types import ErrorBreakdown, error_breakdown
 from resnet_backbone.metrics.matching import (
@@ -29,6 +30,7 @@ from resnet_backbone.metrics.matching import (
     match,
     most_different,
     precision_recall,
+    worst_and_best,
 )
 from resnet_backbone.metrics.result_table import ResultTable, iterate_results, read_results
 from resnet_backbone.metrics.results import decode_masks
@@ -95,6 +97,7 @@ class Measured:
     bootstrap: Bootstrap
     curves: Mapping[float, tuple[PrecisionRecall, ...]]  # IoU -> curve of each run
     errors: tuple[ErrorBreakdown, ...]
+    confusion: np.ndarray  # (K + 1, K + 1), of the first run, at PICTURE_SCORE
 
     @property
     def class_names(self) -> list[str]:
@@ -139,6 +142,7 @@ def measure(
             bootstrap=bootstrap(of_seeds, samples=samples, seed=seed, seeds=seeds),
             curves={iou: tuple(precision_recall(of_run, iou) for of_run in matches) for iou in CURVE_IOUS},
             errors=tuple(error_breakdown(truth, of_run, iou_type=kind) for of_run in found[::seeds]),
+            confusion=confusion_matrix(truth, found[0], score=PICTURE_SCORE),
         )
     return measured
 
@@ -194,6 +198,8 @@ def draw_gallery(
 ) -> list[Exhibit]:
     """Draw the ``count`` images on which the first run and the others differ most, fewer where fewer differ.
 
+    Of one run alone the worst, then the best: those with the most mistakes, and with the most hits and the fewest.
+
     Raises:
         FileNotFoundError, OSError, ValueError: an image cannot be read.
     """
@@ -228,7 +234,9 @@ def draw_gallery(
 
 
 def _choose(matches: Sequence[Matches], count: int) -> list[int]:
-    """The images that differ most, of each pair with the first run in turn."""
+    """The images that differ most, of each pair with the first run in turn; of a single run the worst and the best."""
+    if len(matches) == 1:
+        return worst_and_best(matches[0], count, score=PICTURE_SCORE)
     rankings = [most_different(matches[0], other, count) for other in matches[1:]]
     ranked = chain.from_iterable(zip_longest(*rankings))
     return [key for key in dict.fromkeys(ranked) if key is not None][:count]
@@ -259,7 +267,7 @@ def _draw(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two or more finished runs on the same data; the first is the baseline."""
+    """One finished run, or more on the same data; the first is the baseline."""
 
     runs: tuple[EvaluatedRun, ...]
     measured: Mapping[IouType, Measured]  # boxes, masks, or both
@@ -287,7 +295,7 @@ def compare_runs(
     num_pictures: int = 6,
     seeds: int = 1,
 ) -> Comparison:
-    """Compare finished runs of tools/train_net.py, of either engine.
+    """Compare finished runs of tools/train_net.py, of either engine, or look at one.
 
     Args:
         folders: their OUTPUT_DIRs; the first run is the baseline. With ``seeds``, first all of the first run.

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from resnet_backbone.compare.compare import Comparison, Measured
+from resnet_backbone.compare.compare import Comparison, Measured, ReadImage, compare_runs
 from resnet_backbone.compare.plots import class_gain_plots, curve_plots, error_plot, gain_plots, training_plots
-from resnet_backbone.compare.runs import one_backbone
+from resnet_backbone.compare.runs import commands_of, one_backbone, test_sets
 from resnet_backbone.compare.tables import (
     Cell,
     PageTable,
     class_tables,
     condition_table,
+    confusion_table,
     cost_table,
     difference_table,
     error_table,
@@ -48,6 +49,29 @@ class Written:
     json: Path
 
 
+def write_run_pages(folder: Path, *, read_image: ReadImage, data_root: Path | None = None) -> list[Path]:
+    """Write the page of a finished run into its folder: ``index.html``; of several test sets each into its own.
+
+    Args:
+        folder: OUTPUT_DIR.
+        read_image, data_root: see :func:`~resnet_backbone.compare.compare.compare_runs`.
+
+    Returns:
+        The pages; none where nothing was tested.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: see ``compare_runs``, or a page cannot be written.
+    """
+    pages = []
+    tested = test_sets(folder)
+    for name in tested:
+        place = folder if len(tested) == 1 else folder / "inference" / name
+        look = compare_runs([folder], read_image=read_image, dataset=name, data_root=data_root)
+        write_text(place / "index.html", comparison_page(look))
+        pages.append(place / "index.html")
+    return pages
+
+
 def write_comparison(comparison: Comparison, folder: Path) -> Written:
     """Write ``index.html`` and ``comparison.json`` into ``folder``, which is made if it must be.
 
@@ -62,6 +86,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Written:
 def comparison_page(comparison: Comparison) -> str:
     """Return the page as HTML. Names from configs, files and command lines are escaped."""
     main = comparison.main
+    single = len(comparison.runs) == 1
     return render_page(
         __package__,
         "page.html.j2",
@@ -75,7 +100,7 @@ def comparison_page(comparison: Comparison) -> str:
         classes_by_chance=(1 - main.bootstrap.level) * len(main.class_names),
         cautions=comparison.cautions,
         figures=figure_tables(comparison),
-        paper=None if one_backbone(comparison.runs) else paper_table(comparison),
+        paper=None if single or one_backbone(comparison.runs) else paper_table(comparison),
         classes=class_tables(comparison),
         errors=error_table(comparison),
         cost=cost_table(comparison),
@@ -83,8 +108,10 @@ def comparison_page(comparison: Comparison) -> str:
         differences=difference_table(comparison),
         conditions=condition_table(comparison),
         settings=comparison.settings,
-        gain_plots=gain_plots(comparison),
-        class_gain_plots=class_gain_plots(comparison),
+        confusion=confusion_table(comparison) if single else None,
+        commands=commands_of(comparison.runs[0]) if single else {},
+        gain_plots=[] if single else gain_plots(comparison),
+        class_gain_plots=[] if single else class_gain_plots(comparison),
         curve_plots=curve_plots(comparison),
         error_plot=error_plot(comparison),
         training_plots=training_plots(comparison),
@@ -110,8 +137,13 @@ def _text_table(table: PageTable) -> str:
 
 
 def verdicts(comparison: Comparison) -> list[str]:
-    """One honest sentence for every run after the first."""
+    """One honest sentence for every run after the first; of one run alone, what it reaches."""
     bootstrap = comparison.main.bootstrap
+    if len(comparison.runs) == 1:
+        (run,), value = comparison.runs, bootstrap.runs[0].figures["AP"]
+        if math.isnan(value.value):
+            return [f"{run.facts.dataset} has no object to find: nothing can be said of {run.name}."]
+        return [f"{run.name} reaches {number(value.value)} AP on {run.facts.dataset}."]
     pairs = zip(comparison.runs, bootstrap.runs, strict=True)
     first, _ = next(pairs)
     return [_verdict(run.name, first.name, one.gains["AP"], level_text(bootstrap.level)) for run, one in pairs]
@@ -161,6 +193,10 @@ def _tiles(comparison: Comparison) -> list[tuple[str, Cell]]:
                 seeds = f"{signed_span(won.over_seeds)} ({_by_seed(won.by_seed, signed)})"
                 note += f" over the images, {seeds} over the seeds"
             gains.append((label, Cell(signed(won.difference.value), note, tone_of(won))))
+    if len(comparison.runs) == 1:
+        own = bootstrap.runs[0].figures
+        notes = {"AP50": "an overlap of 0.5 is enough", "AP75": "an overlap of 0.75 is needed"}
+        gains = [(figure, Cell(number(own[figure].value), note)) for figure, note in notes.items()]
     return aps + gains
 
 

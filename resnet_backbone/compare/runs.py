@@ -53,7 +53,7 @@ def read_runs(
     """Read the folders of finished runs.
 
     Args:
-        folders: of two runs or more; the first is the baseline. With ``seeds``, first all of the first run.
+        folders: of one run or more; the first is the baseline. With ``seeds``, first all of the first run.
         names: how the page calls the runs; by default, the names of the folders of their first seeds.
         dataset: the test set, needed where the runs have several.
         seeds: how many folders belong to each run: its config, trained with other seeds.
@@ -62,7 +62,7 @@ def read_runs(
         The runs; each has its other seeds.
 
     Raises:
-        ValueError: fewer than two runs, a folder twice, one that is no run's, a run that is not finished (the message
+        ValueError: no run, a folder twice, one that is no run's, a run that is not finished (the message
             has the command), names that do not fit, runs on different data, or seeds whose configs differ otherwise.
     """
     if seeds < 1 or len(folders) % seeds:
@@ -70,8 +70,8 @@ def read_runs(
             f"{len(folders)} folders are not {seeds} seeds of each run; name as many of one run as of another, first "
             "all of the first"
         )
-    if len(folders) < 2 * seeds:
-        raise ValueError(f"a comparison needs two runs or more, got {len(folders) // seeds}; name their folders")
+    if not folders:
+        raise ValueError("name the folder of a run")
     for number, folder in enumerate(folders):
         for earlier in folders[:number]:
             if folder.resolve() == earlier.resolve():
@@ -200,13 +200,33 @@ def _inference_folder(folder: Path, settings: Mapping[str, Any], dataset: str | 
 def _command(folder: Path, settings: Mapping[str, Any]) -> str:
     engine = "detectron2" if "GLOBAL.HACK" in settings else "torchvision"  # only Detectron2's own tree has this key
     config = shlex.quote(str(folder / "config.yaml"))
-    return f"python tools/train_net.py --config-file {config} --engine {engine}"
+    return f"resnet-backbone train --config-file {config} --engine {engine}"
 
 
 def _evaluate_command(folder: Path, settings: Mapping[str, Any]) -> str:
     own = folder / "model_final.pth"
     weights = shlex.quote(str(own if own.is_file() else settings.get("MODEL.WEIGHTS", "")))
     return f"{_command(folder, settings)} --eval-only MODEL.WEIGHTS {weights} OUTPUT_DIR {shlex.quote(str(folder))}"
+
+
+def test_sets(folder: Path) -> list[str]:
+    """Return the names of what a run is tested on, as its config has them."""
+    return list(read_yaml(folder / "config.yaml").get("DATASETS", {}).get("TEST") or [])
+
+
+def commands_of(run: EvaluatedRun) -> dict[str, str]:
+    """Return how to go on with a run: what for, and the command."""
+    folder, other = shlex.quote(str(run.folder)), shlex.quote(f"{run.folder}_2")
+    commands = {
+        "see it on other images": f"resnet-backbone predict --run {folder} --input photo.jpg",
+        "evaluate it again": _evaluate_command(run.folder, run.settings),
+        "take it elsewhere, as ONNX": f"resnet-backbone export --run {folder} --output detector.onnx",
+        "try another setting": f"{_command(run.folder, run.settings)} OUTPUT_DIR {other} KEY VALUE",
+        "compare both": f"resnet-backbone compare {folder} {other}",
+    }
+    if run.facts.engine == "detectron2":  # which has its own export
+        del commands["take it elsewhere, as ONNX"]
+    return commands
 
 
 def _refuse_different_data(first: EvaluatedRun, other: EvaluatedRun) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal
 
+import numpy as np
+
 from resnet_backbone.compare.compare import Comparison, Measured
 from resnet_backbone.compare.runs import EvaluatedRun, listed
 from resnet_backbone.metrics.bootstrap import GainInterval, Interval
@@ -19,6 +21,7 @@ from resnet_backbone.metrics.paper import PaperRow, gain, names_of_data, paper_r
 
 Tone = Literal["", "good", "bad", "quiet", "warning"]
 
+MOST_CONFUSED = 20  # classes in a matrix, or mistakes in a list
 FEWEST_OBJECTS = 30  # of a size; with fewer, a gain on them is left without a color
 MINUS = "\N{MINUS SIGN}"
 IOU_TYPE_NOUNS = {"bbox": "boxes", "segm": "masks"}
@@ -175,7 +178,9 @@ def _ap_table(
     for figure, heading in headings.items():
         cells = [heading]
         for of_run in measured.bootstrap.runs:
-            cells.append(Cell(number(of_run.figures[figure].value, 2)))
+            value = of_run.figures[figure]
+            span = f"{number(value.low)} to {number(value.high)}" if len(comparison.runs) == 1 else ""
+            cells.append(Cell(number(value.value, 2), span if math.isfinite(value.low) else ""))
             if won := of_run.gains.get(figure):
                 cells += [_difference_cell(won, figure in few), Cell(signed_percent(won.relative.value))]
         rows.append(tuple(cells))
@@ -270,6 +275,33 @@ def error_table(comparison: Comparison) -> PageTable:
     return PageTable(title, columns, tuple(rows), sentence=_MISTAKE_SENTENCE)
 
 
+def confusion_table(comparison: Comparison) -> PageTable:
+    """Which classes are taken for which; of more than :data:`MOST_CONFUSED` classes the most frequent mistakes alone."""
+    matrix, names = comparison.main.confusion, comparison.main.class_names
+    some = f"scores from {PICTURE_SCORE:g}, overlaps of boxes from 0.5, whatever the class"
+    if len(names) <= MOST_CONFUSED:
+        rows = []
+        for true, counts in enumerate(matrix.tolist()):
+            cells = [
+                Cell(f"{value:,}" if value else "", "", "good" if true == found else "bad" if value else "")
+                for found, value in enumerate(counts)
+            ]
+            heading = Cell(names[true], _objects(sum(counts))) if true < len(names) else Cell("(nothing there)")
+            rows.append((heading, *cells))
+        columns = ("in truth", *names, "(missed)")
+        return PageTable("What objects are taken for, by column", columns, tuple(rows), sentence=f"Counted: {some}.")
+    wrong = matrix[:-1, :-1] * (1 - np.eye(len(names), dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSED]
+    pairs = [np.unravel_index(place, wrong.shape) for place in order]
+    shown = [
+        (Cell(names[true]), Cell(names[found]), Cell(f"{wrong[true, found]:,}", f"of {matrix[true].sum():,}"))
+        for true, found in pairs
+        if wrong[true, found]
+    ]
+    sentence = f"The most frequent of {wrong.sum():,} such mistakes; {some}."
+    return PageTable("Classes taken for others", ("in truth", "found as", "times"), tuple(shown), sentence=sentence)
+
+
 def cost_table(comparison: Comparison) -> PageTable:
     """What each run costs, with the ratio to the first."""
     facts = [run.facts for run in comparison.runs]
@@ -309,7 +341,8 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 def shared_table(comparison: Comparison) -> PageTable:
     """What a reader asks first, where all runs have it alike."""
     rows = tuple((Cell(name), Cell(value)) for name, value in comparison.settings.shared.items())
-    return PageTable("The same in all runs, in short", ("setting", "value"), rows, numeric=False)
+    title = "In short" if len(comparison.runs) == 1 else "The same in all runs, in short"
+    return PageTable(title, ("setting", "value"), rows, numeric=False)
 
 
 def difference_table(comparison: Comparison) -> PageTable:

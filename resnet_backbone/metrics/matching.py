@@ -293,13 +293,36 @@ def per_image_difference(matches_a: Matches, matches_b: Matches, *, score: float
         ValueError: the runs were not tested on the same images, classes and objects.
     """
     check_same_test([matches_a, matches_b])
-    difference = np.zeros(len(matches_a.image_ids))
-    for sign, matches in ((-1, matches_a), (1, matches_b)):
-        for found in matches.classes:
-            shown = found.scores >= score
-            outcomes = found.outcomes[ALL, IOU_50, shown]  # a true positive is 1 and a false positive -1
-            difference += sign * np.bincount(found.images[shown], outcomes, len(difference))
-    return difference
+    return _right_minus_wrong(matches_b, score) - _right_minus_wrong(matches_a, score)
+
+
+def _right_minus_wrong(matches: Matches, score: float) -> np.ndarray:
+    """True minus false positives of each image."""
+    balance = np.zeros(len(matches.image_ids))
+    for found in matches.classes:
+        shown = found.scores >= score
+        outcomes = found.outcomes[ALL, IOU_50, shown]  # a true positive is 1 and a false positive -1
+        balance += np.bincount(found.images[shown], outcomes, len(balance))
+    return balance
+
+
+def worst_and_best(matches: Matches, count: int, *, score: float = 0.5) -> list[int]:
+    """Ids of half of ``count`` images with the most mistakes, the worst first, then of as many with the best results.
+
+    Mistakes are false positives and missed objects at IoU 0.5 among the detections that score ``score`` or more; the
+    best images have the most true positives above their mistakes. Images without objects and detections are left out.
+    """
+    objects = np.sum([found.num_objects[ALL] for found in matches.classes], axis=0)
+    balance = _right_minus_wrong(matches, score)
+    shown = [found.images[found.scores >= score] for found in matches.classes]
+    detections = np.bincount(np.concatenate(shown), minlength=len(objects))
+    hits = (balance + detections) / 2  # where no detection is on a crowd
+    mistakes = objects + detections - 2 * hits
+    worst = [int(index) for index in np.argsort(-mistakes, kind="stable")[: count // 2] if mistakes[index] > 0]
+    best = [
+        int(index) for index in np.argsort(mistakes - hits, kind="stable") if hits[index] > 0 and index not in worst
+    ]
+    return [matches.image_ids[index] for index in [*worst, *best[: count - len(worst)]]]
 
 
 def most_different(matches_a: Matches, matches_b: Matches, count: int, *, score: float = 0.5) -> list[int]:
