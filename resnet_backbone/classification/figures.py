@@ -62,7 +62,7 @@ def read_curves(folders: Sequence[Path], names: Sequence[str] = ()) -> dict[str,
     for label, folder in zip(labels, folders, strict=True):
         path = folder / "metrics.json"
         if not path.is_file():
-            raise FileNotFoundError(f"no {path}; a run's folder is the OUTPUT_DIR of tools/train_classifier.py")
+            raise FileNotFoundError(f"no {path}; a run's folder is the OUTPUT_DIR of resnet-backbone classify")
         training = read_training(path)
         if training is None or not (training.train_error or any(training.test_error.values())):
             raise ValueError(

@@ -117,7 +117,7 @@ def fit_input(cfg: CfgNode, start: Start) -> None:
         if start.weights is not None:
             raise ValueError(
                 f"{start.weights.source} does not say which input it was trained on: package it with "
-                f"tools/package_weights.py"
+                f"resnet-backbone package"
             )
         return
     if needed != input_format_of(cfg):
@@ -161,7 +161,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is no such checkpoint.
     """
-    expected = f"checkpoint of tools/train_classifier.py, which holds {', '.join(sorted(_KEYS))}"
+    expected = f"checkpoint of resnet-backbone classify, which holds {', '.join(sorted(_KEYS))}"
     return read_checkpoint(path, _is_classifier, expected)
 
 
@@ -179,7 +179,7 @@ def weights_file(source: str) -> str:
         return source
     path = Path(source) / WEIGHTS
     if not path.is_file():
-        raise FileNotFoundError(f"no {path}; a run of tools/train_classifier.py has it when it is finished")
+        raise FileNotFoundError(f"no {path}; a run of resnet-backbone classify has it when it is finished")
     return str(path)
 
 

@@ -80,8 +80,8 @@ def describe(weights: Weights, test_transform: TestTransform | None = None) -> M
         raise WeightsError(f"{source} has no classifier, only a backbone of {weights.arch}; take weights that have one")
     if weights.input_format is None:
         raise WeightsError(
-            f"{source} does not say on which pixels it was trained: package it with tools/package_weights.py "
-            f"--channel-order ... --mean ... --std ...; a run of tools/train_classifier.py has a packaged weights.pth"
+            f"{source} does not say on which pixels it was trained: package it with resnet-backbone package "
+            f"--channel-order ... --mean ... --std ...; a run of resnet-backbone classify has a packaged weights.pth"
         )
     if weights.test_transform is not None and test_transform not in (None, weights.test_transform):
         raise WeightsError(

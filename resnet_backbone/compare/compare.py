@@ -54,7 +54,7 @@ def find_annotations(run: EvaluatedRun, given: Path | None = None, data_root: Pa
         raise ValueError(
             f"{path} has changed since {run.folder} was evaluated on {run.facts.dataset}: its SHA-256 is "
             f"{found[:12]}..., it was {run.facts.annotations_sha256[:12]}...; name the old file with --annotations "
-            "JSON, or evaluate the runs again with tools/train_net.py --eval-only"
+            "JSON, or evaluate the runs again with resnet-backbone train --eval-only"
         )
     return path
 
@@ -157,7 +157,7 @@ def _match(run: EvaluatedRun, truth: GroundTruth, found: ResultTable, kind: IouT
         if not same:
             raise ValueError(
                 f"{run.results_path} gives a {kind} {figure} of {value}, but metrics.json beside it says {recorded}: "
-                "the two are not of one evaluation; evaluate the run again with tools/train_net.py --eval-only"
+                "the two are not of one evaluation; evaluate the run again with resnet-backbone train --eval-only"
             )
     return matches
 

@@ -20,7 +20,7 @@ from resnet_backbone.metrics.run_facts import (
 )
 
 RESULTS_NAME = "coco_instances_results.json"
-_FOLDER_OF_A_RUN = "a run's folder is the OUTPUT_DIR of tools/train_net.py"
+_FOLDER_OF_A_RUN = "a run's folder is the OUTPUT_DIR of resnet-backbone train"
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _refuse_different_data(first: EvaluatedRun, other: EvaluatedRun) -> None:
         raise ValueError(
             f"{both}: the annotations of {a.dataset} were not the same file, {a.annotations} (SHA-256 "
             f"{a.annotations_sha256[:12]}...) and {b.annotations} ({b.annotations_sha256[:12]}...); evaluate both "
-            "again on the same file, with tools/train_net.py --eval-only"
+            "again on the same file, with resnet-backbone train --eval-only"
         )
 
 

@@ -276,7 +276,7 @@ def error_table(comparison: Comparison) -> PageTable:
 
 
 def confusion_table(comparison: Comparison) -> PageTable:
-    """Which classes are taken for which; of more than :data:`MOST_CONFUSED` classes the most frequent mistakes alone."""
+    """Which classes are taken for which; of more than :data:`MOST_CONFUSED` only the most frequent mistakes."""
     matrix, names = comparison.main.confusion, comparison.main.class_names
     some = f"scores from {PICTURE_SCORE:g}, overlaps of boxes from 0.5, whatever the class"
     if len(names) <= MOST_CONFUSED:

@@ -36,7 +36,7 @@ _WRITTEN_BY_RUNS = {
 }
 _PATHS = {"MODEL.WEIGHTS", "TEST.ENSEMBLE"}
 # Keys that tell which tool a config is for.
-_TOOL_OF = {"MODEL.ARCH": "tools/train_classifier.py", "MODEL.BACKBONE.FREEZE_AT": "tools/train_net.py"}
+_TOOL_OF = {"MODEL.ARCH": "resnet-backbone classify", "MODEL.BACKBONE.FREEZE_AT": "resnet-backbone train"}
 _TOLD = 20  # of more, their number
 _NEAREST = 3
 

@@ -121,7 +121,7 @@ def refuse_unknown_input(cfg: CfgNode, source: str) -> None:
     if cfg.MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS:
         raise ValueError(
             f"{source} does not say which input it was trained on. Package ImageNet weights with "
-            f"tools/package_weights.py; or write INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and "
+            f"resnet-backbone package; or write INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and "
             f"MODEL.RESNETS.STRIDE_IN_1X1 as it was trained (Detectron2's zoo: mostly Detectron2's defaults), and "
             f"MODEL.RESNET_BACKBONE.INPUT_FROM_WEIGHTS: False"
         )

@@ -14,18 +14,18 @@ _NO_FOLDER = r'[<>:"/\\|?*\x00-\x1f]|^\.+$'  # what names of folders cannot have
 _OWN_KEYS = ("NAME", "JSON", "IMAGES")
 _OWN_EXAMPLE = "DATASETS: {OWN: [{NAME: my_train, JSON: path/to/train.json, IMAGES: path/to/images}]}"
 
-_COCO_2017 = "python datasets/prepare_coco.py --year 2017"
-_COCO_2014 = "python datasets/prepare_coco.py --year 2014"
-_SHAPES = "python datasets/prepare_shapes.py"
-_SCENES = "python datasets/prepare_scenes.py"
+_COCO_2017 = "resnet-backbone prepare coco --year 2017"
+_COCO_2014 = "resnet-backbone prepare coco --year 2014"
+_SHAPES = "resnet-backbone prepare shapes"
+_SCENES = "resnet-backbone prepare scenes"
 _SCENES_320 = f"{_SCENES} --image-size 320 --sizes 52 88 --output {{root}}/scenes320"
-_BCCD = "python datasets/prepare_bccd.py"
-_VOC = "python datasets/prepare_voc.py --sets {name}"
+_BCCD = "resnet-backbone prepare bccd"
+_VOC = "resnet-backbone prepare voc --sets {name}"
 _VOC_TEST = (
     f"{_VOC} --archive VOC2012test.tar, which VOC's evaluation server gives to those who register: "
     "http://host.robots.ox.ac.uk:8080/"
 )
-_ILSVRC = "python datasets/prepare_ilsvrc.py --sets {name}"
+_ILSVRC = "resnet-backbone prepare ilsvrc --sets {name}"
 _MINIVAL = (
     f"{_COCO_2014}; then: curl -L https://dl.fbaipublicfiles.com/detectron/coco/coco_annotations_minival.tgz "
     "| tar -xz -C {root}/coco"

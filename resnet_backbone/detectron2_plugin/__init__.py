@@ -24,7 +24,7 @@ if importlib.util.find_spec("detectron2") is None:
         + (f" and nvcc of CUDA {torch.version.cuda}" if torch.version.cuda else "")
         + ":\n  pip install 'setuptools<81' wheel\n"
         "  pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'\n"
-        "Without it, the same configs train with: python tools/train_net.py --engine torchvision"
+        "Without it, the same configs train with: resnet-backbone train --engine torchvision"
     )
 
 from resnet_backbone.detectron2_plugin.backbone import (

@@ -151,21 +151,21 @@ def _advice(wanted: list[str], missing: list[str], leftover: list[str], outside:
     if missing and any(name.startswith(_FOREIGN) for name in outside):
         return (
             "It has the names of torchvision or timm. Write MODEL.WEIGHTS: imagenet://ARCH/NAME, or package the file "
-            "with tools/package_weights.py."
+            "with resnet-backbone package."
         )
     if missing and all(name.startswith(("fc6.", "fc7.")) for name in missing):
         return "The file has no classifier; take weights that have fc6 and fc7, such as IMAGENET1K_V1."
     if len(missing) == len(wanted):
         return (
             "Nothing in it has the names of this model. ImageNet weights load as MODEL.WEIGHTS: imagenet://ARCH/NAME, "
-            "or packaged by tools/package_weights.py; detectors load into the config that they were trained with."
+            "or packaged by resnet-backbone package; detectors load into the config that they were trained with."
         )
     if leftover and not missing and all(".norm." in name for name in leftover):
         return "The file has batch norm: write MODEL.RESNET_BACKBONE.NORM: FrozenBN, BN or SyncBN."
     if missing and all(name.endswith(".shortcut.padding") for name in missing):
         return (
             "The file has shortcut option A, and nobody said where its zeros are: package it with "
-            "tools/package_weights.py --option-a-zeros."
+            "resnet-backbone package --option-a-zeros."
         )
     if missing and all(".norm." in name for name in missing):
         return (

@@ -95,7 +95,7 @@ def use_weights(
     required = _required(source, trunk.arch)
     if "INPUT.FORMAT" not in required:
         raise ValueError(
-            f"{source} does not say which input it was trained on. Package it with tools/package_weights.py, or write "
+            f"{source} does not say which input it was trained on. Package it with resnet-backbone package, or write "
             "train.init_checkpoint, model.pixel_mean and pixel_std, and the image_format of all mappers yourself"
         )
     train["init_checkpoint"] = source

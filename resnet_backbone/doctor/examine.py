@@ -230,7 +230,7 @@ def examine_checkpoint(source: str, images: Sequence[str] = ()) -> Report:
     classify_alone(section, report["classification"], checkpoint, images)
     if checkpoint.kind == CLASSIFIER and weights.input_format is None:
         section.ok(
-            "package it with tools/package_weights.py, which asks for the input that nobody said, and name the result"
+            "package it with resnet-backbone package, which asks for the input that nobody said, and name the result"
         )
         return report
     section.facts["config"] = config_lines(checkpoint)
@@ -322,7 +322,7 @@ def _check_known_input(section: Section, checkpoint: Checkpoint) -> None:
             "MODEL.PIXEL_STD of the config that it was trained with "
             "(Detectron2's zoo: BGR, mean [103.53, 116.28, 123.675], std [1, 1, 1], unless its config says otherwise)"
             if checkpoint.kind == DETECTOR
-            else f"say it once and for all: python tools/package_weights.py {checkpoint.source} OUT.pth "
+            else f"say it once and for all: resnet-backbone package {checkpoint.source} OUT.pth "
             f"--channel-order RGB|BGR --mean M M M --std S S S{placement}"
         )
         section.warning(f"nobody said on which colour order, mean and std it was trained; {advice}")

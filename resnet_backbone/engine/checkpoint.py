@@ -45,7 +45,7 @@ def find_run(folder: str | Path) -> FinishedRun:
         if unfinished is None:
             raise FileNotFoundError(
                 f"{folder} has no checkpoint: the run has not come to its first one; resume it: "
-                f"python tools/train_net.py --config-file {folder / CONFIG} --resume"
+                f"resnet-backbone train --config-file {folder / CONFIG} --resume"
             )
         logger.warning("%s has not ended: taking its last checkpoint, %s", folder, unfinished.name)
         weights = unfinished
@@ -64,7 +64,7 @@ def engine_of(weights: Path) -> str:
         return "torchvision"
     if holds_detector(tensors):
         return "detectron2"
-    raise WeightsError(f"{weights} holds no detector; name a checkpoint of tools/train_net.py")
+    raise WeightsError(f"{weights} holds no detector; name a checkpoint of resnet-backbone train")
 
 
 def is_checkpoint(path: Path, belongs: Callable[[object], bool]) -> bool:

@@ -32,7 +32,7 @@ def explain_divergence(
         f"PIXEL_STD {list(cfg.MODEL.PIXEL_STD)} must be those that the weights were trained with",
         "the norms: FrozenBN on random weights does not normalise; without MODEL.WEIGHTS write "
         "MODEL.RESNET_BACKBONE.NORM BN and MODEL.BACKBONE.FREEZE_AT 0",
-        "the boxes of these images: tools/check_dataset.py looks at all of them",
+        "the boxes of these images: resnet-backbone check looks at all of them",
     )
     return _explanation(f"{what} on images {list(image_ids)}", [*suspicions(cfg), *found], causes, last)
 

@@ -46,7 +46,7 @@ def exportable_trunk(source: str | Path, arch: str | None, out_features: Sequenc
     arch = arch or weights.known_arch()
     if weights.input_format is None:
         raise WeightsError(
-            f"{source} does not tell the pixels that it was trained on: package it with tools/package_weights.py first"
+            f"{source} does not tell the pixels that it was trained on: package it with resnet-backbone package first"
         )
     if out_features is None and not weights.num_classes:
         raise WeightsError(f"{source} holds no classifier: name the feature maps to export, --out-features")

@@ -47,8 +47,8 @@ def confusion_matrix(truth: GroundTruth, found: ResultTable, *, score: float = 0
         if len(crowds) and len(left):
             on_crowd = coco_mask.iou(found.boxes[left], truth.boxes[crowds], [True] * len(crowds)).max(axis=1) >= iou
             left = left[~on_crowd]
-        np.add.at(matrix, (np.array([truth.labels[row] for row in free_objects], dtype=int), count), 1)
-        np.add.at(matrix, (count, found.labels[left]), 1)
+        matrix[:, count] += np.bincount(truth.labels[list(free_objects)], minlength=count + 1)
+        matrix[count] += np.bincount(found.labels[left], minlength=count + 1)
     return matrix
 
 

@@ -319,9 +319,8 @@ def worst_and_best(matches: Matches, count: int, *, score: float = 0.5) -> list[
     hits = (balance + detections) / 2  # where no detection is on a crowd
     mistakes = objects + detections - 2 * hits
     worst = [int(index) for index in np.argsort(-mistakes, kind="stable")[: count // 2] if mistakes[index] > 0]
-    best = [
-        int(index) for index in np.argsort(mistakes - hits, kind="stable") if hits[index] > 0 and index not in worst
-    ]
+    ranked = np.argsort(mistakes - hits, kind="stable")
+    best = [int(index) for index in ranked if hits[index] > 0 and index not in worst]
     return [matches.image_ids[index] for index in [*worst, *best[: count - len(worst)]]]
 
 

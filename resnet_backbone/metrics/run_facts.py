@@ -214,7 +214,7 @@ def read_facts(folder: Path) -> RunFacts:
     """
     path = folder / FACTS_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"no {path}; evaluate again with tools/train_net.py --eval-only, which writes it")
+        raise FileNotFoundError(f"no {path}; evaluate again with resnet-backbone train --eval-only, which writes it")
     try:
         values = read_json(path)
         if not isinstance(values, dict):
@@ -228,7 +228,7 @@ def read_facts(folder: Path) -> RunFacts:
             raise TypeError(f"class_names are {brief(facts.class_names)}")
         return facts
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not what tools/train_net.py writes ({error}); evaluate again") from error
+        raise ValueError(f"{path} is not what resnet-backbone train writes ({error}); evaluate again") from error
 
 
 def read_figures(path: Path) -> dict[str, dict[str, float | None]]:
@@ -240,9 +240,9 @@ def read_figures(path: Path) -> dict[str, dict[str, float | None]]:
     try:
         values = read_json(path)
     except ValueError as error:
-        raise ValueError(f"{error}; evaluate again with tools/train_net.py --eval-only") from error
+        raise ValueError(f"{error}; evaluate again with resnet-backbone train --eval-only") from error
     if not isinstance(values, dict) or not all(isinstance(part, dict) for part in values.values()):
-        raise ValueError(f"{path} is not what tools/train_net.py writes; evaluate again with --eval-only")
+        raise ValueError(f"{path} is not what resnet-backbone train writes; evaluate again with --eval-only")
     return values
 
 

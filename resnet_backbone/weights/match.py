@@ -283,7 +283,7 @@ def _advice(weights: Weights, match: Match, model_norm: str) -> list[str]:
         fits = " or ".join(candidate_archs(weights.state_dict))
         advice.append(f"The file can be {fits}, with shortcut option A, and nobody said where its zeros are. Write")
         advice.append('read_weights(..., option_a_zeros="both") for both sides of the copied channels, or "behind"; or')
-        advice.append("tools/package_weights.py --option-a-zeros. akamaster/pytorch_resnet_cifar10 has both.")
+        advice.append("resnet-backbone package --option-a-zeros. akamaster/pytorch_resnet_cifar10 has both.")
     elif any(".shortcut." in name for name in [*match.missing, *match.left_over]):
         known = f", in the file {weights.shortcut!r}" if weights.shortcut else ""
         advice.append(f"The shortcuts are not the same{known}: write create_model(..., shortcut=...), in a config of a")

@@ -126,7 +126,7 @@ class Weights:
         why = ", shortcut option A having no tensors of its own" if any("plain" in arch for arch in fits) else ""
         raise WeightsError(
             f"{self.source} can be {' or '.join(fits)}: the tensors are the same{why}. Say which: "
-            f"arch={fits[-1]!r}, or tools/package_weights.py --arch {fits[-1]}"
+            f"arch={fits[-1]!r}, or resnet-backbone package --arch {fits[-1]}"
         )
 
 

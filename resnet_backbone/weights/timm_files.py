@@ -148,7 +148,7 @@ def timm_entry(source: str, *, fetch: bool = True) -> TimmEntry:
     if not fetch and not path.is_file():
         raise WeightsError(
             f"which input {source} needs is in its config.json, and building a network downloads nothing; fetch it "
-            f"first: python tools/package_weights.py {source} OUT.pth, and name OUT.pth or {source}"
+            f"first: resnet-backbone package {source} OUT.pth, and name OUT.pth or {source}"
         )
     facts = read_json(download(hub_url(repository, "config.json"), path, max_bytes=1 << 20))
     try:

@@ -157,9 +157,9 @@ def test_what_would_fail_at_the_end_fails_at_the_beginning(tiny, tmp_path, overr
 def test_a_config_of_the_other_tool_is_told(load_script, capsys, tmp_path):
     detector = load_script("tools/train_net.py").main
     assert detector(["--engine", "torchvision", "--config-file", "classification/cifar10_resnet20.yaml"]) == 1
-    assert "is for tools/train_classifier.py" in capsys.readouterr().err
+    assert "is for resnet-backbone classify" in capsys.readouterr().err
     assert load_script("tools/train_classifier.py").main(["--config-file", "bccd_r18.yaml"]) == 1
-    assert "is for tools/train_net.py" in capsys.readouterr().err
+    assert "is for resnet-backbone train" in capsys.readouterr().err
 
 
 def test_dropped_blocks_decay_and_keep_their_momentum(tiny):

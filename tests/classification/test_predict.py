@@ -471,7 +471,7 @@ def test_the_classifier_knows_its_classes_and_its_input(tmp_path):
 def test_weights_that_cannot_be_tested_are_refused(tmp_path):
     plain = tmp_path / "plain.pth"
     torch.save(oracle("resnet18").state_dict(), plain)
-    with pytest.raises(WeightsError, match=r"does not say on which pixels .* tools/package_weights.py .*weights.pth"):
+    with pytest.raises(WeightsError, match=r"does not say on which pixels .* resnet-backbone package .*weights.pth"):
         load_classifier(plain)
     no_transform = package(oracle("resnet18"), tmp_path / "a.pth", None)
     with pytest.raises(WeightsError, match=r"does not say how images are resized .*--resize 256 --crop 224"):
@@ -485,7 +485,7 @@ def test_weights_that_cannot_be_tested_are_refused(tmp_path):
     stem = {name: tensor for name, tensor in state.items() if name.startswith(("conv1", "bn1"))}
     torch.save(stem, tmp_path / "stem.pth")
     assert read_weights(tmp_path / "stem.pth").arch is None
-    with pytest.raises(WeightsError, match=r"can be plain18 or .*resnet18 or .*tools/package_weights.py --arch"):
+    with pytest.raises(WeightsError, match=r"can be plain18 or .*resnet18 or .*resnet-backbone package --arch"):
         load_classifier(tmp_path / "stem.pth")
 
 

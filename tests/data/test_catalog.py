@@ -128,12 +128,12 @@ def test_missing_files_are_told_apart(tmp_path, monkeypatch, json_there, images_
     assert (str(spec.json_path) in message) is not json_there
     assert (str(spec.image_folder) in message) is not images_there
     assert f"$DETECTRON2_DATASETS, which is {tmp_path}" in message
-    assert "python datasets/prepare_coco.py --year 2017" in message
+    assert "resnet-backbone prepare coco --year 2017" in message
 
 
 def test_missing_files_without_a_setting(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"not set\)\. Get it with: python datasets/prepare_shapes\.py"):
+    with pytest.raises(FileNotFoundError, match=r"not set\)\. Get it with: resnet-backbone prepare shapes"):
         check_dataset_files(get_dataset("shapes_train"))
 
 

@@ -162,7 +162,7 @@ def test_folders_that_are_none_are_refused(tmp_path, folders):
 def test_a_data_set_by_name_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     with pytest.raises(
-        FileNotFoundError, match=r"(?s)cifar10_jpeg.train.*Get it with: python datasets/prepare_cifar10.py"
+        FileNotFoundError, match=r"(?s)cifar10_jpeg.train.*Get it with: resnet-backbone prepare cifar10"
     ):
         open_classes("cifar10_jpeg_train")
 

@@ -145,7 +145,7 @@ def test_files_in_place_are_converted_without_a_download(voc, data_root, tmp_pat
 def test_the_secret_test_set(main, voc, data_root, capsys):
     with pytest.raises(FileNotFoundError, match=r"those who register.*--sets voc12_test --archive VOC2012test\.tar"):
         main(["--sets", "voc12_test"])
-    assert get_dataset("voc12_test").fetch_command.startswith("python datasets/prepare_voc.py --sets voc12_test")
+    assert get_dataset("voc12_test").fetch_command.startswith("resnet-backbone prepare voc --sets voc12_test")
     archive = voc / "VOC2012test.tar"
     assert main(["--sets", "voc12_test", "--archive", str(archive)]) == 0
     assert "voc12_test: complete, 2 images" in capsys.readouterr().out

@@ -37,7 +37,7 @@ def test_trap_17_without_detectron2():
     assert "ImportError: Detectron2 is not installed. It is not on PyPI" in done.stderr
     assert f"build it for the torch {torch.__version__} that is here" in done.stderr
     assert any("pip install --no-build-isolation 'git+https://github.com/facebookresearch/" in line for line in message)
-    assert "python tools/train_net.py --engine torchvision" in message[-1]
+    assert "resnet-backbone train --engine torchvision" in message[-1]
 
 
 def test_trap_17_detectron2_is_not_among_the_requirements():

@@ -62,14 +62,14 @@ def test_the_commit_is_gits():
 
 
 def test_a_run_without_facts_names_the_remedy(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"facts\.json; evaluate again with tools/train_net\.py --eval-only"):
+    with pytest.raises(FileNotFoundError, match=r"facts\.json; evaluate again with resnet-backbone train --eval-only"):
         read_facts(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[]", "{", json.dumps({"engine": "torchvision"})])
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "facts.json").write_text(content)
-    with pytest.raises(ValueError, match="is not what tools/train_net.py writes"):
+    with pytest.raises(ValueError, match="is not what resnet-backbone train writes"):
         read_facts(tmp_path)
 
 

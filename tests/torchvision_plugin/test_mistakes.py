@@ -34,7 +34,7 @@ def test_missing_coco(tiny, failed, tmp_path, monkeypatch, words):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     message = failed(cfg, *words)
     assert message.count("error: ") == 1
-    assert "instances_train2017.json" in message and "python datasets/prepare_coco.py --year 2017" in message
+    assert "instances_train2017.json" in message and "resnet-backbone prepare coco --year 2017" in message
 
 
 def test_weights_that_cannot_be_downloaded(tiny, failed, tmp_path, monkeypatch):

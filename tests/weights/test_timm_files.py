@@ -113,7 +113,7 @@ def test_one_download_and_the_input_with_it(hub):
 def test_a_repository_of_the_hub(hub, tmp_path):
     state = timm.create_model("test_resnet", num_classes=7).state_dict()
     hub.put("someone/net", state, "pytorch_model.bin", **CONFIG)
-    with pytest.raises(WeightsError, match=r"fetch it first: python tools/package_weights.py hf-hub:someone/net"):
+    with pytest.raises(WeightsError, match=r"fetch it first: resnet-backbone package hf-hub:someone/net"):
         required_by_source("hf-hub:someone/net", "timm/test_resnet")
     assert not hub.asked
     weights = read_weights("hf-hub:someone/net")

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 TORCHVISION = "torchvision://"
 
 _IMAGENET = "see datasets/README.md: ImageNet has to be asked for at image-net.org"
-_CIFAR10 = "python datasets/prepare_cifar10.py"
-_CROPS = "python datasets/prepare_shapes.py --crops"
+_CIFAR10 = "resnet-backbone prepare cifar10"
+_CROPS = "resnet-backbone prepare shapes --crops"
 _BUILTIN = {  # name: folder of class folders, below the root; how to get it
     "imagenet_train": ("imagenet/train", _IMAGENET),
     "imagenet_val": ("imagenet/val", _IMAGENET),
