@@ -232,5 +232,5 @@ def test_mistakes(engine, visualize, tmp_path):
     status, _, err = visualize("--config-file", "quickstart.yaml", "--split", "test", *words, "DATASETS.TEST", "[]")
     assert status == 1 and "DATASETS.TEST is empty" in err
     status, _, err = visualize("--config-file", "bccd_r18.yaml", *words)
-    assert status == 1 and "prepare_bccd.py" in err
+    assert status == 1 and "prepare bccd" in err
     assert not (tmp_path / "o").exists()

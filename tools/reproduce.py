@@ -193,9 +193,10 @@ def prepare(jobs: Jobs, more: Sequence[str] = ()) -> None:
     """Get the data that is missing, by the commands of the data sets, with ``more`` arguments."""
     for command in dict.fromkeys(command for _, command in missing_data(jobs)):
         arguments = shlex.split(command)
-        if arguments[:1] != ["python"] or {"|", ";"} & set(command):
+        if arguments[:2] != ["resnet-backbone", "prepare"] or {"|", ";"} & set(command):
             raise ValueError(f"this has to be done by hand: {command or 'get your own data'}")
-        run_command([str(TOOLS.parent / arguments[1]), *arguments[2:], *more], sys.stdout)
+        script = TOOLS.parent / "datasets" / f"prepare_{arguments[2]}.py"
+        run_command([str(script), *arguments[3:], *more], sys.stdout)
 
 
 def find_engine(asked: str, table: Table) -> LoadConfig:

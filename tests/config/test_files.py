@@ -227,7 +227,7 @@ CLASSIFIERS = [
         "SOLVER: {BASE_LRR: 0.1}",
         "line 2: the classification engine does not obey the key SOLVER.BASE_LRR; .*SOLVER.BASE_LR",
     ),
-    ("MODEL: {BACKBONE: {FREEZE_AT: 2}}", "a config with that key is for tools/train_net.py"),
+    ("MODEL: {BACKBONE: {FREEZE_AT: 2}}", "a config with that key is for resnet-backbone train"),
     ("SOLVER: {BASE_LR: 1}", "line 2: SOLVER.BASE_LR wants a number with a point, .*write 1.0"),
     ("SOLVER: {BASE_LR: 0.1, BASE_LR: 0.2}", "line 2: BASE_LR is there twice, first in line 2"),
     ("SOLVER: {BASE_LR: -1.0}", "SOLVER.BASE_LR is -1.0; .*\n  SOLVER.BASE_LR: -1.0 is set in .*mine.yaml, line 2"),

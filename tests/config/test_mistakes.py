@@ -18,7 +18,7 @@ KEYS = [
         "the key ROI_HEADS.NUM_CLASSES; the nearest that it obeys are MODEL.ROI_HEADS.NUM_",
     ),
     ("BASE_LR: 0.1", "SOLVER.BASE_LR"),
-    ("MODEL: {ARCH: resnet50}", "a config with that key is for tools/train_classifier.py"),
+    ("MODEL: {ARCH: resnet50}", "a config with that key is for resnet-backbone classify"),
     ("MODEL: 3", "MODEL is a section, of the keys [A-Z_, ]+, ...; found 3"),
     ("MODEL:", "MODEL is a section, of the keys .*nothing is below it: take it out"),
     ("MODEL: {RPN: [1]}", r"MODEL.RPN is a section, of the keys .*found \[1\]"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
+from resnet_backbone.command import SCRIPTS
 from resnet_backbone.data.catalog import DatasetSpec, check_dataset_files, datasets_root, get_dataset
 
 OWN = {"NAME": "cells", "JSON": "cells/train.json", "IMAGES": "cells/images"}
@@ -30,8 +32,10 @@ def test_every_builtin_lies_below_the_root(name, monkeypatch, tmp_path):
     spec = get_dataset(name)
     assert spec.name == name
     assert spec.json_path.is_relative_to(tmp_path) and spec.image_folder.is_relative_to(tmp_path)
-    script = spec.fetch_command.split()[1]
-    assert (Path(__file__).resolve().parents[2] / script).is_file()
+    verb, name = re.match(r"resnet-backbone (prepare) (\w+)", spec.fetch_command).groups()
+    assert (
+        f"{verb} {name}" in SCRIPTS and (Path(__file__).resolve().parents[2] / f"datasets/prepare_{name}.py").is_file()
+    )
     assert "{root}" not in spec.fetch_command
 
 

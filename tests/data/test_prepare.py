@@ -40,7 +40,8 @@ def test_shapes(data_root, load_script, capsys):
 
 def test_shapes_as_a_process(tmp_path):
     """The command of the error message, as a user types it."""
-    words = [*get_dataset("shapes_train").fetch_command.split()[1:], "--train", "2", "--val", "1"]
+    assert get_dataset("shapes_train").fetch_command == "resnet-backbone prepare shapes"
+    words = ["datasets/prepare_shapes.py", "--train", "2", "--val", "1"]
     status, output = Forked(script(*words), environment={"DETECTRON2_DATASETS": str(tmp_path)}).finish()
     assert status == 0, output
     assert (tmp_path / "shapes/annotations/train.json").is_file()

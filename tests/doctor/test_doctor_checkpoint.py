@@ -47,7 +47,7 @@ def test_a_raw_file_does_not_say_its_input(doctor, raw_file):
     weights, given = report["sections"]["weights"], report["sections"]["input"]
     assert status == 0 and report["status"] == "warning"
     assert (weights["facts"]["arch"], weights["facts"]["input_format"]) == ("resnet50", None)
-    assert "package_weights.py" in given["warnings"][0] and "--stride-in-1x1" in given["warnings"][0]
+    assert "resnet-backbone package" in given["warnings"][0] and "--stride-in-1x1" in given["warnings"][0]
     assert "--stride-in-1x1" not in doctor("--checkpoint", raw_file("resnet18"))[1]["sections"]["input"]["warnings"][0]
 
 

@@ -145,7 +145,7 @@ def test_parts_that_do_not_fit_each_other(examine):
 
 def test_missing_data(examine):
     status, report = examine("quickstart.yaml", "", "DATASETS.TEST", "('coco_2017_val',)")
-    assert status == 1 and "prepare_coco.py" in said(report, "data")
+    assert status == 1 and "prepare coco" in said(report, "data")
     assert "shapes_train" in said(report, "data", "ok")
     status, report = examine("quickstart.yaml", "", "DATASETS.TEST", "('shapes_vall',)")
     assert status == 1 and "unknown data set 'shapes_vall'" in said(report, "data")

@@ -163,7 +163,7 @@ def test_without_data_the_classes_are_those_of_the_detector(examine, trained):
     weights = trained("faster/r18_fpn.yaml", ("cat", "dog"))
     nowhere = ["DATASETS.TRAIN", "('bccd_trainval',)", "DATASETS.TEST", "('bccd_test',)"]
     status, report = examine("faster/r18_fpn.yaml", weights, *SMALL, *nowhere)
-    assert status == 1 and "prepare_bccd.py" in findings(report, "wrong")
+    assert status == 1 and "prepare bccd" in findings(report, "wrong")
     assert report["sections"]["weights"]["status"] == "ok" and report["sections"]["config"]["status"] == "ok"
 
 

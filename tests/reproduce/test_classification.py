@@ -66,9 +66,9 @@ def test_data_that_is_missing_is_named_with_what_gets_it(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     jobs = Jobs(all_tables()["cifar"], TableOptions(tmp_path / "output"), load_training)
     assert missing_data(jobs) == [
-        (name, "python datasets/prepare_cifar10.py") for name in ("cifar10_jpeg_train", "cifar10_jpeg_test")
+        (name, "resnet-backbone prepare cifar10") for name in ("cifar10_jpeg_train", "cifar10_jpeg_test")
     ]
-    assert "python datasets/prepare_cifar10.py" in plan_text(jobs, "tools", "")
+    assert "resnet-backbone prepare cifar10" in plan_text(jobs, "tools", "")
     for split in ("train", "test"):
         (tmp_path / "cifar10_jpeg" / split).mkdir(parents=True)
     assert missing_data(jobs) == []

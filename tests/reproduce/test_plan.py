@@ -52,7 +52,7 @@ def test_the_plan_of_table_8(gpus, images, rate, iterations):
         assert list(cfg.SOLVER.STEPS) == [240_000 * iterations]
         assert cfg.SOLVER.BASE_LR == pytest.approx(rate)
         assert cfg.SOLVER.MAX_ITER // cfg.SOLVER.CHECKPOINT_PERIOD == 16  # of a gigabyte each, on any number of GPUs
-    assert "python datasets/prepare_coco.py --year 2014" in text
+    assert "resnet-backbone prepare coco --year 2014" in text
     assert ("SOLVER.ACCUMULATION_STEPS 8" in text) is (gpus == 1)
 
 
@@ -178,9 +178,7 @@ def test_data_that_is_there_is_not_asked_for(shapes, tiny_table, monkeypatch, tm
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes))
     assert missing_data(jobs) == []
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    assert missing_data(jobs) == [
-        (name, "python datasets/prepare_shapes.py") for name in ("shapes_train", "shapes_val")
-    ]
+    assert missing_data(jobs) == [(name, "resnet-backbone prepare shapes") for name in ("shapes_train", "shapes_val")]
 
 
 def test_the_folders_of_a_table_do_not_depend_on_the_machine(monkeypatch, load_script, capsys):

@@ -75,7 +75,7 @@ def test_a_table_runs_goes_on_after_an_interruption_and_is_reported(tiny_table, 
 def test_missing_data_is_told_and_nothing_is_written(tiny_table, reproduce, tmp_path):
     printed = finish(reproduce(tiny_table("SOLVER.MAX_ITER", "2"), "--run", datasets=tmp_path / "empty"), 1)
     assert (
-        "error: data that is not there: shapes_train, shapes_val. Get it with: python datasets/prepare_shapes.py, or "
+        "error: data that is not there: shapes_train, shapes_val. Get it with: resnet-backbone prepare shapes, or "
         "add --prepare"
     ) in printed
     assert "running:" not in printed
