@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet_backbone.compare.report import write_run_pages
+from resnet_backbone.data.images.read import read_image
+
 BROWSERS = ("chromium", "google-chrome", "google-chrome-stable")
 SWITCHES = (
     "--headless",
@@ -73,12 +76,13 @@ def browser() -> str:
     pytest.skip(f"no browser is installed; looked for {', '.join(BROWSERS)}")
 
 
-@pytest.fixture(scope="module")
-def page(written, tmp_path_factory) -> Path:
+@pytest.fixture(scope="module", params=["two runs", "one run"])
+def page(request, pair, written, tmp_path_factory) -> Path:
     """The page with the script that measures it."""
     copy = tmp_path_factory.mktemp("page") / "measured.html"
+    (source,) = [written.page] if request.param == "two runs" else write_run_pages(pair[0], read_image=read_image)
     copy.write_text(
-        written.page.read_text().replace("<head>", f"<head>{NOTE_ERRORS}").replace("</body>", f"{MEASURE}</body>")
+        source.read_text().replace("<head>", f"<head>{NOTE_ERRORS}").replace("</body>", f"{MEASURE}</body>")
     )
     return copy
 
@@ -102,7 +106,7 @@ def test_everything_shows(browser, page, comparison, tmp_path, width):
     for title, needed, there in found["tables"]:
         if title.startswith(("Average precision of", "AP of every class", "Mistakes by kind")):
             assert needed <= there, f"{title} shows its last column"
-    assert len(found["images"]) >= 9 + 3 * len(comparison.gallery)
+    assert len(found["images"]) >= (9 + 3 * len(comparison.gallery) if "Comparison on" in page.read_text() else 12)
     for image in found["images"]:
         assert image["complete"] and min(image["natural"]) > 50, image["alt"]
         left, _, shown_width, shown_height = image["place"]
