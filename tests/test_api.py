@@ -67,6 +67,7 @@ def test_a_folder_is_enough(trained, folder):
     assert list(trained.metrics) == ["my_val"]
     assert trained.metrics["my_val"]["bbox"]["AP"] == pytest.approx(written["bbox"]["AP"], abs=1e-9)
     assert (trained.output_dir / "plan.yaml").is_file()
+    assert trained.pages == [trained.output_dir / "index.html"] and trained.pages[0].is_file()
 
     document = json.loads((folder / "annotations/instances_val.json").read_text())
     category_ids = [category["id"] for category in document["categories"]]
