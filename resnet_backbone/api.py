@@ -6,6 +6,7 @@ import logging
 import webbrowser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,8 +91,9 @@ def train(
     with catching_signals():
         run = module.Run(_load_config(engine, str(config_file), words), resume=resume)
         figures = run.start()
-    pages = write_pages(run.output_dir) if figures else []
-    return TrainedRun(run.output_dir, {name: plain_figures(found) for name, found in (figures or {}).items()}, pages)
+    # Detectron2 has them in plain values.
+    plain = {name: one if isinstance(one, dict) else one.to_dict() for name, one in (figures or {}).items()}
+    return TrainedRun(run.output_dir, plain, write_pages(run.output_dir) if plain else [])
 
 
 def write_pages(output_dir: Path, *, show: bool = False) -> list[Path]:
@@ -113,13 +115,8 @@ def write_pages(output_dir: Path, *, show: bool = False) -> list[Path]:
 
 def plan_folder(data: Path, words: Sequence[str], *, engine: str, group_by: str | None, processes: int = 1) -> Plan:
     """Plan a training on ``engine``; see :func:`~resnet_backbone.doctor.plan.plan_training`."""
-    load = import_module(f"resnet_backbone.{engine}_plugin.config").load_config
+    load = partial(_load_config, engine)
     return plan_training(data, words, load, engine=engine, group_by=group_by, processes=processes)
-
-
-def plain_figures(figures: Any) -> dict[str, Any]:
-    """Return the figures of a test set in plain values; Detectron2 has them so."""
-    return figures if isinstance(figures, dict) else figures.to_dict()
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class Measured:
     bootstrap: Bootstrap
     curves: Mapping[float, tuple[PrecisionRecall, ...]]  # IoU -> curve of each run
     errors: tuple[ErrorBreakdown, ...]
-    confusion: np.ndarray  # (K + 1, K + 1), of the first run, at PICTURE_SCORE
+    confusion: np.ndarray | None  # (K + 1, K + 1), of the boxes of one run alone, at PICTURE_SCORE
 
     @property
     def class_names(self) -> list[str]:
@@ -133,6 +133,8 @@ def measure(
             found.append(read_results(run.results_path, truth, shared))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{run.results_path} does not fit {annotations}: {error}") from error
+    alone = len(every) == 1 and "bbox" in shared
+    confusion = confusion_matrix(truth, found[0], score=PICTURE_SCORE) if alone else None
     measured = {}
     for kind in shared:
         of_seeds = [_match(run, truth, of_run, kind) for run, of_run in zip(every, found, strict=True)]
@@ -142,7 +144,7 @@ def measure(
             bootstrap=bootstrap(of_seeds, samples=samples, seed=seed, seeds=seeds),
             curves={iou: tuple(precision_recall(of_run, iou) for of_run in matches) for iou in CURVE_IOUS},
             errors=tuple(error_breakdown(truth, of_run, iou_type=kind) for of_run in found[::seeds]),
-            confusion=confusion_matrix(truth, found[0], score=PICTURE_SCORE),
+            confusion=confusion,
         )
     return measured
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from tabulate import tabulate
 
 from resnet_backbone.compare.compare import Comparison, Measured, ReadImage, compare_runs
 from resnet_backbone.compare.plots import class_gain_plots, curve_plots, error_plot, gain_plots, training_plots
-from resnet_backbone.compare.runs import commands_of, one_backbone, test_sets
+from resnet_backbone.compare.runs import EvaluatedRun, evaluate_command, one_backbone, test_sets, train_command
 from resnet_backbone.compare.tables import (
     Cell,
     PageTable,
@@ -108,8 +109,8 @@ def comparison_page(comparison: Comparison) -> str:
         differences=difference_table(comparison),
         conditions=condition_table(comparison),
         settings=comparison.settings,
-        confusion=confusion_table(comparison) if single else None,
-        commands=commands_of(comparison.runs[0]) if single else {},
+        confusion=None if main.confusion is None else confusion_table(main.confusion, main.class_names),
+        commands=_commands(comparison.runs[0]) if single else {},
         gain_plots=[] if single else gain_plots(comparison),
         class_gain_plots=[] if single else class_gain_plots(comparison),
         curve_plots=curve_plots(comparison),
@@ -117,6 +118,21 @@ def comparison_page(comparison: Comparison) -> str:
         training_plots=training_plots(comparison),
         gallery=comparison.gallery,
     )
+
+
+def _commands(run: EvaluatedRun) -> dict[str, str]:
+    """Return how to go on with a run: what for, and the command."""
+    folder, other = shlex.quote(str(run.folder)), shlex.quote(f"{run.folder}_2")
+    commands = {
+        "see it on other images": f"resnet-backbone predict --run {folder} --input photo.jpg",
+        "evaluate it again": evaluate_command(run.folder, run.settings),
+        "take it elsewhere, as ONNX": f"resnet-backbone export --run {folder} --output detector.onnx",
+        "try another setting": f"{train_command(run.folder, run.settings)} OUTPUT_DIR {other} KEY VALUE",
+        "compare both": f"resnet-backbone compare {folder} {other}",
+    }
+    if run.facts.engine == "detectron2":  # which has its own export
+        del commands["take it elsewhere, as ONNX"]
+    return commands
 
 
 def summary(comparison: Comparison) -> str:

@@ -138,7 +138,7 @@ def _read_run(folder: Path, name: str, dataset: str | None) -> EvaluatedRun:
     if absent:
         raise ValueError(
             f"{folder} is not evaluated: no {', no '.join(absent)} in {inference} (early versions wrote no "
-            f"{FACTS_NAME}); evaluate again with:\n  {_evaluate_command(folder, settings)}"
+            f"{FACTS_NAME}); evaluate again with:\n  {evaluate_command(folder, settings)}"
         )
     facts, figures = read_facts(inference), read_figures(inference / METRICS_NAME)
     if dataset is not None and facts.dataset != dataset:
@@ -164,7 +164,7 @@ def _refuse_unfinished_training(folder: Path, settings: Mapping[str, Any], train
     raise ValueError(
         f"{folder} is not finished: {done} of {total} iterations are recorded"
         f"{'' if (folder / 'model_final.pth').is_file() else ', and there is no model_final.pth'}; resume it with:\n"
-        f"  {_command(folder, settings)} --resume OUTPUT_DIR {shlex.quote(str(folder))}"
+        f"  {train_command(folder, settings)} --resume OUTPUT_DIR {shlex.quote(str(folder))}"
     )
 
 
@@ -178,7 +178,7 @@ def _refuse_earlier_evaluation(run: EvaluatedRun) -> None:
     if iteration < total and 0 < ap == run.figures.get("bbox", {}).get("AP"):  # 0 can be the final detector's as well
         raise ValueError(
             f"{run.folder} was evaluated after {iteration} of {total} iterations, and not since; evaluate its final "
-            f"detector with:\n  {_evaluate_command(run.folder, run.settings)}"
+            f"detector with:\n  {evaluate_command(run.folder, run.settings)}"
         )
 
 
@@ -197,36 +197,25 @@ def _inference_folder(folder: Path, settings: Mapping[str, Any], dataset: str | 
     return inference / dataset
 
 
-def _command(folder: Path, settings: Mapping[str, Any]) -> str:
+def train_command(folder: Path, settings: Mapping[str, Any]) -> str:
+    """Return the command that trains with the config of a run's folder again."""
     engine = "detectron2" if "GLOBAL.HACK" in settings else "torchvision"  # only Detectron2's own tree has this key
     config = shlex.quote(str(folder / "config.yaml"))
     return f"resnet-backbone train --config-file {config} --engine {engine}"
 
 
-def _evaluate_command(folder: Path, settings: Mapping[str, Any]) -> str:
+def evaluate_command(folder: Path, settings: Mapping[str, Any]) -> str:
+    """Return the command that evaluates the detector of a run's folder again."""
     own = folder / "model_final.pth"
     weights = shlex.quote(str(own if own.is_file() else settings.get("MODEL.WEIGHTS", "")))
-    return f"{_command(folder, settings)} --eval-only MODEL.WEIGHTS {weights} OUTPUT_DIR {shlex.quote(str(folder))}"
+    return (
+        f"{train_command(folder, settings)} --eval-only MODEL.WEIGHTS {weights} OUTPUT_DIR {shlex.quote(str(folder))}"
+    )
 
 
 def test_sets(folder: Path) -> list[str]:
     """Return the names of what a run is tested on, as its config has them."""
     return list(read_yaml(folder / "config.yaml").get("DATASETS", {}).get("TEST") or [])
-
-
-def commands_of(run: EvaluatedRun) -> dict[str, str]:
-    """Return how to go on with a run: what for, and the command."""
-    folder, other = shlex.quote(str(run.folder)), shlex.quote(f"{run.folder}_2")
-    commands = {
-        "see it on other images": f"resnet-backbone predict --run {folder} --input photo.jpg",
-        "evaluate it again": _evaluate_command(run.folder, run.settings),
-        "take it elsewhere, as ONNX": f"resnet-backbone export --run {folder} --output detector.onnx",
-        "try another setting": f"{_command(run.folder, run.settings)} OUTPUT_DIR {other} KEY VALUE",
-        "compare both": f"resnet-backbone compare {folder} {other}",
-    }
-    if run.facts.engine == "detectron2":  # which has its own export
-        del commands["take it elsewhere, as ONNX"]
-    return commands
 
 
 def _refuse_different_data(first: EvaluatedRun, other: EvaluatedRun) -> None:

@@ -275,9 +275,8 @@ def error_table(comparison: Comparison) -> PageTable:
     return PageTable(title, columns, tuple(rows), sentence=_MISTAKE_SENTENCE)
 
 
-def confusion_table(comparison: Comparison) -> PageTable:
+def confusion_table(matrix: np.ndarray, names: Sequence[str]) -> PageTable:
     """Which classes are taken for which; of more than :data:`MOST_CONFUSED` only the most frequent mistakes."""
-    matrix, names = comparison.main.confusion, comparison.main.class_names
     some = f"scores from {PICTURE_SCORE:g}, overlaps of boxes from 0.5, whatever the class"
     if len(names) <= MOST_CONFUSED:
         rows = []

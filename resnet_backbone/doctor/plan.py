@@ -25,12 +25,7 @@ from resnet_backbone.data.prepare.folder import FolderData, read_folder
 from resnet_backbone.doctor.dataset_report import CheckedSet, DatasetReport, SetToCheck, check_sets
 from resnet_backbone.files.atomic import write_text, writing_alone
 from resnet_backbone.weights.catalog import WeightsEntry, get_entry, list_weights
-from resnet_backbone.weights.detectors import (
-    DETECTRON2_URL,
-    DetectorEntry,
-    published_detectors,
-    torchvision_detectors,
-)
+from resnet_backbone.weights.detectors import DetectorEntry, published_detectors, torchvision_detectors
 from resnet_backbone.weights.download import cached_weights_path, is_offered
 
 _Entry = TypeVar("_Entry", DetectorEntry, WeightsEntry)
@@ -171,7 +166,7 @@ def _detectors(engine: str, *, best: bool) -> dict[str, DetectorEntry]:
         found = {name: entry for name, entry in torchvision_detectors().items() if "fasterrcnn" in name}
     else:
         entries = (entry for entry in published_detectors() if entry.config == "faster/r50_fpn.yaml")
-        found = {entry.url.replace(DETECTRON2_URL, "detectron2://"): entry for entry in entries}
+        found = {entry.detectron2_name: entry for entry in entries}
     return dict(sorted(found.items(), key=lambda item: item[1].box_ap, reverse=best))
 
 

@@ -293,17 +293,18 @@ def per_image_difference(matches_a: Matches, matches_b: Matches, *, score: float
         ValueError: the runs were not tested on the same images, classes and objects.
     """
     check_same_test([matches_a, matches_b])
-    return _right_minus_wrong(matches_b, score) - _right_minus_wrong(matches_a, score)
+    (hits_a, wrong_a), (hits_b, wrong_b) = _hits_and_wrong(matches_a, score), _hits_and_wrong(matches_b, score)
+    return (hits_b - wrong_b) - (hits_a - wrong_a)
 
 
-def _right_minus_wrong(matches: Matches, score: float) -> np.ndarray:
-    """True minus false positives of each image."""
-    balance = np.zeros(len(matches.image_ids))
+def _hits_and_wrong(matches: Matches, score: float) -> tuple[np.ndarray, np.ndarray]:
+    """True and false positives of each image."""
+    counts = np.zeros((2, len(matches.image_ids)))
     for found in matches.classes:
-        shown = found.scores >= score
-        outcomes = found.outcomes[ALL, IOU_50, shown]  # a true positive is 1 and a false positive -1
-        balance += np.bincount(found.images[shown], outcomes, len(balance))
-    return balance
+        for row, outcome in enumerate((TRUE_POSITIVE, FALSE_POSITIVE)):
+            counted = (found.scores >= score) & (found.outcomes[ALL, IOU_50] == outcome)
+            counts[row] += np.bincount(found.images[counted], minlength=counts.shape[1])
+    return counts[0], counts[1]
 
 
 def worst_and_best(matches: Matches, count: int, *, score: float = 0.5) -> list[int]:
@@ -313,11 +314,8 @@ def worst_and_best(matches: Matches, count: int, *, score: float = 0.5) -> list[
     best images have the most true positives above their mistakes. Images without objects and detections are left out.
     """
     objects = np.sum([found.num_objects[ALL] for found in matches.classes], axis=0)
-    balance = _right_minus_wrong(matches, score)
-    shown = [found.images[found.scores >= score] for found in matches.classes]
-    detections = np.bincount(np.concatenate(shown), minlength=len(objects))
-    hits = (balance + detections) / 2  # where no detection is on a crowd
-    mistakes = objects + detections - 2 * hits
+    hits, wrong = _hits_and_wrong(matches, score)
+    mistakes = wrong + objects - hits
     worst = [int(index) for index in np.argsort(-mistakes, kind="stable")[: count // 2] if mistakes[index] > 0]
     ranked = np.argsort(mistakes - hits, kind="stable")
     best = [int(index) for index in ranked if hits[index] > 0 and index not in worst]

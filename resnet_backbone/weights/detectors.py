@@ -125,6 +125,11 @@ class DetectorEntry:
         return self.url.rpartition("/")[2]
 
     @property
+    def detectron2_name(self) -> str:
+        """``detectron2://`` and the path of the file, of one of Detectron2's."""
+        return self.url.replace(DETECTRON2_URL, "detectron2://")
+
+    @property
     def is_of_torchvision(self) -> bool:
         """Whether it has torchvision's arithmetic, :data:`TORCHVISION_KEYS`."""
         return self.config.startswith("torchvision/")
@@ -178,7 +183,7 @@ def named_detector(source: str) -> DetectorEntry:
     Raises:
         WeightsError: there is none of that name.
     """
-    known = {entry.url.replace(DETECTRON2_URL, "detectron2://"): entry for entry in published_detectors()}
+    known = {entry.detectron2_name: entry for entry in published_detectors()}
     known |= {entry.url: entry for entry in published_detectors()} | torchvision_detectors()
     if source not in known:
         names = difflib.get_close_matches(source, known, n=6, cutoff=0.3) or torchvision_detectors()

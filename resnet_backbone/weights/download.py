@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 5
 BACKOFF_S = 0.5  # doubled after each attempt that brought nothing
 TIMEOUT_S = 30
-ANSWER_S = 3
+ANSWER_S = 3  # for a question that somebody waits for
 MAX_BYTES = 4 << 30  # of a file whose size nobody said beforehand; the largest published weights have half a gigabyte
 CHUNK_BYTES = 1 << 20
 MATCHING = "?matching_heuristics=True"  # behind a file: Detectron2's way to ask for its name matching

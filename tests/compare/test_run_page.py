@@ -137,14 +137,11 @@ def test_detections_on_crowds_count_for_nothing(shapes):
     assert matrix.sum() == np.trace(matrix) == sum(one["iscrowd"] == 0 for one in document["annotations"])
 
 
-def test_of_many_classes_only_mistakes_are_listed(make_run):
-    look = compare_runs([make_run("mine", noise=0.4)], read_image=read_image, samples=5, num_pictures=0)
+def test_of_many_classes_only_mistakes_are_listed():
     count = MOST_CONFUSED + 10
     matrix = np.zeros((count + 1, count + 1), dtype=np.int64)
     matrix[3, 7], matrix[7, 3], matrix[4, 4] = 9, 2, 50
-    object.__setattr__(look.main, "confusion", matrix)
-    object.__setattr__(look.main.matches[0], "classes", look.main.matches[0].classes * (count // 5))
-    table = confusion_table(look)
+    table = confusion_table(matrix, [f"class {number}" for number in range(count)])
     assert [[cell.text for cell in row][2] for row in table.rows] == ["9", "2"]
     assert table.sentence.startswith("The most frequent of 11 such mistakes")
 
